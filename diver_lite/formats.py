@@ -1,0 +1,776 @@
+"""How each published method stores its distilled images, and how to undo it.
+
+`read` returns what `DistilledSet` is made of. One reader per format says which
+repository it follows and what it undoes; nothing that a file leaves open is guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diver_lite.errors import InputError
+from diver_lite.imagenet import SUBSETS, class_names, dataset_in, numbered
+
+FORMATS = {
+    "diver-lite": "our own .safetensors file",
+    "dc": "DC, DSA, DM: a dict of images normalised with mean and std",
+    "mtt": "MTT: images_*.pt and labels_*.pt, normalised or ZCA-whitened",
+    "datm": "DATM, EDF: as MTT, with logits for labels and lr_*.pt",
+    "glad": "GLaD: as MTT, normalised with GLaD's own mean",
+    "ncfm": "NCFM: a list [images, labels] in [0, 1], 2x2 tiles per image",
+    "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M: class folders",
+    "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
+    "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
+}
+_WITH_ZCA = ("mtt", "datm", "dd-ranking")
+OPTIONS = {  # argument of load_distilled -> the formats it belongs to
+    "experiment": ("dc", "predd"),
+    "zca": _WITH_ZCA,
+    "zca_reference": _WITH_ZCA,
+    "factor": ("ncfm",),
+    "space": ("glad",),
+    "normalisation": ("dc", "glad", *_WITH_ZCA),
+}
+_SPLIT = ("mtt", "datm", "glad")
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+# GLaD shifts what its GAN decodes by SVHN's mean, not by ImageNet's.
+_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])
+# As in each repository's utils.py. Only DatasetCondensation has CIFAR-100's own
+# numbers (its first version had not); the others reuse CIFAR-10's.
+_STATISTICS: dict[str, dict[str, Statistics]] = {
+    "dc": {
+        "mnist": ((0.1307,), (0.3081,)),
+        "fashion-mnist": ((0.2861,), (0.3530,)),
+        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        "cifar10": _CIFAR10,
+        "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "tiny-imagenet": _IMAGENET,
+        "imagenet": _IMAGENET,
+    },
+    "mtt": {
+        "cifar10": _CIFAR10,
+        "cifar100": _CIFAR10,
+        "tiny-imagenet": _IMAGENET,
+        "imagenet": _IMAGENET,
+    },
+    "glad": {"cifar10": _CIFAR10, "cifar100": _GLAD, "imagenet": _GLAD},
+}
+_OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+Parts = dict[str, Any]  # the arguments of DistilledSet
+
+
+def read(
+    paths: Sequence[Path], format: str, dataset: str | None, options: dict[str, Any]
+) -> Parts:
+    """Read published files, with everything undone that `load_distilled` describes.
+
+    Args:
+        paths: existing files or folders; several only for a set that is split.
+        format: a key of `FORMATS` but "diver-lite", or "auto".
+        dataset: a canonical data set name, or None to take it from the files' names.
+        options: the format's own arguments, by name.
+
+    Returns:
+        The arguments of `DistilledSet`.
+
+    Raises:
+        InputError: see `load_distilled`.
+
+    Source: the repositories named at each reader.
+    """
+    job = _Job(list(paths), dataset, format, options)
+    with naming(job.path):
+        if format == "auto":
+            job.format = _detect(job)
+        for name in options:
+            if job.format not in OPTIONS[name]:
+                raise InputError(
+                    f"{name}= has no meaning for format {job.format!r}; it is for "
+                    f"{', '.join(OPTIONS[name])}"
+                )
+        if len(paths) > 1 and job.format not in _SPLIT:
+            raise InputError(
+                f"found {len(paths)} files; format {job.format!r} expects one"
+            )
+        return _READERS[job.format](job)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with its contents, once."""
+    try:
+        yield
+    except InputError as error:
+        if hasattr(error, "path"):
+            raise
+        raise _named(path, f": {error}") from None
+
+
+def _named(path: Path, message: str) -> InputError:
+    error = InputError(f"{path}{message}")
+    error.path = path
+    return error
+
+
+@dataclass
+class _Job:
+    """What a reader works on: files and arguments in, the record of changes out."""
+
+    paths: list[Path]
+    dataset: str | None
+    format: str
+    options: dict[str, Any]
+    record: dict[str, Any] = field(default_factory=dict)
+    undone: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = (self.path.name, *(parent.name for parent in self.path.parents[:2]))
+        if self.dataset is None:
+            for part in parts:
+                if found := dataset_in(part):
+                    self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
+                    break
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+    @cached_property
+    def payload(self) -> Any:
+        if self.path.is_dir():
+            raise InputError(f"found a folder; format {self.format!r} expects a file")
+        return load_torch(self.path)
+
+    def dict_pair(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a DatasetCondensation dict."""
+        data = self.payload.get("data") if isinstance(self.payload, dict) else None
+        if not isinstance(data, list) or not data:
+            raise InputError(
+                f"found {_describe(self.payload)}; format {self.format!r} expects a "
+                "dict whose 'data' lists [images, labels]"
+            )
+        chosen = self.options.get("experiment", 0)
+        if chosen not in range(len(data)):
+            raise InputError(f"experiment {chosen!r}: expected 0..{len(data) - 1}")
+        self.record |= {"experiment": chosen, "experiments": len(data)}
+        return _pair(data[chosen])
+
+    def denormalise(self, images: Tensor, family: str) -> Tensor:
+        """Return `images * std + mean` with the statistics that `family` uses."""
+        mean, std = self._statistics(family)
+        if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
+            raise InputError(
+                f"found images with {images.shape[1]} channel(s), but dataset "
+                f"{self.dataset!r} with {len(mean)} means and {len(std)} stds"
+            )
+        self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
+        scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (std, mean))
+        return images.float() * scale + shift
+
+    def _statistics(self, family: str) -> Statistics:
+        known = _STATISTICS[family]
+        if (given := self.options.get("normalisation")) is not None:
+            try:
+                mean, std = (tuple(float(value) for value in part) for part in given)
+                return mean, std
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"normalisation: found {given!r}; expected (mean, std), each with "
+                    "one number per channel"
+                ) from None
+        if self.dataset is None:
+            raise InputError(
+                "pixels are normalised with the mean and std of a data set that "
+                f"neither file nor name tells; pass dataset= (one of {[*known]} or an "
+                "ImageNet subset) or normalisation=(mean, std)"
+            )
+        key = "imagenet" if self.dataset in SUBSETS else self.dataset
+        if key not in known:
+            raise InputError(
+                f"dataset {self.dataset!r}: no mean and std are known for it in format "
+                f"{self.format!r} (known: {[*known]}); pass normalisation=(mean, std)"
+            )
+        return known[key]
+
+    def finish(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        names: Sequence[str] | None = None,
+        soft_kind: str | None = None,
+    ) -> Parts:
+        """Give images three channels, split hard from soft labels, add the record."""
+        soft = None
+        if labels.ndim == 2 and labels.is_floating_point():
+            soft, labels = labels, labels.argmax(dim=1)
+            self.record["soft_labels"] = soft_kind or _soft_kind(soft)
+            if len(soft) % soft.shape[1] == 0:  # does the order say another class?
+                order = _class_major(len(soft), soft.shape[1])
+                self.record["argmax_not_class_major"] = int((labels != order).sum())
+        if images.shape[1] == 1:
+            images = images.repeat(1, 3, 1, 1)
+            self.undone["grey"] = "one channel repeated to three"
+        if names is None and self.dataset is not None:
+            names = class_names(self.dataset)
+        if names is None:
+            seen = int(labels.max()) + 1 if labels.numel() else 1
+            names = numbered(seen if soft is None else soft.shape[1])
+        provenance = {
+            "format": self.format,
+            "source": ", ".join(path.name for path in self.paths),
+            "dataset": self.dataset,
+            "undone": self.undone,
+            **self.record,
+        }
+        return {
+            "images": images,
+            "labels": labels,
+            "class_names": names,
+            "soft_labels": soft,
+            "provenance": provenance,
+        }
+
+
+def _describe(item: Any) -> str:
+    if isinstance(item, Tensor):
+        return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
+    if isinstance(item, dict):
+        return f"a dict with keys {[*item]}"
+    size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
+    return f"a {type(item).__name__}{size}"
+
+
+def _pair(item: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        raise InputError(f"found {_describe(item)}; expected [images, labels]")
+    return _pixels(item[0]), _tensor(item[1])
+
+
+def _tensor(item: Any) -> Tensor:
+    if not isinstance(item, Tensor):
+        raise InputError(f"found {_describe(item)}; expected a tensor")
+    return item.detach()
+
+
+def _pixels(item: Any) -> Tensor:
+    images = _tensor(item)
+    grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
+    if not grey_or_colour or not images.is_floating_point():
+        raise InputError(
+            f"images: found {_describe(images)}; expected float (N, 1 or 3, H, W)"
+        )
+    return images
+
+
+def _soft_kind(soft: Tensor) -> str:
+    sums = soft.float().sum(dim=1)
+    is_one = sums.allclose(torch.ones_like(sums), atol=1e-2)  # stored in float16, too
+    return "probabilities" if is_one and bool((soft >= 0).all()) else "logits"
+
+
+def _class_major(count: int, num_classes: int) -> Tensor:
+    return torch.arange(num_classes).repeat_interleave(count // num_classes)
+
+
+# --- One reader per format ---------------------------------------------------------
+
+
+def _read_dc(job: _Job) -> Parts:
+    """Read VICO-UoE/DatasetCondensation (DC, DSA, DM) and PReDD's dm_base.py.
+
+    Undone: mean and std of the data set; a single grey channel.
+    """
+    images, labels = job.dict_pair()
+    return job.finish(job.denormalise(images, "dc"), labels)
+
+
+def _read_mtt(job: _Job) -> Parts:
+    """Read GeorgeCazenavette/mtt-distillation.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    images, labels = _trajectory(job)
+    if labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'mtt' expects integers ('datm' "
+            "has logits)"
+        )
+    job.record["lr"] = None  # it was learned, but never saved
+    return job.finish(_undo_zca_or_mean(job, images), labels)
+
+
+def _read_datm(job: _Job) -> Parts:
+    """Read NUS-HPC-AI-Lab/DATM and EDF, whose trainers apply a softmax to the labels.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    images, labels = _trajectory(job)
+    if labels.ndim != 2 or not labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'datm' expects float logits "
+            "(N, K) ('mtt' has integers)"
+        )
+    job.record["lr"] = _learned_lr(job)
+    return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
+
+
+def _read_dd_ranking(job: _Job) -> Parts:
+    """Read NUS-HPC-AI-Lab/DD-Ranking's folder; without labels.pt: class-major.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    if job.path.is_dir():
+        job.paths = [job.path / "images.pt"]
+    if _partner(job.path, "labels").is_file():
+        images, labels = _trajectory(job)
+    else:
+        if job.dataset is None:
+            raise InputError("without labels.pt the classes are unknown; pass dataset=")
+        images, classes = _pixels(job.payload), len(class_names(job.dataset))
+        if len(images) % classes:
+            raise InputError(
+                f"found {len(images)} images and no labels.pt; expected a multiple of "
+                f"the {classes} classes of {job.dataset!r}, in class-major order"
+            )
+        labels = _class_major(len(images), classes)
+        job.record["labels_from"] = "class-major order"
+    job.record["lr"] = _learned_lr(job)
+    return job.finish(_undo_zca_or_mean(job, images), labels)
+
+
+def _read_glad(job: _Job) -> Parts:
+    """Read GeorgeCazenavette/glad.
+
+    Undone: GLaD's own mean and std (space "wp"), or the data set's (space "p").
+    """
+    space = job.options.get("space", "wp")
+    if space not in ("wp", "p"):
+        raise InputError(f"space {space!r}: expected 'wp' or 'p'")
+    job.record["space"] = space
+    images, labels = _trajectory(job)
+    return job.finish(
+        job.denormalise(images, "glad" if space == "wp" else "mtt"), labels
+    )
+
+
+def _read_ncfm(job: _Job) -> Parts:
+    """Read gszfwsb/NCFM, whose pixels are in [0, 1] already.
+
+    Undone: `factor` x `factor` tiles per image become images of their own.
+    """
+    images, labels = _pair(job.payload)
+    low, high = (images.min().item(), images.max().item()) if len(images) else (0, 0)
+    if low < -0.05 or high > 1.05:
+        raise InputError(
+            f"found values {low:.2f}..{high:.2f}; format 'ncfm' expects [0, 1]"
+        )
+    factor = job.options.get("factor", 2)
+    if factor not in range(1, min(images.shape[-2:]) + 1):
+        raise InputError(f"factor {factor!r}: expected tiles per side, 1 or more")
+    if factor > 1:
+        images = _split_tiles(images.float(), factor)
+        labels = labels.repeat_interleave(factor**2, dim=0)
+        job.undone["tiles"] = {"factor": factor, "order": "per image, row by row"}
+    if f"{job.dataset}-ncfm" in SUBSETS:  # one class differs from the usual subset
+        job.dataset = f"{job.dataset}-ncfm"
+    return job.finish(images, labels)
+
+
+def _read_predd(job: _Job) -> Parts:
+    """Read what PReDD and DIVER write: the VAE decoder's output as it is.
+
+    Undone: the decoder's range, x -> (x + 1) / 2.
+    """
+    images, labels = job.dict_pair()
+    largest = images.abs().max().item() if len(images) else 0
+    if largest > 3:
+        raise InputError(
+            f"found values up to {largest:.1f}; format 'predd' expects about [-1, 1] "
+            "(normalised images with a 'res' are format 'dc')"
+        )
+    job.undone["range"] = "[-1, 1] to [0, 1]"
+    return job.finish((images.float() + 1) / 2, labels)
+
+
+def _read_image_folder(job: _Job) -> Parts:
+    """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
+
+    Undone: 8 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own training
+    loop and stays where it is.
+    """
+    if not job.path.is_dir():
+        raise InputError("found a file; format 'image-folder' expects a folder")
+    if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
+        job.dataset = None
+    files: dict[str, list[Path]] = {}
+    for folder in _natural(path for path in job.path.iterdir() if path.is_dir()):
+        inside = _natural(folder.iterdir())
+        if not inside:
+            raise InputError(f"class folder {folder.name!r} is empty; expected images")
+        files[folder.name] = [f for f in inside if f.suffix.lower() in _IMAGE_SUFFIXES]
+    if not any(files.values()):
+        raise InputError(
+            f"found {len(files)} folders and no images directly in them; expected one "
+            f"folder per class with {', '.join(_IMAGE_SUFFIXES)} files"
+        )
+    if other := [name for name, images in files.items() if not images]:
+        job.record["folders_left_out"] = other  # FKD labels, for example
+    folders = [name for name, images in files.items() if images]
+    labels, names = _folder_labels(job, folders)
+    order = sorted(zip(labels, folders, strict=True))
+    images, targets = [], []
+    for label, folder in order:
+        for path in files[folder]:
+            images.append(_read_image(path))
+            targets.append(label)
+            if images[-1].shape != images[0].shape:
+                first = files[order[0][1]][0]
+                raise InputError(
+                    f"images differ in size: {path} is {_size(images[-1])}, {first} is "
+                    f"{_size(images[0])}; expected one size"
+                )
+    pixels = torch.stack(images).float() / 255
+    return job.finish(pixels, torch.tensor(targets), names=names)
+
+
+def _folder_labels(
+    job: _Job, folders: list[str]
+) -> tuple[list[int], Sequence[str] | None]:
+    """Turn folder names into labels, and into class names if no data set has them.
+
+    A data set's class names come first, then integers in the names (its labels, or a
+    subset's ImageNet indices), then the order of the names. WordNet ids sort like
+    ImageNet's indices, so as many of them as a subset has classes tell each label.
+    """
+    dataset, record = job.dataset, job.record
+    known = class_names(dataset) if dataset else ()
+    indices = [index for index, _ in SUBSETS.get(dataset or "", ())]
+    by_name = {slug(name): label for label, name in enumerate(known)}
+    if all(slug(folder) in by_name for folder in folders):
+        record["labels_from"] = "class names"
+        return [by_name[slug(folder)] for folder in folders], None
+    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(set(numbers)) == len(folders):
+        if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
+            record["labels_from"] = "ImageNet indices in folder names"
+            return [indices.index(number) for number in numbers], None
+        record["labels_from"] = "numbers in folder names"
+        names = list(numbered(max(numbers) + 1))
+        for number, folder in zip(numbers, folders, strict=True):
+            names[number] = folder
+        return numbers, known or _names_in_table(job.path, names)
+    record["labels_from"] = "sorted folder names"
+    if not dataset:
+        return list(range(len(folders))), folders
+    if len(folders) != len(known) or not all(
+        re.fullmatch(r"n\d{8}", folder) for folder in folders
+    ):
+        raise InputError(
+            f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
+            f"or class names of {dataset!r}; expected those, or its {len(known)} "
+            "WordNet ids"
+        )
+    return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), None
+
+
+def _names_in_table(root: Path, names: list[str]) -> list[str]:
+    """Use the class names in labels.csv, if `to_image_folder` wrote one."""
+    if (root / "labels.csv").is_file():
+        with (root / "labels.csv").open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                label = row.get("label") or ""
+                if label.isdecimal() and int(label) < len(names):
+                    names[int(label)] = row.get("class_name") or names[int(label)]
+    return names
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            mode, array = image.mode, np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} can't be read ({error})") from None
+    if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
+        raise InputError(f"image {path} has mode {mode}; expected 8 bits per channel")
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]}x{image.shape[1]}"
+
+
+def slug(name: str) -> str:
+    """Return a name as a folder can carry it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"
+
+
+def _natural(paths: Iterable[Path]) -> list[Path]:
+    """Sort so that 2.png comes before 10.png, and leave out hidden files."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", path.name)
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+    return sorted((path for path in paths if path.name[0] != "."), key=key)
+
+
+_READERS: dict[str, Callable[[_Job], Parts]] = {
+    "dc": _read_dc,
+    "mtt": _read_mtt,
+    "datm": _read_datm,
+    "glad": _read_glad,
+    "ncfm": _read_ncfm,
+    "image-folder": _read_image_folder,
+    "dd-ranking": _read_dd_ranking,
+    "predd": _read_predd,
+}
+
+
+# --- What several readers share ----------------------------------------------------
+
+
+def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
+    """Read images_*.pt with its labels_*.pt, or several of them one after another."""
+    if job.path.is_dir():
+        job.paths = [_best(job.path)]
+    images = [_pixels(load_torch(path)) for path in job.paths]
+    labels = [_tensor(load_torch(_partner(path, "labels"))) for path in job.paths]
+    shapes = {tuple(part.shape[1:]) for part in images}
+    if len(shapes) > 1 or len({tuple(part.shape[1:]) for part in labels}) > 1:
+        raise InputError(f"split files differ in shape: images {sorted(shapes)}")
+    return torch.cat(images), torch.cat(labels)
+
+
+def _best(folder: Path) -> Path:
+    files = [f for f in _natural(folder.glob("images_*.pt")) if "_zca_" not in f.name]
+    if (folder / "images_best.pt") in files:
+        return folder / "images_best.pt"
+    if len(files) != 1:
+        raise InputError(
+            f"found {len(files)} files images_*.pt and no images_best.pt; pass the one "
+            "you want, or a list of files if the set is split"
+        )
+    return files[0]
+
+
+def _partner(images: Path, kind: str) -> Path:
+    """Return the labels, lr or inverse-whitened file that belongs to an images file."""
+    if not re.match(r"images[_.]", images.name):
+        raise InputError(
+            f"file name {images.name!r}: expected images_*.pt or images.pt"
+        )
+    stem = images.name.replace("images_zca_", "images_")
+    return images.with_name(stem.replace("images", kind, 1))
+
+
+def _learned_lr(job: _Job) -> float | None:
+    path = _partner(job.path, "lr")
+    return float(_tensor(load_torch(path))) if path.is_file() else None
+
+
+def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
+    """Undo whichever of the two was done; the file itself can't tell."""
+    zca, reference = job.options.get("zca"), job.options.get("zca_reference")
+    if all(path.name.startswith("images_zca_") for path in job.paths):
+        job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
+        return images
+    if reference is not None:
+        if zca is False:
+            raise InputError("zca=False, but zca_reference is given; pass one of them")
+        job.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
+        return _invert_zca(images, reference)
+    if zca is None and "normalisation" not in job.options:
+        if job.dataset in _OFTEN_WHITENED:
+            raise InputError(
+                f"{job.dataset} sets of this format are often ZCA-whitened, which the "
+                "file doesn't tell; pass zca=True or zca=False"
+            )
+        job.record["zca_assumed"] = False
+    if not zca:
+        return job.denormalise(images, "mtt")
+    inverse = [_partner(path, "images_zca") for path in job.paths]
+    for path in inverse:
+        if not path.is_file():
+            raise InputError(
+                f"zca=True, but its inverse-whitened copy {path.name} is absent; pass "
+                "images_zca_{iteration}.pt itself, or the real training images as "
+                "zca_reference="
+            )
+    job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
+    return torch.cat([_pixels(load_torch(path)) for path in inverse])
+
+
+def _invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
+    """Undo kornia.enhance.ZCAWhitening(eps=0.1) as fitted on `reference`.
+
+    It whitens x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T the covariance.
+    """
+    if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
+        raise InputError(
+            f"zca_reference: found shape {tuple(reference.shape)}; expected "
+            f"(M, {', '.join(map(str, images.shape[1:]))}) with M > 1"
+        )
+    flat = reference.flatten(1)  # (M, D)
+    mean = flat.mean(dim=0, dtype=torch.float64)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in flat.split(4096):  # in parts: all of CIFAR-10 in float64 is 1.2 GB
+        centred = part.double() - mean
+        covariance.addmm_(centred.T, centred)
+    values, vectors = torch.linalg.eigh(covariance / (len(flat) - 1))
+    inverse = (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
+    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+
+
+def _split_tiles(images: Tensor, factor: int) -> Tensor:
+    """Return (N * factor^2, C, H, W): NCFM's decode_zoom, but image by image."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
+    rows = padded.chunk(factor, dim=2)
+    tiles = torch.stack([t for row in rows for t in row.chunk(factor, dim=3)], dim=1)
+    return F.interpolate(
+        tiles.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False
+    )
+
+
+# --- Detection ---------------------------------------------------------------------
+
+
+def _detect(job: _Job) -> str:
+    """Name the format if only one fits; otherwise say which ones could."""
+    path = job.path
+    if path.is_dir():
+        if (path / "images.pt").is_file():
+            return "dd-ranking"
+        if any(path.glob("images_*.pt")):
+            return _detect_trajectory(_best(path))
+        if any(child.is_dir() for child in path.iterdir()):
+            return "image-folder"
+        raise InputError("the folder holds neither images*.pt nor class folders")
+    payload = job.payload
+    if isinstance(payload, dict) and "data" in payload:
+        if path.name.startswith("imagenet_distill_"):
+            return "predd"
+        by_name = re.match(r"res_(\d+_)?(DC|DSA|DM)_", path.name)
+        if by_name or "accs_all_exps" in payload:
+            return "dc"
+        raise _ambiguous(_describe(payload), "dc", "predd")
+    if isinstance(payload, list | tuple) and len(payload) == 2:
+        return "ncfm"
+    if isinstance(payload, Tensor):
+        return _detect_trajectory(path)
+    raise InputError(
+        f"found {_describe(payload)}, which no known format has; formats: {[*FORMATS]}"
+    )
+
+
+def _detect_trajectory(images: Path) -> str:
+    if images.name == "images.pt":
+        return "dd-ranking"
+    labels = _tensor(load_torch(_partner(images, "labels")))
+    if labels.ndim == 2 and labels.is_floating_point():
+        return "datm"
+    iteration = re.fullmatch(r"images_(\d+)\.pt", images.name)
+    if iteration and len(iteration[1]) == 5 and iteration[1][0] == "0":
+        return "glad"  # it pads iterations with zeros to five digits
+    if "images_zca_" in images.name or (iteration and len(iteration[1]) < 5):
+        return "mtt"
+    raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
+
+
+def _ambiguous(found: str, *formats: str) -> InputError:
+    readings = "; ".join(f"{name!r} is {FORMATS[name]}" for name in formats)
+    return InputError(f"{found} fits several formats; pass format= ({readings})")
+
+
+# --- Files from strangers ----------------------------------------------------------
+
+# The accuracies that DatasetCondensation stores are numpy scalars; these names can
+# build a number and nothing else. Older files spell the module without underscore.
+_NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+
+
+def load_torch(path: Path) -> Any:
+    """Read what torch.save wrote, and never run code that the file may hold.
+
+    Raises:
+        InputError: the file is missing, damaged, not from torch.save, or holds code.
+
+    Source: ours: published sets are pickles, and a pickle can run anything.
+    """
+    if not path.is_file():
+        raise _named(path, ": no such file, but the set needs it")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(12)
+    except OSError as error:
+        raise _named(path, f" can't be read ({error.strerror})") from None
+    try:
+        with (
+            torch.serialization.safe_globals(_NUMPY_SCALARS),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # about pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in any way
+        code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
+        if not head:
+            found = "the file is empty (0 bytes)"
+        elif code:
+            found = f"the file holds code ({code[0]}), which was not executed"
+        elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
+            found = "the file is truncated or damaged (a zip archive without its end)"
+        elif head.startswith((b"PK", b"\x80")):
+            found = "the file is damaged, or not from torch.save"
+        elif head.startswith(b"version http"):
+            found = "the file is a Git LFS pointer, not the data it points to"
+        else:
+            found = f"the file is not a torch file (it begins with {head!r})"
+        raise _named(path, f": {found}; expected tensors from torch.save") from None
+
+
+def _imports(path: Path) -> list[str]:
+    """List what a bare pickle would import, without running it.
+
+    torch's reader stops at opcodes that it doesn't know before it meets the name.
+    """
+    strings: list[str] = []
+    found = []
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if opcode.name == "GLOBAL":
+                found.append(argument.replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:
+        pass  # not a pickle, or only the beginning of one
+    return [name for name in found if not name.startswith(("torch.", "collections."))]
