@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -256,10 +257,7 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
 
     with np.load(path) as packed:
         blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
-    files = (
-        blob[start:end].tobytes()
-        for start, end in zip(offs[:-1], offs[1:], strict=True)
-    )
+    files = (blob[start:end].tobytes() for start, end in pairwise(offs))
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
     order = np.random.default_rng(0).permutation(len(y))

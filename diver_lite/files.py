@@ -43,7 +43,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise `InputError` now if `path` could not be written at the end of a long run."""
+    """Raise `InputError` now if `path` could not be written at a long run's end."""
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(

@@ -1,0 +1,85 @@
+"""The rows that every comparison needs beside DIVER itself.
+
+Source: the ablation of the paper, its reviewers' questions, and PReDD, its precursor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from diver_lite.distilled import DistilledSet
+from diver_lite.errors import InputError
+from diver_lite.prior import Prior, fit_images
+from diver_lite.recovery import RecoveryConfig, recover
+
+
+def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
+    """Draw `ipc` real images per class: the baseline that everything must beat."""
+    images, labels, class_names = dataset
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in range(len(class_names)):
+        indices = (labels == label).nonzero().flatten()
+        if len(indices) < ipc:
+            raise InputError(
+                f"ipc is {ipc}, but class {class_names[label]!r} has {len(indices)} "
+                "images"
+            )
+        chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc]])
+    index = torch.cat(chosen)
+    return DistilledSet(
+        images[index].contiguous(),
+        labels[index],
+        class_names,
+        provenance={"method": "random real", "ipc": ipc, "seed": seed},
+    )
+
+
+def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
+    """Send a set through the VAE and back: what DIVER does with nothing in between."""
+    images = prior.fit_images(distilled.images.clamp(0, 1))
+    decoded = torch.cat([prior.decode(prior.encode(x)).cpu() for x in images.split(50)])
+    how = prior.info.get("image_fit", "resize")
+    return DistilledSet(
+        fit_images(decoded, distilled.images.shape[-1], how).clamp(0, 1),
+        distilled.labels,
+        distilled.class_names,
+        soft_labels=distilled.soft_labels,
+        provenance={"method": "VAE only", "source": distilled.provenance},
+    )
+
+
+def variants(config: RecoveryConfig) -> dict[str, RecoveryConfig]:
+    """Return the ablation's settings, each with the sampler settings of `config`.
+
+    "raw prior" samples from noise and ignores the distilled image; "SI ..." inherits
+    but never guides ("SI matched" is PReDD); "SG only" guides from pure noise;
+    "SI + SG" guides at all steps; "DIVER" is `config` itself.
+    """
+    plain = replace(config, guidance_factor=0.0)
+    return {
+        "raw prior": replace(plain, inheritance=False),
+        "SI published": replace(plain, start="published"),
+        "SI matched": replace(plain, start="matched"),
+        "SG only": replace(config, inheritance=False),
+        "SI + SG": replace(config, window="full"),
+        "DIVER published": RecoveryConfig.published(
+            num_inference_steps=config.num_inference_steps
+        ),
+        "DIVER": config,
+    }
+
+
+def raw_prior(
+    distilled: DistilledSet,
+    prior: Prior,
+    config: RecoveryConfig | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> DistilledSet:
+    """Sample the prior from noise, one image per label: no distilled image is used."""
+    config = variants(config or RecoveryConfig())["raw prior"]
+    return recover(distilled, prior, config, seed=seed, progress=progress)

@@ -1,0 +1,313 @@
+"""The frozen diffusion prior: a DiT, a VAE and a noise schedule from one folder.
+
+The folder is diffusers' own (`model_index.json`, `transformer/`, `vae/`,
+`scheduler/`), so DiT-XL/2 from a model hub and the small priors that ship here load
+through the same lines.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diver_lite.assets import asset_path, list_assets
+from diver_lite.errors import InputError
+
+PARTS = {
+    "transformer": "DiTTransformer2DModel",
+    "vae": "AutoencoderKL",
+    "scheduler": None,
+}
+
+
+@dataclass
+class Prior:
+    """A class-conditional latent diffusion transformer, ready to denoise.
+
+    Attributes:
+        transformer: diffusers' `DiTTransformer2DModel`; predicts the noise.
+        vae: diffusers' `AutoencoderKL`.
+        scheduler: diffusers' scheduler; gives `alphas_cumprod` and the timesteps.
+        class_names: one name per class the transformer knows.
+        info: the folder's `diver_lite.json`: how the prior was made, and `image_fit`,
+            how images of another size are brought to `image_size` ("pad", "resize").
+
+    Source: DiT, Peebles and Xie 2023; latent diffusion, Rombach et al. 2022.
+    """
+
+    transformer: torch.nn.Module
+    vae: torch.nn.Module
+    scheduler: object
+    class_names: tuple[str, ...]
+    info: dict = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; this index itself stands for "no class"."""
+        return self.transformer.config.num_embeds_ada_norm
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        size = self.transformer.config.sample_size
+        return (self.transformer.config.in_channels, size, size)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images in pixels."""
+        halvings = len(self.vae.config.block_out_channels) - 1
+        return self.transformer.config.sample_size * 2**halvings
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transformer.parameters()).dtype
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Prior:
+        """Move both networks (in place) and return the prior itself."""
+        for module in (self.transformer, self.vae):
+            module.to(device=device, dtype=dtype)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, posterior_noise: Tensor | None = None):
+        """Encode images into scaled latents.
+
+        Args:
+            images: (B, 3, H, W) float on the [0, 1] scale; H = W = `image_size`.
+            posterior_noise: (B, C, h, w) standard normal; draws from the posterior
+                instead of taking its mode.
+
+        Returns:
+            (B, C, h, w) float32, about unit variance over the training data.
+        """
+        x = images.to(self.device, self.dtype) * 2 - 1
+        posterior = self.vae.encode(x).latent_dist
+        latents = posterior.mode().float()
+        if posterior_noise is not None:
+            latents = latents + posterior.std.float() * posterior_noise.to(latents)
+        return (latents - self._shift) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
+        z = latents / self.vae.config.scaling_factor + self._shift
+        images = self.vae.decode(z.to(self.device, self.dtype)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        latents: Tensor,
+        timestep: int,
+        class_labels: Tensor,
+        guidance_scale: float,
+        *,
+        guidance_channels: int | None = None,
+    ) -> Tensor:
+        """Predict the noise in `latents`, with classifier-free guidance.
+
+        Args:
+            latents: (B, C, h, w) at `timestep`.
+            timestep: training timestep, 0 .. T-1.
+            class_labels: (B,) int64, 0 .. num_classes-1.
+            guidance_scale: s >= 1 in eps_u + s (eps_c - eps_u); 1 skips the
+                unconditional half, which halves the cost.
+            guidance_channels: guide only this many leading channels and leave the
+                conditional prediction in the others; None guides all.
+
+        Returns:
+            (B, C, h, w) float32.
+
+        Source: Ho and Salimans 2022, eq. 6. The original DiT sampler guides 3 of 4
+        channels, diffusers all of them.
+        """
+        x = latents.to(self.device, self.dtype)
+        y = class_labels.to(self.device)
+        channels = self.latent_shape[0]
+        if guidance_scale == 1:
+            return self._forward(x, timestep, y)[:, :channels].float()
+        null = torch.full_like(y, self.num_classes)
+        both = self._forward(torch.cat([x, x]), timestep, torch.cat([y, null]))
+        # a DiT that learned its variance gives 2C channels; the noise is the first C
+        eps_c, eps_u = both[:, :channels].float().chunk(2)
+        guided = eps_u + guidance_scale * (eps_c - eps_u)
+        if guidance_channels is not None:
+            guided[:, guidance_channels:] = eps_c[:, guidance_channels:]
+        return guided
+
+    def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:
+        timesteps = torch.full((len(x),), int(timestep), device=x.device)
+        return self.transformer(x, timestep=timesteps, class_labels=class_labels).sample
+
+    def fit_images(self, images: Tensor) -> Tensor:
+        """Bring (N, 3, H, W) images of any size to `image_size`.
+
+        Small pictures of a prior with `image_fit: pad` get a black border (exact to
+        undo); all others are resized bilinearly with antialiasing, squashed if they
+        are not square.
+        """
+        return fit_images(images, self.image_size, self.info.get("image_fit", "resize"))
+
+
+def fit_images(images: Tensor, size: int, how: str = "resize") -> Tensor:
+    """Resize, or pad with / crop off a border, to (N, 3, size, size)."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    margin = size - height
+    if how == "pad" and height == width and abs(margin) <= 4 and margin % 2 == 0:
+        return F.pad(images, (margin // 2,) * 4)  # a negative margin crops
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def shipped_priors() -> list[str]:
+    """Return the names of the priors that came with the package."""
+    return sorted({path.split("/")[1] for path in list_assets("priors/")})
+
+
+def load_prior(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Prior:
+    """Load a prior that ships, a local diffusers folder, or one from a model hub.
+
+    Args:
+        name: `"fashion-mnist"`, a folder, or a hub id such as
+            `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
+        device: default: CUDA if there is one, else the CPU.
+        dtype: default: float32 on the CPU, bfloat16 on CUDA.
+
+    Raises:
+        InputError: unknown name, missing or broken files, unsupported architecture,
+            or a device that is not there.
+
+    Source: ours; the folder format is diffusers'.
+    """
+    device = resolve_device(device)
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if str(name) in shipped_priors():
+        for relative in list_assets(f"priors/{name}/"):
+            folder = asset_path(relative).parent  # checks the file's sha256
+        root = next(p for p in [folder, *folder.parents] if p.name == str(name))
+    elif Path(name).is_dir():
+        root = Path(name)
+    else:
+        root = _download(str(name))
+    return _load_folder(root).to(device, dtype)
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the best one; refuse one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise InputError(
+            f"device {device!r} is unknown; expected cpu, cuda or cuda:N"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; "
+            "use --device cpu"
+        )
+    return device
+
+
+def _download(name: str) -> Path:
+    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not looks_like_hub:
+        raise InputError(
+            f"prior {name!r} is neither shipped ({', '.join(shipped_priors())}), nor "
+            "an existing folder, nor a hub id of the form owner/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # every network failure ends here
+        raise InputError(
+            f"prior {name!r} could not be fetched ({type(error).__name__}). Without a "
+            "network, put its files model_index.json, transformer/, vae/ and "
+            "scheduler/ into a folder and pass that folder; or use a prior that "
+            f"ships: {', '.join(shipped_priors())}"
+        ) from None
+
+
+def _load_folder(root: Path) -> Prior:
+    for part, expected in PARTS.items():
+        config = "scheduler_config.json" if part == "scheduler" else "config.json"
+        found = _read_json(root / part / config, root).get("_class_name")
+        if expected and found != expected:
+            raise InputError(
+                f"prior folder {root}: {part} is a {found}, expected a {expected}"
+            )
+    index = _read_json(root / "model_index.json", root)
+    info_path = root / "diver_lite.json"
+    info = _read_json(info_path, root) if info_path.exists() else {}
+    import diffusers  # costs seconds, so only when a prior is loaded
+
+    scheduler_class = index.get("scheduler", [None, "DDIMScheduler"])[1]
+    try:
+        transformer = diffusers.DiTTransformer2DModel.from_pretrained(
+            root / "transformer", torch_dtype=torch.float32
+        )
+        vae = diffusers.AutoencoderKL.from_pretrained(
+            root / "vae", torch_dtype=torch.float32
+        )
+        scheduler = getattr(diffusers, scheduler_class).from_pretrained(
+            root / "scheduler"
+        )
+    except Exception as error:  # diffusers raises many kinds for broken weights
+        raise InputError(
+            f"prior folder {root} can't be loaded: {str(error).splitlines()[0]}"
+        ) from None
+    if scheduler.config.prediction_type != "epsilon":
+        raise InputError(
+            f"prior folder {root}: the scheduler's prediction_type is "
+            f"{scheduler.config.prediction_type!r}, expected 'epsilon'"
+        )
+    if vae.config.latent_channels != transformer.config.in_channels:
+        raise InputError(
+            f"prior folder {root}: the VAE has {vae.config.latent_channels} latent "
+            f"channels, the transformer expects {transformer.config.in_channels}"
+        )
+    for module in (transformer, vae):
+        module.eval().requires_grad_(False)
+    count = transformer.config.num_embeds_ada_norm
+    names = index.get("id2label") or {}
+    class_names = tuple(names.get(str(i), f"class {i}") for i in range(count))
+    return Prior(transformer, vae, scheduler, class_names, info)
+
+
+def _read_json(path: Path, root: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
+        raise InputError(
+            f"prior folder {root} lacks {path.relative_to(root)}; expected diffusers' "
+            f"layout: {', '.join(needed)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"prior file {path} is not readable JSON: {error}") from None
