@@ -1,0 +1,86 @@
+"""Differentiable Siamese augmentation (DSA).
+
+One family of operations is drawn per batch. While distilling, real and synthetic
+images get the same parameters ("siamese"); while training a judge, each image its own.
+All random numbers come from a CPU generator, so they are the same on every device.
+
+Source: Zhao and Bilen 2021, "Dataset condensation with differentiable siamese
+augmentation", with its published strengths.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+CROP_PAD = 0.125  # of the image size
+CUTOUT = 0.5
+SCALE = 1.2
+ROTATE = 15.0  # degrees
+BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+
+
+def dsa(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    families: tuple[str, ...] = FAMILIES,
+    siamese: bool = False,
+) -> Tensor:
+    """Augment a batch with one randomly drawn family of operations.
+
+    Args:
+        images: (B, C, H, W), normalised or not; padding is zero.
+        generator: a CPU generator; two calls with generators of one seed and
+            `siamese=True` apply the same operation.
+        families: which to draw from.
+        siamese: one set of parameters for the whole batch instead of one per image.
+
+    Returns:
+        (B, C, H, W), differentiable with respect to `images`.
+    """
+    family = families[int(torch.randint(len(families), (), generator=generator))]
+    rows = 1 if siamese else len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        draw = torch.rand(rows, 1, 1, 1, generator=generator)
+        return (low + (high - low) * draw).to(images)
+
+    if family == "color":
+        x = images + uniform(-0.5, 0.5) * BRIGHTNESS
+        grey = x.mean(1, keepdim=True)
+        x = grey + (x - grey) * uniform(0, SATURATION)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return mean + (x - mean) * (CONTRAST + uniform(0, 1))
+    if family == "flip":
+        return torch.where(uniform(0, 1) < 0.5, images.flip(-1), images)
+    if family == "cutout":
+        return images * _cutout_mask(images, uniform(0, 1), uniform(0, 1))
+    one, zero = torch.ones_like(uniform(0, 1)), torch.zeros_like(uniform(0, 1))
+    if family == "crop":  # a shift in whole pixels
+        limit = int(images.shape[-1] * CROP_PAD + 0.5)
+        shift = [uniform(-limit, limit).round() * 2 / images.shape[-1] for _ in "xy"]
+        theta = [one, zero, shift[0], zero, one, shift[1]]
+    elif family == "scale":
+        theta = [uniform(1 / SCALE, SCALE), zero, zero, zero]
+        theta += [uniform(1 / SCALE, SCALE), zero]
+    else:
+        angle = uniform(-ROTATE, ROTATE) * math.pi / 180
+        theta = [angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero]
+    matrix = torch.cat(theta, dim=1).view(rows, 2, 3).expand(len(images), 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _cutout_mask(images: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
+    """Return (B or 1, 1, H, W): 0 in a square of half the image size, 1 elsewhere."""
+    size = images.shape[-1]
+    half = size * CUTOUT / 2
+    axis = torch.arange(size, device=images.device, dtype=images.dtype)
+    inside_x = (axis.view(1, 1, 1, -1) - cx * size).abs() < half
+    inside_y = (axis.view(1, 1, -1, 1) - cy * size).abs() < half
+    return (~(inside_x & inside_y)).to(images)

@@ -1,0 +1,463 @@
+"""Train a prior: first the VAE, then a DiT on its latents.
+
+Both stages run through one loop, `_optimise`, which keeps an exponential moving
+average, writes a checkpoint and stops when its time is up; calling `train_prior` again
+goes on where it stopped. Batch n is drawn from a generator seeded by n, so a run in
+pieces sees the same batches as a run in one go.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diver_lite.data import load_dataset
+from diver_lite.errors import InputError
+from diver_lite.files import atomic_path
+from diver_lite.prior import resolve_device
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """Sizes and schedules of one prior.
+
+    Attributes:
+        dataset: a name that `load_dataset` knows; its `fit` split is trained on.
+        flip: add mirrored images (natural images yes, shoes that all point left no).
+        vae_channels: channels at full and at half resolution: one halving keeps the
+            reconstruction sharp, which matters more than the size of the DiT.
+        kl_weight: weight of the mean KL per latent element.
+        heads, head_dim, layers, patch_size: the DiT; 64 tokens for 16x16 latents.
+        vae_steps, vae_batch, vae_lr: optimisation of the VAE.
+        dit_steps, dit_batch, dit_lr: optimisation of the DiT.
+        label_dropout: probability of replacing a label by "no class".
+        ema_decay: of the averaged weights that are kept.
+    """
+
+    dataset: str
+    flip: bool
+    image_fit: str
+    vae_channels: tuple[int, int]
+    kl_weight: float
+    heads: int
+    head_dim: int
+    layers: int
+    patch_size: int = 2
+    latent_channels: int = 4
+    vae_steps: int = 6_000
+    vae_batch: int = 256
+    vae_lr: float = 6e-4
+    dit_steps: int = 24_000
+    dit_batch: int = 512
+    dit_lr: float = 7e-4
+    label_dropout: float = 0.1
+    ema_decay: float = 0.9995
+
+
+RECIPES = {
+    # sized for two CPU cores and about 90 minutes: the shipped prior was made so
+    "fashion-mnist": PriorRecipe(
+        dataset="fashion-mnist",
+        flip=False,
+        image_fit="pad",
+        vae_channels=(16, 32),
+        kl_weight=2e-3,
+        heads=3,
+        head_dim=64,
+        layers=6,
+        vae_steps=2_500,
+        vae_batch=64,
+        vae_lr=1e-3,
+        dit_steps=12_000,
+        dit_batch=128,
+        dit_lr=6e-4,
+        ema_decay=0.999,
+    ),
+    # sized for a GPU
+    "cifar10": PriorRecipe(
+        dataset="cifar10",
+        flip=True,
+        image_fit="resize",
+        vae_channels=(48, 96),
+        kl_weight=1e-3,
+        heads=4,
+        head_dim=64,
+        layers=7,
+    ),
+}
+
+
+def train_prior(
+    name: str,
+    out: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    device: str | None = None,
+    minutes: float | None = None,
+    recipe: PriorRecipe | None = None,
+    compile: bool | None = None,
+    progress: bool = True,
+    **changes,
+) -> bool:
+    """Train a prior, or go on training it, and export it when it is done.
+
+    Args:
+        name: a recipe's name: "fashion-mnist" or "cifar10".
+        out: working folder; checkpoints lie in it, the finished prior in `out/prior`.
+        data_root: where the training data is, see `load_dataset`.
+        device: default: CUDA if there is one.
+        minutes: stop after so many minutes, with a checkpoint; None runs to the end.
+        recipe: use another recipe than the named one.
+        compile: use `torch.compile` (default: on CUDA only).
+        changes: fields of the recipe to change, such as `dit_steps=2000`.
+
+    Returns:
+        True if training is complete, False if time ran out.
+
+    Raises:
+        InputError: unknown recipe or field, missing data, or a checkpoint of
+            networks of another shape.
+
+    Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
+    epsilon loss; the sizes: ours.
+    """
+    if recipe is None and name not in RECIPES:
+        raise InputError(f"recipe {name!r} is unknown; expected one of {[*RECIPES]}")
+    try:
+        recipe = replace(recipe or RECIPES[name], **changes)
+    except TypeError as error:
+        raise InputError(f"recipe {name!r}: {error}") from None
+    device = resolve_device(device)
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
+    on_gpu = device.type == "cuda"
+    compile = on_gpu if compile is None else compile
+    options = {"deadline": deadline, "progress": progress}
+
+    images = (images[:, :1] if _is_grey(images) else images).to(device)
+    vae = build_vae(recipe).to(device)
+    done = _optimise(
+        vae,
+        lambda model, g: _vae_loss(model, images, recipe, g),
+        recipe.vae_steps,
+        recipe.vae_lr,
+        out / "vae.pt",
+        decay=min(recipe.ema_decay, 0.999),
+        autocast=on_gpu,  # on CPUs, small convolutions are faster in float32
+        compile=compile and on_gpu,
+        **options,
+    )
+    if not done:
+        return False
+    latents, scaling_factor = _encode_all(vae, images, recipe.flip)
+    vae.register_to_config(scaling_factor=scaling_factor)
+
+    dit = build_dit(recipe, len(class_names)).to(device)
+    labels = labels.to(device)
+    done = _optimise(
+        dit,
+        lambda model, g: _dit_loss(model, latents, labels, recipe, g),
+        recipe.dit_steps,
+        recipe.dit_lr,
+        out / "dit.pt",
+        decay=recipe.ema_decay,
+        autocast=on_gpu or _cpu_has_bf16_matrix_units(),
+        compile=compile,
+        **options,
+    )
+    export_prior(out / "prior", vae, dit, class_names, name, recipe)
+    return done
+
+
+def _cpu_has_bf16_matrix_units() -> bool:
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)  # newer PyTorch only
+    return bool(check and check())
+
+
+def _is_grey(images: Tensor) -> bool:
+    return images.stride(1) == 0  # a grey channel repeated by a view
+
+
+# ---------------------------------------------------------------- networks
+
+
+def build_vae(recipe: PriorRecipe):
+    """Build an untrained `AutoencoderKL` with one halving of the resolution."""
+    import diffusers
+
+    depth = len(recipe.vae_channels)
+    return diffusers.AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        block_out_channels=recipe.vae_channels,
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=16,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+
+
+def build_dit(recipe: PriorRecipe, num_classes: int):
+    """Build an untrained `DiTTransformer2DModel`, initialised as in the DiT paper."""
+    import diffusers
+
+    dit = diffusers.DiTTransformer2DModel(
+        num_attention_heads=recipe.heads,
+        attention_head_dim=recipe.head_dim,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        num_layers=recipe.layers,
+        sample_size=32 // 2 ** (len(recipe.vae_channels) - 1),
+        patch_size=recipe.patch_size,
+        num_embeds_ada_norm=num_classes,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+    )
+    for module in dit.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+        if type(module).__name__ == "LabelEmbedding":
+            # diffusers would drop labels in every block separately; `_dit_loss` drops
+            # them once per batch
+            module.dropout_prob = 0.0
+            torch.nn.init.normal_(module.embedding_table.weight, std=0.02)
+    # every block starts as the identity, and the network as zero
+    for block in dit.transformer_blocks:
+        torch.nn.init.zeros_(block.norm1.linear.weight)
+    for linear in (dit.proj_out_1, dit.proj_out_2):
+        torch.nn.init.zeros_(linear.weight)
+    return dit
+
+
+# ---------------------------------------------------------------- losses
+
+
+def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
+    """2 |x - x^| + |grad x - grad x^| + weight * KL, with x in [-1, 1]."""
+    device = images.device
+    index = torch.randint(
+        len(images), (recipe.vae_batch,), device=device, generator=generator
+    )
+    x = images[index].expand(-1, 3, -1, -1) * 2 - 1
+    if recipe.flip:
+        x = _flip_half(x, generator)
+    posterior = vae.encode(x).latent_dist
+    mean, std = posterior.mean.float(), posterior.std.float()
+    eps = torch.randn(mean.shape, device=device, generator=generator)
+    y = vae.decode(mean + std * eps).sample.float()
+    kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
+    edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
+    edges = edges + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
+    return 2 * F.l1_loss(y, x) + edges + recipe.kl_weight * kl
+
+
+def _flip_half(x: Tensor, generator) -> Tensor:
+    flip = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
+    return torch.where(flip, x.flip(-1), x)
+
+
+def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generator):
+    """Mean squared error of the predicted noise (DDPM's simple loss).
+
+    latents: (V, N, C, h, w) with V = 2 views when images are flipped.
+    """
+    batch, device = recipe.dit_batch, latents.device
+    draw = {"device": device, "generator": generator}
+    index = torch.randint(latents.shape[1], (batch,), **draw)
+    view = torch.randint(len(latents), (batch,), **draw)
+    z_0 = latents[view, index].float()
+    y = labels[index]
+    drop = torch.rand(batch, **draw) < recipe.label_dropout
+    y = torch.where(drop, dit.config.num_embeds_ada_norm, y)
+    # stratified timesteps: one per equal slice of [0, T), for a steadier loss
+    t = torch.rand(batch, **draw).add_(torch.arange(batch, device=device))
+    t = (t * 1000 / batch).long().clamp_(max=999)
+    alpha = _alphas_cumprod(device)[t].view(-1, 1, 1, 1)
+    noise = torch.randn(z_0.shape, **draw)
+    z_t = alpha.sqrt() * z_0 + (1 - alpha).sqrt() * noise
+    noise_pred = dit(z_t, timestep=t, class_labels=y).sample
+    return F.mse_loss(noise_pred.float(), noise)
+
+
+def _alphas_cumprod(device) -> Tensor:
+    return (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
+
+
+@torch.no_grad()
+def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
+    """Encode the training set once: latents (V, N, C, h, w) of unit variance."""
+    views = []
+    for view in (images, images.flip(-1)) if flip else (images,):
+        views.append(
+            torch.cat(
+                [
+                    vae.encode(part.expand(-1, 3, -1, -1) * 2 - 1).latent_dist.mode()
+                    for part in view.split(500)
+                ]
+            )
+        )
+    latents = torch.stack(views)
+    scaling_factor = 1 / latents.std().item()
+    return latents.mul_(scaling_factor), scaling_factor
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def _optimise(
+    model: torch.nn.Module,
+    loss_of: Callable[[torch.nn.Module, torch.Generator], Tensor],
+    steps: int,
+    lr: float,
+    checkpoint: Path,
+    *,
+    decay: float,
+    deadline: float,
+    autocast: bool,
+    compile: bool,
+    progress: bool,
+) -> bool:
+    """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
+
+    Returns True when all `steps` are done, False when `deadline` came first.
+    """
+    device = next(model.parameters()).device
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lr, weight_decay=0.01, fused=device.type == "cuda"
+    )
+    step = _load_checkpoint(checkpoint, model, average, optimizer, device)
+    if compile and step < steps:
+        # in place: the model keeps its attributes, parameters and config
+        for name in ("forward", "encode", "decode"):
+            if hasattr(model, name):
+                setattr(model, name, torch.compile(getattr(model, name)))
+    loss_mean, saved = None, time.monotonic()
+    bar = tqdm(
+        total=steps,
+        initial=step,
+        desc=checkpoint.stem,
+        disable=not progress,
+        mininterval=1,
+    )
+    model.train()
+    with bar:
+        while step < steps and time.monotonic() < deadline:
+            warm_up, left = min(1, (step + 1) / 300), max(0, 1 - step / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+            generator = torch.Generator(device).manual_seed(step)
+            with torch.autocast(device.type, torch.bfloat16, autocast):
+                loss = loss_of(model, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            # a short memory at first, so that the random start is forgotten
+            average.multi_avg_fn = torch.optim.swa_utils.get_ema_multi_avg_fn(
+                min(decay, (1 + step) / (10 + step))
+            )
+            average.update_parameters(model)
+            step += 1
+            bar.update()
+            if step % 100 == 0:
+                now = loss.item()  # reading it waits for the GPU, so rarely
+                loss_mean = now if loss_mean is None else 0.9 * loss_mean + 0.1 * now
+                bar.set_postfix(loss=f"{loss_mean:.4f}")
+                if not math.isfinite(now):
+                    raise RuntimeError(
+                        f"loss became {now} at step {step} of {checkpoint.stem}; the "
+                        f"last good checkpoint is {checkpoint}"
+                    )
+            if time.monotonic() - saved > 120:
+                _save_checkpoint(checkpoint, model, average, optimizer, step)
+                saved = time.monotonic()
+    _save_checkpoint(checkpoint, model, average, optimizer, step)
+    for name in ("forward", "encode", "decode"):
+        model.__dict__.pop(name, None)  # back to the uncompiled methods
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return step >= steps
+
+
+def _save_checkpoint(path: Path, model, average, optimizer, step: int) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path, overwrite=True) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_checkpoint(path: Path, model, average, optimizer, device) -> int:
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # truncated, or of networks of another shape
+        raise InputError(
+            f"checkpoint {path} does not fit this recipe "
+            f"({str(error).splitlines()[0]}); choose another folder or delete it"
+        ) from None
+    return state["step"]
+
+
+# ---------------------------------------------------------------- export
+
+
+def export_prior(
+    folder: str | Path, vae, dit, class_names, name: str, recipe: PriorRecipe
+) -> None:
+    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors."""
+    import copy
+
+    import diffusers
+
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=False,
+    )
+    with atomic_path(folder, overwrite=True) as temporary:
+        pipeline = diffusers.DiTPipeline(
+            transformer=copy.deepcopy(dit).half(),
+            vae=copy.deepcopy(vae).half(),
+            scheduler=scheduler,
+        )
+        pipeline.save_pretrained(temporary)
+        # diffusers reads class names from the index, but does not write them
+        index = json.loads((temporary / "model_index.json").read_text())
+        index["id2label"] = {str(i): label for i, label in enumerate(class_names)}
+        info = {
+            "name": name,
+            "image_fit": recipe.image_fit,
+            "trained_on": f"{recipe.dataset} (fit split)",
+            "recipe": asdict(recipe),
+        }
+        for file, content in {"model_index": index, "diver_lite": info}.items():
+            text = json.dumps(content, indent=1) + "\n"
+            (temporary / f"{file}.json").write_text(text)
