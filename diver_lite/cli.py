@@ -1,0 +1,294 @@
+"""The command line: `diver-lite demo | recover | distill | train-prior | check`."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diver_lite.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Refine distilled datasets with DIVER, so that any network can learn from "
+        "them.\n\nStart with 'diver-lite demo -o demo': it needs no network, no GPU "
+        "and no other files. Exit codes: 0 done, 2 bad input (one line says what), 130 "
+        "interrupted."
+    ),
+)
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="replace an output that exists")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)"),
+]
+
+
+class Preset(enum.StrEnum):
+    """Named recovery settings."""
+
+    default = "default"
+    published = "published"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path(
+        "demo"
+    ),
+    ipc: Annotated[int, typer.Option(help="images per class: 1 or 10")] = 1,
+    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 3,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Recover a shipped distilled set and show what that does, in about 2 minutes.
+
+    Writes before_after.png, recovered.safetensors, images/ (a PNG folder to train on),
+    table.csv and a self-contained report.html; prints the table.
+    """
+    from diver_lite.demo import run_demo
+
+    run_demo(out, ipc=ipc, seeds=seeds, device=device, overwrite=overwrite)
+
+
+@app.command()
+def recover(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="a shipped set (see 'diver-lite check') or a file or folder of any "
+            "published format",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="the .safetensors file to write")
+    ],
+    prior: Annotated[
+        str, typer.Option(help="a shipped prior, a diffusers DiT folder or a hub id")
+    ] = "fashion-mnist",
+    preset: Annotated[
+        Preset, typer.Option(help="'published' takes the paper's settings literally")
+    ] = Preset.default,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="change a field of RecoveryConfig, e.g. --set noise_timestep=400 "
+            "--set window=full; repeatable",
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[
+        str | None, typer.Option(help="which dataset INPUT distils, if not evident")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="also write a folder of PNG files")
+    ] = None,
+    class_map: Annotated[
+        str | None,
+        typer.Option(help="the prior's class for each class of the set: 3,1,4,..."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="images at a time")] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Refine a distilled set and write the result.
+
+    Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
+    """
+    from diver_lite.distilled import load_distilled
+    from diver_lite.files import check_writable
+    from diver_lite.prior import load_prior
+    from diver_lite.recovery import recover as run
+
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out is {out}; expected a name ending in .safetensors")
+    for path in filter(None, (out, images)):
+        check_writable(path, overwrite=overwrite)
+    config = parse_config(preset, set_ or [])
+    distilled = load_distilled(source, format=format, dataset=dataset)
+    try:
+        mapping = [int(c) for c in class_map.split(",")] if class_map else None
+    except ValueError:
+        raise InputError(
+            f"--class-map is {class_map!r}; expected integers like 3,1,4"
+        ) from None
+    result = run(
+        distilled,
+        load_prior(prior, device=device),
+        config,
+        seed=seed,
+        class_map=mapping,
+        batch_size=batch_size,
+    )
+    result.save(out, overwrite=overwrite)
+    typer.echo(f"wrote {out}: {result!r}")
+    if images:
+        result.to_image_folder(images, overwrite=overwrite)
+        typer.echo(f"wrote {images}/ ({len(result)} PNG files)")
+
+
+def parse_config(preset: Preset, changes: list[str]):
+    """Build a RecoveryConfig from a preset and FIELD=VALUE strings."""
+    import ast
+
+    from diver_lite.recovery import RecoveryConfig
+
+    names = [field.name for field in fields(RecoveryConfig)]
+    values = {}
+    for change in changes:
+        name, found, text = change.partition("=")
+        if not found or name not in names:
+            raise InputError(
+                f"--set {change!r}: expected FIELD=VALUE with a field of {names}"
+            )
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text  # a bare word is a string
+    if preset is Preset.published:
+        return RecoveryConfig.published(**values)
+    return RecoveryConfig(**values)
+
+
+@app.command()
+def distill(
+    method: Annotated[str, typer.Argument(help="dm")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="the .safetensors file to write")
+    ],
+    data: Annotated[
+        str, typer.Option(help="fashion-mnist, cifar10 or an image folder")
+    ] = "fashion-mnist",
+    split: Annotated[
+        str, typer.Option(help="fit, train or sample (1,000 images, ships)")
+    ] = "fit",
+    ipc: Annotated[int, typer.Option(help="images per class")] = 1,
+    init: Annotated[str, typer.Option(help="start from 'real' or 'noise'")] = "noise",
+    steps: Annotated[int, typer.Option(help="optimisation steps")] = 1000,
+    real_batch: Annotated[int, typer.Option(help="real images per class, step")] = 64,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    data_root: DataRoot = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Squeeze a dataset into a few images per class (Stage I).
+
+    Example: diver-lite distill dm --ipc 1 --split sample -o my_set.safetensors
+    """
+    from diver_lite.data import load_dataset
+    from diver_lite.distill import distill as run
+    from diver_lite.files import check_writable
+
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out is {out}; expected a name ending in .safetensors")
+    check_writable(out, overwrite=overwrite)
+    result = run(
+        load_dataset(data, split, root=data_root),
+        method,
+        ipc=ipc,
+        seed=seed,
+        init=init,
+        steps=steps,
+        real_batch=real_batch,
+        device=device,
+    )
+    result.save(out, overwrite=overwrite)
+    typer.echo(f"wrote {out}: {result!r}")
+
+
+@app.command()
+def train_prior(
+    name: Annotated[str, typer.Argument(help="a recipe: fashion-mnist or cifar10")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="working folder; may hold a checkpoint")
+    ],
+    minutes: Annotated[
+        float | None, typer.Option(help="stop after so long; run again to go on")
+    ] = None,
+    vae_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
+    dit_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
+    compile: Annotated[
+        bool | None, typer.Option(help="use torch.compile; default: on CUDA only")
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+) -> None:
+    """Train a prior (VAE, then DiT), in pieces of any length.
+
+    The finished prior is a diffusers folder at OUT/prior, for --prior OUT/prior.
+    """
+    from diver_lite.training import train_prior as run
+
+    changes = {"vae_steps": vae_steps, "dit_steps": dit_steps}
+    done = run(
+        name,
+        out,
+        data_root=data_root,
+        device=device,
+        minutes=minutes,
+        compile=compile,
+        **{k: v for k, v in changes.items() if v is not None},
+    )
+    typer.echo(
+        f"finished: the prior is in {out / 'prior'}"
+        if done
+        else f"time is up: a checkpoint is in {out}; run the same command to go on"
+    )
+
+
+@app.command()
+def check() -> None:
+    """Report versions, devices, and the shipped files with their checksums."""
+    import importlib.metadata as metadata
+
+    import torch
+
+    from diver_lite.assets import asset_path, list_assets
+    from diver_lite.distilled import list_shipped
+    from diver_lite.prior import shipped_priors
+
+    typer.echo(f"python       {sys.version.split()[0]}")
+    for package in ("diver-lite", "torch", "torchvision", "diffusers", "safetensors"):
+        typer.echo(f"{package:<12} {metadata.version(package)}")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    typer.echo(f"CUDA GPU     {gpu}\nCPU threads  {torch.get_num_threads()}")
+    size = sum(asset_path(name).stat().st_size for name in list_assets())
+    typer.echo(
+        f"assets       {len(list_assets())} files, {size / 1e6:.1f} MB, sha256 ok"
+    )
+    typer.echo(f"priors       {', '.join(shipped_priors())}")
+    typer.echo(f"sets         {', '.join(list_shipped())}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; bad input ends with one line and exit code 2."""
+    try:
+        app(arguments)
+    except InputError as error:
+        message = " ".join(str(error).split())
+        print(f"diver-lite: error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("diver-lite: interrupted; nothing half-written remains", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
