@@ -1,0 +1,98 @@
+# Two commands matter: `make demo` and `make test`. Both work on a fresh clone.
+# Nothing here needs more than a POSIX shell and any make of the last twenty years.
+
+VENV = .venv
+BIN = $(VENV)/bin
+
+# The first interpreter that really runs and is new enough; a version manager's shim
+# can exist without an interpreter behind it, so each one is asked.
+PYTHON ?= $$(for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo "$$p"; break; }; done)
+
+# For pip: another index, a proxy, --no-index --find-links FOLDER, ...
+PIP_ARGS ?=
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+# The notebooks that `make refresh` runs.
+NB ?= notebooks/*.ipynb
+
+.PHONY: help demo test lint lab book refresh constraints clean
+
+help:
+	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
+	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
+	@echo "make lab          open the book's notebooks in JupyterLab"
+	@echo "make book         build the book as HTML (_build/html)"
+	@echo "make lint         ruff check, ruff format --check"
+	@echo "make refresh      run the notebooks and store their outputs (NB=one.ipynb)"
+	@echo "make constraints  record the installed versions in constraints-ci.txt"
+	@echo "make clean        remove what was built; .venv stays"
+	@echo
+	@echo "Variables: PYTHON (interpreter for .venv), PIP_ARGS (more options for pip)."
+	@echo "On Linux plain pip brings a torch with GPU libraries of about 3 GB: where you"
+	@echo "want a small environment, install a CPU build of torch into .venv first."
+
+$(BIN)/python:
+	@py="$(PYTHON)"; if [ -z "$$py" ]; then \
+	  echo "No Python 3.11 or newer found. Name one: make PYTHON=/path/to/python"; \
+	  exit 1; fi; \
+	echo "Making a virtual environment in $(VENV) with $$py"; \
+	"$$py" -m venv $(VENV)
+
+$(VENV)/.installed-base: $(BIN)/python pyproject.toml
+	@echo "Installing diver_lite (some minutes the first time: torch is large)"
+	@$(PIP) install --quiet $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/.installed-book: $(BIN)/python pyproject.toml
+	@echo "Installing diver_lite with the tools of the book (some minutes)"
+	@$(PIP) install --quiet $(PIP_ARGS) -e '.[book]'
+	@touch $@
+
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml
+	@echo "Installing diver_lite with the tools of the book and the tests (some minutes)"
+	@$(PIP) install --quiet $(PIP_ARGS) -e '.[book,test]'
+	@touch $@ $(VENV)/.installed-book $(VENV)/.installed-base
+
+demo: $(VENV)/.installed-base
+	$(BIN)/diver-lite demo -o demo --overwrite
+
+# A build on top of an older one hides warnings: it always starts from nothing.
+test: lint
+	$(BIN)/python -m pytest
+	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake notebooks
+	rm -rf _build
+	$(BIN)/jupyter-book build -W -n --keep-going .
+	$(BIN)/python scripts/check_book.py
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(VENV)/.installed-book
+	$(BIN)/jupyter lab notebooks
+
+book: $(VENV)/.installed-book
+	rm -rf _build
+	$(BIN)/jupyter-book build -W -n --keep-going .
+
+# Without `metadata.widgets` among the kept keys nbstripout deletes the widgets' state.
+refresh: $(VENV)/.installed-book
+	DIVER_LITE_MODE=demo $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.kernel_name=python3 $(NB)
+	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
+	  --keep-metadata-keys "metadata.widgets" $(NB)
+
+# A record of what the tests last ran with, not a lock: nothing installs from it.
+constraints: $(VENV)/.installed-test
+	@{ echo "# Versions that CI ran with (make constraints). A record, not a lock:"; \
+	  echo "# pip install -c constraints-ci.txt -e '.[book,test]' brings them back."; \
+	  $(PIP) list --format=freeze --exclude-editable --exclude pip \
+	    --exclude setuptools --exclude wheel | sed 's/+[a-z0-9.]*$$//'; \
+	} > constraints-ci.txt
+	@echo "Wrote constraints-ci.txt"
+
+clean:
+	rm -rf _build build dist demo .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
