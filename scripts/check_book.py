@@ -1,0 +1,312 @@
+"""Open every page of the built book in headless Chromium and look for what is broken.
+
+Run: python scripts/check_book.py [--html _build/html] [--screenshots FOLDER]
+
+Each page is opened from disk and must load nothing from a network, log no error, give
+every picture alt text, have all its mathematics rendered, and have frame sliders that
+change their picture. Exits with 1 if a page fails, with 0 if there is no Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import websocket
+
+ROOT = Path(__file__).parents[1]
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",  # Chromium refuses to start as root (containers) otherwise
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--remote-debugging-port=0",
+]
+LOCAL = ("file:", "data:", "blob:", "about:")
+WIDTHS = {"wide": 1280, "phone": 390}
+THEMES = ("light", "dark")
+MAX_HEIGHT = 12_000  # of a screenshot, in pixels
+MAX_COMPLAINTS = 10  # printed for one page
+TIMEOUT = 60  # seconds, for the browser's start and for each page
+
+# Runs in the page; returns a list of complaints.
+AUDIT = r"""
+(async () => {
+  const complaints = [];
+  const where = (e) => e.getAttribute("src")?.slice(0, 80) || e.outerHTML.slice(0, 80);
+  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+
+  for (const e of document.querySelectorAll("img"))
+    if (!e.alt.trim()) complaints.push("picture without alt text: " + where(e));
+  for (const e of document.querySelectorAll("img"))
+    if (e.complete && e.src && !e.naturalWidth)
+      complaints.push("picture that does not load: " + where(e));
+
+  for (const e of document.querySelectorAll(".math"))
+    if (!e.querySelector("mjx-container"))
+      complaints.push("mathematics not rendered: " + e.textContent.trim().slice(0, 60));
+  for (const e of document.querySelectorAll("mjx-merror, [data-mjx-error]"))
+    complaints.push("error in mathematics: " + e.textContent.slice(0, 60));
+
+  const loads = "script[src], img[src], iframe[src], source[src], video[src], " +
+    "link[rel~=stylesheet], link[rel~=preload], link[rel~=preconnect], " +
+    "link[rel~=prefetch], link[rel~=dns-prefetch], link[rel~=icon]";
+  for (const e of document.querySelectorAll(loads)) {
+    const url = e.src || e.href || "";
+    if (/^(https?:)?\/\//.test(url)) complaints.push("refers to the network: " + url);
+  }
+
+  const sliders = document.querySelectorAll(".frame-slider");
+  for (const slider of sliders) {
+    const image = slider.querySelector("img");
+    const range = slider.querySelector("input[type=range]");
+    const first = image.src;
+    if (!range) {
+      complaints.push("slider without controls: " + slider.id);
+      continue;
+    }
+    range.value = range.max;
+    range.dispatchEvent(new Event("input", {bubbles: true}));
+    const last = image.src;
+    const key = new KeyboardEvent("keydown",
+      {key: "ArrowLeft", bubbles: true, cancelable: true});
+    range.dispatchEvent(key);
+    if (Number(range.max) > 0) {
+      if (last === first) complaints.push("slider keeps its picture: " + slider.id);
+      if (!key.defaultPrevented || Number(range.value) !== Number(range.max) - 1)
+        complaints.push("slider ignores the arrow keys: " + slider.id);
+    }
+    range.value = 0;
+    range.dispatchEvent(new Event("input", {bubbles: true}));
+    if (image.src !== first) complaints.push("slider loses frame 0: " + slider.id);
+  }
+  return {
+    complaints,
+    images: document.images.length,
+    math: document.querySelectorAll(".math").length,
+    sliders: sliders.length,
+  };
+})()
+"""
+
+
+class Page:
+    """One tab, spoken to in Chromium's DevTools protocol."""
+
+    def __init__(self, address: str) -> None:
+        # Chromium refuses a connection that names an origin.
+        self.socket = websocket.create_connection(
+            address, timeout=TIMEOUT, suppress_origin=True
+        )
+        self.events: list[dict] = []
+        self.session: str | None = None
+        self.number = 0
+        # A context of its own makes every page the first one that a visitor opens.
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call(
+            "Target.createTarget", url="about:blank", browserContextId=context
+        )["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params) -> dict:
+        """Send one command, collect events until its answer comes."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.socket.send(json.dumps(message))
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            answer = json.loads(self.socket.recv())
+            if answer.get("id") != self.number:
+                self.events.append(answer)
+            elif "error" in answer:
+                raise RuntimeError(f"{method}: {answer['error']['message']}")
+            else:
+                return answer["result"]
+        raise TimeoutError(method)
+
+    def wait_for(self, event: str) -> None:
+        """Collect events until one of this name has come."""
+        deadline = time.monotonic() + TIMEOUT
+        while not any(e.get("method") == event for e in self.events):
+            if time.monotonic() > deadline:
+                raise TimeoutError(event)
+            self.events.append(json.loads(self.socket.recv()))
+
+    def evaluate(self, script: str):
+        """Run a script in the page, wait for its promise, return its value."""
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
+        return answer["result"].get("value")
+
+    def open(self, path: Path) -> None:
+        """Load a file, from nothing, and wait until it is there with its pictures."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        self.wait_for("Page.loadEventFired")
+
+    def check(self, path: Path) -> dict:
+        """Open a page and return what AUDIT found, with the events' complaints."""
+        self.open(path)
+        found = self.evaluate(AUDIT)
+        found["complaints"] += event_complaints(self.events)
+        return found
+
+    def screenshots(self, path: Path, folder: Path, name: str) -> None:
+        """Store the whole page for every width and theme."""
+        for (size, width), theme in ((w, t) for w in WIDTHS.items() for t in THEMES):
+            self.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=size == "phone",
+            )
+            self.open(path)
+            self.evaluate(
+                f"document.documentElement.dataset.theme = {theme!r};"
+                "window.MathJax?.startup?.promise"
+            )
+            height = self.evaluate("document.documentElement.scrollHeight")
+            area = {"x": 0, "y": 0, "width": width, "height": min(height, MAX_HEIGHT)}
+            shot = self.call(
+                "Page.captureScreenshot",
+                captureBeyondViewport=True,
+                clip=area | {"scale": 1},
+            )
+            target = folder / f"{name}.{size}.{theme}.png"
+            target.write_bytes(base64.b64decode(shot["data"]))
+        self.call("Emulation.clearDeviceMetricsOverride")
+
+
+def event_complaints(events: list[dict]) -> list[str]:
+    """Return what the browser reported: requests to a network, errors, exceptions."""
+    complaints = []
+    for event in events:
+        method, params = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            if not params["request"]["url"].startswith(LOCAL):
+                complaints.append(f"network request: {params['request']['url']}")
+        elif method == "Runtime.exceptionThrown":
+            details = params["exceptionDetails"]
+            thrown = details.get("exception", {}).get("description", details["text"])
+            complaints.append(f"exception: {thrown.splitlines()[0]}")
+        elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
+            words = [str(a.get("value", a.get("description"))) for a in params["args"]]
+            complaints.append(f"console error: {' '.join(words)[:200]}")
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            entry = params["entry"]
+            complaints.append(f"logged error: {entry['text']} {entry.get('url', '')}")
+    return complaints
+
+
+@contextlib.contextmanager
+def browser(executable: str):
+    """Start Chromium, yield the address of its DevTools, stop it whatever happens."""
+    # Chromium still writes to its profile while it ends: leftovers are not our failure.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            port_file = Path(profile) / "DevToolsActivePort"
+            deadline = time.monotonic() + TIMEOUT
+            lines: list[str] = []
+            while len(lines) < 2:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{executable} did not start")
+                time.sleep(0.1)
+                if port_file.exists():
+                    lines = port_file.read_text().split()
+            yield f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def is_redirect(path: Path) -> bool:
+    """Tell whether a page only leads to another one, as Jupyter Book's index does."""
+    return bool(re.search(r'http-equiv="?refresh', path.read_text(), re.IGNORECASE))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        print("check_book: skipped, no Chromium found")
+        return 0
+    folder = arguments.html.resolve()
+    pages = sorted(
+        page
+        for page in folder.rglob("*.html")
+        if page.relative_to(folder).parts[0] not in ("_static", "_sources")
+        and not is_redirect(page)
+    )
+    if not pages:
+        print(f"check_book: no pages in {arguments.html}; build the book first")
+        return 1
+    if arguments.screenshots:
+        arguments.screenshots.mkdir(parents=True, exist_ok=True)
+
+    failed = 0
+    with browser(executable) as address:
+        for path in pages:
+            name = path.relative_to(folder).as_posix()
+            try:
+                # A tab of its own for each page: no event of one counts for the next.
+                page = Page(address)
+                found = page.check(path)
+                if arguments.screenshots:
+                    stem = name.removesuffix(".html").replace("/", "_")
+                    page.screenshots(path, arguments.screenshots, stem)
+                page.socket.close()
+            except (OSError, RuntimeError, websocket.WebSocketException) as error:
+                found = {"complaints": [f"{type(error).__name__}: {error}"]}
+            complaints = found.pop("complaints")
+            failed += bool(complaints)
+            counts = ", ".join(f"{count} {what}" for what, count in found.items())
+            print(f"{'FAIL' if complaints else 'ok  '} {name}  {counts}", flush=True)
+            for complaint in complaints[:MAX_COMPLAINTS]:
+                print(f"       {complaint}", flush=True)
+            if len(complaints) > MAX_COMPLAINTS:
+                print(f"       and {len(complaints) - MAX_COMPLAINTS} more", flush=True)
+    print(f"check_book: {len(pages)} pages, {failed} with complaints")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
