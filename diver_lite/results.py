@@ -1,0 +1,64 @@
+"""Store measured numbers together with everything needed to make them again."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from diver_lite.files import atomic_path
+
+
+def provenance(settings: dict, *, started: float | None = None) -> dict:
+    """Describe a run: commit, settings, device, wall time and package versions.
+
+    Args:
+        settings: what the run was asked to do; anything JSON can't hold is made text.
+        started: `time.perf_counter()` at its beginning.
+    """
+    gpu = torch.cuda.is_available()
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("torch", "torchvision", "diffusers", "numpy")
+    }
+    seconds = None if started is None else round(time.perf_counter() - started, 1)
+    return {
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "settings": {k: v if _plain(v) else str(v) for k, v in settings.items()},
+        "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+        "wall_seconds": seconds,
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def write_result(
+    path: str | Path, result: dict, settings: dict, *, started: float | None = None
+) -> None:
+    """Write `result` and its provenance as JSON, replacing an older file."""
+    content = {"provenance": provenance(settings, started=started), **result}
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str | list | type(None))
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    folder = Path(__file__).parent
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError:  # no git here: an installed package
+        return "unknown"
+    return run.stdout.strip() or "unknown"
