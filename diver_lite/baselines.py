@@ -43,7 +43,7 @@ def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
     decoded = torch.cat([prior.decode(prior.encode(x)).cpu() for x in images.split(50)])
     how = prior.info.get("image_fit", "resize")
     return DistilledSet(
-        fit_images(decoded, distilled.images.shape[-1], how).clamp(0, 1),
+        fit_images(decoded, tuple(distilled.images.shape[-2:]), how).clamp(0, 1),
         distilled.labels,
         distilled.class_names,
         soft_labels=distilled.soft_labels,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -154,6 +156,10 @@ def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     folder = find_source("fashion-mnist", root)
     images = _to_rgb32(_read_idx(folder / "train-images-idx3-ubyte.gz"))
     labels = torch.from_numpy(_read_idx(folder / "train-labels-idx1-ubyte.gz")).long()
+    if len(images) != len(labels):
+        raise InputError(
+            f"data folder {folder}: {len(images)} images but {len(labels)} labels"
+        )
     if split == "train":
         return images, labels
     indices = split_indices(labels, split)
@@ -174,7 +180,7 @@ def _read_idx(path: Path) -> np.ndarray:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
             content = stream.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"data file {path} can't be read: {error}") from None
     ndim = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(content, ">u4", ndim, 4) if ndim else ()
@@ -255,10 +261,16 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
 
     from PIL import Image
 
-    with np.load(path) as packed:
-        blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
-    files = (blob[start:end].tobytes() for start, end in pairwise(offs))
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    try:
+        with np.load(path) as packed:
+            blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
+        files = (blob[start:end].tobytes() for start, end in pairwise(offs))
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"data file {path} can't be read ({error}); expected arrays "
+            f"{subset}_blob, {subset}_offs and {subset}_y"
+        ) from None
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
     order = np.random.default_rng(0).permutation(len(y))
     return (

@@ -20,7 +20,7 @@ from diver_lite.errors import InputError
 from diver_lite.files import atomic_path, check_writable
 
 JUDGES = ("ConvNet", "ShuffleNetV2", "MobileNetV2")
-TEST_IMAGES = 2_000
+TEST_IMAGES = 1_000
 
 
 def run_demo(

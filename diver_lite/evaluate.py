@@ -52,7 +52,7 @@ class Protocol:
 PROTOCOLS = {
     "corrected": Protocol(),
     # for the demo and the notebooks: as above, but light enough for a laptop
-    "quick": Protocol(steps=100, lr=2e-3),
+    "quick": Protocol(steps=80, lr=2e-3),
     # for a judge trained on tens of thousands of real images
     "real": Protocol(steps=4_000, batch_size=256, augment=("crop",)),
 }

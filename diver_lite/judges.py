@@ -80,8 +80,6 @@ def _mobilenet(num_classes: int, size: int) -> nn.Module:
     net = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
     if size <= 64:
         net.features[0][0].stride = (1, 1)
-    if size <= 32:
-        net.features[2].conv[1][0].stride = (1, 1)
     return net
 
 
@@ -89,8 +87,6 @@ def _efficientnet(num_classes: int, size: int) -> nn.Module:
     net = tv.efficientnet_b0(num_classes=num_classes, dropout=0.0)
     if size <= 64:
         net.features[0][0].stride = (1, 1)
-    if size <= 32:
-        net.features[2][0].block[1][0].stride = (1, 1)
     return net
 
 

@@ -19,8 +19,9 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.errors import InputError
 
 PARTS = {
-    "transformer": "DiTTransformer2DModel",
-    "vae": "AutoencoderKL",
+    # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
+    "vae": ("AutoencoderKL",),
     "scheduler": None,
 }
 
@@ -74,7 +75,8 @@ class Prior:
     def to(self, device=None, dtype: torch.dtype | None = None) -> Prior:
         """Move both networks (in place) and return the prior itself."""
         for module in (self.transformer, self.vae):
-            module.to(device=device, dtype=dtype)
+            # not ModelMixin.to, which warns about every change of dtype
+            torch.nn.Module.to(module, device=device, dtype=dtype)
         return self
 
     @torch.no_grad()
@@ -155,22 +157,24 @@ class Prior:
     def fit_images(self, images: Tensor) -> Tensor:
         """Bring (N, 3, H, W) images of any size to `image_size`.
 
-        Small pictures of a prior with `image_fit: pad` get a black border (exact to
+        A prior with `image_fit: pad` gives small pictures a black border (exact to
         undo); all others are resized bilinearly with antialiasing, squashed if they
         are not square.
         """
         return fit_images(images, self.image_size, self.info.get("image_fit", "resize"))
 
 
-def fit_images(images: Tensor, size: int, how: str = "resize") -> Tensor:
-    """Resize, or pad with / crop off a border, to (N, 3, size, size)."""
-    height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+def fit_images(images: Tensor, size: int | tuple, how: str = "resize") -> Tensor:
+    """Resize, or pad with / crop off a border, to (N, 3, *size)."""
+    target = (size, size) if isinstance(size, int) else tuple(size)
+    sizes = zip(target, images.shape[-2:], strict=True)
+    margins = [wanted - found for wanted, found in sizes]
+    if margins == [0, 0]:
         return images
-    margin = size - height
-    if how == "pad" and height == width and abs(margin) <= 4 and margin % 2 == 0:
+    margin = margins[0]
+    if how == "pad" and margins[1] == margin and abs(margin) <= 4 and margin % 2 == 0:
         return F.pad(images, (margin // 2,) * 4)  # a negative margin crops
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return F.interpolate(images, target, mode="bilinear", antialias=True)
 
 
 # ---------------------------------------------------------------- loading
@@ -258,23 +262,29 @@ def _load_folder(root: Path) -> Prior:
     for part, expected in PARTS.items():
         config = "scheduler_config.json" if part == "scheduler" else "config.json"
         found = _read_json(root / part / config, root).get("_class_name")
-        if expected and found != expected:
+        if expected and found not in expected:
             raise InputError(
-                f"prior folder {root}: {part} is a {found}, expected a {expected}"
+                f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
             )
     index = _read_json(root / "model_index.json", root)
     info_path = root / "diver_lite.json"
     info = _read_json(info_path, root) if info_path.exists() else {}
     import diffusers  # costs seconds, so only when a prior is loaded
 
-    scheduler_class = index.get("scheduler", [None, "DDIMScheduler"])[1]
+    scheduler_class = (index.get("scheduler") or [None, "DDIMScheduler"])[1]
+    models = []
     try:
-        transformer = diffusers.DiTTransformer2DModel.from_pretrained(
-            root / "transformer", torch_dtype=torch.float32
-        )
-        vae = diffusers.AutoencoderKL.from_pretrained(
-            root / "vae", torch_dtype=torch.float32
-        )
+        for part, model in {
+            "transformer": diffusers.DiTTransformer2DModel,
+            "vae": diffusers.AutoencoderKL,
+        }.items():
+            network, report = model.from_pretrained(
+                root / part, torch_dtype=torch.float32, output_loading_info=True
+            )
+            if report["missing_keys"]:  # diffusers would fill them with random numbers
+                raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
+            models.append(network)
+        transformer, vae = models
         scheduler = getattr(diffusers, scheduler_class).from_pretrained(
             root / "scheduler"
         )
@@ -302,7 +312,10 @@ def _load_folder(root: Path) -> Prior:
 
 def _read_json(path: Path, root: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}, expected an object")
+        return content
     except FileNotFoundError:
         needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
         raise InputError(

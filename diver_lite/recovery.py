@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -94,28 +95,29 @@ class RecoveryConfig:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, f"one of {allowed}")
+        for name in ("inheritance", "clip_input"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "True or False")
         steps = self.num_inference_steps
-        _require(
-            isinstance(steps, int) and steps >= 1,
-            "num_inference_steps",
-            steps,
-            "an integer >= 1",
-        )
-        scale, factor = self.guidance_scale, self.guidance_factor
-        _require(1 <= scale < 1e4, "guidance_scale", scale, "a number >= 1")
-        _require(0 <= factor < 1e4, "guidance_factor", factor, "a number >= 0")
-        if isinstance(self.start, str):
-            named = ("published", "matched")
-            _require(self.start in named, "start", self.start, f"{named} or a timestep")
-        if isinstance(self.window, str):
-            named = (*WINDOWS, "none")
-            _require(self.window in named, "window", self.window, f"{named} or a pair")
-        else:
-            pair = tuple(self.window)
-            _require(len(pair) == 2, "window", pair, "a pair (high, low)")
-            object.__setattr__(self, "window", pair)
-            high, low = (_timestep(v, 1000, "window", lowest=-1) for v in pair)
-            _require(high >= low, "window", pair, "high >= low")
+        whole = isinstance(steps, int) and not isinstance(steps, bool)
+        valid = whole and 1 <= steps <= 1000
+        _require(valid, "num_inference_steps", steps, "an integer in 1 .. 1000")
+        for name, least in {"guidance_scale": 1, "guidance_factor": 0}.items():
+            value = getattr(self, name)
+            valid = _is_number(value) and least <= value < 1e4
+            _require(valid, name, value, f"a finite number >= {least}")
+        _timestep(self.noise_timestep, 1000, "noise_timestep")
+        if self.start not in ("published", "matched"):
+            expected = "'published', 'matched' or a timestep"
+            _require(not isinstance(self.start, str), "start", self.start, expected)
+            _timestep(self.start, 1000, "start")
+        if self.window not in (*WINDOWS, "none"):
+            expected = f"one of {(*WINDOWS, 'none')} or a pair (high, low)"
+            valid = isinstance(self.window, tuple | list) and len(self.window) == 2
+            _require(valid, "window", self.window, expected)
+            object.__setattr__(self, "window", tuple(self.window))
+            high, low = (_timestep(v, 1000, "window", lowest=-1) for v in self.window)
+            _require(high >= low, "window", self.window, "high >= low")
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -160,20 +162,24 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} is {value!r}; expected {expected}")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _timestep(value: float, total: int, name: str, lowest: int = 0) -> int:
-    """Turn a timestep or a fraction of T into a timestep, or raise."""
-    if isinstance(value, float) and 0 <= value <= 1:
-        value = round(value * total)
-        value = min(value, total - 1) if lowest == 0 else value
+    """Turn a timestep or a fraction of T into a timestep, or raise.
+
+    A window may also begin at T and end at -1, just outside the timesteps.
+    """
     highest = total - 1 if lowest == 0 else total
-    valid = not isinstance(value, str | bool) and value == int(value)
-    _require(
-        valid and lowest <= value <= highest,
-        name,
-        value,
-        f"a training timestep in {lowest} .. {highest} or a fraction in [0, 1)",
-    )
-    return int(value)
+    timestep = value
+    if isinstance(value, float) and 0 <= value < 1:
+        timestep = min(round(value * total), highest)
+    valid = _is_number(timestep) and lowest <= timestep <= highest
+    valid = valid and timestep == int(timestep)
+    expected = f"a training timestep in {lowest} .. {highest} or a fraction in [0, 1)"
+    _require(valid, name, value, expected)
+    return int(timestep)
 
 
 @dataclass(frozen=True)
@@ -289,13 +295,14 @@ def recover_steps(
             guidance_channels=first_channels,
         )
         x_0 = (z - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+        # the paper pulls z_k, the state before the update, towards z_0
+        pulled = z if config.guidance_target == "latent" else x_0
         z = alpha_prev.sqrt() * x_0 + (1 - alpha_prev).sqrt() * eps
 
         phase = config.phase(timestep, total)
         guided = phase == "semantic" and config.window != "none"
         if guided and config.guidance_factor > 0:
             sigma = guidance_sigma(config.guidance_sigma, alpha, alpha_prev)
-            pulled = z if config.guidance_target == "latent" else x_0
             z = guide(z, pulled - z_0, sigma, config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
 
@@ -317,11 +324,14 @@ def draw_noise(
     Returns:
         `draws` tensors (len(indices), C, h, w) float32.
     """
-    per_image = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(seed * 2**32 + int(index))
-        per_image.append(torch.randn(draws, *shape, generator=generator))
-    return list(torch.stack(per_image, dim=1))
+    per_image = [
+        # NumPy's seeding mixes both numbers; torch's CPU generator keeps 32 bits only
+        np.random.default_rng([seed, int(index)]).standard_normal(
+            (draws, *shape), dtype=np.float32
+        )
+        for index in indices
+    ]
+    return list(torch.from_numpy(np.stack(per_image, axis=1)))
 
 
 def recover(
@@ -392,7 +402,7 @@ def recover(
             recovered.append(prior.decode(step.latents).cpu())
             bar.update(len(images))
 
-    size = distilled.images.shape[-1]
+    size = tuple(distilled.images.shape[-2:])
     how = prior.info.get("image_fit", "resize")
     result = DistilledSet(
         fit_images(torch.cat(recovered), size, how).clamp(0, 1),

@@ -444,8 +444,8 @@ def export_prior(
     )
     with atomic_path(folder, overwrite=True) as temporary:
         pipeline = diffusers.DiTPipeline(
-            transformer=copy.deepcopy(dit).half(),
-            vae=copy.deepcopy(vae).half(),
+            transformer=torch.nn.Module.half(copy.deepcopy(dit)),
+            vae=torch.nn.Module.half(copy.deepcopy(vae)),
             scheduler=scheduler,
         )
         pipeline.save_pretrained(temporary)

@@ -1,0 +1,126 @@
+"""Tiny random priors and a tiny distilled set, so that tests need no training."""
+
+import os
+
+# no test may reach for a model hub; set before anything imports huggingface_hub
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import diffusers
+import pytest
+import torch
+
+from diver_lite.data import FASHION_MNIST_CLASSES
+from diver_lite.distilled import DistilledSet
+from diver_lite.prior import load_prior
+from diver_lite.training import PriorRecipe, build_dit, build_vae, export_prior
+
+RECIPE = PriorRecipe(
+    dataset="fashion-mnist",
+    flip=False,
+    image_fit="pad",
+    vae_channels=(16, 32),
+    kl_weight=1e-3,
+    heads=1,
+    head_dim=16,
+    layers=2,
+    vae_steps=4,
+    vae_batch=4,
+    dit_steps=4,
+    dit_batch=8,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_data_from_outside(monkeypatch):
+    """Tests see the same files everywhere: what ships, and what they write."""
+    monkeypatch.delenv("DIVER_LITE_DATA", raising=False)
+
+
+def randomise(dit, seed, std=0.2):
+    """Fill the weights that start at zero, so that outputs depend on all inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    linears = [block.norm1.linear for block in dit.transformer_blocks]
+    for linear in (*linears, dit.proj_out_1, dit.proj_out_2):
+        torch.nn.init.normal_(linear.weight, std=std, generator=generator)
+        torch.nn.init.normal_(linear.bias, std=std, generator=generator)
+    for module in dit.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=1.0, generator=generator)
+    return dit
+
+
+def _seeded(build, *args, seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*args)
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """Return a recipe of the smallest networks, and of few steps."""
+    return RECIPE
+
+
+@pytest.fixture(scope="session")
+def tiny_prior_folder(tmp_path_factory):
+    """Write a random 10-class prior in the format of the priors that ship."""
+    folder = tmp_path_factory.mktemp("tiny") / "prior"
+    vae = _seeded(build_vae, RECIPE, seed=1)
+    vae.register_to_config(scaling_factor=2.5)
+    dit = randomise(_seeded(build_dit, RECIPE, 10, seed=2), seed=3)
+    export_prior(folder, vae, dit, FASHION_MNIST_CLASSES, "tiny", RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tiny_prior_folder):
+    """Load the random 10-class prior on the CPU."""
+    return load_prior(tiny_prior_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_learned_sigma_folder(tmp_path_factory):
+    """Write a random prior of DiT-XL/2's kind: 1000 classes, learned variance."""
+    folder = tmp_path_factory.mktemp("learned") / "prior"
+    vae = _seeded(build_vae, RECIPE, seed=4)
+    vae.register_to_config(scaling_factor=2.0)
+    dit = _seeded(
+        lambda: diffusers.DiTTransformer2DModel(
+            num_attention_heads=1,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            sample_size=16,
+            num_embeds_ada_norm=1000,
+        ),
+        seed=5,
+    )
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=1e-4, beta_end=0.02, clip_sample=False
+    )
+    diffusers.DiTPipeline(randomise(dit, seed=6), vae, scheduler).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_learned_sigma_prior(tiny_learned_sigma_folder):
+    """Load the random prior of DiT-XL/2's kind on the CPU."""
+    return load_prior(tiny_learned_sigma_folder, device="cpu")
+
+
+@pytest.fixture
+def tiny_set():
+    """Return 20 images of 10 classes, class-major, with values outside [0, 1]."""
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randn(20, 3, 32, 32, generator=generator) * 0.6 + 0.5
+    assert images.min() < -0.5
+    assert images.max() > 1.5
+    return DistilledSet(
+        images,
+        torch.arange(10).repeat_interleave(2),
+        FASHION_MNIST_CLASSES,
+        provenance={"method": "random pixels"},
+    )

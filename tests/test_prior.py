@@ -1,0 +1,414 @@
+"""A prior encodes, decodes and predicts as promised, and broken ones are refused."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diver_lite import assets
+from diver_lite.data import FASHION_MNIST_CLASSES
+from diver_lite.errors import InputError
+from diver_lite.files import sha256
+from diver_lite.prior import fit_images, load_prior, resolve_device, shipped_priors
+
+DIT_WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+LABELS = torch.tensor([1, 4, 4])
+
+
+def images(count=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, 32, 32, generator=generator)
+
+
+def latents(count=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 4, 16, 16, generator=generator)
+
+
+@pytest.fixture
+def folder(tiny_prior_folder, tmp_path):
+    """Return a copy of the tiny prior that a test may damage."""
+    return Path(shutil.copytree(tiny_prior_folder, tmp_path / "prior"))
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# --- What it says and does ----------------------------------------------------------
+
+
+def test_properties(tiny_prior, tiny_learned_sigma_prior):
+    """Sizes come from the folder's configs, names from its index."""
+    assert tiny_prior.latent_shape == (4, 16, 16)
+    assert tiny_prior.image_size == 32
+    assert tiny_prior.num_classes == 10
+    assert tiny_prior.class_names == FASHION_MNIST_CLASSES
+    assert tiny_prior.device == torch.device("cpu")
+    assert tiny_prior.dtype == torch.float32
+    assert tiny_prior.info["name"] == "tiny"
+    other = tiny_learned_sigma_prior
+    assert other.latent_shape == (4, 16, 16)
+    assert other.num_classes == len(other.class_names) == 1000
+    assert other.class_names[7] == "class 7"
+    assert other.info == {}
+
+
+def test_networks_are_frozen(tiny_prior):
+    """Nothing can be trained by accident, and dropout is off."""
+    for module in (tiny_prior.transformer, tiny_prior.vae):
+        assert not module.training
+        assert not any(p.requires_grad for p in module.parameters())
+
+
+def test_encode_and_decode(tiny_prior):
+    """Scaled posterior means in, images in [0, 1] out, both float32."""
+    x = images()
+    z = tiny_prior.encode(x)
+    assert z.shape == (3, 4, 16, 16)
+    assert z.dtype == torch.float32
+    mean = tiny_prior.vae.encode(2 * x - 1).latent_dist.mean
+    assert torch.allclose(z, mean * tiny_prior.vae.config.scaling_factor, atol=1e-6)
+    assert torch.equal(tiny_prior.encode(x), z)
+    y = tiny_prior.decode(100 * z)  # far out, so that something must be clamped
+    assert y.shape == x.shape
+    assert y.dtype == torch.float32
+    assert y.min() == 0
+    assert y.max() == 1
+
+
+def test_posterior_samples(tiny_prior):
+    """posterior_noise adds the posterior's own standard deviation, scaled."""
+    x, factor = images(), tiny_prior.vae.config.scaling_factor
+    posterior = tiny_prior.vae.encode(2 * x - 1).latent_dist
+    mode = tiny_prior.encode(x)
+    noise = latents(seed=1)
+    sample = tiny_prior.encode(x, posterior_noise=noise)
+    assert (sample - mode).abs().max() > 1e-3
+    assert torch.allclose(sample - mode, posterior.std * noise * factor, atol=1e-5)
+    still = tiny_prior.encode(x, posterior_noise=torch.zeros_like(noise))
+    assert torch.equal(still, mode)
+
+
+def test_guidance_is_linear_in_its_scale(tiny_prior):
+    """Scale 1 is the conditional prediction, and eps_u + s (eps_c - eps_u) holds."""
+    z = latents()
+
+    def null_and_class(labels):
+        with torch.no_grad():
+            return tiny_prior.transformer(
+                z, timestep=torch.tensor([400] * 3), class_labels=labels
+            ).sample
+
+    eps_c, eps_u = null_and_class(LABELS), null_and_class(torch.tensor([10] * 3))
+    assert (eps_c - eps_u).abs().mean() > 0.05
+    assert torch.allclose(tiny_prior.predict_noise(z, 400, LABELS, 1), eps_c, atol=1e-6)
+    for scale in (1.0 + 1e-6, 2.0, 4.0):
+        found = tiny_prior.predict_noise(z, 400, LABELS, scale)
+        assert torch.allclose(found, eps_u + scale * (eps_c - eps_u), atol=1e-5)
+        first = tiny_prior.predict_noise(z, 400, LABELS, scale, guidance_channels=3)
+        assert torch.equal(first[:, :3], found[:, :3])
+        assert torch.allclose(first[:, 3:], eps_c[:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["tiny_prior", "tiny_learned_sigma_prior"])
+def test_the_null_class_is_the_one_after_the_last(request, which, monkeypatch):
+    """Guidance asks for class num_classes; without guidance it is not asked for."""
+    prior = request.getfixturevalue(which)
+    asked, forward = [], prior.transformer.forward
+    monkeypatch.setattr(
+        prior.transformer,
+        "forward",
+        lambda x, **given: asked.append(given["class_labels"]) or forward(x, **given),
+    )
+    noise = prior.predict_noise(latents(), 500, LABELS, 2.0)
+    assert noise.shape == (3, 4, 16, 16)  # and not the learned variance
+    assert asked[0].tolist() == [1, 4, 4, *[prior.num_classes] * 3]
+    prior.predict_noise(latents(), 500, LABELS, 1.0)
+    assert asked[1].tolist() == [1, 4, 4]
+
+
+def test_to_moves_both_networks(tiny_prior_folder):
+    """A prior can run in bfloat16 and still speaks float32."""
+    prior = load_prior(tiny_prior_folder, device="cpu", dtype=torch.bfloat16)
+    assert prior.dtype == next(prior.vae.parameters()).dtype == torch.bfloat16
+    z = prior.encode(images())
+    noise = prior.predict_noise(z, 500, LABELS, 2.0)
+    assert z.dtype == noise.dtype == prior.decode(z).dtype == torch.float32
+    assert prior.to(dtype=torch.float32) is prior
+    assert prior.dtype == next(prior.vae.parameters()).dtype == torch.float32
+
+
+def test_loading_a_good_prior_says_nothing(tiny_prior_folder, capfd, caplog):
+    """No warnings of libraries for a folder that is as it should be."""
+    load_prior(tiny_prior_folder, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_fit_images():
+    """Small borders are padded and cropped exactly, all else is resized."""
+    x = images()
+    small = fit_images(x, 28, "pad")
+    assert torch.equal(small, x[..., 2:30, 2:30])
+    assert torch.equal(fit_images(small, 32, "pad")[..., 2:30, 2:30], small)
+    assert fit_images(small, 32, "pad")[..., :2, :].abs().max() == 0
+    assert fit_images(x, 32, "pad") is x
+    for how in ("resize", "pad"):
+        assert fit_images(x, 64, how).shape == (3, 3, 64, 64)
+    wide = torch.rand(1, 3, 32, 48)
+    assert fit_images(wide, 32, "pad").shape == (1, 3, 32, 32)
+    flat = torch.full((1, 3, 128, 128), 0.25)
+    assert torch.allclose(fit_images(flat, 32), torch.tensor(0.25))
+
+
+# --- The layout of DiT-XL/2 on the hub ----------------------------------------------
+
+
+def test_the_hubs_own_layout_loads(tiny_learned_sigma_folder, tmp_path):
+    """facebook/DiT-XL-2-256 calls its transformer by an older class name."""
+    folder = Path(shutil.copytree(tiny_learned_sigma_folder, tmp_path / "prior"))
+    edit(
+        folder / "transformer/config.json",
+        _class_name="Transformer2DModel",
+        _diffusers_version="0.12.0.dev0",
+        cross_attention_dim=None,
+        num_vector_embeds=None,
+        only_cross_attention=False,
+        use_linear_projection=False,
+    )
+    names = {str(i): f"name {i}, other name {i}" for i in range(1000)}
+    index = {"id2label": names, "transformer": ["diffusers", "Transformer2DModel"]}
+    edit(folder / "model_index.json", **index)
+    prior = load_prior(folder, device="cpu")
+    expected = load_prior(tiny_learned_sigma_folder, device="cpu")
+    assert type(prior.transformer).__name__ == "DiTTransformer2DModel"
+    assert prior.class_names[3] == "name 3, other name 3"
+    assert torch.equal(
+        prior.predict_noise(latents(), 300, LABELS, 4.0),
+        expected.predict_noise(latents(), 300, LABELS, 4.0),
+    )
+
+
+# --- What is refused ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "vae/config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_a_missing_part_is_named(folder, missing):
+    """The message names the file that lacks and the layout that is expected."""
+    (folder / missing).unlink()
+    with pytest.raises(InputError) as caught:
+        load_prior(folder, device="cpu")
+    message = str(caught.value)
+    assert str(folder) in message
+    assert f"lacks {missing}" in message
+    for part in ("model_index.json", "transformer/", "vae/", "scheduler/"):
+        assert part in message
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_missing_weights(folder, part):
+    """A folder with configs and no weights is refused with the folder's name."""
+    (folder / part / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"can't be loaded.*diffusion_pytorch_model"):
+        load_prior(folder, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0"])
+@pytest.mark.parametrize("file", ["model_index.json", "vae/config.json"])
+def test_broken_json(folder, file, text):
+    """Empty, truncated or otherwise strange JSON is named."""
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match="JSON") as caught:
+        load_prior(folder, device="cpu")
+    assert file in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "found"), [("transformer", "UNet2DModel"), ("vae", "VQModel")]
+)
+def test_another_architecture(folder, part, found):
+    """A transformer or VAE of another class is named, with the expected one."""
+    edit(folder / part / "config.json", _class_name=found)
+    with pytest.raises(InputError, match=f"{part} is a {found}, expected a "):
+        load_prior(folder, device="cpu")
+
+
+def test_another_prediction_type(folder):
+    """A prior that predicts velocities would give garbage, so it is refused."""
+    edit(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
+    with pytest.raises(InputError, match=r"prediction_type.*v_prediction.*epsilon"):
+        load_prior(folder, device="cpu")
+
+
+def test_an_unknown_scheduler(folder):
+    """A scheduler class that diffusers lacks is refused."""
+    edit(folder / "model_index.json", scheduler=["diffusers", "NoSuchScheduler"])
+    with pytest.raises(InputError, match="NoSuchScheduler"):
+        load_prior(folder, device="cpu")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
+def test_truncated_weights(folder, keep):
+    """A download that stopped early is refused."""
+    content = (folder / DIT_WEIGHTS).read_bytes()
+    keep = int(keep * len(content)) if isinstance(keep, float) else keep
+    (folder / DIT_WEIGHTS).write_bytes(content[:keep])
+    with pytest.raises(InputError, match="can't be loaded") as caught:
+        load_prior(folder, device="cpu")
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor(folder):
+    """diffusers would fill the gap with random numbers; we refuse."""
+    weights = load_file(folder / DIT_WEIGHTS)
+    del weights["proj_out_2.weight"]
+    save_file(weights, folder / DIT_WEIGHTS, {"format": "pt"})
+    with pytest.raises(InputError, match=r"proj_out_2\.weight"):
+        load_prior(folder, device="cpu")
+
+
+def test_weights_of_another_shape(folder):
+    """Weights that don't fit the config are refused."""
+    edit(folder / "transformer/config.json", num_embeds_ada_norm=12)
+    with pytest.raises(InputError, match="can't be loaded"):
+        load_prior(folder, device="cpu")
+
+
+def test_a_vae_of_other_channels(folder):
+    """VAE and transformer must agree about the latents."""
+    from diffusers import AutoencoderKL
+
+    shutil.rmtree(folder / "vae")
+    AutoencoderKL(latent_channels=8, norm_num_groups=16).save_pretrained(folder / "vae")
+    with pytest.raises(InputError, match=r"8 latent channels.*expects 4"):
+        load_prior(folder, device="cpu")
+
+
+def test_pickled_weights_run_no_code(folder, tmp_path):
+    """Old folders hold pickles; a malicious one is refused and not executed."""
+    proof = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (proof,))
+
+    (folder / DIT_WEIGHTS).unlink()
+    path = folder / "transformer/diffusion_pytorch_model.bin"
+    path.write_bytes(pickle.dumps({"weight": Attack()}))
+    with pytest.raises(InputError, match="can't be loaded"):
+        load_prior(folder, device="cpu")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["no-such-prior", "./nowhere/prior", "a/b/c"])
+def test_an_unknown_name(name):
+    """Neither shipped nor a folder nor a hub id: all three are explained."""
+    with pytest.raises(InputError, match="shipped") as caught:
+        load_prior(name, device="cpu")
+    assert repr(name) in str(caught.value)
+    assert "folder" in str(caught.value)
+
+
+def test_a_hub_id_without_a_network(monkeypatch):
+    """The message says which files to put where, and what ships."""
+
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_network)
+    with pytest.raises(InputError, match="could not be fetched") as caught:
+        load_prior("facebook/DiT-XL-2-256", device="cpu")
+    message = str(caught.value)
+    for part in ("facebook/DiT-XL-2-256", "model_index.json", "transformer/", "vae/"):
+        assert part in message
+    for name in shipped_priors():
+        assert name in message
+    assert "\n" not in message
+
+
+def test_a_hub_id_is_fetched_without_the_rest_of_its_repository(
+    tiny_prior_folder, monkeypatch
+):
+    """Only the parts that are needed are asked for, and then loaded."""
+    asked = {}
+
+    def from_disk(name, **options):
+        asked[name] = options["allow_patterns"]
+        return str(tiny_prior_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", from_disk)
+    assert load_prior("owner/name", device="cpu").num_classes == 10
+    assert set(asked["owner/name"]) == {
+        "model_index.json",
+        "transformer/*",
+        "vae/*",
+        "scheduler/*",
+    }
+
+
+def test_devices():
+    """cpu is there, nonsense isn't."""
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(None).type in ("cpu", "cuda")
+    with pytest.raises(InputError, match=r"'abacus'.*expected cpu"):
+        resolve_device("abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_cuda(tiny_prior_folder):
+    """Asking for a GPU that isn't there says what to do."""
+    with pytest.raises(InputError, match=r"cuda.*--device cpu"):
+        load_prior(tiny_prior_folder, device="cuda")
+
+
+# --- Shipped files ------------------------------------------------------------------
+
+
+def ship(tiny_prior_folder, root):
+    """Lay out the tiny prior as one that ships, with its sums."""
+    target = root / "priors/fashion-mnist"
+    shutil.copytree(tiny_prior_folder, target)
+    files = sorted(p for p in target.rglob("*") if p.is_file())
+    lines = [f"{sha256(p)}  {p.relative_to(root).as_posix()}\n" for p in files]
+    (root / "SHA256SUMS").write_text("".join(lines))
+    return target
+
+
+def test_a_shipped_prior_loads_by_name(tiny_prior_folder, tmp_path, monkeypatch):
+    """A name finds the files below the assets, wherever the program runs."""
+    ship(tiny_prior_folder, tmp_path)
+    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert shipped_priors() == ["fashion-mnist"]
+    assert load_prior("fashion-mnist", device="cpu").info["name"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    "file", ["scheduler/scheduler_config.json", "diver_lite.json", DIT_WEIGHTS]
+)
+def test_one_flipped_bit_is_noticed(tiny_prior_folder, tmp_path, monkeypatch, file):
+    """A damaged shipped file is refused by its checksum, whatever file it is."""
+    path = ship(tiny_prior_folder, tmp_path) / file
+    content = bytearray(path.read_bytes())
+    content[np.random.default_rng(0).integers(len(content))] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    with pytest.raises(InputError, match=r"corrupted: expected sha256") as caught:
+        load_prior("fashion-mnist", device="cpu")
+    assert file in str(caught.value)

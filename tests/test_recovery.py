@@ -1,0 +1,754 @@
+"""DIVER against diffusers' own sampler, its equations, and its promises."""
+
+import itertools
+import math
+import random
+from dataclasses import asdict, replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diver_lite.assets import asset_path, list_assets
+from diver_lite.distilled import DistilledSet
+from diver_lite.errors import InputError
+from diver_lite.prior import Prior, shipped_priors
+from diver_lite.recovery import (
+    CHOICES,
+    WINDOWS,
+    RecoveryConfig,
+    draw_noise,
+    guidance_sigma,
+    guide,
+    inherit,
+    recover,
+    recover_steps,
+)
+
+LABELS = torch.tensor([3, 8])
+few_examples = settings(
+    deadline=None,
+    max_examples=8,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def noise_for(prior, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *prior.latent_shape, generator=generator)
+
+
+def last(steps):
+    *_, step = steps
+    return step
+
+
+def worst(found, expected):
+    """Return the largest error, relative to the largest expected value above 1."""
+    assert found.shape == expected.shape
+    assert found.isfinite().all()
+    scale = max(1.0, expected.abs().max().item())
+    return (found.double() - expected.double()).abs().max().item() / scale
+
+
+# --- Everything off: diffusers' DDIM ------------------------------------------------
+
+
+def ddim_of_diffusers(prior, labels, noise, steps, scale):
+    """Sample as `DiTPipeline` does, with the prior's own null class."""
+    scheduler = diffusers.DDIMScheduler.from_config(prior.scheduler.config)
+    scheduler.set_timesteps(steps)
+    channels, z = prior.latent_shape[0], noise
+    null = torch.full_like(labels, prior.num_classes)
+    for t in scheduler.timesteps:
+        times = t.expand(2 * len(z))
+        with torch.no_grad():
+            both = prior.transformer(
+                torch.cat([z, z]),
+                timestep=times,
+                class_labels=torch.cat([labels, null]),
+            ).sample[:, :channels]
+        cond, uncond = both.chunk(2)
+        eps = uncond + scale * (cond - uncond)
+        z = scheduler.step(eps, t, z, eta=0.0).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("which", ["tiny_prior", "tiny_learned_sigma_prior"])
+@pytest.mark.parametrize("scale", [1.0, 1.5, 4.0])
+@pytest.mark.parametrize("steps", [1, 7, 10, 50])
+def test_with_everything_off_it_is_ddim_of_diffusers(request, which, scale, steps):
+    """S3: no inheritance, gamma 0: the latents of `DDIMScheduler.step`, eta 0."""
+    prior = request.getfixturevalue(which)
+    noise = noise_for(prior, 2, seed=steps)
+    config = RecoveryConfig(
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        inheritance=False,
+        guidance_factor=0,
+        window="full",
+    )
+    z_0 = noise_for(prior, 2, seed=99) * 5  # must not matter
+    found = last(recover_steps(z_0, LABELS, prior, config, noise=noise)).latents
+    expected = ddim_of_diffusers(prior, LABELS, noise, steps, scale)
+    assert expected.std() > 0.1
+    assert worst(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_recover_equals_the_stock_pipeline(
+    tiny_learned_sigma_folder, tiny_learned_sigma_prior, tiny_set, scale
+):
+    """S3 to the pixels: `DiTPipeline` itself draws the same images from the noise."""
+    pipeline = diffusers.DiTPipeline.from_pretrained(tiny_learned_sigma_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    prior, chosen = tiny_learned_sigma_prior, tiny_set[[3, 17]]
+    classes = [207, 981, *range(8)]
+    expected = pipeline(
+        [classes[label] for label in chosen.labels],
+        guidance_scale=scale,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=6,
+        output_type="pt",
+    ).images
+    noise = torch.randn(
+        2, *prior.latent_shape, generator=torch.Generator().manual_seed(5)
+    )
+    config = RecoveryConfig(
+        num_inference_steps=6,
+        guidance_scale=scale,
+        inheritance=False,
+        guidance_factor=0,
+        window="none",
+    )
+    found = recover(
+        chosen, prior, config, noise=noise, class_map=classes, progress=False
+    ).images
+    assert expected.std() > 0.02
+    assert worst(found, expected) < 1e-5
+
+
+def open_with_stock_diffusers(folder, names):
+    pipeline = diffusers.DiTPipeline.from_pretrained(folder)
+    assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
+    assert pipeline.labels == {name: index for index, name in enumerate(names)}
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        pipeline.get_label_ids([names[0], names[-1]]),
+        guidance_scale=1,
+        generator=torch.Generator().manual_seed(0),
+        num_inference_steps=4,
+        output_type="pt",
+    ).images
+    assert images.shape == (2, 3, 32, 32)
+    assert images.isfinite().all()
+    assert images.std() > 0.01
+
+
+def test_stock_diffusers_opens_an_exported_prior(tiny_prior_folder, tiny_prior):
+    """An exported folder is a whole `DiTPipeline`, with class names."""
+    open_with_stock_diffusers(tiny_prior_folder, tiny_prior.class_names)
+
+
+def test_stock_diffusers_opens_the_shipped_prior():
+    """The prior that ships is there, and a stock `DiTPipeline` samples from it."""
+    from diver_lite.data import FASHION_MNIST_CLASSES
+
+    assert "fashion-mnist" in shipped_priors()
+    files = list_assets("priors/fashion-mnist/")
+    index = asset_path("priors/fashion-mnist/model_index.json")
+    assert {name.split("/")[2] for name in files} >= {"transformer", "vae", "scheduler"}
+    open_with_stock_diffusers(index.parent, FASHION_MNIST_CLASSES)
+
+
+# --- The equations, written a second time -------------------------------------------
+# From sections 2 and 3 of the project's page on the algorithm, not from recovery.py:
+# one image at a time, abar in numpy's float64, no scheduler, no classifier-free batch.
+
+T = 1000
+ABAR = np.cumprod(1 - np.linspace(1e-4, 0.02, T))
+PHASES = {
+    "published": (816, 510),
+    "late": (400, -1),
+    "early": (1000, 816),
+    "full": (1000, -1),
+    "none": (-1, -1),
+}
+
+
+def naive_timesteps(o):
+    steps = o["num_inference_steps"]
+    grid = [(k - 1) * (T // steps) for k in range(steps, 0, -1)]
+    if not o["inheritance"] or o["start"] == "published":
+        return grid
+    start = o["noise_timestep"] if o["start"] == "matched" else o["start"]
+    visited = [start]
+    for t in grid:
+        if t < start:
+            visited.append(t)
+    return visited
+
+
+SEEN = {}  # combinations share their first steps
+
+
+def naive_forward(prior, z, t, y):
+    key = (id(prior), z.tobytes(), t, y)
+    if key not in SEEN:
+        with torch.no_grad():
+            out = prior.transformer(
+                torch.from_numpy(z[None]).float(),
+                timestep=torch.tensor([t]),
+                class_labels=torch.tensor([y]),
+            ).sample
+        SEEN[key] = out[0, : len(z)].double().numpy()
+    return SEEN[key]
+
+
+def naive_eps(prior, z, t, label, scale, channels):
+    eps_c = naive_forward(prior, z, t, label)
+    eps_u = naive_forward(prior, z, t, prior.num_classes)  # "no class"
+    eps = np.empty_like(z)
+    for channel in range(len(z)):
+        if channels == "first-3" and channel >= 3:
+            eps[channel] = eps_c[channel]
+        else:
+            eps[channel] = eps_u[channel] + scale * (eps_c[channel] - eps_u[channel])
+    return eps
+
+
+def naive_sigma(kind, abar, abar_next):
+    if kind == "posterior":
+        beta = 1 - abar / abar_next
+        return math.sqrt((1 - abar_next) / (1 - abar) * beta)
+    return {
+        "marginal": math.sqrt(1 - abar),
+        "signal": math.sqrt(abar),
+        "one": 1.0,
+    }[kind]
+
+
+def naive_encode(prior, image, o, posterior_noise):
+    if o["clip_input"]:
+        image = image.clamp(0, 1)
+    with torch.no_grad():
+        latent = prior.vae.encode(2 * image[None] - 1).latent_dist
+    z_0 = latent.mean[0]
+    if o["vae_posterior"] == "sample":
+        z_0 = z_0 + torch.exp(0.5 * latent.logvar[0]) * posterior_noise
+    return (z_0 * prior.vae.config.scaling_factor).double().numpy()
+
+
+def naive_diver(prior, z_0, label, noise, o):
+    """Return the final latent of one image, and how often SG acted."""
+    window = o["window"]
+    high, low = PHASES[window] if isinstance(window, str) else window
+    z_k, acted = noise.copy(), 0
+    if o["inheritance"]:
+        abar = ABAR[o["noise_timestep"]]
+        z_k = math.sqrt(abar) * z_0 + math.sqrt(1 - abar) * noise
+    visited = naive_timesteps(o)
+    for position, t in enumerate(visited):
+        abar = ABAR[t]
+        final = position == len(visited) - 1
+        abar_next = 1.0 if final else ABAR[visited[position + 1]]
+        eps = naive_eps(
+            prior, z_k, t, label, o["guidance_scale"], o["guidance_channels"]
+        )
+        x_0 = (z_k - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        s = math.sqrt(abar_next) * x_0 + math.sqrt(1 - abar_next) * eps
+        gradient = 0.0
+        if high >= t > low:  # z_{k-1} = s(z_k) - gamma sigma_k (. - z_0)
+            pulled = {"latent": z_k, "x0": x_0}[o["guidance_target"]]
+            sigma = naive_sigma(o["guidance_sigma"], abar, abar_next)
+            gradient = sigma * (pulled - z_0)
+            acted += 1
+        z_k = s - o["guidance_factor"] * gradient
+    return z_k, acted
+
+
+class Spy(Prior):
+    """A prior that remembers what it was asked to decode, and needn't decode it."""
+
+    for_real = True
+
+    def decode(self, latents):
+        self.decoded = latents
+        return super().decode(latents) if self.for_real else torch.zeros(2, 3, 32, 32)
+
+
+def spy_on(prior):
+    return Spy(
+        prior.transformer, prior.vae, prior.scheduler, prior.class_names, prior.info
+    )
+
+
+def check_against_equations(prior, distilled, config, seed=11, pixels=True):
+    """Compare latents and pixels of `recover`; return how often SG acted."""
+    spy, o = spy_on(prior), asdict(config)
+    spy.for_real = pixels
+    result = recover(distilled, spy, config, seed=seed, progress=False)
+    for index in range(len(distilled)):
+        drawn = draw_noise(prior.latent_shape, [index], seed, draws=2)
+        noise, posterior_noise = (draw[0] for draw in drawn)
+        z_0 = naive_encode(prior, distilled.images[index], o, posterior_noise)
+        label = int(distilled.labels[index])
+        expected, acted = naive_diver(prior, z_0, label, noise.double().numpy(), o)
+        expected = torch.from_numpy(expected)
+        assert worst(spy.decoded[index], expected) < 1e-5, config
+        if pixels:
+            scaled = expected[None].float() / prior.vae.config.scaling_factor
+            with torch.no_grad():
+                image = prior.vae.decode(scaled).sample[0]
+            assert worst(result.images[index], (image / 2 + 0.5).clamp(0, 1)) < 1e-5
+    return acted
+
+
+OPTIONS = {
+    "guidance_target": ("latent", "x0"),
+    "guidance_sigma": ("posterior", "marginal", "signal", "one"),
+    "guidance_channels": ("all", "first-3"),
+    "clip_input": (True, False),
+    "vae_posterior": ("mode", "sample"),
+}
+STARTS = ("published", "matched", 850)
+ACTS = {  # how often SG acts, by start: the grid is 800, 600, 400, 200, 0;
+    "published": (2, 2, 2),  # from 650: 650, 600, ..., 0; from 850: 850, 800, ..., 0
+    "late": (3, 3, 3),
+    "early": (0, 0, 1),
+    "full": (5, 5, 6),
+    "none": (0, 0, 0),
+    (700, 300): (2, 3, 2),
+}
+
+
+def test_every_choice_is_covered():
+    """The product below leaves out no value that the package offers."""
+    for name, allowed in CHOICES.items():
+        assert set(OPTIONS[name]) == set(allowed)
+    assert {*WINDOWS, "none"} == {w for w in ACTS if isinstance(w, str)}
+    assert {name: PHASES[name] for name in WINDOWS} == WINDOWS
+
+
+@pytest.mark.parametrize("window", ACTS)
+@pytest.mark.parametrize("start", STARTS)
+def test_every_combination_follows_the_equations(tiny_prior, tiny_set, start, window):
+    """S5: all options in all combinations, on a batch of two images."""
+    pair = tiny_set[[6, 15]]
+    for values in itertools.product(*OPTIONS.values()):
+        config = RecoveryConfig(
+            num_inference_steps=5,
+            guidance_scale=2.0,
+            guidance_factor=0.3,
+            noise_timestep=650,
+            start=start,
+            window=window,
+            **dict(zip(OPTIONS, values, strict=True)),
+        )
+        acted = check_against_equations(tiny_prior, pair, config, pixels=False)
+        assert acted == ACTS[window][STARTS.index(start)]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_random_settings_follow_the_equations(
+    tiny_learned_sigma_prior, tiny_set, number
+):
+    """S5 with other numbers, and a prior that learned its variance."""
+    draw = random.Random(number)
+    high = draw.randrange(200, 1001)
+    config = RecoveryConfig(
+        num_inference_steps=draw.choice([3, 10, 15]),
+        guidance_scale=draw.choice([1.0, 1.5, 4.0]),
+        guidance_factor=draw.choice([0.02, 0.1, 0.5]),
+        noise_timestep=draw.randrange(1000),
+        start=draw.choice(["published", "matched", draw.randrange(1000)]),
+        window=(high, draw.randrange(-1, high)),
+        inheritance=draw.random() < 0.8,
+        **{name: draw.choice(values) for name, values in OPTIONS.items()},
+    )
+    names = tuple(tiny_learned_sigma_prior.class_names)
+    pair = DistilledSet(tiny_set.images[:2], torch.tensor([7, 998]), names)
+    check_against_equations(tiny_learned_sigma_prior, pair, config)
+
+
+def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
+    """S5 for `published()`: its fields, and 50 steps against the equations."""
+    config = RecoveryConfig.published()
+    assert asdict(config) == {
+        "num_inference_steps": 50,
+        "guidance_scale": 4.0,
+        "guidance_channels": "all",
+        "inheritance": True,
+        "noise_timestep": 510,
+        "start": "published",
+        "guidance_factor": 0.1,
+        "guidance_target": "latent",
+        "guidance_sigma": "posterior",
+        "window": "published",
+        "clip_input": False,
+        "vae_posterior": "mode",
+    }
+    assert WINDOWS[config.window] == (816, 510)
+    assert config.timesteps(tiny_prior) == list(range(980, -1, -20))
+    acted = check_against_equations(tiny_prior, tiny_set[[0, 19]], config)
+    assert acted == 15  # t_h >= k > t_l with [40, 25]
+    assert RecoveryConfig.published(guidance_factor=0.02).guidance_factor == 0.02
+
+
+def test_the_default_guides_at_some_step(tiny_prior, tiny_set):
+    """A default with a guidance factor must not be one that never guides."""
+    config = RecoveryConfig()
+    z_0 = noise_for(tiny_prior, 2)
+    steps = recover_steps(z_0, LABELS, tiny_prior, config, noise=z_0)
+    acts = any(step.guided for step in steps)
+    assert acts == (config.guidance_factor > 0 and config.window != "none")
+
+
+# --- inherit, guide, sigma ----------------------------------------------------------
+
+
+def test_inherit_at_both_ends_and_in_between():
+    """abar 1 gives the latents back, 0 the noise; variances add up in between."""
+    generator = torch.Generator().manual_seed(0)
+    z_0 = 2 * torch.randn(64, 4, 16, 16, generator=generator) + 1
+    noise = torch.randn(z_0.shape, generator=generator)
+    assert torch.equal(inherit(z_0, noise, 1.0), z_0)
+    assert torch.equal(inherit(z_0, noise, 0.0), noise)
+    for abar in (0.1, 0.5, 0.9):
+        z = inherit(z_0, noise, torch.tensor(abar))
+        assert z.mean().item() == pytest.approx(math.sqrt(abar), abs=0.02)
+        assert z.var().item() == pytest.approx(abar * 4 + 1 - abar, rel=0.02)
+
+
+def test_guide_descends_the_gradient_of_g():
+    """guide() is latents - gamma grad G, with the gradient taken by autograd."""
+    generator = torch.Generator().manual_seed(1)
+    moved, pulled, z_0 = torch.randn(3, 2, 4, 8, 8, generator=generator)
+    sigma, gamma = torch.tensor(0.37), 0.8
+    variable = pulled.clone().requires_grad_(True)
+    g = sigma / 2 * (variable - z_0).square().sum()
+    (gradient,) = torch.autograd.grad(g, variable)
+    found = guide(moved, pulled - z_0, sigma, gamma)
+    assert not torch.allclose(found, moved)
+    assert torch.allclose(found, moved - gamma * gradient, atol=1e-6)
+
+
+def test_the_posterior_sigma_is_the_one_of_ddpm(tiny_prior):
+    """Over neighbouring timesteps, sigma_k^2 is what DDPMScheduler calls variance."""
+    scheduler = diffusers.DDPMScheduler(beta_start=1e-4, beta_end=0.02)
+    scheduler.set_timesteps(50)
+    abar = scheduler.alphas_cumprod
+    for t in (980, 500, 20):
+        sigma = guidance_sigma("posterior", abar[t], abar[t - 20])
+        variance = scheduler._get_variance(t)
+        assert sigma.square().item() == pytest.approx(variance.item(), rel=1e-3)
+    assert guidance_sigma("posterior", abar[0], torch.tensor(1.0)) == 0
+
+
+# --- Steps, phases, fractions -------------------------------------------------------
+
+
+def test_steps_report_what_happened(tiny_prior):
+    """Every field of Step, for every step of a matched start."""
+    config = RecoveryConfig(
+        num_inference_steps=10, noise_timestep=650, window=(600, 300)
+    )
+    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
+    steps = list(recover_steps(z_0, LABELS, tiny_prior, config, noise=noise))
+    assert [s.timestep for s in steps] == [650, 600, 500, 400, 300, 200, 100, 0]
+    assert [s.timestep for s in steps] == config.timesteps(tiny_prior)
+    assert [s.phase for s in steps] == (
+        ["chaotic"] + ["semantic"] * 3 + ["refinement"] * 4
+    )
+    assert [s.guided for s in steps] == [s.phase == "semantic" for s in steps]
+    for step in steps:
+        assert step.latents.shape == step.pred_original.shape == z_0.shape
+        assert step.latents.isfinite().all()
+    # the last update removes all noise: its result is the predicted clean latent
+    assert torch.allclose(steps[-1].latents, steps[-1].pred_original, atol=1e-6)
+    assert not torch.allclose(steps[0].latents, steps[0].pred_original)
+
+
+@pytest.mark.parametrize(
+    ("window", "high", "low"),
+    [
+        ("published", 816, 510),
+        ("none", 816, 510),  # phases keep their names where nothing guides
+        ((700, 300), 700, 300),
+        ((0.7, 0.3), 700, 300),
+    ],
+)
+def test_phases_change_exactly_at_the_boundaries(window, high, low):
+    """high >= t > low is "semantic": the upper bound belongs to it, the lower not."""
+    config = RecoveryConfig(window=window)
+    assert config.phase(high + 1) == "chaotic"
+    assert config.phase(high) == "semantic"
+    assert config.phase(low + 1) == "semantic"
+    assert config.phase(low) == "refinement"
+
+
+def test_late_early_and_full_windows():
+    """The presets reach the ends of the schedule."""
+    late, early, full = (RecoveryConfig(window=w) for w in ("late", "early", "full"))
+    assert [late.phase(t) for t in (401, 400, 0)] == ["chaotic", *["semantic"] * 2]
+    assert [early.phase(t) for t in (999, 817, 816)] == [
+        *["semantic"] * 2,
+        "refinement",
+    ]
+    assert {full.phase(t) for t in range(1000)} == {"semantic"}
+
+
+def test_fractions_mean_timesteps(tiny_prior):
+    """A fraction of T is the timestep it names, for every field that takes one."""
+    fractions = RecoveryConfig(noise_timestep=0.65, start=0.85, window=(0.816, 0.51))
+    timesteps = RecoveryConfig(noise_timestep=650, start=850, window=(816, 510))
+    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
+    found, expected = (
+        list(
+            recover_steps(
+                z_0,
+                LABELS,
+                tiny_prior,
+                replace(config, num_inference_steps=5),
+                noise=noise,
+            )
+        )
+        for config in (fractions, timesteps)
+    )
+    assert [s.timestep for s in found] == [850, 800, 600, 400, 200, 0]
+    assert [(s.timestep, s.phase) for s in found] == [
+        (s.timestep, s.phase) for s in expected
+    ]
+    assert torch.equal(found[-1].latents, expected[-1].latents)
+
+
+def test_a_matched_start_is_not_visited_twice(tiny_prior):
+    """A noise level on the grid is visited once, and one below it ends the grid."""
+    on_grid = RecoveryConfig(num_inference_steps=10, noise_timestep=300)
+    assert on_grid.timesteps(tiny_prior) == [300, 200, 100, 0]
+    clean = replace(on_grid, noise_timestep=0)
+    assert clean.timesteps(tiny_prior) == [0]
+    no_si = replace(on_grid, inheritance=False)
+    assert no_si.timesteps(tiny_prior) == list(range(900, -1, -100))
+
+
+def test_no_factor_and_no_window_are_the_same(tiny_prior, tiny_set):
+    """gamma = 0 gives the bytes of window "none"; a factor in a window doesn't."""
+    base = RecoveryConfig(num_inference_steps=5, noise_timestep=700, window="full")
+    run = lambda config: recover(tiny_set, tiny_prior, config, progress=False).images  # noqa: E731
+    off = run(replace(base, guidance_factor=0))
+    assert torch.equal(off, run(replace(base, window="none")))
+    assert not torch.allclose(off, run(base), atol=1e-3)
+
+
+# --- Noise, batches, order ----------------------------------------------------------
+
+QUICK = RecoveryConfig(num_inference_steps=4, noise_timestep=700)
+
+
+def run(distilled, prior, **options):
+    options = {"seed": 3, "batch_size": 20, "progress": False} | options
+    return recover(distilled, prior, options.pop("config", QUICK), **options).images
+
+
+@few_examples
+@given(batch_size=st.integers(1, 25), posterior=st.sampled_from(["mode", "sample"]))
+def test_the_batch_size_changes_nothing(tiny_prior, tiny_set, batch_size, posterior):
+    """S4: any split into batches gives the same images."""
+    config = replace(QUICK, vae_posterior=posterior)
+    whole = run(tiny_set, tiny_prior, config=config)
+    split = run(tiny_set, tiny_prior, config=config, batch_size=batch_size)
+    assert worst(split, whole) < 1e-5
+
+
+@few_examples
+@given(order=st.permutations(range(20)))
+def test_the_order_changes_nothing(tiny_prior, tiny_set, order):
+    """S4: images permuted together with their noise come out permuted."""
+    noise = noise_for(tiny_prior, 20)
+    straight = run(tiny_set, tiny_prior, noise=noise)
+    permuted = run(tiny_set[order], tiny_prior, noise=noise[order])
+    assert worst(permuted, straight[order]) < 1e-5
+
+
+@few_examples
+@given(count=st.integers(1, 19))
+def test_the_first_images_do_not_know_of_the_rest(tiny_prior, tiny_set, count):
+    """S4: the first k images alone equal the first k of the whole set."""
+    whole = run(tiny_set, tiny_prior)
+    assert worst(run(tiny_set[:count], tiny_prior), whole[:count]) < 1e-5
+
+
+@few_examples
+@given(seed=st.integers(0, 2**31 - 1))
+def test_a_seed_fixes_every_byte(tiny_prior, tiny_set, seed):
+    """S4: one seed, the same bytes; another seed, other images."""
+    few = tiny_set[:4]
+    first = run(few, tiny_prior, seed=seed)
+    assert torch.equal(first, run(few, tiny_prior, seed=seed))
+    other = run(few, tiny_prior, seed=(seed + 1) % 2**31)
+    assert (first - other).flatten(1).abs().amax(dim=1).min() > 1e-3
+
+
+def test_the_noise_of_an_image_is_its_own():
+    """Noise depends on (seed, index) alone and no two images share it."""
+    shape = (4, 16, 16)
+    (all_noise,) = draw_noise(shape, range(6), seed=2)
+    for index in (0, 3, 5):
+        (alone,) = draw_noise(shape, [index], seed=2)
+        assert torch.equal(alone[0], all_noise[index])
+    (other_seed,) = draw_noise(shape, range(6), seed=3)
+    flat = torch.cat([all_noise, other_seed]).flatten(1)
+    correlation = torch.corrcoef(flat) - torch.eye(12)
+    assert correlation.abs().max() < 0.15
+    assert flat.mean().abs() < 0.03
+    assert flat.std().item() == pytest.approx(1, abs=0.03)
+    first, second = draw_noise(shape, range(6), seed=2, draws=2)
+    assert not torch.allclose(first, second)
+
+
+def test_given_noise_is_what_is_used(tiny_prior, tiny_set):
+    """The noise of (seed, i), passed explicitly, changes nothing."""
+    (noise,) = draw_noise(tiny_prior.latent_shape, range(20), seed=3)
+    drawn = run(tiny_set, tiny_prior)
+    assert torch.equal(run(tiny_set, tiny_prior, noise=noise), drawn)
+
+
+def test_neither_the_global_generator_nor_the_input_is_touched(tiny_prior, tiny_set):
+    """recover() leaves torch's random state, the set and the prior as they were."""
+    before, state = tiny_set.images.clone(), torch.get_rng_state()
+    weights = [p.clone() for p in tiny_prior.transformer.parameters()]
+    steps = tiny_prior.scheduler.num_inference_steps
+    run(tiny_set, tiny_prior)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(tiny_set.images, before)
+    assert tiny_prior.scheduler.num_inference_steps == steps
+    for old, new in zip(weights, tiny_prior.transformer.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+# --- What comes back ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (64, 64), (48, 40)])
+def test_images_come_back_in_their_size(tiny_prior, tiny_set, size):
+    """Padded (28), as they are (32), resized (64) or squashed (48x40): same size."""
+    images = torch.nn.functional.interpolate(tiny_set.images, size)
+    if size == (28, 28):
+        images = images.mean(1, keepdim=True).repeat(1, 3, 1, 1)  # grey turned RGB
+    names = tiny_set.class_names
+    result = recover(
+        DistilledSet(images, tiny_set.labels, names), tiny_prior, QUICK, progress=False
+    )
+    assert result.images.shape == images.shape
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert result.images.std() > 0.02
+
+
+def test_padding_is_undone_exactly(tiny_prior, tiny_set):
+    """A 28x28 image is refined as its padded 32x32 one, then cropped."""
+    small = DistilledSet(
+        tiny_set.images[..., 2:30, 2:30], tiny_set.labels, tiny_set.class_names
+    )
+    padded = DistilledSet(
+        torch.nn.functional.pad(small.images, (2, 2, 2, 2)),
+        small.labels,
+        small.class_names,
+    )
+    assert torch.equal(run(small, tiny_prior), run(padded, tiny_prior)[..., 2:30, 2:30])
+
+
+def test_labels_names_and_the_record_are_kept(tiny_prior, tiny_set, tmp_path):
+    """The result is a set with all it came with, and says how it was made."""
+    soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    given_set = replace(tiny_set, soft_labels=soft)
+    out = tmp_path / "deep" / "result.safetensors"
+    config = replace(QUICK, window=(0.8, 0.1))
+    result = recover(given_set, tiny_prior, config, seed=42, progress=False, out=out)
+    assert torch.equal(result.labels, tiny_set.labels)
+    assert result.class_names == tiny_set.class_names
+    assert torch.equal(result.soft_labels, soft)
+    record = result.provenance
+    assert record["method"] == "DIVER"
+    assert record["seed"] == 42
+    assert record["prior"] == "tiny"
+    assert record["source"] == tiny_set.provenance
+    again = dict(record["config"], window=tuple(record["config"]["window"]))
+    assert RecoveryConfig(**again) == config
+    stored = DistilledSet.load(out)
+    assert torch.equal(stored.images, result.images)
+    assert stored.provenance == record
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+def test_class_labels_matter_and_can_be_mapped(tiny_prior, tiny_set):
+    """Another class gives another image; the map decides, position by position."""
+    plain = run(tiny_set, tiny_prior)
+    assert torch.equal(run(tiny_set, tiny_prior, class_map=range(10)), plain)
+    shifted = run(tiny_set, tiny_prior, class_map=[*range(1, 10), 0])
+    assert (shifted - plain).flatten(1).abs().amax(dim=1).min() > 1e-3
+
+
+# --- Bad settings -------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+BAD_VALUES = [
+    *[("num_inference_steps", v) for v in (0, -1, 2.5, "50", None, 1001)],
+    *[("guidance_scale", v) for v in (0.5, -4, NAN, INF, "4", None)],
+    *[("guidance_channels", v) for v in ("first-4", None, 3)],
+    *[("inheritance", v) for v in ("no", "false", None)],
+    *[("noise_timestep", v) for v in (1000, -1, 1.5, NAN, INF, "500", None)],
+    *[("start", v) for v in ("middle", 1000, -1, 1.5, NAN, None)],
+    *[("guidance_factor", v) for v in (-0.1, NAN, INF, "0.1", None)],
+    *[("guidance_target", v) for v in ("z", None)],
+    *[("guidance_sigma", v) for v in ("beta", None)],
+    ("window", "middle"),
+    *[("window", v) for v in ((1, 2, 3), (100, 500), (2000, 1), (900, -2))],
+    *[("window", v) for v in (("a", 1), (NAN, 1), 5, None)],
+    *[("clip_input", v) for v in ("yes", None)],
+    *[("vae_posterior", v) for v in ("max", None)],
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_VALUES)
+def test_a_bad_setting_is_named_with_its_value(tiny_prior, tiny_set, field, value):
+    """One InputError that names the field and what was found, before any image."""
+    spy = spy_on(tiny_prior)
+    with pytest.raises(InputError, match=field) as caught:
+        recover(tiny_set, spy, RecoveryConfig(**{field: value}), progress=False)
+    found = value if isinstance(value, tuple) else [value]
+    assert any(repr(v) in str(caught.value) for v in (value, *found))
+    assert not hasattr(spy, "decoded")
+
+
+def test_every_field_has_a_bad_value():
+    """The table above forgets no field."""
+    assert {name for name, _ in BAD_VALUES} == set(asdict(RecoveryConfig()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**31),
+        ("seed", 1.5),
+        ("batch_size", 0),
+        ("batch_size", -3),
+        ("noise", torch.zeros(3, 4, 16, 16)),
+        ("noise", torch.zeros(20, 4, 8, 8)),
+        ("class_map", [0, 1]),
+        ("class_map", [10] * 10),
+        ("class_map", [-1] * 10),
+    ],
+)
+def test_bad_arguments_of_recover(tiny_prior, tiny_set, tmp_path, field, value):
+    """Arguments out of range are named, and nothing is written."""
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(InputError, match=field):
+        recover(tiny_set, tiny_prior, QUICK, out=out, progress=False, **{field: value})
+    assert [*tmp_path.iterdir()] == []
