@@ -64,7 +64,7 @@ class PriorRecipe:
 
 
 RECIPES = {
-    # sized for two CPU cores and about 90 minutes: the shipped prior was made so
+    # sized for two CPU cores and about 75 minutes: the shipped prior was made so
     "fashion-mnist": PriorRecipe(
         dataset="fashion-mnist",
         flip=False,
@@ -77,7 +77,7 @@ RECIPES = {
         vae_steps=2_500,
         vae_batch=64,
         vae_lr=1e-3,
-        dit_steps=12_000,
+        dit_steps=6_600,
         dit_batch=128,
         dit_lr=6e-4,
         ema_decay=0.999,
