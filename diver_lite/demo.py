@@ -58,7 +58,7 @@ def run_demo(
     from diver_lite.data import load_dataset
     from diver_lite.distilled import load_distilled
     from diver_lite.evaluate import cross_architecture, summarise
-    from diver_lite.figures import image_grid
+    from diver_lite.figures import image_grid, squeeze
     from diver_lite.prior import load_prior
     from diver_lite.recovery import RecoveryConfig, recover
 
@@ -93,7 +93,8 @@ def run_demo(
     first = [int((distilled.labels == c).nonzero()[0]) for c in range(10)]
     figure = image_grid(
         {
-            "distilled (DM)": distilled.images[first],
+            "distilled, squeezed": squeeze(distilled.images[first]),
+            "distilled, cut off": distilled.images[first],
             "through the VAE": sets["VAE only"].images[first],
             "DIVER": recovered.images[first],
         },
@@ -152,13 +153,13 @@ table.numbers td {{ font-variant-numeric: tabular-nums; white-space: nowrap }}
 code {{ background: #f3f3f3; padding: .1rem .3rem }}
 </style></head><body>
 <h1>What DIVER did to a distilled Fashion-MNIST</h1>
-<p>The first row shows images that dataset distillation optimised, pixel by pixel,
-against one small ConvNet. A network of another kind learns little from them. The
-second row shows the same images after the autoencoder alone, the last row after
-DIVER: noised, and denoised by a diffusion model that knows what garments look
-like.</p>
-<img alt="Three rows of ten images: distilled noise, its reconstruction, and the
-recovered garments" src="data:image/png;base64,{picture}">
+<p>The first two rows show images that dataset distillation optimised, pixel by pixel,
+against one small ConvNet: once with each image's whole range of values squeezed into
+the visible one, once cut off at black and white. The third row shows them after the
+autoencoder alone, the last row after DIVER: noised, and denoised by a diffusion model
+that knows what garments look like.</p>
+<img alt="Four rows of ten images: distilled noise, shown in two ways, reconstructed,
+and recovered as garments" src="data:image/png;base64,{picture}">
 <h2>What networks learn from each set</h2>
 <p>Top-1 accuracy in percent on real test images, mean ± standard deviation over
 seeds. ConvNet is the kind of network the set was distilled on; "unseen" is the mean

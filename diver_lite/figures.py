@@ -109,6 +109,18 @@ def image_grid(
     return _finish(fig, ax, len(rows), columns, title)
 
 
+def squeeze(images: Tensor) -> Tensor:
+    """Map each image's own range of values to [0, 1], so that nothing is cut off.
+
+    Args:
+        images: (N,3,H,W) float of any range, as Stage I leaves them.
+
+    Source: ours: distilled pixels run far outside the visible range.
+    """
+    low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
+    return (images - low) / (high - low).clamp(min=1e-12)
+
+
 def latent_grid(
     rows: Mapping[str, Tensor],
     column_titles: Sequence[str] | None = None,

@@ -82,7 +82,7 @@ class RecoveryConfig:
     guidance_scale: float = 1.5
     guidance_channels: str = "all"
     inheritance: bool = True
-    noise_timestep: int | float = 500
+    noise_timestep: int | float = 700
     start: str | int | float = "matched"
     guidance_factor: float = 0.1
     guidance_target: str = "x0"
