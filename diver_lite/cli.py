@@ -285,9 +285,11 @@ def main(arguments: list[str] | None = None) -> None:
         message = " ".join(str(error).split())
         print(f"diver-lite: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("diver-lite: interrupted; nothing half-written remains", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as exit:
+        if exit.code == 130:  # what typer makes of Ctrl-C
+            message = "\ndiver-lite: interrupted; nothing half-written remains"
+            print(message, file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.assets import asset_path
-from diver_lite.errors import InputError
+from diver_lite.errors import InputError, first_line
 
 FASHION_MNIST_CLASSES = (
     "T-shirt",
@@ -293,7 +293,7 @@ def _image_folder(folder: Path, split: str, image_size: int | None) -> Dataset:
     except (FileNotFoundError, OSError) as error:
         raise InputError(
             f"image folder {folder / subset}: expected one sub-folder per class with "
-            f"images in it ({str(error).splitlines()[0]})"
+            f"images in it ({first_line(error)})"
         ) from None
     labels = torch.tensor(data.targets)
     indices = torch.arange(len(labels))

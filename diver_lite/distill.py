@@ -75,6 +75,8 @@ def distill(
     for name, value in {"ipc": ipc, "steps": steps, "real_batch": real_batch}.items():
         if value < 1:
             raise InputError(f"{name} is {value}; expected an integer >= 1")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed is {seed}; expected 0 .. 2^31 - 1")
     images, labels, class_names = dataset
     counts = torch.bincount(labels, minlength=len(class_names))
     if counts.min() < ipc:

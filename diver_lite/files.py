@@ -12,6 +12,9 @@ from pathlib import Path
 
 from diver_lite.errors import InputError
 
+# In every folder that this package wrote: only such a folder is ever overwritten.
+MARKER = ".diver-lite"
+
 
 @contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
@@ -31,10 +34,13 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary = scratch / path.name
     try:
         yield temporary
+        if temporary.is_dir():
+            (temporary / MARKER).touch()
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -50,13 +56,19 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
             f"output {path} exists already; choose another path or pass overwrite "
             "(--overwrite on the command line)"
         )
+    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
+        raise InputError(
+            f"output {path} is a folder that diver_lite did not write; it is not "
+            "overwritten: choose another path or delete it yourself"
+        )
+    # look at the nearest folder there is: a check must not leave new ones behind
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(
-            f"output {path}: the folder {path.parent} can't be written to "
+            f"output {path}: the folder {folder} can't be written to "
             f"({error.strerror or error})"
         ) from None
 

@@ -303,6 +303,10 @@ def _read_dc(job: _Job) -> Parts:
     Undone: mean and std of the data set; a single grey channel.
     """
     images, labels = job.dict_pair()
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'dc' expects integers (N,)"
+        )
     return job.finish(job.denormalise(images, "dc"), labels)
 
 

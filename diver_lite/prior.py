@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.errors import InputError
+from diver_lite.errors import InputError, first_line
 
 PARTS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -290,7 +290,7 @@ def _load_folder(root: Path) -> Prior:
         )
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
-            f"prior folder {root} can't be loaded: {str(error).splitlines()[0]}"
+            f"prior folder {root} can't be loaded: {first_line(error)}"
         ) from None
     if scheduler.config.prediction_type != "epsilon":
         raise InputError(

@@ -10,6 +10,7 @@ choice that the paper leaves open is a field of `RecoveryConfig`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -427,8 +428,8 @@ def prior_classes(
 ) -> Tensor:
     """Return the prior's class for each image.
 
-    Without a map, classes are found by name; a set of exactly as many classes as the
-    prior has, none of whose names it knows, is taken to be in the prior's order.
+    Without a map, classes are found by name. Where one side has no names, only numbers,
+    a set of exactly as many classes as the prior's is taken to be in its order.
 
     Args:
         distilled: the set.
@@ -446,7 +447,9 @@ def prior_classes(
     if class_map is None:
         if all(name in known for name in names):
             class_map = [known[name] for name in names]
-        elif len(names) == prior.num_classes and known.keys().isdisjoint(names):
+        elif len(names) == prior.num_classes and (
+            _are_numbers(names) or _are_numbers(prior.class_names)
+        ):
             class_map = range(len(names))
         else:
             strange = next(name for name in names if name not in known)
@@ -467,3 +470,7 @@ def prior_classes(
             f"{prior.num_classes - 1}"
         )
     return table[distilled.labels]
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"(class|new)?[ _]?\d+", name) for name in names)

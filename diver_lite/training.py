@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.data import load_dataset
-from diver_lite.errors import InputError
-from diver_lite.files import atomic_path
+from diver_lite.errors import InputError, first_line
+from diver_lite.files import atomic_path, check_writable
 from diver_lite.prior import resolve_device
 
 
@@ -136,17 +136,26 @@ def train_prior(
         recipe = replace(recipe or RECIPES[name], **changes)
     except TypeError as error:
         raise InputError(f"recipe {name!r}: {error}") from None
+    for field in ("vae_steps", "dit_steps"):
+        if (value := getattr(recipe, field)) < 1:
+            raise InputError(f"{field} is {value}; expected an integer >= 1")
     device = resolve_device(device)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"output {out} is a file; expected a working folder")
+    check_writable(out / "vae.pt", overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
+    out.mkdir(parents=True, exist_ok=True)
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
     options = {"deadline": deadline, "progress": progress}
 
     images = (images[:, :1] if _is_grey(images) else images).to(device)
-    vae = build_vae(recipe).to(device)
+    with torch.random.fork_rng(devices=[]):  # initial weights are always the same
+        torch.manual_seed(0)
+        vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
+    vae, dit = vae.to(device), dit.to(device)
     done = _optimise(
         vae,
         lambda model, g: _vae_loss(model, images, recipe, g),
@@ -163,7 +172,6 @@ def train_prior(
     latents, scaling_factor = _encode_all(vae, images, recipe.flip)
     vae.register_to_config(scaling_factor=scaling_factor)
 
-    dit = build_dit(recipe, len(class_names)).to(device)
     labels = labels.to(device)
     done = _optimise(
         dit,
@@ -419,7 +427,7 @@ def _load_checkpoint(path: Path, model, average, optimizer, device) -> int:
     except Exception as error:  # truncated, or of networks of another shape
         raise InputError(
             f"checkpoint {path} does not fit this recipe "
-            f"({str(error).splitlines()[0]}); choose another folder or delete it"
+            f"({first_line(error)}); choose another folder or delete it"
         ) from None
     return state["step"]
 

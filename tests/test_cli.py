@@ -382,7 +382,11 @@ BAD_SETTINGS = {
     "no equals sign": ("--set", "window", r"'window'.*FIELD=VALUE"),
     "zero steps": ("--set", "num_inference_steps=0", "num_inference_steps is 0"),
     "half a step": ("--set", "num_inference_steps=2.5", "num_inference_steps is 2.5"),
-    "too many steps": ("--set", "num_inference_steps=1001", "1001.*at most T"),
+    "too many steps": (
+        "--set",
+        "num_inference_steps=1001",
+        "num_inference_steps is 1001",
+    ),
     "low scale": ("--set", "guidance_scale=0", "guidance_scale is 0"),
     "scale in words": ("--set", "guidance_scale=big", "guidance_scale is 'big'"),
     "NaN": ("--set", "guidance_factor=nan", "guidance_factor is 'nan'"),
