@@ -50,7 +50,7 @@ def demo(
         "demo"
     ),
     ipc: Annotated[int, typer.Option(help="images per class: 1 or 10")] = 1,
-    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 3,
+    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 2,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:

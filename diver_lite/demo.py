@@ -27,7 +27,7 @@ def run_demo(
     out: str | Path,
     *,
     ipc: int = 1,
-    seeds: int = 3,
+    seeds: int = 2,
     device: str | None = None,
     overwrite: bool = False,
 ) -> pd.DataFrame:
