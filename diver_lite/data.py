@@ -46,11 +46,6 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-# Channel statistics that judges and distillation normalise with.
-STATISTICS = {
-    "fashion-mnist": ((0.2190,) * 3, (0.3318,) * 3),  # of the padded 32x32 images
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
 SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.augment import dsa
-from diver_lite.data import STATISTICS, Dataset
+from diver_lite.data import Dataset
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.files import check_writable
@@ -190,8 +190,3 @@ def _match_distributions(
         if step % 100 == 0 or step == steps - 1:
             losses.append(loss.item() / classes)
     return losses
-
-
-def dataset_statistics(name: str) -> tuple | None:
-    """Return the published per-channel (mean, std) of a named dataset, if known."""
-    return STATISTICS.get(name)
