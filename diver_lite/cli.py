@@ -20,8 +20,8 @@ app = typer.Typer(
     help=(
         "Refine distilled datasets with DIVER, so that any network can learn from "
         "them.\n\nStart with 'diver-lite demo -o demo': it needs no network, no GPU "
-        "and no other files. Exit codes: 0 done, 2 bad input (one line says what), 130 "
-        "interrupted."
+        "and no other files. Exit codes: 0 done, 1 a training diverged, 2 bad input "
+        "(one line says what), 130 interrupted."
     ),
 )
 
@@ -146,30 +146,35 @@ def recover(
 
 def parse_config(preset: Preset, changes: list[str]):
     """Build a RecoveryConfig from a preset and FIELD=VALUE strings."""
-    import ast
-
     from diver_lite.recovery import RecoveryConfig
 
     names = [field.name for field in fields(RecoveryConfig)]
-    values = {}
-    for change in changes:
-        name, found, text = change.partition("=")
-        if not found or name not in names:
-            raise InputError(
-                f"--set {change!r}: expected FIELD=VALUE with a field of {names}"
-            )
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text  # a bare word is a string
+    values = parse_changes(changes, names)
     if preset is Preset.published:
         return RecoveryConfig.published(**values)
     return RecoveryConfig(**values)
 
 
+def parse_changes(changes: list[str], names: list[str] | None = None) -> dict:
+    """Read FIELD=VALUE strings; a value is a Python literal or a bare word."""
+    import ast
+
+    values = {}
+    for change in changes:
+        name, found, text = change.partition("=")
+        if not found or (names is not None and name not in names):
+            expected = f" with a field of {names}" if names else ""
+            raise InputError(f"--set {change!r}: expected FIELD=VALUE{expected}")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text  # a bare word is a string
+    return values
+
+
 @app.command()
 def distill(
-    method: Annotated[str, typer.Argument(help="dm")],
+    method: Annotated[str, typer.Argument(help="dm, dc, dsa or mtt")],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="the .safetensors file to write")
     ],
@@ -180,35 +185,73 @@ def distill(
         str, typer.Option(help="fit, train or sample (1,000 images, ships)")
     ] = "fit",
     ipc: Annotated[int, typer.Option(help="images per class")] = 1,
-    init: Annotated[str, typer.Option(help="start from 'real' or 'noise'")] = "noise",
-    steps: Annotated[int, typer.Option(help="optimisation steps")] = 1000,
-    real_batch: Annotated[int, typer.Option(help="real images per class, step")] = 64,
+    init: Annotated[
+        str | None,
+        typer.Option(help="start from 'real' or 'noise'; default: as published"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="iterations; default: as published")
+    ] = None,
+    real_batch: Annotated[
+        int | None, typer.Option(help="real images per class and step")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="change a field of DistillConfig, e.g. --set lr=0.5; repeatable",
+        ),
+    ] = None,
+    experts: Annotated[
+        Path | None,
+        typer.Option(help="mtt: folder of trajectories; missing ones are trained"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    compile: Annotated[
+        bool | None, typer.Option(help="use torch.compile; default: on CUDA only")
+    ] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="compute features in bfloat16")
+    ] = False,
     data_root: DataRoot = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Squeeze a dataset into a few images per class (Stage I).
 
-    Example: diver-lite distill dm --ipc 1 --split sample -o my_set.safetensors
+    Saves its state in OUT.checkpoint every minute; after an interruption the same
+    command goes on from there.
+
+    Example: diver-lite distill dm --split sample --steps 300 -o mine.safetensors
     """
+    import torch
+
     from diver_lite.data import load_dataset
     from diver_lite.distill import distill as run
+    from diver_lite.distill import recipe
     from diver_lite.files import check_writable
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
     check_writable(out, overwrite=overwrite)
+    changes = {"init": init, "steps": steps, "real_batch": real_batch}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    changes |= parse_changes(set_ or [])
+    recipe(method, ipc, **changes)  # say what is wrong before the data is read
     result = run(
         load_dataset(data, split, root=data_root),
         method,
         ipc=ipc,
         seed=seed,
-        init=init,
-        steps=steps,
-        real_batch=real_batch,
+        experts=experts,
+        compile=compile,
+        dtype=torch.bfloat16 if bfloat16 else torch.float32,
         device=device,
+        checkpoint=out.with_suffix(".checkpoint"),
+        **changes,
     )
+    result.provenance |= {"data": data, "split": split}
     result.save(out, overwrite=overwrite)
     typer.echo(f"wrote {out}: {result!r}")
 
@@ -285,6 +328,9 @@ def main(arguments: list[str] | None = None) -> None:
         message = " ".join(str(error).split())
         print(f"diver-lite: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
+    except FloatingPointError as error:  # a training that diverged
+        print(f"diver-lite: failed: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except SystemExit as exit:
         if exit.code == 130:  # what typer makes of Ctrl-C
             message = "\ndiver-lite: interrupted; nothing half-written remains"

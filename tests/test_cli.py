@@ -553,6 +553,13 @@ OTHERS = {
         r"ipc is 101, but class 'T-shirt' has only 100",
     ),
     "init": (("distill", "dm", "--split", "sample", "--init", "zero"), "init 'zero'"),
+    "field": (
+        ("distill", "dm", "--set", "batch=3"),
+        r"'batch' is no field.*real_batch",
+    ),
+    "no value": (("distill", "dm", "--set", "lr"), r"--set 'lr': expected FIELD=VALUE"),
+    "value": (("distill", "dm", "--set", "lr=big"), r"lr is 'big'; expected .* float"),
+    "experts": (("distill", "mtt", "--split", "sample"), r"pass experts \(--experts"),
     "steps": (("distill", "dm", "--split", "sample", "--steps", 0), "steps is 0"),
     "batch": (("distill", "dm", "--split", "sample", "--real-batch", 0), "real_batch"),
     "seed": (("distill", "dm", "--split", "sample", "--seed", -1), "seed is -1"),

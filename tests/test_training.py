@@ -1,4 +1,4 @@
-"""Priors train, stop and go on; Stage I makes what Stage II takes."""
+"""Priors train, stop and go on."""
 
 import itertools
 from dataclasses import replace
@@ -10,8 +10,6 @@ from safetensors.torch import load_file
 
 from diver_lite import training
 from diver_lite.data import FASHION_MNIST_CLASSES
-from diver_lite.distill import distill
-from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.prior import load_prior
 from diver_lite.training import RECIPES, build_dit, build_vae, train_prior
@@ -26,15 +24,6 @@ def grey(count=60):
     images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
     images += labels.view(-1, 1, 1, 1) / 20
     return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
-
-
-def colour(classes=3, count=12, size=32):
-    """Return fake colour images: each class has its own mean."""
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(classes).repeat(count)
-    images = torch.rand(classes * count, 3, size, size, generator=generator) * 0.3
-    images[torch.arange(len(labels)), labels % 3] += 0.6
-    return images, labels, tuple(f"class {c}" for c in range(classes))
 
 
 @pytest.fixture
@@ -198,110 +187,3 @@ def test_recipes_describe_networks_that_fit(name):
         noise = dit(torch.ones(1, 4, 16, 16), timestep=t, class_labels=y).sample
     assert noise.shape == (1, 4, 16, 16)
     assert noise.abs().max() == 0
-
-
-# --- Stage I ------------------------------------------------------------------------
-
-QUICK = {"ipc": 2, "steps": 2, "real_batch": 4, "device": "cpu", "progress": False}
-
-
-def test_a_distilled_set_says_what_it_is(tmp_path):
-    """Shapes, class-major labels and the record, saved and returned alike."""
-    out = tmp_path / "set.safetensors"
-    result = distill(colour(), "dm", **QUICK, seed=3, out=out)
-    assert result.images.shape == (6, 3, 32, 32)
-    assert result.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert result.class_names == ("class 0", "class 1", "class 2")
-    record = result.provenance
-    assert {key: record[key] for key in ("method", "ipc", "init", "steps", "seed")} == {
-        "method": "DM",
-        "ipc": 2,
-        "init": "noise",
-        "steps": 2,
-        "seed": 3,
-    }
-    assert torch.equal(DistilledSet.load(out).images, result.images)
-
-
-def test_pixels_approach_the_data():
-    """The loss falls, and classes take on their colours, starting from noise."""
-    data = colour()
-    options = QUICK | {"augment": False}
-    losses = [
-        distill(data, "dm", **options | {"steps": steps}).provenance["final_loss"]
-        for steps in (1, 25)
-    ]
-    assert losses[1] < 0.7 * losses[0]
-    start = distill(data, "dm", **options | {"lr": 0.0})
-    end = distill(data, "dm", **options | {"steps": 25})
-    for label in range(3):
-        mean = data[0][data[1] == label].mean((0, 2, 3))
-        far, near = (
-            (s.images[s.labels == label].mean((0, 2, 3)) - mean).abs().sum()
-            for s in (start, end)
-        )
-        assert near < far
-
-
-def test_real_initialisation_starts_from_real_images():
-    """With a learning rate of zero, init="real" gives back images of its class."""
-    images, labels, names = colour()
-    options = QUICK | {"init": "real", "lr": 0.0}
-    result = distill((images, labels, names), "dm", **options)
-    for image, label in zip(result.images, result.labels, strict=True):
-        distance = (images - image).flatten(1).abs().amax(dim=1)
-        assert distance.min() < 1e-5
-        assert labels[distance.argmin()] == label
-    assert len({image.numpy().tobytes() for image in result.images}) == 6
-
-
-def test_grey_stays_grey():
-    """Images whose channels share memory are distilled to one channel, repeated."""
-    result = distill(grey(), "dm", **QUICK)
-    assert torch.equal(result.images[:, 0], result.images[:, 1])
-    assert torch.equal(result.images[:, 0], result.images[:, 2])
-    assert result.images.shape == (20, 3, 32, 32)
-    assert result.images.is_contiguous()
-    in_colour = distill(colour(), "dm", **QUICK).images
-    assert not torch.allclose(in_colour[:, 0], in_colour[:, 1])
-
-
-@pytest.mark.parametrize("init", ["real", "noise"])
-def test_a_seed_fixes_the_pixels(init):
-    """One seed, the same pixels, whatever the global generator did; else others."""
-    options = QUICK | {"init": init}
-    first = distill(colour(), "dm", **options, seed=1).images
-    torch.rand(7)
-    assert torch.equal(first, distill(colour(), "dm", **options, seed=1).images)
-    assert not torch.allclose(first, distill(colour(), "dm", **options, seed=2).images)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"method": "gan"}, r"method 'gan' is unknown.*'dm'"),
-        ({"init": "zeros"}, r"init 'zeros' is unknown.*'real'"),
-        ({"ipc": 0}, "ipc is 0"),
-        ({"ipc": -1}, "ipc is -1"),
-        ({"ipc": 13}, r"ipc is 13, but class 'class 0' has only 12"),
-        ({"steps": 0}, "steps is 0"),
-        ({"real_batch": 0}, "real_batch is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"device": "abacus"}, "device 'abacus'"),
-    ],
-)
-def test_bad_arguments_of_distill(changes, message, tmp_path):
-    """Each is named with what was found, before anything is computed or written."""
-    out = tmp_path / "set.safetensors"
-    with pytest.raises(InputError, match=message):
-        distill(colour(), **QUICK | {"method": "dm"} | changes, out=out)
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_an_output_that_exists_is_kept(tmp_path):
-    """distill() refuses before it works for hours."""
-    out = tmp_path / "set.safetensors"
-    out.write_bytes(b"precious")
-    with pytest.raises(InputError, match="exists already"):
-        distill(colour(), "dm", **QUICK, out=out)
-    assert out.read_bytes() == b"precious"
