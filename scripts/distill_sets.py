@@ -1,0 +1,92 @@
+"""Distil the sets that ship, or the same at the length that the papers used.
+
+Run: python scripts/distill_sets.py [NAME ...] [--published] [--install]
+
+Without --published the settings are those of the shipped sets, short enough for an
+hour on two CPU cores. Finished sets lie in --work and are not made again; --install
+copies them into the package as float16 (then run scripts/checksums.sh).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from diver_lite.data import load_dataset
+from diver_lite.distill import distill
+from diver_lite.distilled import DistilledSet
+
+REAL = {"init": "real", "real_batch": 64}
+# four experts of four epochs, each matched over one epoch
+SHORT_MTT = {
+    "init": "real",
+    "num_experts": 4,
+    "expert_epochs": 4,
+    "max_start_epoch": 3,
+    "target_epochs": 1,
+    "syn_lr": 0.02,
+    "lr_lr": 1e-6,
+}
+# name: method, images per class, changes to the published recipe
+SETS = {
+    "dm-real-ipc1": ("dm", 1, REAL | {"steps": 800}),
+    "dm-real-ipc10": ("dm", 10, REAL | {"steps": 500}),
+    "dsa-ipc1": ("dsa", 1, REAL | {"steps": 450, "lr": 0.2}),
+    "dsa-ipc10": (
+        "dsa", 10, REAL | {"steps": 24, "outer_loops": 10, "inner_loops": 10, "lr": 0.5}
+    ),
+    "mtt-ipc1": ("mtt", 1, SHORT_MTT | {"steps": 250, "syn_steps": 20, "lr": 100.0}),
+    "mtt-ipc10": (
+        "mtt", 10, SHORT_MTT | {"steps": 200, "syn_steps": 12, "syn_batch": 20,
+                                "lr": 300.0}
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=[*SETS], metavar="NAME")
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--published", action="store_true")
+    parser.add_argument("--install", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path("runs/stage1"))
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(SETS):
+        parser.error(f"unknown set {sorted(unknown)}; expected some of {[*SETS]}")
+    data = None
+    for name in args.names:
+        method, ipc, changes = SETS[name]
+        if args.published:
+            name, changes = f"{name}-published", {"init": changes["init"]}
+        suffix = "-published" if args.published else ""
+        path = args.work / f"{args.dataset}-{name}.safetensors"
+        if not path.exists():
+            data = data or load_dataset(args.dataset, "fit", root=args.data_root)
+            started = time.perf_counter()
+            result = distill(
+                data,
+                method,
+                ipc=ipc,
+                experts=args.work / f"{args.dataset}-experts{suffix}",
+                compile=True,
+                dtype=torch.bfloat16,
+                checkpoint=path.with_suffix(".checkpoint"),
+                **changes,
+            )
+            seconds = round(time.perf_counter() - started)
+            result.provenance |= {"data": args.dataset, "split": "fit",
+                                  "dtype": "bfloat16", "seconds": seconds}  # fmt: skip
+            result.save(path)
+            print(f"wrote {path} after {seconds} s")
+        if args.install:
+            asset = Path("diver_lite/assets/distilled") / path.name
+            DistilledSet.load(path).save(asset, overwrite=True, dtype=torch.float16)
+            print(f"wrote {asset}")
+
+
+if __name__ == "__main__":
+    main()
