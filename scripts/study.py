@@ -1,0 +1,181 @@
+"""Does recovery help networks that Stage I never saw? The study behind the tables.
+
+Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds 5]
+
+Every Stage-I set is judged as it is, through the VAE only, and after each variant of
+recovery, beside random real images, recovered random real images, and samples of the
+prior; all on real test images. Nothing is chosen here: settings are chosen on a
+validation split by choose_default.py.
+
+Finished recoveries lie in --work, finished trainings in the first of these files, so
+an interrupted study goes on where it stopped:
+
+results/study_DATASET_ipcN_trainings.csv    one row per training
+results/study_DATASET_ipcN.csv              one row per set and variant
+results/study_DATASET_ipcN_comparisons.csv  paired differences, with intervals
+results/study_DATASET_ipcN.json             provenance
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from diver_lite.baselines import random_real, vae_only, variants
+from diver_lite.data import load_dataset
+from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.evaluate import (
+    UNSEEN,
+    cross_architecture,
+    paired_difference,
+    verdict,
+)
+from diver_lite.files import atomic_path
+from diver_lite.prior import load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_result
+
+VARIANTS = ("SI matched", "SI published", "SI + SG", "DIVER published", "DIVER")
+# what each comparison asks, (row, against): Stage I is compared set by set
+QUESTIONS = (
+    ("DIVER", "Stage I"),
+    ("VAE only", "Stage I"),
+    ("DIVER", "VAE only"),
+    ("DIVER", "SI matched"),  # SI matched is PReDD
+    ("DIVER", "DIVER published"),
+    ("DIVER", "raw prior"),
+    ("DIVER", "random real"),
+    ("Stage I", "random real"),
+)
+SHARED = ("random real", "random real + DIVER", "raw prior")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
+    parser.add_argument("--ipc", type=int, default=1)
+    parser.add_argument("--sets", nargs="+", default=["dm", "dm-real", "dsa", "mtt"])
+    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--judges", nargs="+", default=["ConvNet", *UNSEEN])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, help="recoveries per variant; default: a "
+                        "new one for each seed")  # fmt: skip
+    parser.add_argument("--protocol", default="corrected")
+    parser.add_argument("--test-images", type=int, help="default: all")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"))
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    prior = load_prior(args.prior or args.dataset)
+    fit = load_dataset(args.dataset, "fit", root=args.data_root)
+    images, labels, names = load_dataset(args.dataset, "test", root=args.data_root)
+    test = (images[: args.test_images], labels[: args.test_images], names)
+    stem = f"{args.dataset}_ipc{args.ipc}"
+    settings = variants(RecoveryConfig())
+    draws = args.draws or args.seeds
+
+    def recovered(name: str, source, variant: str):
+        """Return seed -> set; each draw of noise is computed once and kept."""
+
+        def draw(seed: int) -> DistilledSet:
+            file = f"{stem}_{name}_{variant}_{seed % draws}".replace(" ", "-")
+            path = args.work / f"{file}.safetensors"
+            if not path.exists():
+                from_set = source(seed) if callable(source) else source
+                result = recover(
+                    from_set, prior, settings[variant], seed=seed % draws,
+                    progress=False,
+                )  # fmt: skip
+                result.save(path)
+            return DistilledSet.load(path)
+
+        return draw
+
+    def real(seed: int) -> DistilledSet:
+        return random_real(fit, args.ipc, seed % draws)
+
+    sets = {"random real": lambda seed: random_real(fit, args.ipc, seed)}
+    sets["random real + DIVER"] = recovered("random-real", real, "DIVER")
+    # samples of the prior depend on the labels alone, so one row serves all sets
+    sets["raw prior"] = recovered("any", real(0), "raw prior")
+    for name in args.sets:
+        distilled = load_distilled(f"{args.dataset}-{name}-ipc{args.ipc}")
+        sets[f"{name}: Stage I"] = distilled
+        sets[f"{name}: VAE only"] = vae_only(distilled, prior)
+        for variant in args.variants:
+            sets[f"{name}: {variant}"] = recovered(name, distilled, variant)
+
+    out = f"results/study_{stem}"
+    table = cross_architecture(
+        sets,
+        test,
+        judges=args.judges,
+        seeds=args.seeds,
+        protocol=args.protocol,
+        out=f"{out}_trainings.csv",
+    )
+    summary, comparisons = summary_of(table), comparisons_of(table, args.sets)
+    for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
+        with atomic_path(f"{path}.csv", overwrite=True) as temporary:
+            content.to_csv(temporary, index=False)
+        print(content.to_string(index=False), end="\n\n")
+    failed = table[table["error"] != ""]
+    write_result(
+        f"{out}.json",
+        {
+            "split": "test",
+            "test_images": len(test[1]),
+            "recoveries_per_variant": draws,
+            "config": str(RecoveryConfig()),
+            "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
+            "training_seconds": round(float(table["seconds"].sum())),
+        },
+        vars(args),
+        started=started,
+    )
+
+
+def summary_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per set and variant: mean and std per judge, in percent."""
+    rows = []
+    for full in dict.fromkeys(table["set"]):
+        name, _, variant = full.rpartition(": ")
+        mine = table[table["set"] == full]
+        row = {"set": name or "-", "variant": variant}
+        row["unseen"] = 100 * mine[mine["unseen"]]["accuracy"].mean()
+        for judge, group in mine.groupby("judge", sort=False)["accuracy"]:
+            row[judge] = 100 * group.mean()
+            row[f"{judge} std"] = 100 * group.std()
+        rows.append(row)
+    return pd.DataFrame(rows).round(2)
+
+
+def comparisons_of(table: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
+    """Return one row per set and question: points on unseen judges, interval, word."""
+    rows = []
+    for name in sets:
+        for pair in QUESTIONS:
+            first, second = (p if p in SHARED else f"{name}: {p}" for p in pair)
+            if not {first, second} <= set(table["set"]):
+                continue
+            mean, low, high = paired_difference(table, first, second)
+            rows.append(
+                {
+                    "set": name,
+                    "row": pair[0],
+                    "against": pair[1],
+                    "points": 100 * mean,
+                    "low": 100 * low,
+                    "high": 100 * high,
+                    "verdict": verdict(table, first, second),
+                }
+            )
+    return pd.DataFrame(rows).round(2)
+
+
+if __name__ == "__main__":
+    main()

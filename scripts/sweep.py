@@ -1,0 +1,139 @@
+"""Change one setting of the default recovery at a time, and judge on validation data.
+
+Run: python scripts/sweep.py [--set dm --ipc 1] [--seeds 5] [--data-root FOLDER]
+
+Test images are never looked at, so a default may be chosen from this. Finished
+recoveries and trainings are kept: an interrupted sweep goes on where it stopped.
+
+results/sweep_DATASET_SET_ipcN_trainings.csv  one row per training
+results/sweep_DATASET_SET_ipcN.csv            one row per setting
+results/sweep_DATASET_SET_ipcN.json           provenance
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from diver_lite.baselines import random_real, vae_only
+from diver_lite.data import load_dataset
+from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.evaluate import cross_architecture, paired_difference, verdict
+from diver_lite.files import atomic_path
+from diver_lite.prior import load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_result
+
+DEFAULT = RecoveryConfig()
+# field -> values other than the default's
+SWEEPS = {
+    "noise_timestep": (300, 400, 500, 600, 800, 900),
+    "guidance_factor": (0.0, 0.05, 0.2, 0.4, 0.8),
+    "window": ("early", "late", "full"),
+    "guidance_target": ("latent",),
+    "guidance_sigma": ("marginal", "signal", "one"),
+    "guidance_scale": (1.0, 2.5, 4.0),
+    "num_inference_steps": (10, 25, 100),
+    "start": ("published",),
+    "guidance_channels": ("first-3",),
+    "vae_posterior": ("sample",),
+    "clip_input": (False,),
+}
+
+
+def settings() -> dict[str, RecoveryConfig]:
+    """Return name -> config: the default, the published one, and all single changes."""
+    changed = {
+        f"{field} = {value}": replace(DEFAULT, **{field: value})
+        for field, values in SWEEPS.items()
+        for value in values
+    }
+    # below the window guidance never acts, so this is inheritance alone (PReDD)
+    return {
+        "default": DEFAULT,
+        "published": RecoveryConfig.published(),
+        "published, guidance_scale = 1.5": RecoveryConfig.published(guidance_scale=1.5),
+        "raw prior": replace(DEFAULT, inheritance=False, guidance_factor=0.0),
+        **changed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
+    parser.add_argument("--set", default="dm")
+    parser.add_argument("--ipc", type=int, default=1)
+    parser.add_argument("--judges", nargs="+", default=["ShuffleNetV2", "MobileNetV2"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--protocol", default="quick")
+    parser.add_argument("--images", type=int, default=1000, help="that score")
+    parser.add_argument("--only", nargs="+", help="settings whose name contains this")
+    parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    prior = load_prior(args.prior or args.dataset)
+    stem = f"{args.dataset}_{args.set}_ipc{args.ipc}"
+    distilled = load_distilled(f"{args.dataset}-{args.set}-ipc{args.ipc}")
+    fit = load_dataset(args.dataset, "fit", root=args.data_root)
+    images, labels, names = load_dataset(
+        args.dataset, "validation", root=args.data_root
+    )
+    validation = (images[: args.images], labels[: args.images], names)
+
+    def recovered(name: str, config: RecoveryConfig):
+        def draw(seed: int) -> DistilledSet:
+            # a draw of noise per seed, so that the interval covers it too
+            path = args.work / f"{stem}_{name}_{seed}.safetensors".replace(" ", "")
+            if not path.exists():
+                recover(distilled, prior, config, seed=seed, progress=False).save(path)
+            return DistilledSet.load(path)
+
+        return draw
+
+    sets = {
+        "random real": lambda seed: random_real(fit, args.ipc, seed),
+        "Stage I": distilled,
+        "VAE only": vae_only(distilled, prior),
+    }
+    for name, config in settings().items():
+        if not args.only or any(part in name for part in args.only):
+            sets[name] = recovered(name, config)
+    out = f"results/sweep_{stem}"
+    table = cross_architecture(
+        sets,
+        validation,
+        judges=args.judges,
+        seeds=args.seeds,
+        protocol=args.protocol,
+        out=f"{out}_trainings.csv",
+    )
+    rows = []
+    for name in sets:
+        mine = 100 * table[table["set"] == name].set_index("judge")["accuracy"]
+        row = {"setting": name, "unseen": mine.mean()}
+        row |= mine.groupby(level=0).mean().to_dict()
+        if "default" in sets and name != "default":
+            mean, low, high = paired_difference(table, name, "default")
+            row |= {"vs_default": 100 * mean, "low": 100 * low, "high": 100 * high}
+            row["verdict"] = verdict(table, name, "default")
+        rows.append(row)
+    summary = pd.DataFrame(rows).round(2)
+    print(summary.to_string(index=False))
+    with atomic_path(f"{out}.csv", overwrite=True) as temporary:
+        summary.to_csv(temporary, index=False)
+    write_result(
+        f"{out}.json",
+        {"split": "validation", "default": str(DEFAULT)},
+        vars(args),
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()
