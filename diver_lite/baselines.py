@@ -37,6 +37,17 @@ def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
     )
 
 
+def clip_only(distilled: DistilledSet) -> DistilledSet:
+    """Cut a set's pixels off at 0 and 1: the part of recovery that needs no network."""
+    return DistilledSet(
+        distilled.images.clamp(0, 1),
+        distilled.labels,
+        distilled.class_names,
+        soft_labels=distilled.soft_labels,
+        provenance={"method": "clip only", "source": distilled.provenance},
+    )
+
+
 def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
     """Send a set through the VAE and back: what DIVER does with nothing in between."""
     images = prior.fit_images(distilled.images.clamp(0, 1))

@@ -2,10 +2,10 @@
 
 Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds 5]
 
-Every Stage-I set is judged as it is, through the VAE only, and after each variant of
-recovery, beside random real images, recovered random real images, and samples of the
-prior; all on real test images. Nothing is chosen here: settings are chosen on a
-validation split by choose_default.py.
+Every Stage-I set is judged as it is, clipped, through the VAE only, and after each
+variant of recovery, beside random real images, recovered random real images, and
+samples of the prior; all on real test images. Nothing is chosen here: settings are
+chosen on a validation split, by choose_default.py.
 
 Finished recoveries lie in --work, finished trainings in the first of these files, so
 an interrupted study goes on where it stopped:
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diver_lite.baselines import random_real, vae_only, variants
+from diver_lite.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.data import load_dataset
 from diver_lite.distilled import DistilledSet, load_distilled
 from diver_lite.evaluate import (
@@ -42,7 +42,10 @@ VARIANTS = ("SI matched", "SI published", "SI + SG", "DIVER published", "DIVER")
 # what each comparison asks, (row, against): Stage I is compared set by set
 QUESTIONS = (
     ("DIVER", "Stage I"),
+    ("clip only", "Stage I"),
+    ("VAE only", "clip only"),
     ("VAE only", "Stage I"),
+    ("DIVER", "clip only"),
     ("DIVER", "VAE only"),
     ("DIVER", "SI matched"),  # SI matched is PReDD
     ("DIVER", "DIVER published"),
@@ -105,6 +108,7 @@ def main() -> None:
     for name in args.sets:
         distilled = load_distilled(f"{args.dataset}-{name}-ipc{args.ipc}")
         sets[f"{name}: Stage I"] = distilled
+        sets[f"{name}: clip only"] = clip_only(distilled)
         sets[f"{name}: VAE only"] = vae_only(distilled, prior)
         for variant in args.variants:
             sets[f"{name}: {variant}"] = recovered(name, distilled, variant)
