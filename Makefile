@@ -17,12 +17,16 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 # The notebooks that `make refresh` runs.
 NB ?= notebooks/*.ipynb
 
+# In this environment's kernels a cell run out of order, even after a restart in the
+# middle of a chapter, is answered by one sentence instead of a traceback.
+KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
+
 .PHONY: help demo test lint lab book refresh constraints clean
 
 help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
-	@echo "make lab          open the book's notebooks in JupyterLab"
+	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"
 	@echo "make lint         ruff check, ruff format --check"
 	@echo "make refresh      run the notebooks and store their outputs (NB=one.ipynb)"
@@ -70,8 +74,12 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lab: $(VENV)/.installed-book
-	$(BIN)/jupyter lab notebooks
+$(KERNEL_CONFIG):
+	@mkdir -p $(@D)
+	@echo 'c.InteractiveShellApp.extensions = ["diver_lite.setup_check"]' > $@
+
+lab: $(VENV)/.installed-book $(KERNEL_CONFIG)
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/01_quick_start.ipynb
 
 book: $(VENV)/.installed-book
 	rm -rf _build

@@ -1,10 +1,11 @@
 """Open every page of the built book in headless Chromium and look for what is broken.
 
-Run: python scripts/check_book.py [--html _build/html] [--screenshots FOLDER]
+Run: python scripts/check_book.py [--html FOLDER] [--screenshots FOLDER] [--only NAME]
 
 Each page is opened from disk and must load nothing from a network, log no error, give
-every picture alt text, have all its mathematics rendered, and have frame sliders that
-change their picture. Exits with 1 if a page fails, with 0 if there is no Chromium.
+every picture alt text, have all its mathematics rendered, have frame sliders that
+change their picture, fit the width of a phone, and show true colours in dark mode.
+Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -41,7 +43,8 @@ FLAGS = [
 LOCAL = ("file:", "data:", "blob:", "about:")
 WIDTHS = {"wide": 1280, "phone": 390}
 THEMES = ("light", "dark")
-MAX_HEIGHT = 12_000  # of a screenshot, in pixels
+MAX_HEIGHT = 12_000  # of a screenshot, in pixels; a longer page gives several,
+MAX_PARTS = 4  # but no more than this
 MAX_COMPLAINTS = 10  # printed for one page
 TIMEOUT = 60  # seconds, for the browser's start and for each page
 
@@ -102,6 +105,27 @@ AUDIT = r"""
     math: document.querySelectorAll(".math").length,
     sliders: sliders.length,
   };
+})()
+"""
+
+# Runs at a phone's width in dark mode; returns a list of complaints.
+NARROW = r"""
+(async () => {
+  const complaints = [];
+  document.documentElement.dataset.theme = "dark";
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)));
+  const excess = document.documentElement.scrollWidth - innerWidth;
+  if (excess > 1) {
+    const wide = [...document.querySelectorAll("main *")].find((e) =>
+      e.getBoundingClientRect().right > innerWidth + 1 &&
+      !e.parentElement.closest("pre, table, .math, mjx-container"));
+    complaints.push(`wider than a phone by ${excess} px: ` +
+      (wide?.outerHTML.slice(0, 80) ?? ""));
+  }
+  for (const e of document.querySelectorAll("main img, main canvas"))
+    if (getComputedStyle(e).filter !== "none")
+      complaints.push("dark mode changes a picture: " + e.src.slice(0, 80));
+  return complaints;
 })()
 """
 
@@ -172,34 +196,45 @@ class Page:
         """Open a page and return what AUDIT found, with the events' complaints."""
         self.open(path)
         found = self.evaluate(AUDIT)
+        self.resize("phone")
+        found["complaints"] += self.evaluate(NARROW)
         found["complaints"] += event_complaints(self.events)
         return found
 
+    def resize(self, size: str) -> None:
+        """Give the page the width of a screen."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=WIDTHS[size],
+            height=900,
+            deviceScaleFactor=1,
+            mobile=size == "phone",
+        )
+
     def screenshots(self, path: Path, folder: Path, name: str) -> None:
         """Store the whole page for every width and theme."""
-        for (size, width), theme in ((w, t) for w in WIDTHS.items() for t in THEMES):
-            self.call(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=900,
-                deviceScaleFactor=1,
-                mobile=size == "phone",
-            )
+        for size, theme in itertools.product(WIDTHS, THEMES):
+            self.resize(size)
             self.open(path)
             self.evaluate(
                 f"document.documentElement.dataset.theme = {theme!r};"
                 "window.MathJax?.startup?.promise"
             )
             height = self.evaluate("document.documentElement.scrollHeight")
-            area = {"x": 0, "y": 0, "width": width, "height": min(height, MAX_HEIGHT)}
-            shot = self.call(
-                "Page.captureScreenshot",
-                captureBeyondViewport=True,
-                clip=area | {"scale": 1},
-            )
-            target = folder / f"{name}.{size}.{theme}.png"
-            target.write_bytes(base64.b64decode(shot["data"]))
-        self.call("Emulation.clearDeviceMetricsOverride")
+            for part, top in enumerate(range(0, height, MAX_HEIGHT)[:MAX_PARTS]):
+                area = {
+                    "x": 0,
+                    "y": top,
+                    "width": WIDTHS[size],
+                    "height": min(height - top, MAX_HEIGHT),
+                    "scale": 1,
+                }
+                shot = self.call(
+                    "Page.captureScreenshot", captureBeyondViewport=True, clip=area
+                )
+                suffix = f".{part}" if part else ""
+                target = folder / f"{name}.{size}.{theme}{suffix}.png"
+                target.write_bytes(base64.b64decode(shot["data"]))
 
 
 def event_complaints(events: list[dict]) -> list[str]:
@@ -263,6 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", default="", help="pages whose name contains this")
     arguments = parser.parse_args()
 
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -274,6 +310,7 @@ def main() -> int:
         page
         for page in folder.rglob("*.html")
         if page.relative_to(folder).parts[0] not in ("_static", "_sources")
+        and arguments.only in page.name
         and not is_redirect(page)
     )
     if not pages:
