@@ -1,10 +1,10 @@
-"""The command line: `diver-lite demo | recover | distill | train-prior | check`."""
+"""The command line: `diver-lite demo | recover | distill | judge | ...`."""
 
 from __future__ import annotations
 
 import enum
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -254,6 +254,134 @@ def distill(
     result.provenance |= {"data": data, "split": split}
     result.save(out, overwrite=overwrite)
     typer.echo(f"wrote {out}: {result!r}")
+
+
+@app.command()
+def judge(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SET...",
+            help="shipped sets, or files or folders of any published format; "
+            "NAME=FILE gives one a name in the table",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="fashion-mnist, cifar10 or an image folder")
+    ] = "fashion-mnist",
+    judges: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="'unseen' stands for the paper's five, 'all' for all",
+        ),
+    ] = "ConvNet,ShuffleNetV2,MobileNetV2",
+    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 5,
+    protocol: Annotated[
+        str, typer.Option(help="corrected, quick or literature")
+    ] = "corrected",
+    steps: Annotated[
+        int | None, typer.Option(help="change the protocol's number of steps")
+    ] = None,
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels", help="learn them where a set carries some")
+    ] = False,
+    baseline: Annotated[
+        str | None, typer.Option(help="the set to compare with; default: the first")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="a .csv file with a row per training; run the same command again to "
+            "go on after an interruption, or to add sets, judges or seeds",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="also write the printed table, as .csv, .md or .tex"),
+    ] = None,
+    test_images: Annotated[
+        int | None,
+        typer.Option(help="how many test images, evenly spaced; default: all"),
+    ] = None,
+    batch_models: Annotated[
+        int | None,
+        typer.Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA"),
+    ] = None,
+    format: Annotated[str, typer.Option(help="how the sets are stored")] = "auto",
+    data_root: DataRoot = None,
+    device: Device = None,
+) -> None:
+    """Train networks on distilled sets and score them on real test images.
+
+    Prints accuracy per set and judge, the mean over judges that no set was distilled
+    on, and the paired difference to a baseline.
+
+    Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
+    """
+    from diver_lite.data import load_dataset
+    from diver_lite.distilled import list_shipped, load_distilled
+    from diver_lite.evaluate import cross_architecture, summarise, write_table
+    from diver_lite.files import check_writable
+    from diver_lite.judges import JUDGES, UNSEEN
+    from diver_lite.protocols import get_protocol
+    from diver_lite.statistics import check_suffix
+
+    if out is not None and out.suffix != ".csv":
+        raise InputError(f"--out is {out}; expected a name ending in .csv")
+    if table is not None:
+        check_suffix(table)
+        check_writable(table, overwrite=True)
+    shipped, sets = list_shipped(), {}
+    for source in sources:
+        name, file = Path(source).stem, source
+        if "=" in source and source not in shipped and not Path(source).exists():
+            name, _, file = source.partition("=")
+        if name in sets:
+            raise InputError(
+                f"SET {source!r}: there is a set {name!r} already; name one of them "
+                "NAME=FILE"
+            )
+        sets[name] = load_distilled(file, format=format)
+    baseline = next(iter(sets)) if baseline is None else baseline
+    if baseline not in sets:
+        raise InputError(f"--baseline is {baseline!r}; expected one of {[*sets]}")
+    size = next(iter(sets.values())).images.shape[-1]
+    images, labels, names = load_dataset(data, "test", root=data_root, image_size=size)
+    if test_images is not None:
+        if not 1 <= test_images <= len(images):
+            raise InputError(
+                f"--test-images is {test_images}; expected 1 .. {len(images)}"
+            )
+        chosen = [i * len(images) // test_images for i in range(test_images)]
+        images, labels = images[chosen], labels[chosen]
+    groups = {"unseen": UNSEEN, "all": tuple(JUDGES)}
+    panel = [j for name in judges.split(",") for j in groups.get(name, (name.strip(),))]
+    recipe = get_protocol(protocol)
+    trainings = cross_architecture(
+        sets,
+        (images, labels, names),
+        judges=list(dict.fromkeys(panel)),
+        seeds=seeds,
+        protocol=replace(recipe, labels="soft") if soft_labels else recipe,
+        steps=steps,
+        out=out,
+        batch_models=batch_models,
+        device=device,
+    )
+    summary = summarise(trainings, baseline)
+    typer.echo(
+        f"Top-1 accuracy in % on {len(images)} real images, mean ± std of {seeds} "
+        f"seeds, protocol {protocol}.\nunseen: mean of all judges but ConvNet; vs: "
+        "its paired difference in points, with a 95 % bootstrap interval.\n"
+    )
+    typer.echo(summary.to_string())
+    for message in trainings.loc[trainings["error"] != "", "error"].unique():
+        typer.echo(f"failed: {message}", err=True)
+    if table is not None:
+        typer.echo(f"\nwrote {write_table(summary, table)}")
 
 
 @app.command()

@@ -1,164 +1,61 @@
 """Judge datasets by what networks learn from them.
 
-`fit_judge` trains one network, `train_judge` scores it on real test images,
-`cross_architecture` does so for many sets, judges and seeds, and `summarise` compares
-the sets pairwise, seed by seed.
+`train_judge` trains one network on a set and scores it on real test images;
+`cross_architecture` does so for many sets, judges and seeds, and can be interrupted.
+How a judge is trained is in `protocols`, the training in `fit`, and what a table of
+trainings says in `statistics`; all that users need is importable from here.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diver_lite.augment import FAMILIES, dsa
+from diver_lite.cells import Cells, Key
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
-from diver_lite.judges import PROXY, build_judge
+from diver_lite.fit import fit_judge, fit_judges, predict
+from diver_lite.judges import PROXY, UNSEEN, check_judge
 from diver_lite.prior import resolve_device
+from diver_lite.protocols import PROTOCOLS, Protocol, get_protocol, with_statistics
+from diver_lite.statistics import (
+    is_difference,
+    paired_difference,
+    summarise,
+    to_latex,
+    to_markdown,
+    verdict,
+    write_table,
+)
 
+__all__ = [
+    "PROTOCOLS",
+    "UNSEEN",
+    "Protocol",
+    "cross_architecture",
+    "fit_judge",
+    "fit_judges",
+    "is_difference",
+    "paired_difference",
+    "predict",
+    "summarise",
+    "to_latex",
+    "to_markdown",
+    "train_judge",
+    "verdict",
+    "with_statistics",
+    "write_table",
+]
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a judge is trained.
-
-    Attributes:
-        steps: optimiser steps, whatever the size of the set.
-        batch_size: images per step; a smaller set is used whole.
-        optimizer: "adamw" or "sgd" (momentum 0.9).
-        lr: peak learning rate: linear warm-up over the first tenth, then cosine.
-        weight_decay: of the optimiser.
-        augment: DSA families, see `diver_lite.augment`; empty for none.
-        statistics: (mean, std) that normalise training and test images alike.
-    """
-
-    steps: int = 300
-    batch_size: int = 128
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    augment: tuple[str, ...] = FAMILIES
-    statistics: tuple[float, float] = (0.5, 0.25)
-
-
-PROTOCOLS = {
-    "corrected": Protocol(),
-    # for the demo and the notebooks: as above, but light enough for a laptop
-    "quick": Protocol(steps=80, lr=2e-3),
-    # for a judge trained on tens of thousands of real images
-    "real": Protocol(steps=4_000, batch_size=256, augment=("crop",)),
-}
-
-
-def _protocol(protocol: str | Protocol) -> Protocol:
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        raise InputError(
-            f"protocol {protocol!r} is unknown; expected one of {[*PROTOCOLS]}"
-        )
-    return PROTOCOLS[protocol]
-
-
-def fit_judge(
-    name: str,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    num_classes: int,
-    seed: int = 0,
-    protocol: str | Protocol = "corrected",
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> nn.Module:
-    """Train one judge and return it in evaluation mode.
-
-    Args:
-        name: a key of `diver_lite.judges.JUDGES`.
-        images: (N, 3, H, W) on the [0, 1] scale.
-        labels: (N,) int64.
-        num_classes: number of outputs.
-        seed: fixes initial weights, batches and augmentation.
-        protocol: a name or a `Protocol`.
-        device: default: CUDA if there is one.
-        progress: show a progress bar.
-
-    Raises:
-        FloatingPointError: the loss became NaN or infinite.
-
-    Source: ours; DSA augmentation as in Zhao and Bilen 2021.
-    """
-    protocol, device = _protocol(protocol), resolve_device(device)
-    network = build_judge(name, num_classes, images.shape[-1], seed).to(device)
-    if images.stride(1) == 0 and len(images) > 5_000:  # grey: move one channel only
-        images = images[:, :1].to(device).expand(-1, 3, -1, -1)
-    images, labels = images.to(device), labels.to(device)
-    if protocol.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay
-        )
-    else:
-        optimizer = torch.optim.SGD(
-            network.parameters(), protocol.lr, 0.9, weight_decay=protocol.weight_decay
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order, mean_loss = torch.empty(0, dtype=torch.long), torch.zeros((), device=device)
-    network.train()
-    # dropout in a judge draws from the global generator: seed it, then restore it
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for step in tqdm(range(protocol.steps), desc=name, disable=not progress):
-            for group in optimizer.param_groups:
-                group["lr"] = protocol.lr * _schedule(step / protocol.steps)
-            if len(order) < min(protocol.batch_size, len(labels)):
-                order = torch.randperm(len(labels), generator=generator)
-            index, order = order.split(
-                [n := min(protocol.batch_size, len(order)), len(order) - n]
-            )
-            x = normalise(images[index.to(device)], protocol)
-            if protocol.augment:
-                x = dsa(x, generator, families=protocol.augment)
-            loss = F.cross_entropy(network(x), labels[index.to(device)])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            mean_loss = mean_loss + loss.detach()
-    if not math.isfinite(mean_loss.item()):
-        raise FloatingPointError(f"judge {name}, seed {seed}: the loss became NaN")
-    return network.eval()
-
-
-def _schedule(done: float) -> float:
-    return min(1.0, (done + 1e-3) / 0.1) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def normalise(images: Tensor, protocol: Protocol) -> Tensor:
-    """Shift and scale images, training and test alike."""
-    mean, std = protocol.statistics
-    return (images - mean) / std
-
-
-@torch.no_grad()
-def predict(
-    network: nn.Module, images: Tensor, protocol: str | Protocol = "corrected"
-) -> Tensor:
-    """Return a judge's logits (N, K) for images (N, 3, H, W) in [0, 1]."""
-    protocol = _protocol(protocol)
-    device = next(network.parameters()).device
-    return torch.cat(
-        [
-            network(normalise(part.to(device), protocol)).cpu()
-            for part in images.split(500 if device.type == "cpu" else 2_000)
-        ]
-    )
+Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]
 
 
 def train_judge(
@@ -169,6 +66,7 @@ def train_judge(
     seed: int = 0,
     protocol: str | Protocol = "corrected",
     device: str | torch.device | None = None,
+    allow_empty_classes: bool = False,
 ) -> float:
     """Train a judge on a set and return its last-step accuracy on real images.
 
@@ -179,47 +77,44 @@ def train_judge(
         seed: fixes everything that is random.
         protocol: a name or a `Protocol`.
         device: default: CUDA if there is one.
+        allow_empty_classes: accept a set that lacks images of some class.
 
     Returns:
         Top-1 accuracy in [0, 1].
 
     Raises:
-        InputError: set and test images differ in size or classes.
+        InputError: set and test images differ in size or classes, a class without
+            images, or a judge that can't take the size.
+        FloatingPointError: the loss became NaN or infinite.
+
+    Source: ours; see `Protocol`.
     """
-    images, labels = test[:2]
-    if images.shape[1:] != train.images.shape[1:]:
-        raise InputError(
-            f"the set's images are {tuple(train.images.shape[1:])}, the test images "
-            f"{tuple(images.shape[1:])}; bring both to one size"
-        )
-    classes = len(train.class_names)
-    if int(labels.max()) >= classes:
-        raise InputError(
-            f"the test labels go up to {int(labels.max())}; the set has {classes} "
-            "classes"
-        )
-    network = fit_judge(
-        name,
-        train.images,
-        train.labels,
-        num_classes=classes,
-        seed=seed,
+    table = cross_architecture(
+        {"set": train},
+        test,
+        judges=[name],
+        seeds=[seed],
         protocol=protocol,
         device=device,
+        allow_empty_classes=allow_empty_classes,
+        progress=False,
     )
-    return (
-        (predict(network, images, protocol).argmax(1) == labels).float().mean().item()
-    )
+    if table["error"][0]:
+        raise FloatingPointError(table["error"][0])
+    return float(table["accuracy"][0])
 
 
 def cross_architecture(
-    sets: Mapping[str, DistilledSet],
+    sets: Sets,
     test: tuple,
     *,
     judges: Sequence[str] = ("ConvNet", "ShuffleNetV2", "MobileNetV2"),
     seeds: int | Sequence[int] = 5,
     protocol: str | Protocol = "corrected",
     steps: int | None = None,
+    out: str | Path | None = None,
+    batch_models: int | None = None,
+    allow_empty_classes: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -228,98 +123,203 @@ def cross_architecture(
     Args:
         sets: name -> set. A value may also be a function seed -> set, for rows such
             as "random real" that draw anew for each seed.
-        test: real images and labels.
+        test: real images and labels, and class names if you have them.
         judges: names; "ConvNet" is the proxy that Stage I saw.
         seeds: how many (0, 1, ...) or which.
         protocol: a name or a `Protocol`.
         steps: override the protocol's number of steps.
+        out: a .csv file that keeps finished trainings. Where it exists, its trainings
+            are not repeated, failed ones included (they would fail again); rows of
+            other sets, judges and seeds stay in it. A file made with another protocol,
+            other test images or another set of one of the names is refused. Without
+            it, an interruption loses the table.
+        batch_models: how many trainings of one judge run at once: seeds first, then
+            sets of equal shape. Default: 1 on a CPU, where more doesn't pay, and all
+            seeds on a GPU. Results agree up to rounding.
+        allow_empty_classes: accept a set that lacks images of some class.
         device: default: CUDA if there is one.
         progress: show a progress bar.
 
     Returns:
         One row per training: set, judge, unseen (bool), seed, accuracy in [0, 1] (NaN
-        if training failed), seconds.
+        if training failed), seconds (shared equally by what ran at once), error (""
+        or why it failed).
+
+    Raises:
+        InputError: before anything is trained: an unknown judge or protocol, a judge
+            that can't take the images' size, repeated or no seeds, sets that don't fit
+            the test images, a class without images, or an `out` that was made with
+            another protocol, other test images or another set of that name.
+
+    Source: ours.
     """
-    protocol = _protocol(protocol)
-    protocol = replace(protocol, steps=steps) if steps else protocol
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
-    cells = [(s, j, k) for k in seeds for j in judges for s in sets]
+    protocol, device = get_protocol(protocol), resolve_device(device)
+    if steps is not None:
+        protocol = replace(protocol, steps=steps, epochs=None)
+    seeds = list(range(seeds) if isinstance(seeds, int) else map(_seed, seeds))
+    images, labels = _check_test(test)
+    _check_lists(sets, judges, seeds, images.shape[-1])
+    if batch_models is None:
+        batch_models = len(seeds) if device.type == "cuda" else 1
+    if batch_models < 1:
+        raise InputError(f"batch_models is {batch_models}; expected at least 1")
+    protocol = with_statistics(protocol, images)
+    cells = Cells(out, protocol, images, labels)
+    scoring = (_on_device(images, device), labels)
+    keys = [(s, j, k) for k in seeds for j in judges for s in sets]
+    with tqdm(total=len(keys), desc="judges", disable=not progress) as bar:
+        for start in range(0, len(seeds), batch_models):
+            block = seeds[start : start + batch_models]
+            drawn = {
+                (s, k): train(k) if callable(train) else train
+                for s, train in sets.items()
+                for k in block
+            }
+            for (name, seed), train in drawn.items():
+                _check_set(name, train, test, allow_empty_classes)
+                cells.register(name, seed, train)
+            mine = [key for key in keys if key[2] in block]
+            todo = [key for key in mine if key not in cells.rows]
+            bar.update(len(mine) - len(todo))
+            for group in _groups(todo, drawn, protocol, batch_models):
+                cells.add(_judge(group, drawn, scoring, protocol, device))
+                bar.update(len(group))
+    return cells.table(keys)
+
+
+Drawn = Mapping[tuple[str, int], DistilledSet]
+
+
+def _groups(
+    keys: list[Key], drawn: Drawn, protocol: Protocol, size: int
+) -> Iterator[list[Key]]:
+    """Yield at most `size` trainings at a time that can run at once."""
+    sets = [name for name, _ in drawn]
+    judges = list(dict.fromkeys(judge for _, judge, _ in keys))
+    alike: dict[tuple, list[Key]] = {}
+    for key in sorted(keys, key=lambda k: (judges.index(k[1]), sets.index(k[0]))):
+        name, judge, seed = key
+        train = drawn[name, seed]
+        shapes = (train.images.shape, protocol.targets(train).shape)
+        what = (judge, protocol.peak_lr(judge, train), len(train.class_names), *shapes)
+        alike.setdefault(what, []).append(key)
+    for group in alike.values():
+        yield from (group[i : i + size] for i in range(0, len(group), size))
+
+
+def _judge(
+    keys: list[Key],
+    drawn: Drawn,
+    test: tuple[Tensor, Tensor],
+    protocol: Protocol,
+    device: torch.device,
+) -> list[dict]:
+    """Train a group of one judge at once, score it, and return its rows."""
+    started = time.perf_counter()
+    trains = [drawn[name, seed] for name, _, seed in keys]
+    judge = keys[0][1]
+    networks = fit_judges(
+        judge,
+        [train.images for train in trains],
+        [protocol.targets(train) for train in trains],
+        [seed for *_, seed in keys],
+        num_classes=len(trains[0].class_names),
+        protocol=protocol,
+        lr=protocol.peak_lr(judge, trains[0]),
+        device=device,
+    )
     rows = []
-    for name, judge, seed in tqdm(cells, desc="judges", disable=not progress):
-        train, started = sets[name], time.perf_counter()
-        train = train(seed) if callable(train) else train
-        try:
-            accuracy = train_judge(
-                judge, train, test, seed=seed, protocol=protocol, device=device
-            )
-        except FloatingPointError:
-            accuracy = float("nan")
+    for (name, _, seed), network in zip(keys, networks, strict=True):
+        failed = isinstance(network, FloatingPointError)
         rows.append(
             {
                 "set": name,
                 "judge": judge,
                 "unseen": judge != PROXY,
                 "seed": seed,
-                "accuracy": accuracy,
-                "seconds": round(time.perf_counter() - started, 2),
+                "accuracy": float("nan") if failed else _score(network, test, protocol),
+                "error": str(network) if failed else "",
             }
         )
-    return pd.DataFrame(rows)
+    seconds = round((time.perf_counter() - started) / len(keys), 2)
+    return [row | {"seconds": seconds} for row in rows]
 
 
-def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Summarise a table of `cross_architecture`, one row per set.
-
-    Columns: per judge "mean ± std" in percent over seeds; "unseen": the mean over
-    unseen judges; "vs <baseline>": the paired difference of that mean in points with
-    its 95 % bootstrap interval over the seeds.
-
-    Raises:
-        InputError: `baseline` is not in the table.
-    """
-    order = list(dict.fromkeys(table["set"]))
-    if baseline not in order:
-        raise InputError(f"baseline {baseline!r} is not a set; expected one of {order}")
-    percent = table.assign(accuracy=100 * table["accuracy"])
-    rows = {}
-    for name in order:
-        mine = percent[percent["set"] == name]
-        row = {
-            judge: f"{group.mean():.1f} ± {group.std():.1f}"
-            for judge, group in mine.groupby("judge", sort=False)["accuracy"]
-        }
-        row["unseen"] = f"{mine[mine['unseen']]['accuracy'].mean():.1f}"
-        if name == baseline:
-            row[f"vs {baseline}"] = "-"
-        else:
-            mean, low, high = paired_difference(table, name, baseline)
-            row[f"vs {baseline}"] = (
-                f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            )
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def paired_difference(
-    table: pd.DataFrame, name: str, baseline: str, *, resamples: int = 10_000
-) -> tuple[float, float, float]:
-    """Return mean and 95 % bootstrap interval of name - baseline on unseen judges.
-
-    A pair is two trainings with the same judge and seed. The judges are a fixed panel
-    and are averaged first; what is resampled are the seeds. Failed trainings (NaN)
-    drop their seed.
-
-    Source: percentile bootstrap, Efron 1979.
-    """
-    unseen = table[table["unseen"]]
-    wide = unseen.pivot_table(
-        index=["seed", "judge"], columns="set", values="accuracy", dropna=False
+def _score(
+    network: nn.Module, test: tuple[Tensor, Tensor], protocol: Protocol
+) -> float:
+    images, labels = test
+    return (
+        (predict(network, images, protocol).argmax(1) == labels).float().mean().item()
     )
-    difference = (wide[name] - wide[baseline]).unstack("judge")  # seeds x judges
-    per_seed = difference.mean(axis=1, skipna=False).dropna().to_numpy()
-    if len(per_seed) == 0:
-        return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(per_seed), size=(resamples, len(per_seed)))
-    low, high = np.percentile(per_seed[draws].mean(axis=1), [2.5, 97.5])
-    return float(per_seed.mean()), float(low), float(high)
+
+
+def _on_device(images: Tensor, device: torch.device) -> Tensor:
+    """Move test images once, one channel only if it is repeated."""
+    if images.stride(1) == 0:
+        return images[:, :1].to(device).expand(-1, images.shape[1], -1, -1)
+    return images.to(device)
+
+
+def _check_lists(
+    sets: Sets, judges: Sequence[str], seeds: Sequence[int], image_size: int
+) -> None:
+    given = {"sets": [*sets], "judges": [*judges], "seeds": [*seeds]}
+    for what, values in given.items():
+        if not values:
+            raise InputError(f"{what}: found none; expected at least one")
+        if twice := [v for v in dict.fromkeys(values) if values.count(v) > 1]:
+            raise InputError(f"{what}: found {twice} more than once; expected it once")
+    for judge in judges:
+        check_judge(judge, image_size)
+
+
+def _seed(seed: int) -> int:
+    """Return a seed as a plain int, whichever integer type it has."""
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise InputError(f"seeds: found {seed!r}; expected integers >= 0")
+    return int(seed)
+
+
+def _check_test(test: tuple) -> tuple[Tensor, Tensor]:
+    images, labels = test[:2]
+    if images.ndim != 4 or not len(images) or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"test: found images {tuple(images.shape)}, labels {tuple(labels.shape)}; "
+            "expected (N, 3, H, W) and (N,), N at least 1"
+        )
+    if images.shape[-1] != images.shape[-2]:
+        raise InputError(
+            f"test: found images {tuple(images.shape)}; expected square ones"
+        )
+    return images, labels
+
+
+def _check_set(
+    name: str, train: DistilledSet, test: tuple, allow_empty_classes: bool
+) -> None:
+    images, labels = test[:2]
+    if images.shape[1:] != train.images.shape[1:]:
+        raise InputError(
+            f"set {name!r}: its images are {tuple(train.images.shape[1:])}, the test "
+            f"images {tuple(images.shape[1:])}; bring both to one size"
+        )
+    classes = len(train.class_names)
+    if int(labels.max()) >= classes:
+        raise InputError(
+            f"set {name!r}: the test labels go up to {int(labels.max())}; the set has "
+            f"{classes} classes"
+        )
+    highest = int(train.labels.max())
+    if len(test) > 2 and highest >= len(test[2]):
+        raise InputError(
+            f"set {name!r}: its labels go up to {highest}; the test images have "
+            f"{len(test[2])} classes"
+        )
+    counts = torch.bincount(train.labels, minlength=classes).tolist()
+    empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]
+    if empty and not allow_empty_classes:
+        raise InputError(
+            f"set {name!r}: no image of {', '.join(map(repr, empty))}; expected some "
+            "of every class (allow_empty_classes accepts it)"
+        )

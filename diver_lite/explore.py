@@ -6,14 +6,30 @@ frames instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import torch
 from IPython.display import display
+from torch import Tensor
 
 from diver_lite.distilled import DistilledSet
+from diver_lite.errors import InputError
 from diver_lite.figures import image_grid
 from diver_lite.prior import Prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.recovery import (
+    CHOICES,
+    WINDOWS,
+    RecoveryConfig,
+    Step,
+    draw_noise,
+    inherit,
+    prior_classes,
+    recover,
+    recover_steps,
+)
 
 
 def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
@@ -78,3 +94,364 @@ def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
     }
     picture = widgets.interactive_output(show, controls)
     return widgets.VBox([*controls.values(), picture])
+
+
+def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
+    """Show a slider for the noise level of inheritance, and both readings of the start.
+
+    Args:
+        distilled: a few images; each change refines all of them anew, without guidance
+            towards the inherited latents.
+        prior: the diffusion prior.
+
+    Returns:
+        A widget that shows the noised latents, decoded, and what the prior makes of
+        them; its title gives the share of signal that the first step is told, and the
+        share that is there.
+
+    Raises:
+        InputError: classes that the prior doesn't know.
+
+    Source: ours; the paper's sweep of forward steps, made to move.
+    """
+    prior_classes(distilled, prior)  # fail here, not inside a callback
+    z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
+    alphas_cumprod = prior.scheduler.alphas_cumprod
+
+    def show(noise_timestep, start, seed):
+        config = RecoveryConfig(
+            noise_timestep=noise_timestep, start=start, guidance_factor=0.0
+        )
+        indices = range(len(distilled))
+        (noise,) = draw_noise(prior.latent_shape, indices, seed)
+        z = inherit(z_0, noise.to(z_0), alphas_cumprod[noise_timestep])
+        rows = {
+            "distilled": distilled.images,
+            "noised latent": prior.decode(z),
+            "recovered": recover(
+                distilled, prior, config, seed=seed, progress=False
+            ).images,
+        }
+        told = config.timesteps(prior)[0]
+        title = f"signal: {alphas_cumprod[told]:.2%} told (t = {told}), "
+        title += f"{alphas_cumprod[noise_timestep]:.2%} there (t = {noise_timestep})"
+        figure = image_grid(rows, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    return _interactive(
+        show,
+        noise_timestep=_slider(widgets.IntSlider, 500, 0, 980, 20, "noise timestep"),
+        start=widgets.Dropdown(
+            options=["matched", "published"],
+            value="matched",
+            description="start",
+            style={"description_width": "9em"},
+        ),
+        seed=_slider(widgets.IntSlider, 0, 0, 9, 1, "seed"),
+    )
+
+
+def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
+    """Show a slider that walks through one refinement, step by step.
+
+    Args:
+        distilled: a few images; a new noise level or window refines all of them anew,
+            moving along the steps only decodes what is kept.
+        prior: the diffusion prior.
+
+    Returns:
+        A widget that shows, for the step nearest to the chosen timestep, the noisy
+        latent and the clean one that the prior predicts, both decoded.
+
+    Raises:
+        InputError: classes that the prior doesn't know.
+
+    Source: ours; the paper's figure on semantic evolution, made to move.
+    """
+    classes = prior_classes(distilled, prior)
+    z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
+    (noise,) = draw_noise(prior.latent_shape, range(len(distilled)), seed=0)
+    kept: dict[tuple, list[Step]] = {}
+
+    def show(timestep, noise_timestep, window):
+        key = (noise_timestep, window)
+        if key not in kept:
+            config = RecoveryConfig(noise_timestep=noise_timestep, window=window)
+            steps = recover_steps(z_0, classes, prior, config, noise=noise.to(z_0))
+            kept[key] = list(steps)
+        step = min(kept[key], key=lambda step: abs(step.timestep - timestep))
+        rows = {
+            "distilled": distilled.images,
+            "noisy latent": prior.decode(step.latents),
+            "predicted clean": prior.decode(step.pred_original),
+        }
+        pull = "pulled" if step.guided else "not pulled"
+        title = f"t = {step.timestep}: {step.phase} phase, {pull}"
+        figure = image_grid(rows, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    default = RecoveryConfig()
+    level = int(default.noise_timestep)
+    return _interactive(
+        show,
+        timestep=_slider(widgets.IntSlider, level, 0, 980, 20, "timestep"),
+        noise_timestep=_slider(widgets.IntSlider, level, 0, 980, 20, "noise timestep"),
+        window=_window_dropdown(),
+    )
+
+
+def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
+    """Show a range slider for the window in which semantic guidance acts.
+
+    Args:
+        distilled: a few images; each change refines all of them anew.
+        prior: the diffusion prior.
+
+    Returns:
+        A widget that shows the refinement without a pull and with the pull inside
+        the window, and says at how many of the steps it acted.
+
+    Raises:
+        InputError: classes that the prior doesn't know.
+
+    Source: ours; the paper's comparison of windows, made to move.
+    """
+    prior_classes(distilled, prior)  # fail here, not inside a callback
+    unguided: dict[int, Tensor] = {}
+
+    def show(window, guidance_factor, noise_timestep):
+        low, high = window
+        config = RecoveryConfig(
+            noise_timestep=noise_timestep,
+            guidance_factor=guidance_factor,
+            window=(high, low),
+        )
+        if noise_timestep not in unguided:
+            plain = replace(config, guidance_factor=0.0)
+            result = recover(distilled, prior, plain, progress=False)
+            unguided[noise_timestep] = result.images
+        pulled = recover(distilled, prior, config, progress=False).images
+        visited = config.timesteps(prior)
+        guided = sum(config.phase(t) == "semantic" for t in visited)
+        rows = {
+            "distilled": distilled.images,
+            "no pull": unguided[noise_timestep],
+            "pull in the window": pulled,
+        }
+        title = f"pulled while {high} >= t > {low}: {guided} of {len(visited)} steps"
+        figure = image_grid(rows, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    default = RecoveryConfig()
+    high, low = WINDOWS["published"]
+    gamma, level = default.guidance_factor, int(default.noise_timestep)
+    return _interactive(
+        show,
+        window=_slider(widgets.IntRangeSlider, (low, high), -1, 1000, 1, "window"),
+        guidance_factor=_slider(
+            widgets.FloatSlider, gamma, 0, 0.5, 0.05, "guidance factor"
+        ),
+        noise_timestep=_slider(widgets.IntSlider, level, 0, 980, 20, "noise timestep"),
+    )
+
+
+def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.Widget:
+    """Show a slider for the guidance factor, and both readings of what it pulls.
+
+    Args:
+        distilled: a few images; each change refines all of them anew, with guidance at
+            every step.
+        prior: the diffusion prior.
+
+    Returns:
+        A widget that shows the refinement without a pull and with it, and the mean
+        absolute distance of both to the distilled images, in pixels on the [0, 1]
+        scale.
+
+    Raises:
+        InputError: classes that the prior doesn't know.
+
+    Source: ours; the paper's sweep of the guidance factor, made to move.
+    """
+    prior_classes(distilled, prior)  # fail here, not inside a callback
+    default = RecoveryConfig(window="full")
+    plain = replace(default, guidance_factor=0.0)
+    unguided = recover(distilled, prior, plain, progress=False).images
+
+    def show(guidance_factor, guidance_target, guidance_sigma):
+        config = replace(
+            default,
+            guidance_factor=guidance_factor,
+            guidance_target=guidance_target,
+            guidance_sigma=guidance_sigma,
+        )
+        rows = {
+            "distilled": distilled.images,
+            "no pull": unguided,
+            "pulled": recover(distilled, prior, config, progress=False).images,
+        }
+        away = {
+            name: (images - distilled.images.clamp(0, 1)).abs().mean().item()
+            for name, images in rows.items()
+        }
+        title = f"distance to the distilled images: {away['pulled']:.3f} pulled, "
+        title += f"{away['no pull']:.3f} without"
+        figure = image_grid(rows, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    return _interactive(
+        show,
+        guidance_factor=_slider(
+            widgets.FloatSlider, default.guidance_factor, 0, 1, 0.05, "guidance factor"
+        ),
+        guidance_target=_dropdown("guidance_target", default.guidance_target),
+        guidance_sigma=_dropdown("guidance_sigma", default.guidance_sigma),
+    )
+
+
+def explore_guidance_scale(
+    prior: Prior, *, num_inference_steps: int = 20
+) -> widgets.Widget:
+    """Show a slider for the scale of classifier-free guidance on raw samples.
+
+    Args:
+        prior: the diffusion prior; each change draws ten samples anew.
+        num_inference_steps: DDIM steps of each sample; fewer answer faster.
+
+    Returns:
+        A widget that shows samples from one draw of noise, ten different classes or
+        ten of one class, so that only the controls change the picture.
+
+    Raises:
+        InputError: a number of steps that the schedule lacks.
+
+    Source: ours.
+    """
+    base = RecoveryConfig(
+        num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
+    )
+    base.timesteps(prior)  # fail here, not inside a callback
+    count = 10
+
+    def show(guidance_scale, class_label, seed):
+        mixed = torch.arange(count) % prior.num_classes
+        labels = mixed if class_label is None else torch.full_like(mixed, class_label)
+        (noise,) = draw_noise(prior.latent_shape, range(count), seed)
+        config = replace(base, guidance_scale=guidance_scale)
+        nothing = torch.zeros_like(noise)  # without inheritance nobody reads it
+        *_, last = recover_steps(nothing, labels, prior, config, noise=noise)
+        titles = [prior.class_names[label] for label in labels.tolist()]
+        row = {f"scale {guidance_scale:g}": prior.decode(last.latents)}
+        figure = image_grid(row, titles, scale=1.0)
+        display(figure)
+        plt.close(figure)
+
+    names = [(name, index) for index, name in enumerate(prior.class_names)]
+    return _interactive(
+        show,
+        guidance_scale=_slider(
+            widgets.FloatSlider, base.guidance_scale, 1, 6, 0.5, "CFG scale"
+        ),
+        class_label=widgets.Dropdown(
+            options=[("ten classes", None), *names],
+            value=None,
+            description="class",
+            style={"description_width": "9em"},
+        ),
+        seed=_slider(widgets.IntSlider, 0, 0, 9, 1, "seed"),
+    )
+
+
+def explore_pixel_range(sets: Mapping[str, Tensor]) -> widgets.Widget:
+    """Show a range slider for the pixel values that count as black and as white.
+
+    Args:
+        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range; a second slider
+            chooses among them.
+
+    Returns:
+        A widget that shows the chosen images, and how many of their pixels are cut off
+        at either end.
+
+    Raises:
+        InputError: no sets.
+
+    Source: ours: distilled pixels run far outside the visible range.
+    """
+    if not sets:
+        raise InputError("sets is empty; expected at least one name with images")
+    lowest = min(float(images.min()) for images in sets.values())
+    highest = max(float(images.max()) for images in sets.values())
+
+    def show(name, shown):
+        images, (black, white) = sets[name], shown
+        title = f"below black {(images < black).float().mean():.0%}, "
+        title += f"above white {(images > white).float().mean():.0%}"
+        visible = (images - black) / max(white - black, 1e-6)
+        figure = image_grid({name: visible}, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    names = list(sets)
+    return _interactive(
+        show,
+        name=widgets.SelectionSlider(
+            options=names,
+            value=names[-1],
+            description="pixels",
+            continuous_update=False,
+            style={"description_width": "9em"},
+            layout={"width": "32em"},
+        ),
+        shown=_slider(
+            widgets.FloatRangeSlider,
+            (0.0, 1.0),
+            min(lowest, 0.0),
+            max(highest, 1.0),
+            0.05,
+            "black to white",
+        ),
+    )
+
+
+def _slider(kind, value, low, high, step, description) -> widgets.Widget:
+    """Make a slider that calls back when it is released, not while it moves."""
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=description,
+        continuous_update=False,
+        style={"description_width": "9em"},
+        layout={"width": "32em"},
+    )
+
+
+def _window_dropdown() -> widgets.Dropdown:
+    return widgets.Dropdown(
+        options=[*WINDOWS, "none"],
+        value="published",
+        description="window",
+        style={"description_width": "9em"},
+    )
+
+
+def _dropdown(field, value) -> widgets.Dropdown:
+    return widgets.Dropdown(
+        options=CHOICES[field],
+        value=value,
+        description=field.replace("_", " "),
+        style={"description_width": "9em"},
+    )
+
+
+def _interactive(show, **controls: widgets.Widget) -> widgets.VBox:
+    """Stack the controls above the picture that `show` draws from their values."""
+    return widgets.VBox(
+        [*controls.values(), widgets.interactive_output(show, controls)]
+    )

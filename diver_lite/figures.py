@@ -30,6 +30,7 @@ from diver_lite.errors import InputError
 METHOD_COLORS: dict[str, str] = {
     "random real": "#949494",
     "Stage I": "#d55e00",
+    "clip only": "#56331b",
     "VAE only": "#ca9161",
     "raw prior": "#56b4e9",
     "SI published": "#ece133",
@@ -232,6 +233,123 @@ def accuracy_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     )
     plt.close(fig)
     return fig
+
+
+def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figure:
+    """Draw a plane of images, one panel per stage, one colour per class.
+
+    Every panel shows all other stages' images as grey dots, so that one sees where a
+    stage lies among them. Axes carry no ticks: t-SNE's units mean nothing.
+
+    Args:
+        table: columns `x`, `y`, `stage` and `class`, as `diver_lite.metrics.embed_2d`
+            returns it; panels and colours keep the order of its rows.
+        title: title of the whole figure.
+
+    Raises:
+        InputError: the table is empty or lacks a column.
+
+    Source: ours.
+    """
+    _check_columns(table, ("x", "y", "stage", "class"))
+    stages = list(dict.fromkeys(table["stage"]))
+    classes = list(dict.fromkeys(table["class"]))
+    palette = "colorblind" if len(classes) <= 10 else "husl"  # the former has ten
+    palette = sns.color_palette(palette, len(classes)).as_hex()
+    colors = dict(zip(classes, palette, strict=True))
+    columns = min(3, len(stages))
+    rows = -(-len(stages) // columns)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.9 * columns + 1.5, 2.9 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat[len(stages) :]:
+        ax.set_visible(False)
+    for ax, stage in zip(axes.flat, stages, strict=False):
+        mine = table["stage"] == stage
+        # few images deserve large dots
+        size = float(np.clip(3_000 / mine.sum(), 8, 40))
+        ax.scatter(*table.loc[~mine, ["x", "y"]].to_numpy().T, s=5, color="0.87")
+        points = table[mine]
+        ax.scatter(
+            points["x"], points["y"], s=size, c=points["class"].map(colors).tolist()
+        )
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{stage} ({mine.sum()})", fontsize="medium")
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=colors[c], label=c)
+        for c in classes
+    ]
+    fig.legend(handles=handles, loc="outside right center", frameon=False)
+    if title:
+        fig.suptitle(title)
+    plt.close(fig)
+    return fig
+
+
+def distance_heatmap(
+    table: pd.DataFrame,
+    *,
+    value: str = "cosine_distance",
+    relation: str = "same class",
+    title: str | None = None,
+) -> Figure:
+    """Draw the distances between sets as a symmetric matrix.
+
+    Args:
+        table: as `diver_lite.metrics.latent_distances` returns it.
+        value: the column to draw, "cosine_distance" or "l2_distance".
+        relation: the pairs to draw, "same class" or "other class".
+        title: title of the figure.
+
+    Raises:
+        InputError: the table lacks a column, or holds no such relation.
+
+    Source: ours.
+    """
+    _check_columns(table, ("set_a", "set_b", "relation", value))
+    chosen = table[table["relation"] == relation]
+    if chosen.empty:
+        raise InputError(
+            f"relation is {relation!r}; expected one of {[*table['relation'].unique()]}"
+        )
+    names = list(dict.fromkeys(table["set_a"]))
+    matrix = pd.DataFrame(np.nan, index=names, columns=names)
+    for a, b, distance in chosen[["set_a", "set_b", value]].itertuples(index=False):
+        matrix.loc[a, b] = matrix.loc[b, a] = distance
+    side = 0.75 * len(names) + 2.0
+    fig, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
+    # large distances have many digits before the point
+    digits = ".2f" if np.nanmax(matrix) < 10 else ".1f"
+    sns.heatmap(
+        matrix,
+        annot=True,
+        fmt=digits,
+        cmap="crest",
+        square=True,
+        cbar_kws={"label": f"{value.replace('_', ' ')}, {relation}", "shrink": 0.7},
+        ax=ax,
+    )
+    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    plt.setp(ax.get_yticklabels(), rotation=0)
+    if title:
+        ax.set_title(title)
+    plt.close(fig)
+    return fig
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing or table.empty:
+        raise InputError(
+            f"table has {len(table)} rows and lacks columns {missing}; expected "
+            f"{', '.join(columns)}"
+        )
 
 
 class FrameSlider:

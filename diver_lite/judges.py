@@ -1,11 +1,21 @@
 """The networks that judge a dataset by learning from it.
 
 Only the distillation ConvNet is written here; the others are torchvision's, with a
-stem that keeps small images from shrinking to nothing.
+stem that keeps small images from shrinking to nothing: they are met at 32, 64, 128 and
+224 pixels. Nothing in them is random but the initial weights (no dropout, no stochastic
+depth), so a training is fixed by its seed however many run at once.
+
+Normalisation: the ConvNet has instance normalisation, as every distillation method
+does it; ResNet18, ShuffleNetV2, MobileNetV2, EfficientNet-B0 and VGG11 have batch
+normalisation, as torchvision does it (published tables mix both: a ResNet18 or VGG11
+with instance normalisation is common); the ViT has layer normalisation, AlexNet none.
+Batch normalisation scores new images by statistics of the training images, so it feels
+a shift between the two, which instance normalisation cancels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +30,8 @@ class ConvNet(nn.Module):
 
     Args:
         num_classes: number of outputs.
-        image_size: 32, 64 or 128; sets the depth, so that the last map is 4x4.
+        image_size: sets the depth: 3 at 32 pixels, 4 at 64, 5 at 128, each with a last
+            map of 4x4; 6 at 224 or 256, as in ImageNet tables.
         channels: channels of the image.
         width: channels of every layer.
 
@@ -33,7 +44,7 @@ class ConvNet(nn.Module):
         self, num_classes: int, image_size: int, channels: int = 3, width: int = 128
     ) -> None:
         super().__init__()
-        depth = max(1, (image_size // 4).bit_length() - 1)
+        depth = max(1, round(math.log2(image_size / 4)))
         layers: list[nn.Module] = []
         for index in range(depth):
             layers += [
@@ -84,7 +95,9 @@ def _mobilenet(num_classes: int, size: int) -> nn.Module:
 
 
 def _efficientnet(num_classes: int, size: int) -> nn.Module:
-    net = tv.efficientnet_b0(num_classes=num_classes, dropout=0.0)
+    net = tv.efficientnet_b0(
+        num_classes=num_classes, dropout=0.0, stochastic_depth_prob=0.0
+    )
     if size <= 64:
         net.features[0][0].stride = (1, 1)
     return net
@@ -103,6 +116,24 @@ def _vit(num_classes: int, size: int) -> nn.Module:
     )
 
 
+def _vgg11(num_classes: int, size: int) -> nn.Module:
+    # as for CIFAR: five poolings leave 1x1 of 32x32, and one linear layer is enough
+    net = tv.vgg11_bn(num_classes=num_classes)
+    net.avgpool = nn.AdaptiveAvgPool2d(1)
+    net.classifier = nn.Linear(512, num_classes)
+    return net
+
+
+def _alexnet(num_classes: int, size: int) -> nn.Module:
+    net = tv.alexnet(num_classes=num_classes)
+    if size <= 64:  # 3x3 at the end for 32, 64 and 128 pixels
+        stride = 1 if size <= 32 else 2
+        net.features[0] = nn.Conv2d(3, 64, 5, stride, 2)
+    net.avgpool = nn.AdaptiveAvgPool2d(3)
+    net.classifier = nn.Linear(256 * 3 * 3, num_classes)
+    return net
+
+
 JUDGES: dict[str, Callable[[int, int], nn.Module]] = {
     "ConvNet": _convnet,
     "ResNet18": _resnet18,
@@ -110,8 +141,29 @@ JUDGES: dict[str, Callable[[int, int], nn.Module]] = {
     "MobileNetV2": _mobilenet,
     "EfficientNet-B0": _efficientnet,
     "ViT": _vit,
+    "VGG11": _vgg11,
+    "AlexNet": _alexnet,
 }
 PROXY = "ConvNet"  # what Stage I distils on; all others are unseen
+# the five that the paper's tables average over
+UNSEEN = ("ResNet18", "ShuffleNetV2", "MobileNetV2", "EfficientNet-B0", "ViT")
+# faster on a CPU with channels in the last dimension (measured; the others aren't)
+CHANNELS_LAST = frozenset({"ShuffleNetV2", "MobileNetV2"})
+# what a stem can take: at least so many pixels, and a multiple of so many
+TAKES = dict.fromkeys(JUDGES, (32, 1)) | {"ConvNet": (8, 1), "ViT": (32, 8)}
+
+
+def check_judge(name: str, image_size: int) -> None:
+    """Raise `InputError` if a judge is unknown or can't take images of a size."""
+    if name not in JUDGES:
+        raise InputError(f"judge {name!r} is unknown; expected one of {[*JUDGES]}")
+    smallest, multiple = TAKES.get(name, (32, 1))
+    if image_size < smallest or image_size % multiple:
+        of = f"a multiple of {multiple}, " if multiple > 1 else ""
+        raise InputError(
+            f"judge {name}: image size is {image_size}; expected {of}at least "
+            f"{smallest}"
+        )
 
 
 def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.Module:
@@ -120,19 +172,16 @@ def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.M
     Args:
         name: a key of `JUDGES`.
         num_classes: number of outputs.
-        image_size: height and width in pixels, at least 32.
+        image_size: height and width in pixels; see `TAKES`.
         seed: of the initial weights.
 
     Raises:
         InputError: unknown judge, or an image size that its stem can't take.
+
+    Source: torchvision; the small ViT of GLaD and PReDD; VGG11 and AlexNet with the
+    single linear layer of DC's.
     """
-    if name not in JUDGES:
-        raise InputError(f"judge {name!r} is unknown; expected one of {[*JUDGES]}")
-    if image_size < 32 or image_size % 16:
-        raise InputError(
-            f"judge {name}: image size is {image_size}; expected a multiple of 16, at "
-            "least 32"
-        )
+    check_judge(name, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return JUDGES[name](num_classes, image_size)

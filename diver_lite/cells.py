@@ -1,0 +1,162 @@
+"""The file of finished trainings that lets an interrupted evaluation go on.
+
+One row per training, with fingerprints of the set, the protocol and the test images: a
+number is only taken from the file if it would come out the same again. What isn't
+recorded is the machine, whose rounding differs, and the code: start a new file after
+changing a judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from diver_lite.distilled import DistilledSet
+from diver_lite.errors import InputError, first_line
+from diver_lite.files import atomic_path, check_writable
+from diver_lite.protocols import Protocol, learned_lr
+
+COLUMNS = ("set", "judge", "unseen", "seed", "accuracy", "seconds", "error")
+SHAS = ("set_sha", "protocol_sha", "test_sha")
+DTYPES = dict.fromkeys(("set", "judge", "error", *SHAS), str) | {
+    "unseen": bool,
+    "seed": int,
+    "accuracy": float,
+    "seconds": float,
+}
+
+Key = tuple[str, str, int]  # set, judge, seed
+
+
+class Cells:
+    """Hold finished trainings, and keep them in a CSV file if there is a path.
+
+    Args:
+        path: the file, made if it doesn't exist; None keeps the rows in memory only.
+        protocol: how judges are trained.
+        images: (N, 3, H, W) that score.
+        labels: (N,) of those.
+
+    Raises:
+        InputError: the file is of something else, damaged, or can't be written; or it
+            was made with another protocol or other test images.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        protocol: Protocol,
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.rows: dict[Key, dict] = {}
+        self.shas: dict[str, str] = {}
+        self.set_shas: dict[tuple[str, int], str] = {}
+        if self.path is None:
+            return
+        self.shas["protocol_sha"] = protocol_fingerprint(protocol)
+        self.shas["test_sha"] = images_fingerprint(images, labels)
+        if self.path.is_dir():
+            raise InputError(f"out {self.path} is a folder; expected a .csv file")
+        check_writable(self.path, overwrite=True)
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            table = pd.read_csv(
+                self.path,
+                dtype=DTYPES,
+                keep_default_na=False,  # a set may be called "None" or "NA"
+                na_values={"accuracy": [""]},
+            )
+        except (ValueError, OSError) as error:  # parser errors are ValueErrors
+            raise InputError(
+                f"out {self.path}: not a table of trainings ({first_line(error)}); "
+                "choose another file"
+            ) from None
+        if missing := [c for c in (*COLUMNS, *SHAS) if c not in table]:
+            raise InputError(
+                f"out {self.path}: not a table of trainings, it lacks the columns "
+                f"{missing}; choose another file"
+            )
+        words = {"protocol_sha": "another protocol", "test_sha": "other test images"}
+        for column, word in words.items():
+            if (table[column] != self.shas[column]).any():
+                raise InputError(
+                    f"out {self.path} was made with {word}; choose another file, or "
+                    "delete it to start anew"
+                )
+        for row in table.to_dict("records"):
+            self.rows[row["set"], row["judge"], row["seed"]] = row
+
+    def register(self, name: str, seed: int, train: DistilledSet) -> None:
+        """Say which set a name stands for, with a seed.
+
+        Raises:
+            InputError: the file has trainings on another set of this name.
+        """
+        if self.path is None:  # nothing to compare with
+            return
+        sha = self.set_shas[name, seed] = set_fingerprint(train)
+        for (other, _, k), row in self.rows.items():
+            if (other, k) == (name, seed) and row["set_sha"] != sha:
+                raise InputError(
+                    f"out {self.path}: its rows of set {name!r} are of another set; "
+                    "give this one another name, choose another file, or delete those "
+                    "rows"
+                )
+
+    def add(self, rows: Iterable[dict]) -> None:
+        """Add finished trainings and rewrite the file, whole or not at all."""
+        for row in rows:
+            sha = self.set_shas.get((row["set"], row["seed"]), "")
+            key = row["set"], row["judge"], row["seed"]
+            self.rows[key] = row | {"set_sha": sha} | self.shas
+        if self.path is not None:
+            columns = [*COLUMNS, *SHAS]
+            table = pd.DataFrame(list(self.rows.values()), columns=columns)
+            with atomic_path(self.path, overwrite=True) as temporary:
+                table.to_csv(temporary, index=False, lineterminator="\n")
+
+    def table(self, keys: Iterable[Key]) -> pd.DataFrame:
+        """Return the rows of some trainings, in their order."""
+        rows = [self.rows[key] for key in keys]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def set_fingerprint(train: DistilledSet) -> str:
+    """Return a digest of what a judge may learn from a set: pixels, labels, step size.
+
+    Names and provenance don't count, so a set equals itself after saving and loading.
+    """
+    facts = f"{len(train.class_names)} classes, step size {learned_lr(train)}"
+    return _digest([train.images, train.labels, train.soft_labels], facts)
+
+
+def images_fingerprint(images: Tensor, labels: Tensor) -> str:
+    """Return a digest of the images and labels that score."""
+    return _digest([images, labels], "")
+
+
+def protocol_fingerprint(protocol: Protocol) -> str:
+    """Return a digest of all fields of a protocol."""
+    return _digest([], json.dumps(asdict(protocol), sort_keys=True))
+
+
+def _digest(tensors: Iterable[Tensor | None], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for tensor in tensors:
+        tensor = torch.empty(0) if tensor is None else tensor
+        digest.update(str(tuple(tensor.shape)).encode())
+        for part in tensor.split(1_000):  # a copy of all would double the memory
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

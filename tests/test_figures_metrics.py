@@ -1,0 +1,111 @@
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from diver_lite import figures
+from diver_lite.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    plt.close("all")
+    yield
+    assert not plt.get_fignums(), "a figure left open is shown twice in a notebook"
+
+
+def drawn(fig):
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def plane(stages=("real", "Stage I", "VAE only", "DIVER"), classes=("a", "b")):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"x": x, "y": y, "stage": stage, "class": name}
+        for stage in stages
+        for name in classes
+        for x, y in rng.normal(size=(3, 2))
+    ]
+    return pd.DataFrame(rows)
+
+
+def distances():
+    rows = [
+        ("DM", "DM", "same class", 1.0),
+        ("DM", "DM", "other class", 5.0),
+        ("DM", "real", "same class", 2.0),
+        ("DM", "real", "other class", 6.0),
+        ("real", "real", "same class", 3.0),
+        ("real", "real", "other class", 7.0),
+    ]
+    return pd.DataFrame(rows, columns=["set_a", "set_b", "relation", "l2_distance"])
+
+
+def test_scatter_has_a_panel_per_stage_with_all_images():
+    table = plane()
+    fig = figures.embedding_scatter(table, title="Plane")
+    shown = [ax for ax in fig.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == [
+        "real (6)", "Stage I (6)", "VAE only (6)", "DIVER (6)",
+    ]  # fmt: skip
+    for ax, stage in zip(shown, dict.fromkeys(table["stage"]), strict=True):
+        others, mine = ax.collections
+        assert len(others.get_offsets()) == 18
+        expected = table.loc[table["stage"] == stage, ["x", "y"]].to_numpy()
+        assert np.asarray(mine.get_offsets()) == pytest.approx(expected)
+    assert drawn(fig).std() > 0
+
+
+def test_scatter_gives_a_class_one_colour_in_all_panels():
+    fig = figures.embedding_scatter(plane())
+    colors = [ax.collections[1].get_facecolors() for ax in fig.axes[:4]]
+    assert all((c == colors[0]).all() for c in colors)
+    assert len(np.unique(colors[0], axis=0)) == 2
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert [
+        matplotlib.colors.to_rgba(h.get_color()) for h in legend.legend_handles
+    ] == [
+        tuple(colors[0][0]),
+        tuple(colors[0][3]),
+    ]
+
+
+def test_scatter_takes_many_classes_and_one_stage():
+    names = [f"class {i}" for i in range(14)]
+    fig = figures.embedding_scatter(plane(["real"], names))
+    colors = fig.axes[0].collections[1].get_facecolors()
+    assert len(np.unique(colors, axis=0)) == 14
+    drawn(fig)
+
+
+def test_heatmap_is_symmetric_and_takes_one_relation():
+    fig = figures.distance_heatmap(distances(), value="l2_distance")
+    mesh = fig.axes[0].collections[0]
+    assert np.asarray(mesh.get_array()).reshape(2, 2).tolist() == [[1, 2], [2, 3]]
+    fig = figures.distance_heatmap(
+        distances(), value="l2_distance", relation="other class", title="Others"
+    )
+    mesh = fig.axes[0].collections[0]
+    assert np.asarray(mesh.get_array()).reshape(2, 2).tolist() == [[5, 6], [6, 7]]
+    assert drawn(fig).std() > 0
+
+
+def test_figures_refuse_tables_of_other_columns():
+    with pytest.raises(InputError, match="lacks columns \\['stage'\\]"):
+        figures.embedding_scatter(plane().drop(columns="stage"))
+    with pytest.raises(InputError, match="0 rows"):
+        figures.embedding_scatter(plane().head(0))
+    with pytest.raises(InputError, match="cosine_distance"):
+        figures.distance_heatmap(distances())
+    with pytest.raises(InputError, match="relation is 'none'"):
+        figures.distance_heatmap(distances(), value="l2_distance", relation="none")

@@ -1,0 +1,24 @@
+"""Small sets that any network can tell apart, for the tests of the judges."""
+
+import torch
+
+from diver_lite.distilled import DistilledSet
+
+NAMES = ("dark", "bright", "red")
+
+
+def toy(count=8, size=32, seed=0):
+    """Return images (count per class), labels and class names."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(3).repeat_interleave(count)
+    images = 0.15 * torch.rand(3 * count, 3, size, size, generator=generator)
+    images[labels == 1] += 0.8
+    images[labels == 2, 0] += 0.8
+    return images, labels, NAMES
+
+
+def toy_set(*, soft_labels=None, provenance=None, **options):
+    """Return the same as a `DistilledSet`."""
+    return DistilledSet(
+        *toy(**options), soft_labels=soft_labels, provenance=provenance or {}
+    )
