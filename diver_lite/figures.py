@@ -30,7 +30,6 @@ from diver_lite.errors import InputError
 METHOD_COLORS: dict[str, str] = {
     "random real": "#949494",
     "Stage I": "#d55e00",
-    "clip only": "#56331b",
     "VAE only": "#ca9161",
     "raw prior": "#56b4e9",
     "SI published": "#ece133",
