@@ -1,0 +1,251 @@
+"""Find where the prior overrules the distilled image: how often, for which settings.
+
+Run: python scripts/find_failures.py [--set fashion-mnist-dm-ipc10] [--data-root FOLDER]
+
+Sweeps noise level, guidance scale and semantic guidance on one set and one draw of
+noise. An image fails in class if all judges (trained on real data) saw its class before
+and none does after; in content if it is nearer to what the prior draws from the same
+noise without the distilled image (the raw prior) than to that image, or if its coarse
+layout is less like that image's than the raw prior's is. "VAE only" is the floor of
+these shares; the raw prior's rows say what is lost if nothing is inherited.
+
+Writes results/failures_fashion-mnist.csv (a row per setting and kind of failure), .json
+(which classes, and what they became) and the picture book/_static/failures.webp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from measure_metrics import DATASET, add_judge_arguments, load_judges
+from PIL import Image
+
+from diver_lite.baselines import raw_prior, vae_only
+from diver_lite.data import load_dataset
+from diver_lite.distilled import load_distilled
+from diver_lite.figures import image_grid, set_theme
+from diver_lite.metrics import find_failures
+from diver_lite.prior import load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_result
+
+PICTURE = "book/_static/failures.webp"
+
+
+def settings(args) -> list[tuple[str, RecoveryConfig]]:
+    """Return the sweep: semantic guidance only where its window is ever reached."""
+    default = RecoveryConfig(num_inference_steps=args.inference_steps)
+    reached = default.phase  # of a timestep: "semantic" inside the window
+    sweep = []
+    for level in args.noise:
+        for scale in args.scales:
+            plain = replace(
+                default, noise_timestep=level, guidance_scale=scale, guidance_factor=0.0
+            )
+            sweep.append(("SI matched", plain))
+            if reached(level) != "refinement":
+                factor = default.guidance_factor
+                sweep.append(("SI + SG", replace(plain, guidance_factor=factor)))
+    published = RecoveryConfig.published(num_inference_steps=args.inference_steps)
+    return [*sweep, ("DIVER published", published)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", default="fashion-mnist-dm-ipc10")
+    parser.add_argument("--prior", default=DATASET)
+    parser.add_argument("--inference-steps", type=int, default=25)
+    parser.add_argument("--noise", type=int, nargs="+", default=[300, 500, 700, 900])
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 4.0])
+    parser.add_argument("--seed", type=int, default=0)
+    add_judge_arguments(parser)
+    args = parser.parse_args()
+    started = time.perf_counter()
+    prior = load_prior(args.prior)
+    source = load_distilled(args.set)
+    fit, test = (
+        load_dataset(DATASET, split, root=args.data_root) for split in ("fit", "test")
+    )
+    judges, accuracies = load_judges(
+        args.judges, fit, test, args.judge_steps, args.judge_batch
+    )
+
+    raws, rows, details, pictures = {}, [], [], []
+    published = RecoveryConfig.published().guidance_scale
+    for scale in sorted({*args.scales, published, RecoveryConfig().guidance_scale}):
+        config = RecoveryConfig(
+            num_inference_steps=args.inference_steps, guidance_scale=scale
+        )
+        raws[scale] = raw_prior(source, prior, config, seed=args.seed, progress=False)
+
+    def judge_setting(name, config, recovered):
+        """Append the shares of all failures of one setting."""
+        raw = raws[config.guidance_scale]
+        tables = [
+            find_failures(source, recovered, raw, judge, prior)
+            for judge in judges.values()
+        ]
+        table = tables[0].copy()
+        for column in ("class_lost", "class_gained"):
+            table[column] = pd.concat([t[column] for t in tables], axis=1).all(axis=1)
+        setting = {
+            "setting": name,
+            "noise_timestep": config.noise_timestep,
+            "guidance_scale": config.guidance_scale,
+            "guidance_factor": config.guidance_factor,
+        }
+        if name == "VAE only":
+            setting |= dict.fromkeys([*setting][1:])
+        if name == "raw prior":
+            setting |= {"noise_timestep": None, "guidance_factor": None}
+        verdicts = {
+            "class lost": table["class_lost"],
+            "class gained": table["class_gained"],
+            "nearer raw prior": table["nearer_raw"],
+            "layout lost": table["layout_lost"],
+        }
+        for judge, each in zip(judges, tables, strict=True):
+            verdicts[f"class lost ({judge})"] = each["class_lost"]
+            verdicts[f"class gained ({judge})"] = each["class_gained"]
+        for failure, verdict in verdicts.items():
+            if name == "raw prior" and failure in ("nearer raw prior", "layout lost"):
+                continue  # it is the raw prior
+            low, high = wilson(int(verdict.sum()), len(verdict))
+            rows.append(
+                setting
+                | {
+                    "failure": failure,
+                    "images": len(verdict),
+                    "count": int(verdict.sum()),
+                    "share": verdict.mean(),
+                    "low": low,
+                    "high": high,
+                }
+            )
+        lost = table[table["class_lost"]]
+        became = Counter(lost["class"] + " -> " + lost["predicted_after"])
+        details.append(
+            setting
+            | {
+                "mean_layout": round(float(table["layout"].mean()), 4),
+                "mean_to_source": round(float(table["to_source"].mean()), 3),
+                "mean_to_raw": round(float(table["to_raw"].mean()), 3),
+                "class_lost_became": dict(became.most_common()),
+                "layout_lost_by_class": dict(
+                    Counter(table.loc[table["layout_lost"], "class"]).most_common()
+                ),
+            }
+        )
+        shares = {k: f"{100 * v.mean():.0f}" for k, v in verdicts.items()}
+        print([*setting.values()], shares, f"{time.perf_counter() - started:.0f} s")
+        return table
+
+    default = RecoveryConfig(num_inference_steps=args.inference_steps)
+    judge_setting("VAE only", default, vae_only(source, prior))
+    for scale in args.scales:
+        config = replace(default, guidance_scale=scale)
+        judge_setting("raw prior", config, raws[scale])
+    for name, config in settings(args):
+        recovered = recover(source, prior, config, seed=args.seed, progress=False)
+        table = judge_setting(name, config, recovered)
+        where = f"t {config.noise_timestep}, s {config.guidance_scale:g}"
+        if name == "SI + SG":
+            where += ", SG"
+        if name == "DIVER published":
+            where = "published"
+        pictures.append((where, config, table, recovered))
+
+    frame = pd.DataFrame(rows)
+    stem = f"results/failures_{DATASET}"
+    frame.round(4).to_csv(f"{stem}.csv", index=False)
+    shown = draw(source, raws, pictures)
+    write_result(
+        f"{stem}.json",
+        {
+            "note": f"one draw of noise, {len(source)} images, "
+            f"{args.inference_steps} instead of 50 steps: a sweep at CPU scale; low "
+            "and high: 95 % Wilson interval over images",
+            "set": args.set,
+            "judge_test_accuracy": accuracies,
+            "picture": {"file": PICTURE, "shown": shown},
+            "settings": details,
+        },
+        vars(args),
+        started=started,
+    )
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share."""
+    z, share = 1.96, count / total
+    centre = share + z**2 / (2 * total)
+    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    return (centre - half) / (1 + z**2 / total), (centre + half) / (1 + z**2 / total)
+
+
+def draw(source, raws, pictures, columns: int = 9) -> dict:
+    """Draw the clearest failures of each kind, an image at most once; say which."""
+    set_theme()
+    shown, strips = {}, []
+    for title, verdict, key in (
+        ("The prior overrides the class", "class_lost", "confidence_after"),
+        ("The prior overrides the layout", "layout_lost", "layout"),
+    ):
+        cases = [
+            (row[key], int(row["index"]), where, config, row, recovered)
+            for where, config, table, recovered in pictures
+            for _, row in table[table[verdict]].iterrows()
+        ]
+        chosen, used = [], Counter()
+        for case in sorted(cases, key=lambda case: case[0]):
+            _, index, where, *_ = case
+            # the worst setting would fill the row alone
+            if used["image", index] or used[where] >= 3:
+                continue
+            used["image", index] += 1
+            used[where] += 1
+            chosen.append(case)
+        chosen = chosen[:columns]
+        if not chosen:
+            continue
+        titles = []
+        for _, _, where, _, row, _ in chosen:
+            after = row["predicted_after"]
+            note = f"→ {after}" if key != "layout" else f"r = {row['layout']:.2f}"
+            titles.append(f"{row['class']}\n{note}\n{where.replace(', ', chr(10), 1)}")
+        index = [case[1] for case in chosen]
+        rows = {
+            "distilled": source.images[index],
+            "recovered": torch.stack([c[5].images[c[1]] for c in chosen]),
+            "raw prior,\nsame noise": torch.stack(
+                [raws[c[3].guidance_scale].images[c[1]] for c in chosen]
+            ),
+        }
+        figure = image_grid(rows, titles, scale=1.0, title=title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+        strips.append(Image.open(buffer).convert("RGB"))
+        shown[verdict] = [
+            f"image {case[1]} ({case[4]['class']}), {case[2]}" for case in chosen
+        ]
+    if strips:
+        size = (max(s.width for s in strips), sum(s.height for s in strips))
+        canvas = Image.new("RGB", size, "white")
+        top = 0
+        for strip in strips:
+            canvas.paste(strip, (0, top))
+            top += strip.height
+        canvas.save(PICTURE, quality=80, method=6)
+        print(f"wrote {PICTURE}: {Path(PICTURE).stat().st_size // 1024} kB")
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Measure what recovery does to sets: agreement, distances, neighbours, t-SNE.
+
+Run: python scripts/measure_metrics.py [SET ...] [--data-root FOLDER]
+
+SET is a shipped name or a file; the default is fashion-mnist-dm-ipc10. Each set is
+measured as it is (Stage I), through the VAE only, by SI matched, DIVER published and
+DIVER; random real images, also through DIVER, and samples of the prior stand beside.
+
+Two judges of real data look at them, because one of them, the ConvNet, is the network
+that Stage I distils on. They learn from `fit`; `validation` is what sets are compared
+with; the test split gives the judges' accuracy only. Trained judges are kept in
+runs/judges. Sets are recovered with different seeds: with one, image i of all of them
+would share its noise and they would resemble each other for that reason.
+
+Writes results/metrics_fashion-mnist.csv (a row per set, variant and judge), .json (also
+the distances between sets) and results/embedding_fashion-mnist.csv (t-SNE).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from diver_lite.baselines import random_real, raw_prior, vae_only, variants
+from diver_lite.data import load_dataset
+from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.fit import predict
+from diver_lite.metrics import (
+    class_agreement,
+    embed_2d,
+    frechet_distance,
+    judge_features,
+    kernel_distance,
+    latent_distances,
+    nearest_real,
+    real_judge,
+    source_distances,
+)
+from diver_lite.prior import load_prior
+from diver_lite.protocols import PROTOCOLS
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_result
+
+DATASET = "fashion-mnist"
+RECOVERIES = ("SI matched", "DIVER published", "DIVER")
+REAL = "random real"
+
+
+def load_judges(names, fit, test, steps, batch_size):
+    """Train or load judges of real data; return them and their test accuracies."""
+    protocol = replace(PROTOCOLS["real"], steps=steps, batch_size=batch_size)
+    judges, accuracies = {}, {}
+    for name in names:
+        path = Path(f"runs/judges/{DATASET}-{name}-{steps}x{batch_size}.safetensors")
+        judges[name] = real_judge(fit, path, name=name, protocol=protocol)
+        right = predict(judges[name], test[0]).argmax(1) == test[1]
+        accuracies[name] = round(right.float().mean().item(), 4)
+        print(f"{name}: {accuracies[name]:.1%} of test images", flush=True)
+    return judges, accuracies
+
+
+def add_judge_arguments(parser):
+    parser.add_argument("--judges", nargs="+", default=["ConvNet", "ShuffleNetV2"])
+    parser.add_argument("--judge-steps", type=int, default=800)
+    parser.add_argument("--judge-batch", type=int, default=64)
+    parser.add_argument("--data-root")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=["fashion-mnist-dm-ipc10"])
+    parser.add_argument("--prior", default=DATASET)
+    parser.add_argument("--inference-steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--floors", type=int, default=5, help="draws of real images")
+    add_judge_arguments(parser)
+    args = parser.parse_args()
+    started = time.perf_counter()
+    prior = load_prior(args.prior)
+    fit, validation, test = (
+        load_dataset(DATASET, split, root=args.data_root)
+        for split in ("fit", "validation", "test")
+    )
+    judges, accuracies = load_judges(
+        args.judges, fit, test, args.judge_steps, args.judge_batch
+    )
+
+    # (set, variant, seed) -> images; as it is, a set's variant is "Stage I"
+    base = RecoveryConfig(num_inference_steps=args.inference_steps)
+    sources = {Path(name).stem: load_distilled(name) for name in args.sets}
+    # equally many real images stand beside the sets of each size
+    for ipc in sorted({s.ipc or 1 for s in sources.values()}):
+        sources[f"{REAL} ipc{ipc}"] = random_real(fit, ipc, args.seed)
+    measured: dict[tuple[str, str, int], DistilledSet] = {}
+    for number, (name, source) in enumerate(sources.items()):
+        seed = args.seed + 1000 * number
+        measured[name, "Stage I", seed] = source
+        measured[name, "VAE only", seed] = vae_only(source, prior)
+        for variant in RECOVERIES:
+            config = variants(base)[variant]
+            measured[name, variant, seed] = recover(source, prior, config, seed=seed)
+            print(f"{name}, {variant}: {time.perf_counter() - started:.0f} s")
+    for name, source in sources.items():
+        if not name.startswith(REAL):
+            continue
+        seed = args.seed + 1000 * len(sources)
+        drawn = raw_prior(source, prior, base, seed=seed)
+        measured[name.replace(REAL, "none,"), "raw prior", seed] = drawn
+        for seed in range(args.seed + 1, args.seed + args.floors):
+            measured[name, "Stage I", seed] = random_real(fit, source.ipc, seed)
+
+    near = nearest_ratios(list(measured.values()), fit, validation)
+    real = random_real(validation, 100, args.seed)
+    many = random_real(validation, 200, args.seed).images
+    references = {name: judge_features(judges[name], many) for name in judges}
+    rows = []
+    for ratios, ((name, variant, seed), images) in zip(
+        near, measured.items(), strict=True
+    ):
+        drawn = name.startswith(REAL) and variant == "Stage I"  # nothing was distilled
+        row = {"set": name, "variant": "as drawn" if drawn else variant}
+        row |= {"seed": seed, "images": len(images)}
+        for relation, distance in to_real(images, real, prior).items():
+            row |= {f"cosine_to_real_{relation}": distance[0]}
+            row |= {f"l2_to_real_{relation}": distance[1]}
+        if variant not in ("Stage I", "raw prior"):
+            source = sources[name]
+            kept = source_distances(images, source, prior)
+            row["l2_to_source"] = kept["l2_distance"].mean()
+            row["layout_of_source"] = kept["layout"].mean()
+            if (source.ipc or 1) > 1:
+                row["own_source_nearest"] = (kept["rank"] == 0).mean()
+        row["nearest_training_image"] = ratios.mean()
+        row["nearest_training_image_min"] = ratios.min()
+        for judge_name, judge in judges.items():
+            agreement = class_agreement(images, judge)
+            features = judge_features(judge, images.images)
+            pair = (features, references[judge_name])
+            rows.append(
+                row
+                | {
+                    "judge": judge_name,
+                    "agreement": agreement.share,
+                    "confidence": agreement.confidence,
+                    "frechet": frechet_distance(*pair),
+                    "kid": kernel_distance(*pair),
+                }
+            )
+    table = pd.DataFrame(rows)
+    stem = f"results/metrics_{DATASET}"
+    table.round(4).to_csv(f"{stem}.csv", index=False)
+    numeric = table.drop(columns=["seed", "images"]).groupby(
+        ["set", "variant", "judge"], sort=False
+    )
+    print(numeric.mean().round(3).T.to_string())
+
+    between = []
+    for variant in ("Stage I", "VAE only", *RECOVERIES):
+        chosen = {
+            name: measured[name, variant, args.seed + 1000 * number]
+            for number, name in enumerate(sources)
+        }
+        distances = latent_distances(chosen | {"real": real}, prior)
+        between.append(distances.assign(variant=variant))
+    between = pd.concat(between)
+    same = between[between["relation"] == "same class"].assign(
+        pair=lambda t: t["set_a"] + " | " + t["set_b"]
+    )
+    order = ["Stage I", "VAE only", *RECOVERIES]
+    for value in ("cosine_distance", "l2_distance"):
+        wide = same.pivot_table(index="pair", columns="variant", values=value)
+        print(value, wide[order].round(3).to_string(), sep="\n")
+
+    first = next(iter(sources))
+    stages = {
+        "real": random_real(validation, 20, args.seed),
+        **{
+            variant: measured[first, variant, args.seed]
+            for variant in ("Stage I", "VAE only", "DIVER")
+        },
+    }
+    judge = judges[args.judges[0]]
+    embedding = embed_2d(stages, judge=judge, seed=args.seed)
+    embedding.round(3).to_csv(f"results/embedding_{DATASET}.csv", index=False)
+
+    write_result(
+        f"{stem}.json",
+        {
+            "note": "seed of recovery differs between sets; real images of validation; "
+            "frechet is biased for few images: compare with random real of equal n",
+            "judge_test_accuracy": accuracies,
+            "embedding": {
+                "set": first,
+                "features": f"{args.judges[0]} trained on fit, last layer's input",
+                "stages": {stage: len(s) for stage, s in stages.items()},
+            },
+            "distances_between_sets": [
+                {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+                for row in between.where(between.notna(), None).to_dict("records")
+            ],
+        },
+        vars(args),
+        started=started,
+    )
+
+
+def to_real(images: DistilledSet, real: DistilledSet, prior) -> dict:
+    """Return mean (cosine, L2) distances to real images: same class, other class."""
+    table = latent_distances({"set": images, "real": real}, prior)
+    table = table[(table["set_a"] == "set") & (table["set_b"] == "real")]
+    return {
+        row.relation.replace(" ", "_"): (row.cosine_distance, row.l2_distance)
+        for row in table.itertuples()
+    }
+
+
+def nearest_ratios(sets: list[DistilledSet], fit: tuple, validation: tuple) -> list:
+    """Return each image's pixel distance to its nearest training image, per set.
+
+    In units of what a held-out real image of the same class has on average: 1 is as
+    new as a real image, 0 a copy.
+    """
+    held_out = random_real(validation, 50, 0)
+    every = [held_out, *sets]
+    distances, _ = nearest_real(torch.cat([s.images for s in every]), fit[0])
+    usual, *parts = distances[:, 0].split([len(s) for s in every])
+    per_class = torch.stack(
+        [usual[held_out.labels == c].mean() for c in range(len(fit[2]))]
+    )
+    return [
+        (part / per_class[s.labels]).numpy()
+        for part, s in zip(parts, sets, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()
