@@ -65,6 +65,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--judges", nargs="+", default=["ConvNet", *UNSEEN])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--proxy-seeds",
+        type=int,
+        help="seeds of the ConvNet, which is shown beside and carries no verdict; "
+        "default: all",
+    )
     parser.add_argument("--draws", type=int, help="recoveries per variant; default: a "
                         "new one for each seed")  # fmt: skip
     parser.add_argument("--protocol", default="corrected")
@@ -114,14 +120,22 @@ def main() -> None:
             sets[f"{name}: {variant}"] = recovered(name, distilled, variant)
 
     out = f"results/study_{stem}"
-    table = cross_architecture(
-        sets,
-        test,
-        judges=args.judges,
-        seeds=args.seeds,
-        protocol=args.protocol,
-        out=f"{out}_trainings.csv",
+    panels = [(["ConvNet"], args.proxy_seeds or args.seeds)] * (
+        "ConvNet" in args.judges
     )
+    panels.insert(0, ([j for j in args.judges if j != "ConvNet"], args.seeds))
+    tables = [
+        cross_architecture(
+            sets,
+            test,
+            judges=judges,
+            seeds=seeds,
+            protocol=args.protocol,
+            out=f"{out}_trainings.csv",
+        )
+        for judges, seeds in panels
+    ]
+    table = pd.concat(tables[::-1], ignore_index=True)  # the ConvNet's columns first
     summary, comparisons = summary_of(table), comparisons_of(table, args.sets)
     for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
         with atomic_path(f"{path}.csv", overwrite=True) as temporary:
