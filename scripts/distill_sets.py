@@ -20,7 +20,7 @@ from diver_lite.distill import distill
 from diver_lite.distilled import DistilledSet
 
 REAL = {"init": "real", "real_batch": 64}
-# four experts of four epochs, each matched over one epoch
+# four experts of four epochs, each matched over one epoch (two of three at IPC 10)
 SHORT_MTT = {
     "init": "real",
     "num_experts": 4,
@@ -40,8 +40,9 @@ SETS = {
     ),
     "mtt-ipc1": ("mtt", 1, SHORT_MTT | {"steps": 250, "syn_steps": 20, "lr": 100.0}),
     "mtt-ipc10": (
-        "mtt", 10, SHORT_MTT | {"steps": 200, "syn_steps": 12, "syn_batch": 20,
-                                "lr": 300.0}
+        "mtt", 10, SHORT_MTT | {"num_experts": 2, "expert_epochs": 3,
+                                "max_start_epoch": 2, "steps": 160, "syn_steps": 12,
+                                "syn_batch": 20, "lr": 300.0}
     ),
 }  # fmt: skip
 
@@ -67,11 +68,12 @@ def main() -> None:
         if not path.exists():
             data = data or load_dataset(args.dataset, "fit", root=args.data_root)
             started = time.perf_counter()
+            epochs = changes.get("expert_epochs", "")  # experts of one kind are shared
             result = distill(
                 data,
                 method,
                 ipc=ipc,
-                experts=args.work / f"{args.dataset}-experts{suffix}",
+                experts=args.work / f"{args.dataset}-experts{suffix}{epochs}",
                 compile=True,
                 dtype=torch.bfloat16,
                 checkpoint=path.with_suffix(".checkpoint"),
