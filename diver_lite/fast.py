@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diver_lite.errors import InputError
 from diver_lite.prior import Prior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
@@ -53,7 +54,7 @@ class FastPrior(Prior):
             per shape, so it pays for many images only.
 
     Raises:
-        ValueError: a transformer that `why_not_fast` refuses.
+        InputError: a prior that `why_not_fast` refuses.
 
     Source: ours; the network is that of Peebles and Xie 2023.
     """
@@ -61,7 +62,7 @@ class FastPrior(Prior):
     def __init__(self, prior: Prior, *, compile: bool = False) -> None:
         reason = why_not_fast(prior)
         if reason:
-            raise ValueError(reason)
+            raise InputError(f"the fast path does not apply: {reason}")
         super().__init__(
             prior.transformer, prior.vae, prior.scheduler, prior.class_names, prior.info
         )
