@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diver_lite.batches import choose_batch_size, out_of_memory, run_batches
@@ -34,6 +34,7 @@ def limited(limit, error=OUT_OF_MEMORY["CUDA"]):
 
 
 @pytest.mark.filterwarnings("ignore:memory ran out")
+@settings(deadline=None, derandomize=True)
 @given(count=st.integers(0, 40), batch=st.integers(1, 50), limit=st.integers(1, 50))
 def test_every_index_comes_back_once_and_in_order(count, batch, limit):
     """Whatever the memory holds, nothing is lost, repeated or swapped."""
