@@ -60,7 +60,8 @@ def run_batches(
     """Do work on 0 .. count-1 in batches, smaller ones where memory runs out.
 
     On CUDA a batch's result is collected after the next batch was launched, so that the
-    GPU never waits for the CPU.
+    GPU never waits for the CPU to resize images, draw noise or store results. (Decoding
+    fills the GPU like denoising does, so a second stream would gain nothing.)
 
     Args:
         work: takes a range of indices and returns a tensor with one row for each.
@@ -91,14 +92,15 @@ def run_batches(
         if result is not None:
             start = stop
             continue
+        from accelerate.utils.memory import clear_device_cache  # takes a second
+
         batch_size = (stop - start) // 2
         if batch_size == 0:
             raise InputError(
                 "memory runs out even with batch_size 1; expected a device with more "
                 "free memory, a smaller prior, or a dtype of 16 bits"
             )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_device_cache(garbage_collection=True)
         warnings.warn(
             f"memory ran out; going on from image {start} with batch_size {batch_size}",
             stacklevel=2,
@@ -109,7 +111,7 @@ def run_batches(
 
 def out_of_memory(error: BaseException | None) -> bool:
     """Say whether an error means that a smaller batch might work."""
-    from accelerate.utils.memory import should_reduce_batch_size  # takes a second
+    from accelerate.utils.memory import should_reduce_batch_size
 
     while error is not None:  # while a graph is captured, another error follows it
         named = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
@@ -119,11 +121,11 @@ def out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Send images to a device; from pinned memory to CUDA, without waiting."""
-    if device.type != "cuda":
-        return images.to(device)
-    return images.pin_memory().to(device, non_blocking=True)
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to a device; from pinned memory to CUDA, without waiting."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _to_cpu(result: Tensor) -> tuple[Tensor, object]:

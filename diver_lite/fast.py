@@ -43,10 +43,10 @@ class FastPrior(Prior):
     Memory: a DiT-XL/2 has 196,000 modulation numbers per (timestep, class), so 50 steps
     of 64 classes would take 1.2 GiB in bfloat16. The table therefore holds as many
     consecutive steps as fit into 64 MiB, at least one, and is refilled when they are
-    used up: the 50 steps of one image need one filling, those of a batch of 64 classes
-    25, and each costs one pass over the modulation weights (0.4 GB, next to 1 TFLOP of
-    network). Query, key and value weights become views of one matrix, in place, so the
-    fused product costs no memory.
+    used up: once for the 50 steps of one image, every second step for a batch of 64
+    classes, where a filling reads 0.45 GB of weights between steps of 30 TFLOP each.
+    The weights of query, key and value become views of one matrix, in place: their
+    fused product costs no memory, and saving or training them works as before.
 
     Args:
         prior: the prior to speed up; its networks are shared, not copied.

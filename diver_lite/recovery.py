@@ -430,9 +430,9 @@ def recover(
             images.clamp(0, 1) if config.clip_input else images,
             posterior_noise=posterior if config.vae_posterior == "sample" else None,
         )
-        drawn = (drawn if noise is None else noise[batch]).to(z_0)
+        drawn = to_device(drawn if noise is None else noise[batch], prior.device)
         for step in recover_steps(  # noqa: B007
-            z_0, classes[batch], denoiser, config, noise=drawn
+            z_0, classes[batch], denoiser, config, noise=drawn.to(z_0)
         ):
             pass  # the generator's last step holds the result
         return fit_images(prior.decode(step.latents), size, how).clamp(0, 1)

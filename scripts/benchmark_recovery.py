@@ -48,6 +48,7 @@ def main() -> None:
     started = time.perf_counter()
     device = resolve_device(args.device)
     torch.set_float32_matmul_precision("high")  # TF32 on CUDA
+    torch._dynamo.config.recompile_limit = 64  # a compilation per batch and dtype
     rows, profiles = [], {}
     for name in args.dtypes:
         dtype = getattr(torch, name)

@@ -9,7 +9,8 @@ from conftest import randomise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diver_lite import fast
+from diver_lite import cli, fast
+from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.fast import FastPrior, accelerate_prior, why_not_fast
 from diver_lite.prior import Prior, load_prior
@@ -191,6 +192,24 @@ def test_recover_is_fast_unless_asked_not_to_be(tiny_prior, tiny_set, monkeypatc
     assert calls != []
 
 
+def test_all_blocks_share_one_compilation(tiny_prior):
+    """The block compiles whole, and once for all blocks of a network."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    quick, labels = FastPrior(tiny_prior), torch.tensor([3, 8])
+    assert len(tiny_prior.transformer.transformer_blocks) > 1
+    quick._block = torch.compile(
+        fast._block, backend=counter, fullgraph=True, dynamic=False
+    )
+    z = noise_for(tiny_prior, 2)
+    found = quick.predict_noise(z, 500, labels, 2.0)
+    expected = tiny_prior.predict_noise(z, 500, labels, 2.0)
+    assert difference(found, expected) < 1e-5
+    assert counter.frame_count == 1
+
+
 def test_compiling_is_for_cuda(tiny_prior, tiny_set):
     """On the CPU, where it would take longer than the work, compile does nothing."""
     few = tiny_set[:2]
@@ -198,6 +217,30 @@ def test_compiling_is_for_cuda(tiny_prior, tiny_set):
     expected = recover(few, tiny_prior, QUICK, progress=False).images
     if tiny_prior.device.type == "cpu":
         assert torch.equal(found, expected)
+
+
+def test_the_command_line_has_the_plain_path(tiny_prior_folder, tmp_path, monkeypatch):
+    """--plain gives the same set without the fast path."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        *("recover", "fashion-mnist-dm-ipc1", "--prior", str(tiny_prior_folder)),
+        *("--set", "num_inference_steps=2", "--device", "cpu"),
+    ]
+    found = []
+    for name, options in {"fast": [], "plain": ["--plain"]}.items():
+        made, build = [], FastPrior.__init__
+
+        def count(self, *args, made=made, build=build, **kwargs):
+            made.append(1)
+            build(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr(FastPrior, "__init__", count)
+            cli.main([*arguments, *options, "-o", f"{name}.safetensors"])
+        assert end.value.code == 0
+        assert bool(made) == (name == "fast")
+        found.append(DistilledSet.load(f"{name}.safetensors").images)
+    assert difference(*found) < 1e-4
 
 
 # --- Memory -------------------------------------------------------------------------
