@@ -110,6 +110,10 @@ def recover(
     plain: Annotated[
         bool, typer.Option("--plain", help="without the fast path, as a reference")
     ] = False,
+    compile: Annotated[
+        bool | None,
+        typer.Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
+    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -142,6 +146,7 @@ def recover(
         class_map=mapping,
         batch_size=batch_size,
         fast=not plain,
+        compile=compile,
     )
     result.save(out, overwrite=overwrite)
     typer.echo(f"wrote {out}: {result!r}")

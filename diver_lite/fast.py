@@ -171,9 +171,8 @@ def _block(
     hidden: Tensor, modulation: Tensor, block: nn.Module, weight: Tensor, bias: Tensor
 ) -> Tensor:
     """Apply one block: (R, tokens, D) -> the same, with (R, 6, D) modulations."""
-    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation[:, :, None].unbind(
-        1
-    )
+    parts = modulation[:, :, None].unbind(1)  # six of (R, 1, D)
+    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
     attention = block.attn1
     x = torch.addcmul(shift, block.norm1.norm(hidden), scale)
     x = F.linear(x, weight, bias).unflatten(-1, (3, attention.heads, -1))
