@@ -104,7 +104,16 @@ def recover(
         typer.Option(help="the prior's class for each class of the set: 3,1,4,..."),
     ] = None,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
-    batch_size: Annotated[int | None, typer.Option(help="images at a time")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="images at a time; default: what memory allows")
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="without the fast path, as a reference")
+    ] = False,
+    compile: Annotated[
+        bool | None,
+        typer.Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
+    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -136,6 +145,8 @@ def recover(
         seed=seed,
         class_map=mapping,
         batch_size=batch_size,
+        fast=not plain,
+        compile=compile,
     )
     result.save(out, overwrite=overwrite)
     typer.echo(f"wrote {out}: {result!r}")

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from diver_lite.batches import choose_batch_size, run_batches, to_device
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
+from diver_lite.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.files import check_writable
 from diver_lite.prior import Prior, fit_images
 
@@ -54,6 +56,8 @@ class RecoveryConfig:
         guidance_scale: classifier-free guidance s, >= 1 (precursor PReDD: 4).
         guidance_channels: "all" latent channels (diffusers) or "first-3" (the original
             DiT sampler, used by PReDD).
+        guidance_interval: classifier-free guidance acts while high >= t > low, like
+            `window`; outside, only the conditional half is computed (half the cost).
         inheritance: start from the noised distilled latent (SI); False starts from
             pure noise and ignores the distilled image.
         noise_timestep: noise level of the inherited latent (paper: step 25 of 50).
@@ -82,6 +86,7 @@ class RecoveryConfig:
     num_inference_steps: int = 50
     guidance_scale: float = 1.5
     guidance_channels: str = "all"
+    guidance_interval: str | tuple[int | float, int | float] = "full"
     inheritance: bool = True
     noise_timestep: int | float = 700
     start: str | int | float = "matched"
@@ -112,13 +117,19 @@ class RecoveryConfig:
             expected = "'published', 'matched' or a timestep"
             _require(not isinstance(self.start, str), "start", self.start, expected)
             _timestep(self.start, 1000, "start")
-        if self.window not in (*WINDOWS, "none"):
-            expected = f"one of {(*WINDOWS, 'none')} or a pair (high, low)"
-            valid = isinstance(self.window, tuple | list) and len(self.window) == 2
-            _require(valid, "window", self.window, expected)
-            object.__setattr__(self, "window", tuple(self.window))
-            high, low = (_timestep(v, 1000, "window", lowest=-1) for v in self.window)
-            _require(high >= low, "window", self.window, "high >= low")
+        for name, known in {
+            "window": (*WINDOWS, "none"),
+            "guidance_interval": tuple(WINDOWS),
+        }.items():
+            value = getattr(self, name)
+            if value in known:
+                continue
+            expected = f"one of {known} or a pair (high, low)"
+            valid = isinstance(value, tuple | list) and len(value) == 2
+            _require(valid, name, value, expected)
+            object.__setattr__(self, name, tuple(value))
+            high, low = _bounds(value, 1000, name)
+            _require(high >= low, name, value, "high >= low")
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -148,14 +159,21 @@ class RecoveryConfig:
 
     def phase(self, timestep: int, total: int = 1000) -> str:
         """Name the phase of `timestep`: "chaotic", "semantic" or "refinement"."""
-        window = WINDOWS["published"] if self.window == "none" else self.window
-        window = WINDOWS[window] if isinstance(window, str) else window
-        high, low = (_timestep(v, total, "window", lowest=-1) for v in window)
+        window = "published" if self.window == "none" else self.window
+        high, low = _bounds(window, total, "window")
         return (
             "chaotic" if timestep > high
             else "semantic" if timestep > low
             else "refinement"
         )  # fmt: skip
+
+    def scale(self, timestep: int, total: int = 1000) -> float:
+        """Return the guidance scale at `timestep`: 1 outside `guidance_interval`.
+
+        Source: Kynkaanniemi et al. 2024, arXiv 2404.07724.
+        """
+        high, low = _bounds(self.guidance_interval, total, "guidance_interval")
+        return self.guidance_scale if high >= timestep > low else 1.0
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -181,6 +199,13 @@ def _timestep(value: float, total: int, name: str, lowest: int = 0) -> int:
     expected = f"a training timestep in {lowest} .. {highest} or a fraction in [0, 1)"
     _require(valid, name, value, expected)
     return int(timestep)
+
+
+def _bounds(window: str | tuple, total: int, name: str) -> tuple[int, int]:
+    """Return (high, low) of a named window or a pair, in timesteps."""
+    pair = WINDOWS[window] if isinstance(window, str) else window
+    high, low = (_timestep(value, total, name, lowest=-1) for value in pair)
+    return high, low
 
 
 @dataclass(frozen=True)
@@ -275,6 +300,7 @@ def recover_steps(
     alphas_cumprod = prior.scheduler.alphas_cumprod
     total = len(alphas_cumprod)
     timesteps = config.timesteps(prior)
+    prior.prepare(timesteps, class_labels)
     first_channels = 3 if config.guidance_channels == "first-3" else None
     z_0, z = latents, noise
     if config.inheritance:
@@ -292,7 +318,7 @@ def recover_steps(
             z,
             timestep,
             class_labels,
-            config.guidance_scale,
+            config.scale(timestep, total),
             guidance_channels=first_channels,
         )
         x_0 = (z - (1 - alpha).sqrt() * eps) / alpha.sqrt()
@@ -344,6 +370,8 @@ def recover(
     noise: Tensor | None = None,
     class_map: Sequence[int] | None = None,
     batch_size: int | None = None,
+    fast: bool = True,
+    compile: bool | None = None,
     progress: bool = True,
     out: str | Path | None = None,
 ) -> DistilledSet:
@@ -358,7 +386,11 @@ def recover(
         noise: (N, C, h, w) to use instead.
         class_map: the prior's class for each class of the set; default: the classes
             are the prior's own.
-        batch_size: images at a time; default 10 on the CPU (fits its caches), 64 else.
+        batch_size: images at a time; default: 10 on the CPU, on CUDA what fits into
+            the free memory, up to 64. Halved where memory runs out.
+        fast: prepare the conditioning (`diver_lite.fast`): the same up to rounding.
+        compile: use torch.compile in the fast path; default: on CUDA, from 1,000
+            images on. Without it a CUDA graph takes the launches together.
         progress: show a progress bar.
         out: also save the result there, as .safetensors.
 
@@ -366,14 +398,15 @@ def recover(
         A set of the same length, labels and image size; pixels in [0, 1].
 
     Raises:
-        InputError: labels that the prior doesn't know, or a value out of range.
+        InputError: labels that the prior doesn't know, a value out of range, or memory
+            that isn't enough for one image.
 
     Source: paper, algorithm 1.
     """
     config = config or RecoveryConfig()
     _require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "0 .. 2^31 - 1")
     if batch_size is None:
-        batch_size = 10 if prior.device.type == "cpu" else 64
+        batch_size = choose_batch_size(prior)
     _require(batch_size >= 1, "batch_size", batch_size, "an integer >= 1")
     expected = (len(distilled), *prior.latent_shape)
     if noise is not None:
@@ -382,31 +415,37 @@ def recover(
         check_writable(out, overwrite=True)
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
+    size = tuple(distilled.images.shape[-2:])
+    how = prior.info.get("image_fit", "resize")
+    denoiser = prior
+    if fast:
+        many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
+        denoiser = accelerate_prior(prior, compile=many if compile is None else compile)
+
+    def refine(indices: range) -> Tensor:
+        batch = slice(indices.start, indices.stop)
+        images = to_device(prior.fit_images(distilled.images[batch]), prior.device)
+        drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
+        z_0 = prior.encode(
+            images.clamp(0, 1) if config.clip_input else images,
+            posterior_noise=posterior if config.vae_posterior == "sample" else None,
+        )
+        drawn = to_device(drawn if noise is None else noise[batch], prior.device)
+        for step in recover_steps(  # noqa: B007
+            z_0, classes[batch], denoiser, config, noise=drawn.to(z_0)
+        ):
+            pass  # the generator's last step holds the result
+        return fit_images(prior.decode(step.latents), size, how).clamp(0, 1)
 
     recovered = []
     bar = tqdm(total=len(distilled), desc="recover", unit="img", disable=not progress)
     with bar:
-        for start in range(0, len(distilled), batch_size):
-            batch = slice(start, start + batch_size)
-            images = prior.fit_images(distilled.images[batch])
-            indices = range(start, start + len(images))
-            drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
-            z_0 = prior.encode(
-                images.clamp(0, 1) if config.clip_input else images,
-                posterior_noise=posterior if config.vae_posterior == "sample" else None,
-            )
-            drawn = (drawn if noise is None else noise[batch]).to(z_0)
-            for step in recover_steps(  # noqa: B007
-                z_0, classes[batch], prior, config, noise=drawn
-            ):
-                pass  # the generator's last step holds the result
-            recovered.append(prior.decode(step.latents).cpu())
+        for images in run_batches(refine, len(distilled), batch_size):
+            recovered.append(images)
             bar.update(len(images))
 
-    size = tuple(distilled.images.shape[-2:])
-    how = prior.info.get("image_fit", "resize")
     result = DistilledSet(
-        fit_images(torch.cat(recovered), size, how).clamp(0, 1),
+        torch.cat(recovered),
         distilled.labels,
         distilled.class_names,
         soft_labels=distilled.soft_labels,

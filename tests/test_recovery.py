@@ -243,6 +243,12 @@ def naive_encode(prior, image, o, posterior_noise):
     return (z_0 * prior.vae.config.scaling_factor).double().numpy()
 
 
+def naive_scale(o, t):
+    window = o["guidance_interval"]
+    high, low = PHASES[window] if isinstance(window, str) else window
+    return o["guidance_scale"] if high >= t > low else 1.0
+
+
 def naive_diver(prior, z_0, label, noise, o):
     """Return the final latent of one image, and how often SG acted."""
     window = o["window"]
@@ -256,9 +262,8 @@ def naive_diver(prior, z_0, label, noise, o):
         abar = ABAR[t]
         final = position == len(visited) - 1
         abar_next = 1.0 if final else ABAR[visited[position + 1]]
-        eps = naive_eps(
-            prior, z_k, t, label, o["guidance_scale"], o["guidance_channels"]
-        )
+        scale = naive_scale(o, t)
+        eps = naive_eps(prior, z_k, t, label, scale, o["guidance_channels"])
         x_0 = (z_k - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         s = math.sqrt(abar_next) * x_0 + math.sqrt(1 - abar_next) * eps
         gradient = 0.0
@@ -368,6 +373,7 @@ def test_random_settings_follow_the_equations(
         start=draw.choice(["published", "matched", draw.randrange(1000)]),
         window=(high, draw.randrange(-1, high)),
         inheritance=draw.random() < 0.8,
+        guidance_interval=draw.choice(["full", "late", (high, high // 2)]),
         **{name: draw.choice(values) for name, values in OPTIONS.items()},
     )
     names = tuple(tiny_learned_sigma_prior.class_names)
@@ -382,6 +388,7 @@ def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
         "num_inference_steps": 50,
         "guidance_scale": 4.0,
         "guidance_channels": "all",
+        "guidance_interval": "full",
         "inheritance": True,
         "noise_timestep": 510,
         "start": "published",
@@ -500,6 +507,26 @@ def test_late_early_and_full_windows():
         "refinement",
     ]
     assert {full.phase(t) for t in range(1000)} == {"semantic"}
+
+
+def test_outside_the_interval_only_the_conditional_half_runs(
+    tiny_prior, tiny_set, monkeypatch
+):
+    """Guidance in an interval: twice the batch inside, once outside, other images."""
+    rows, forward = {}, tiny_prior.transformer.forward
+
+    def count(x, *, timestep, **given):
+        rows[int(timestep[0])] = len(x)
+        return forward(x, timestep=timestep, **given)
+
+    base = RecoveryConfig(num_inference_steps=5, start="published", window="none")
+    config = replace(base, guidance_interval=(0.6, 200))
+    full = run(tiny_set[:2], tiny_prior, config=base)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_prior.transformer, "forward", count)
+        inside = run(tiny_set[:2], tiny_prior, config=config, fast=False)
+    assert rows == {800: 2, 600: 4, 400: 4, 200: 2, 0: 2}
+    assert worst(inside, full) > 1e-3
 
 
 def test_fractions_mean_timesteps(tiny_prior):
@@ -710,6 +737,7 @@ BAD_VALUES = [
     ("window", "middle"),
     *[("window", v) for v in ((1, 2, 3), (100, 500), (2000, 1), (900, -2))],
     *[("window", v) for v in (("a", 1), (NAN, 1), 5, None)],
+    *[("guidance_interval", v) for v in ("none", (100, 500), (NAN, 1), None)],
     *[("clip_input", v) for v in ("yes", None)],
     *[("vae_posterior", v) for v in ("max", None)],
 ]
