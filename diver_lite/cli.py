@@ -103,6 +103,10 @@ def recover(
         str | None,
         typer.Option(help="the prior's class for each class of the set: 3,1,4,..."),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="height and width of the results; default: as INPUT's"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="images at a time")] = None,
     device: Device = None,
@@ -110,17 +114,24 @@ def recover(
 ) -> None:
     """Refine a distilled set and write the result.
 
+    Keeps every finished batch in OUT.parts; after an interruption the same command goes
+    on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
+    diver_lite.cli recover ...' shares the batches among GPUs.
+
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
     from diver_lite.distilled import load_distilled
     from diver_lite.files import check_writable
     from diver_lite.prior import load_prior
+    from diver_lite.processes import Processes, launched_device
     from diver_lite.recovery import recover as run
+    from diver_lite.shards import check_output
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
-    for path in filter(None, (out, images)):
-        check_writable(path, overwrite=overwrite)
+    check_output(out, overwrite=overwrite)
+    if images:
+        check_writable(images, overwrite=overwrite)
     config = parse_config(preset, set_ or [])
     distilled = load_distilled(source, format=format, dataset=dataset)
     try:
@@ -129,15 +140,19 @@ def recover(
         raise InputError(
             f"--class-map is {class_map!r}; expected integers like 3,1,4"
         ) from None
+    loaded = load_prior(prior, device=launched_device(device))
     result = run(
         distilled,
-        load_prior(prior, device=device),
+        loaded,
         config,
         seed=seed,
         class_map=mapping,
         batch_size=batch_size,
+        size=size,
+        out=out,
     )
-    result.save(out, overwrite=overwrite)
+    if Processes(cpu=loaded.device.type == "cpu").index > 0:
+        return  # process 0 writes and speaks
     typer.echo(f"wrote {out}: {result!r}")
     if images:
         result.to_image_folder(images, overwrite=overwrite)

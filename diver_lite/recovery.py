@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
-from diver_lite.files import check_writable
 from diver_lite.prior import Prior, fit_images
+from diver_lite.shards import recover_in_shards, run_facts
 
 # Guided while high >= t > low, in training timesteps of T = 1000.
 WINDOWS = {
@@ -346,6 +346,7 @@ def recover(
     batch_size: int | None = None,
     progress: bool = True,
     out: str | Path | None = None,
+    size: int | None = None,
 ) -> DistilledSet:
     """Refine every image of a distilled set with DIVER.
 
@@ -360,67 +361,118 @@ def recover(
             are the prior's own.
         batch_size: images at a time; default 10 on the CPU (fits its caches), 64 else.
         progress: show a progress bar.
-        out: also save the result there, as .safetensors.
+        out: also save the result there, as .safetensors. Finished batches are kept in a
+            folder beside it (see `shards`), so a killed run goes on where it was;
+            processes of one `accelerate launch` share the batches.
+        size: height and width of the results; default: as the set's images.
 
     Returns:
         A set of the same length, labels and image size; pixels in [0, 1].
 
     Raises:
-        InputError: labels that the prior doesn't know, or a value out of range.
+        InputError: labels that the prior doesn't know, or a value out of range; an
+            `out` that another run is writing or has begun.
 
     Source: paper, algorithm 1.
     """
     config = config or RecoveryConfig()
     _require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "0 .. 2^31 - 1")
-    if batch_size is None:
-        batch_size = 10 if prior.device.type == "cpu" else 64
-    _require(batch_size >= 1, "batch_size", batch_size, "an integer >= 1")
+    default_batch_size = 10 if prior.device.type == "cpu" else 64
+    for name, value in {"batch_size": batch_size, "size": size}.items():
+        _require(value is None or value >= 1, name, value, "an integer >= 1")
     expected = (len(distilled), *prior.latent_shape)
     if noise is not None:
         _require(tuple(noise.shape) == expected, "noise", tuple(noise.shape), expected)
-    if out is not None:
-        check_writable(out, overwrite=True)
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
+    target = (size, size) if size else tuple(distilled.images.shape[-2:])
+    how = prior.info.get("image_fit", "resize")
 
+    def refine(indices: range) -> Tensor:
+        images = refine_batch(
+            distilled, classes, indices, prior, config, seed=seed, noise=noise
+        )
+        return fit_images(images, target, how).clamp(0, 1)
+
+    def assemble(images: Tensor) -> DistilledSet:
+        return DistilledSet(
+            images,
+            distilled.labels,
+            distilled.class_names,
+            soft_labels=distilled.soft_labels,
+            provenance={
+                "method": "DIVER",
+                "config": asdict(config),
+                "seed": seed if noise is None else "noise given",
+                "prior": prior.info.get("name", "unnamed"),
+                "source": distilled.provenance,
+            },
+        )
+
+    if out is not None:
+        settings = asdict(config) | {"seed": seed, "size": list(target)}
+        return recover_in_shards(
+            out,
+            refine,
+            assemble,
+            facts=lambda: run_facts(
+                distilled.images, distilled.labels, classes, prior, noise, settings
+            ),
+            count=len(distilled),
+            batch_size=batch_size,
+            default_batch_size=default_batch_size,
+            device=prior.device,
+            progress=progress,
+        )
     recovered = []
     bar = tqdm(total=len(distilled), desc="recover", unit="img", disable=not progress)
+    step = batch_size or default_batch_size
     with bar:
-        for start in range(0, len(distilled), batch_size):
-            batch = slice(start, start + batch_size)
-            images = prior.fit_images(distilled.images[batch])
-            indices = range(start, start + len(images))
-            drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
-            z_0 = prior.encode(
-                images.clamp(0, 1) if config.clip_input else images,
-                posterior_noise=posterior if config.vae_posterior == "sample" else None,
-            )
-            drawn = (drawn if noise is None else noise[batch]).to(z_0)
-            for step in recover_steps(  # noqa: B007
-                z_0, classes[batch], prior, config, noise=drawn
-            ):
-                pass  # the generator's last step holds the result
-            recovered.append(prior.decode(step.latents).cpu())
-            bar.update(len(images))
+        for start in range(0, len(distilled), step):
+            indices = range(start, min(start + step, len(distilled)))
+            recovered.append(refine(indices))
+            bar.update(len(indices))
+    return assemble(torch.cat(recovered))
 
-    size = tuple(distilled.images.shape[-2:])
-    how = prior.info.get("image_fit", "resize")
-    result = DistilledSet(
-        fit_images(torch.cat(recovered), size, how).clamp(0, 1),
-        distilled.labels,
-        distilled.class_names,
-        soft_labels=distilled.soft_labels,
-        provenance={
-            "method": "DIVER",
-            "config": asdict(config),
-            "seed": seed if noise is None else "noise given",
-            "prior": prior.info.get("name", "unnamed"),
-            "source": distilled.provenance,
-        },
+
+def refine_batch(
+    distilled: DistilledSet,
+    classes: Tensor,
+    indices: range,
+    prior: Prior,
+    config: RecoveryConfig,
+    *,
+    seed: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Refine neighbouring images of a set in one batch: encode, denoise, decode.
+
+    Args:
+        distilled: the whole set.
+        classes: (N,) the prior's class of each of its images.
+        indices: which images.
+        prior: the frozen diffusion prior.
+        config: what to do.
+        seed: see `recover`.
+        noise: (N, C, h, w) of the whole set, or None to draw it from `seed`.
+
+    Returns:
+        (B, 3, S, S) on the CPU, S the prior's image size; pixels in [0, 1].
+
+    Source: paper, algorithm 1.
+    """
+    batch = slice(indices.start, indices.stop)
+    images = prior.fit_images(distilled.images[batch])
+    drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
+    z_0 = prior.encode(
+        images.clamp(0, 1) if config.clip_input else images,
+        posterior_noise=posterior if config.vae_posterior == "sample" else None,
     )
-    if out is not None:
-        result.save(out, overwrite=True)
-    return result
+    drawn = (drawn if noise is None else noise[batch]).to(z_0)
+    steps = recover_steps(z_0, classes[batch], prior, config, noise=drawn)
+    for step in steps:  # noqa: B007
+        pass  # the generator's last step holds the result
+    return prior.decode(step.latents).cpu()
 
 
 def prior_classes(
