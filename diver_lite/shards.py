@@ -244,12 +244,12 @@ class Shards:
             return None
         except (SafetensorError, OSError) as error:
             return self._damaged(index, first_line(error))
-        if tags != self._tags(images):
+        if tags != self._tags(index, images):
             return self._damaged(index, "its contents don't fit its digest")
         return images
 
-    def _tags(self, images: Tensor) -> dict[str, str]:
-        return {"run": self.run, "images": fingerprint([images])}
+    def _tags(self, index: int, images: Tensor) -> dict[str, str]:
+        return {"run": self.run, "index": str(index), "images": fingerprint([images])}
 
     def _damaged(self, index: int, why: str) -> None:
         where = self.batch(index)
@@ -263,7 +263,7 @@ class Shards:
     def write(self, index: int, images: Tensor) -> None:
         """Store a shard, whole or not at all."""
         images = images.contiguous()
-        content = safetensors.torch.save({"images": images}, self._tags(images))
+        content = safetensors.torch.save({"images": images}, self._tags(index, images))
         with self._keeping(), atomic_path(self.path(index), overwrite=True) as path:
             path.write_bytes(content)
 
