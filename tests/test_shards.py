@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -330,4 +332,39 @@ def test_a_full_disk_loses_nothing(go, out, whole, stop_after, monkeypatch):
     calls = stop_after(10**6)
     go()
     assert sum(calls) == 20 - 2 * BATCH
+    assert out.read_bytes() == whole
+
+
+# --- Killed, really -----------------------------------------------------------------
+
+
+def test_kill_9(tmp_path):
+    """Three kills at random moments, by the script that does twenty."""
+    script = Path(__file__).parents[1] / "scripts" / "kill_test.py"
+    run = subprocess.run(
+        [sys.executable, script, "--kills", "3", "--images", "24", "--steps", "2"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1].startswith("3 kills")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("kilobytes", [30, 150])
+def test_a_file_that_cannot_grow(go, out, whole, tmp_path, kilobytes):
+    """A write that the system refuses: a shard (30 kB), or the whole (150 kB)."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            go()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not out.exists()
+    assert len(parts(out)) == (0 if kilobytes == 30 else 7)
+    go()
     assert out.read_bytes() == whole
