@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -109,9 +109,10 @@ def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
                 os.fstat(stream.fileno()), path.stat()
             ):
                 continue  # its last owner has just deleted it
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {platform.node()}")
-            stream.flush()
+            with suppress(OSError):  # a full disk: who owns it is only a courtesy
+                stream.truncate(0)
+                owner = f"process {os.getpid()} on {platform.node()}"
+                os.write(stream.fileno(), owner.encode())
             yield
             return
 

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,9 +102,12 @@ def recover_in_shards(
         hidden = not progress or processes.index > 0
         with tqdm(total=count, desc="recover", unit="img", disable=hidden) as bar:
             bar.update(shards.images_done())
+            looked = time.monotonic()
             for index in pending[processes.index :: processes.count]:
                 shards.write(index, refine(shards.batch(index)))
-                bar.update(shards.images_done() - bar.n)
+                if time.monotonic() > looked + 1:  # others make shards, too
+                    bar.update(shards.images_done() - bar.n)
+                    looked = time.monotonic()
             processes.wait()
             bar.update(shards.images_done() - bar.n)
         merged = []
@@ -151,7 +155,12 @@ class Shards:
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        return sum(len(self.batch(i)) for i in self._indices() if self.path(i).exists())
+        names = set(os.listdir(self.folder))
+        return sum(
+            len(self.batch(index))
+            for index in self._indices()
+            if self.path(index).name in names
+        )
 
     @contextmanager
     def locked(self, *, alone: bool):

@@ -155,11 +155,13 @@ def kill_and_compare(
     while kills < arguments.kills:
         before = run.shards()
         wanted = generator.randint(len(before), shards)
-        kills += run.kill(wanted, generator.random())
+        alive = run.kill(wanted, generator.random())
+        kills += alive
         after = run.shards()
         if any(after.get(name, then) != then for name, then in before.items()):
             raise SystemExit("a finished shard was made again")
-        print(f"kill {kills}: {len(before)} -> {len(after)} of {shards} shards")
+        what = f"kill {kills}" if alive else "done before the kill"
+        print(f"{what}: {len(before)} -> {len(after)} of {shards} shards")
         # only every other run goes on to its end, so some are killed several times
         if generator.random() < 0.5 or run.out.exists() or kills == arguments.kills:
             if run.folder.exists() or not run.out.exists():
