@@ -55,9 +55,9 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
 
 
 def run_batches(
-    work: Callable[[range], Tensor], count: int, batch_size: int
+    work: Callable[[range], Tensor], indices: range, batch_size: int
 ) -> Iterator[Tensor]:
-    """Do work on 0 .. count-1 in batches, smaller ones where memory runs out.
+    """Do work on consecutive indices in batches, smaller ones where memory runs out.
 
     On CUDA a batch's result is collected after the next batch was launched, so that the
     GPU never waits for the CPU to resize images, draw noise or store results. (Decoding
@@ -65,21 +65,21 @@ def run_batches(
 
     Args:
         work: takes a range of indices and returns a tensor with one row for each.
-        count: how many there are.
+        indices: start .. stop-1.
         batch_size: how many to hand over at a time.
 
     Yields:
-        Results on the CPU, in order; together they have `count` rows.
+        Results on the CPU, in order; together they have a row for each index.
 
     Raises:
         InputError: memory runs out even with one image.
 
     Source: ours; what counts as "out of memory" is accelerate's list.
     """
-    start, waiting = 0, None
-    while start < count:
+    start, waiting = indices.start, None
+    while start < indices.stop:
         result = None
-        stop = min(start + batch_size, count)
+        stop = min(start + batch_size, indices.stop)
         try:
             result = _to_cpu(work(range(start, stop)))
         except (RuntimeError, MemoryError) as error:

@@ -8,19 +8,17 @@ changing a judge.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError, first_line
-from diver_lite.files import atomic_path, check_writable
+from diver_lite.files import atomic_path, check_writable, fingerprint
 from diver_lite.protocols import Protocol, learned_lr
 
 COLUMNS = ("set", "judge", "unseen", "seed", "accuracy", "seconds", "error")
@@ -139,24 +137,14 @@ def set_fingerprint(train: DistilledSet) -> str:
     Names and provenance don't count, so a set equals itself after saving and loading.
     """
     facts = f"{len(train.class_names)} classes, step size {learned_lr(train)}"
-    return _digest([train.images, train.labels, train.soft_labels], facts)
+    return fingerprint([train.images, train.labels, train.soft_labels], facts)
 
 
 def images_fingerprint(images: Tensor, labels: Tensor) -> str:
     """Return a digest of the images and labels that score."""
-    return _digest([images, labels], "")
+    return fingerprint([images, labels], "")
 
 
 def protocol_fingerprint(protocol: Protocol) -> str:
     """Return a digest of all fields of a protocol."""
-    return _digest([], json.dumps(asdict(protocol), sort_keys=True))
-
-
-def _digest(tensors: Iterable[Tensor | None], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for tensor in tensors:
-        tensor = torch.empty(0) if tensor is None else tensor
-        digest.update(str(tuple(tensor.shape)).encode())
-        for part in tensor.split(1_000):  # a copy of all would double the memory
-            digest.update(part.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint([], json.dumps(asdict(protocol), sort_keys=True))

@@ -37,6 +37,15 @@ DataRoot = Annotated[
 ]
 
 
+Subset = Annotated[
+    str | None,
+    typer.Option(
+        help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
+        "imagenette, imagewoof, imagefruit, ... or imagenet for all"
+    ),
+]
+
+
 class Preset(enum.StrEnum):
     """Named recovery settings."""
 
@@ -103,6 +112,11 @@ def recover(
         str | None,
         typer.Option(help="the prior's class for each class of the set: 3,1,4,..."),
     ] = None,
+    subset: Subset = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="height and width of the results; default: as INPUT's"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the noise")] = 0,
     batch_size: Annotated[
         int | None, typer.Option(help="images at a time; default: what memory allows")
@@ -119,36 +133,59 @@ def recover(
 ) -> None:
     """Refine a distilled set and write the result.
 
+    Keeps every finished batch in OUT.parts; after an interruption the same command goes
+    on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
+    diver_lite.cli recover ...' shares the batches among GPUs.
+
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.distilled import load_distilled
+    from diver_lite.distilled import as_subset, load_distilled
     from diver_lite.files import check_writable
+    from diver_lite.imagenet import imagenet_indices, imagenet_subset
     from diver_lite.prior import load_prior
+    from diver_lite.processes import Processes, launched_device
     from diver_lite.recovery import recover as run
+    from diver_lite.shards import check_output
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
-    for path in filter(None, (out, images)):
-        check_writable(path, overwrite=overwrite)
+    check_output(out, overwrite=overwrite)
+    if images:
+        check_writable(images, overwrite=overwrite)
     config = parse_config(preset, set_ or [])
-    distilled = load_distilled(source, format=format, dataset=dataset)
+    subset = subset and imagenet_subset(subset)
+    if subset and class_map:
+        raise InputError("--subset and --class-map were given; expected one of them")
+    distilled = load_distilled(source, format=format, dataset=dataset or subset)
     try:
         mapping = [int(c) for c in class_map.split(",")] if class_map else None
     except ValueError:
         raise InputError(
             f"--class-map is {class_map!r}; expected integers like 3,1,4"
         ) from None
+    if subset:
+        distilled, subset = as_subset(distilled, subset)
+        mapping = imagenet_indices(subset)
+    loaded = load_prior(prior, device=launched_device(device))
+    if subset and loaded.num_classes < 1000:
+        raise InputError(
+            f"--prior {prior} knows {loaded.num_classes} classes; subset {subset!r} "
+            "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256"
+        )
     result = run(
         distilled,
-        load_prior(prior, device=device),
+        loaded,
         config,
         seed=seed,
         class_map=mapping,
         batch_size=batch_size,
         fast=not plain,
         compile=compile,
+        size=size,
+        out=out,
     )
-    result.save(out, overwrite=overwrite)
+    if Processes(cpu=loaded.device.type == "cpu").index > 0:
+        return  # process 0 writes and speaks
     typer.echo(f"wrote {out}: {result!r}")
     if images:
         result.to_image_folder(images, overwrite=overwrite)
@@ -322,6 +359,7 @@ def judge(
         typer.Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA"),
     ] = None,
     format: Annotated[str, typer.Option(help="how the sets are stored")] = "auto",
+    subset: Subset = None,
     data_root: DataRoot = None,
     device: Device = None,
 ) -> None:
@@ -333,9 +371,10 @@ def judge(
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
     from diver_lite.data import load_dataset
-    from diver_lite.distilled import list_shipped, load_distilled
+    from diver_lite.distilled import as_subset, list_shipped, load_distilled
     from diver_lite.evaluate import cross_architecture, summarise, write_table
     from diver_lite.files import check_writable
+    from diver_lite.imagenet import imagenet_subset
     from diver_lite.judges import JUDGES, UNSEEN
     from diver_lite.protocols import get_protocol
     from diver_lite.statistics import check_suffix
@@ -345,7 +384,8 @@ def judge(
     if table is not None:
         check_suffix(table)
         check_writable(table, overwrite=True)
-    shipped, sets = list_shipped(), {}
+    subset = subset and imagenet_subset(subset)
+    shipped, sets, subsets = list_shipped(), {}, {}
     for source in sources:
         name, file = Path(source).stem, source
         if "=" in source and source not in shipped and not Path(source).exists():
@@ -355,12 +395,20 @@ def judge(
                 f"SET {source!r}: there is a set {name!r} already; name one of them "
                 "NAME=FILE"
             )
-        sets[name] = load_distilled(file, format=format)
+        sets[name] = load_distilled(file, format=format, dataset=subset)
+        if subset:
+            sets[name], subsets[name] = as_subset(sets[name], subset)
+    if len(set(subsets.values())) > 1:
+        raise InputError(
+            f"the sets are of different subsets, {subsets}; no test images fit them all"
+        )
     baseline = next(iter(sets)) if baseline is None else baseline
     if baseline not in sets:
         raise InputError(f"--baseline is {baseline!r}; expected one of {[*sets]}")
     size = next(iter(sets.values())).images.shape[-1]
-    images, labels, names = load_dataset(data, "test", root=data_root, image_size=size)
+    images, labels, names = load_dataset(
+        data, "test", root=data_root, image_size=size, subset=subsets.get(baseline)
+    )
     if test_images is not None:
         if not 1 <= test_images <= len(images):
             raise InputError(

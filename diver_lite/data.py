@@ -60,6 +60,7 @@ def load_dataset(
     *,
     root: str | Path | None = None,
     image_size: int | None = None,
+    subset: str | None = None,
 ) -> Dataset:
     """Load a split of a real dataset.
 
@@ -76,6 +77,11 @@ def load_dataset(
             `DIVER_LITE_DATA`, then the places that `find_source` names.
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
+        subset: for a folder, take the classes of this ImageNet subset only, in its
+            label order. Class folders may be named by WordNet id, class name or
+            ImageNet index. Split folders may be ImageNet's (train, val), may lie in a
+            folder imagenette2*, as torchvision leaves it, or be missing: then the
+            folder itself is the test split.
 
     Returns:
         images (N, 3, H, W) float32 in [0, 1], labels (N,) int64, class names.
@@ -87,12 +93,16 @@ def load_dataset(
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown; expected one of {SPLITS}")
-    if name == "fashion-mnist":
+    if subset is not None and not Path(name).is_dir():
+        raise InputError(
+            f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder"
+        )
+    if name == "fashion-mnist" and subset is None:
         loader, names = _fashion_mnist, FASHION_MNIST_CLASSES
-    elif name == "cifar10":
+    elif name == "cifar10" and subset is None:
         loader, names = _cifar10, CIFAR10_CLASSES
     elif Path(name).is_dir():
-        return _image_folder(Path(name), split, image_size)
+        return _image_folder(Path(name), split, image_size, subset)
     else:
         raise InputError(
             f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
@@ -274,20 +284,52 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
     )
 
 
-def _image_folder(folder: Path, split: str, image_size: int | None) -> Dataset:
+def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
+    """Return the folder of class folders that holds a split."""
+    part = "test" if split == "test" else "train"
+    if subset is None:
+        return folder / part
+    inside = sorted(path for path in folder.glob("imagenette2*") if path.is_dir())
+    if len(inside) > 1:
+        names = ", ".join(path.name for path in inside)
+        raise InputError(f"image folder {folder} holds {names}; pass one of them")
+    folder = inside[0] if inside else folder
+    parts = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
+    if not parts and part == "test":
+        return folder
+    return folder / ("val" if part == "test" and "test" not in parts else part)
+
+
+def _image_folder(
+    folder: Path, split: str, image_size: int | None, subset: str | None
+) -> Dataset:
     import torchvision
     from torchvision.transforms import v2
 
-    subset = "test" if split == "test" else "train"
+    from diver_lite.imagenet import class_names, imagenet_subset, match_folders
+
+    class Folder(torchvision.datasets.ImageFolder):
+        def find_classes(self, directory):
+            names, labels = super().find_classes(directory)
+            if subset is None:
+                return names, labels
+            try:
+                labels = match_folders(names, subset)
+            except InputError as error:
+                raise InputError(f"image folder {directory}: {error}") from None
+            return list(labels), labels
+
+    subset = None if subset is None else imagenet_subset(subset)
+    place = _split_folder(folder, split, subset)
     steps = [v2.ToImage()]
     if image_size:
         steps += [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
     transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
     try:
-        data = torchvision.datasets.ImageFolder(str(folder / subset), transform)
+        data = Folder(str(place), transform)
     except (FileNotFoundError, OSError) as error:
         raise InputError(
-            f"image folder {folder / subset}: expected one sub-folder per class with "
+            f"image folder {place}: expected one sub-folder per class with "
             f"images in it ({first_line(error)})"
         ) from None
     labels = torch.tensor(data.targets)
@@ -306,4 +348,5 @@ def _image_folder(folder: Path, split: str, image_size: int | None) -> Dataset:
                 f"image {path} is {tuple(images[-1].shape[1:])} pixels, others are "
                 f"{tuple(images[0].shape[1:])}; pass image_size to resize them"
             )
-    return torch.stack(images), labels[indices], tuple(data.classes)
+    names = tuple(data.classes) if subset is None else class_names(subset)
+    return torch.stack(images), labels[indices], names

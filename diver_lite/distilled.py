@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.errors import InputError
 from diver_lite.files import atomic_path
 from diver_lite.formats import FORMATS, naming, read, slug
-from diver_lite.imagenet import dataset_name
+from diver_lite.imagenet import (
+    SUBSETS,
+    class_names,
+    dataset_name,
+    imagenet_subset,
+    numbered,
+)
 
 FORMAT_VERSION = 1
 _SHIPPED = "distilled/"
@@ -340,6 +346,40 @@ def load_distilled(
         return stored
     with naming(paths[0]):
         return DistilledSet(**read(paths, format, dataset, options))
+
+
+def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
+    """Check that a set's classes are those of an ImageNet subset, and name them.
+
+    Args:
+        distilled: the set; classes that have only numbers get the subset's names.
+        subset: any spelling of an ImageNet subset, or "imagenet".
+
+    Returns:
+        The set, and the subset's canonical name: NCFM's variant if the set is NCFM's.
+
+    Raises:
+        InputError: another number of classes, or other names.
+
+    Source: ours; label orders as in `imagenet.SUBSETS`.
+    """
+    subset = imagenet_subset(subset)
+    if distilled.provenance.get("dataset") == f"{subset}-ncfm":
+        subset = f"{subset}-ncfm"
+    names, found = class_names(subset), distilled.class_names
+    if len(found) != len(names):
+        raise InputError(
+            f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
+        )
+    other = [pair for pair in zip(found, names, strict=True) if pair[0] != pair[1]]
+    if other and found != numbered(len(found)):
+        fits = [name for name in SUBSETS if class_names(name) == found]
+        raise InputError(
+            f"the set's classes are not those of subset {subset!r}: it has "
+            f"{other[0][0]!r} instead of {other[0][1]!r}"
+            + (f"; they are those of {fits[0]!r}" if fits else "")
+        )
+    return replace(distilled, class_names=names), subset
 
 
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:

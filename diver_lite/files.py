@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from diver_lite.errors import InputError
+import torch
+from torch import Tensor
+
+from diver_lite.errors import InputError, first_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 # In every folder that this package wrote: only such a folder is ever overwritten.
 MARKER = ".diver-lite"
@@ -73,7 +85,73 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
         ) from None
 
 
+@contextmanager
+def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
+    """Hold a lock file, made with its folder if need be, while the block runs.
+
+    The system frees it when its owner ends, even by kill -9: no lock is ever stale.
+
+    Args:
+        path: the lock file; the block may delete it.
+        output: what it protects, for the message.
+
+    Raises:
+        InputError: another process holds it.
+
+    Source: ours; flock(2), on Windows msvcrt.locking.
+    """
+    path = Path(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8") as stream:
+            _lock(stream, path, output)
+            if not path.exists() or not os.path.samestat(
+                os.fstat(stream.fileno()), path.stat()
+            ):
+                continue  # its last owner has just deleted it
+            with suppress(OSError):  # a full disk: who owns it is only a courtesy
+                stream.truncate(0)
+                owner = f"process {os.getpid()} on {platform.node()}"
+                os.write(stream.fileno(), owner.encode())
+            yield
+            return
+
+
+def _lock(stream: IO[str], path: Path, output: str | Path) -> None:
+    try:
+        if fcntl:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            stream.seek(2**30)  # beyond the text, which others may then read
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        owner = path.read_text(encoding="utf-8") or "another process"
+        raise InputError(
+            f"output {output} is being written by {owner}; wait for it, or choose "
+            "another output"
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        warnings.warn(
+            f"{path} can't be locked ({first_line(error)}): make sure that no other "
+            f"run writes {output}",
+            stacklevel=2,
+        )
+
+
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
+    """Return a digest (16 hexadecimal digits) of tensors, bit by bit, and of a text."""
+    digest = hashlib.sha256(facts.encode())
+    for tensor in tensors:
+        tensor = torch.empty(0) if tensor is None else tensor
+        digest.update(str(tuple(tensor.shape)).encode())
+        for part in torch.atleast_1d(tensor).split(1_000):  # a copy of all: too large
+            flat = part.detach().cpu().contiguous().reshape(-1)
+            # as bytes, because NumPy has no bfloat16
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from diver_lite.data import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
 from diver_lite.errors import InputError
@@ -81,6 +82,33 @@ SUBSETS["imageyellow-ncfm"] = (
     (74, "garden spider"),
     SUBSETS["imageyellow"][9],
 )
+
+# ImageNet-1k index -> WordNet id of every class above; their order is the same.
+# Source: timm's imagenet_synsets.txt, compared with torchvision's Imagenette.
+_WORDNET_IDS = """\
+0:n01440764 9:n01518878 11:n01531178 13:n01534433 19:n01592084 22:n01614925
+24:n01622779 64:n01749939 72:n01773157 74:n01773797 76:n01774750 84:n01806143
+88:n01818515 89:n01819313 90:n01820546 92:n01828970 93:n01829413 94:n01833805
+96:n01843383 100:n01860187 102:n01872401 129:n02006656 130:n02007558 135:n02013706
+136:n02017213 139:n02025239 144:n02051845 145:n02056570 148:n02071294 155:n02086240
+159:n02087394 162:n02088364 167:n02089973 176:n02091831 182:n02093754 193:n02096294
+207:n02099601 217:n02102040 229:n02105641 236:n02107142 255:n02111129 258:n02111889
+259:n02112018 262:n02112706 273:n02115641 275:n02116738 281:n02123045 282:n02123159
+283:n02123394 284:n02123597 285:n02124075 287:n02127052 289:n02128757 290:n02128925
+291:n02129165 292:n02129604 309:n02206856 321:n02276258 322:n02277742 324:n02280649
+326:n02281787 333:n02342885 339:n02389026 364:n02457408 374:n02488291 376:n02489166
+392:n02606052 452:n02869837 482:n02979186 491:n03000684 497:n03028079 500:n03042490
+503:n03062245 535:n03208938 554:n03344393 565:n03393912 566:n03394916 569:n03417042
+571:n03425413 574:n03445777 576:n03447447 599:n03530642 685:n03841143 688:n03857828
+701:n03888257 713:n03924679 739:n03992509 779:n04146614 783:n04153751 816:n04277352
+874:n04487081 882:n04517823 904:n04589890 916:n06359193 943:n07718472 945:n07720875
+948:n07742313 949:n07745940 950:n07747607 951:n07749582 952:n07753113 953:n07753275
+954:n07753592 956:n07760859 957:n07768694 984:n11879895 986:n12057211 987:n12144580
+993:n13037406 995:n13044778"""
+WORDNET_IDS = {
+    int(index): wnid
+    for index, wnid in (pair.split(":") for pair in _WORDNET_IDS.split())
+}
 
 _NUM_CLASSES = dict.fromkeys(("mnist", "fashion-mnist", "svhn", "cifar10"), 10)
 _NUM_CLASSES |= {"cifar100": 100, "tiny-imagenet": 200, "imagenet": 1000}
@@ -184,6 +212,78 @@ def class_names(dataset: str) -> tuple[str, ...]:
         "svhn": tuple("0123456789"),
     }
     return named.get(dataset) or numbered(_NUM_CLASSES[dataset])
+
+
+def imagenet_subset(name: str) -> str:
+    """Return the canonical name of an ImageNet subset, or "imagenet" for all of it.
+
+    Raises:
+        InputError: the name is something else.
+    """
+    allowed = (*SUBSETS, "imagenet")
+    found = _KEYS.get(_key(name))
+    if found not in allowed:
+        raise InputError(f"subset {name!r}: expected one of {', '.join(allowed)}")
+    return found
+
+
+def imagenet_indices(subset: str) -> tuple[int, ...]:
+    """Return the ImageNet-1k index of each class of a subset, in label order.
+
+    With them as `class_map`, `recover` refines a subset with a prior for ImageNet.
+
+    Args:
+        subset: a name from `SUBSETS`, or "imagenet" for all 1000.
+    """
+    if subset == "imagenet":
+        return tuple(range(1000))
+    return tuple(index for index, _ in SUBSETS[subset])
+
+
+def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
+    """Return which folders hold a subset's classes, and the label of each.
+
+    Folders are named by WordNet id, by class name, by label and name as
+    `to_image_folder` does, or by ImageNet index, all in one way; others are left out.
+
+    Args:
+        folders: names of folders.
+        subset: a name from `SUBSETS`, or "imagenet" for all 1000.
+
+    Raises:
+        InputError: no way of naming finds every class.
+
+    Source: ours; the 1000 WordNet ids are in the order of ImageNet's indices.
+    """
+    names, indices = class_names(subset), imagenet_indices(subset)
+    ids = sorted(f for f in folders if re.fullmatch(r"n\d{8}", f))
+    if subset != "imagenet":
+        ids = [WORDNET_IDS[index] for index in indices]
+    ways = {
+        "WordNet ids": ids,
+        "class names": names,
+        "labels and names": [f"{i:03d}_{name}" for i, name in enumerate(names)],
+        "ImageNet indices": [str(index) for index in indices],
+    }
+    best = ("", names, [])
+    for way, wanted in ways.items():
+        labels = {_letters(name): label for label, name in enumerate(wanted)}
+        found = {f: labels[_letters(f)] for f in folders if _letters(f) in labels}
+        if len(set(found.values())) == len(found) == len(names):
+            return found
+        if len(found) > len(best[2]):
+            best = (f" by {way}", wanted, [*found.values()])
+    way, wanted, labels = best
+    lacking = [name for label, name in enumerate(wanted) if label not in labels]
+    raise InputError(
+        f"{len(folders)} class folders, of which {len(labels)} are classes of "
+        f"{subset!r}{way}; expected {len(names)}, each once"
+        + (f" (no {lacking[0]!r}, for example)" if lacking else "")
+    )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def numbered(count: int) -> tuple[str, ...]:

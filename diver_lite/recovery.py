@@ -25,8 +25,8 @@ from diver_lite.batches import choose_batch_size, run_batches, to_device
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.fast import COMPILE_FROM, accelerate_prior
-from diver_lite.files import check_writable
 from diver_lite.prior import Prior, fit_images
+from diver_lite.shards import recover_in_shards, run_facts
 
 # Guided while high >= t > low, in training timesteps of T = 1000.
 WINDOWS = {
@@ -374,6 +374,7 @@ def recover(
     compile: bool | None = None,
     progress: bool = True,
     out: str | Path | None = None,
+    size: int | None = None,
 ) -> DistilledSet:
     """Refine every image of a distilled set with DIVER.
 
@@ -392,74 +393,125 @@ def recover(
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
         progress: show a progress bar.
-        out: also save the result there, as .safetensors.
+        out: also save the result there, as .safetensors. Finished batches are kept in a
+            folder beside it (see `shards`), so a killed run goes on where it was;
+            processes of one `accelerate launch` share the batches.
+        size: height and width of the results; default: as the set's images.
 
     Returns:
         A set of the same length, labels and image size; pixels in [0, 1].
 
     Raises:
-        InputError: labels that the prior doesn't know, a value out of range, or memory
-            that isn't enough for one image.
+        InputError: labels that the prior doesn't know, a value out of range, an `out`
+            that another run is writing or has begun, or memory that isn't enough for
+            one image.
 
     Source: paper, algorithm 1.
     """
     config = config or RecoveryConfig()
     _require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "0 .. 2^31 - 1")
-    if batch_size is None:
-        batch_size = choose_batch_size(prior)
-    _require(batch_size >= 1, "batch_size", batch_size, "an integer >= 1")
+    for name, value in {"batch_size": batch_size, "size": size}.items():
+        _require(value is None or value >= 1, name, value, "an integer >= 1")
     expected = (len(distilled), *prior.latent_shape)
     if noise is not None:
         _require(tuple(noise.shape) == expected, "noise", tuple(noise.shape), expected)
-    if out is not None:
-        check_writable(out, overwrite=True)
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
-    size = tuple(distilled.images.shape[-2:])
+    target = (size, size) if size else tuple(distilled.images.shape[-2:])
     how = prior.info.get("image_fit", "resize")
-    denoiser = prior
     if fast:
         many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
-        denoiser = accelerate_prior(prior, compile=many if compile is None else compile)
+        compile = many if compile is None else compile
+        denoiser = accelerate_prior(prior, compile=compile)
+    else:
+        denoiser, compile = prior, False
 
     def refine(indices: range) -> Tensor:
-        batch = slice(indices.start, indices.stop)
-        images = to_device(prior.fit_images(distilled.images[batch]), prior.device)
-        drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
-        z_0 = prior.encode(
-            images.clamp(0, 1) if config.clip_input else images,
-            posterior_noise=posterior if config.vae_posterior == "sample" else None,
+        images = refine_batch(
+            distilled, classes, indices, denoiser, config, seed=seed, noise=noise
         )
-        drawn = to_device(drawn if noise is None else noise[batch], prior.device)
-        for step in recover_steps(  # noqa: B007
-            z_0, classes[batch], denoiser, config, noise=drawn.to(z_0)
-        ):
-            pass  # the generator's last step holds the result
-        return fit_images(prior.decode(step.latents), size, how).clamp(0, 1)
+        return fit_images(images, target, how).clamp(0, 1)
 
+    def assemble(images: Tensor) -> DistilledSet:
+        return DistilledSet(
+            images,
+            distilled.labels,
+            distilled.class_names,
+            soft_labels=distilled.soft_labels,
+            provenance={
+                "method": "DIVER",
+                "config": asdict(config),
+                "seed": seed if noise is None else "noise given",
+                "prior": prior.info.get("name", "unnamed"),
+                "source": distilled.provenance,
+            },
+        )
+
+    if out is not None:
+        how_run = {"seed": seed, "size": list(target), "fast": fast, "compile": compile}
+        settings = asdict(config) | how_run
+        return recover_in_shards(
+            out,
+            refine,
+            assemble,
+            facts=lambda: run_facts(
+                distilled.images, distilled.labels, classes, prior, noise, settings
+            ),
+            count=len(distilled),
+            batch_size=batch_size,
+            default_batch_size=choose_batch_size(prior),
+            device=prior.device,
+            progress=progress,
+        )
     recovered = []
     bar = tqdm(total=len(distilled), desc="recover", unit="img", disable=not progress)
     with bar:
-        for images in run_batches(refine, len(distilled), batch_size):
+        for images in run_batches(
+            refine, range(len(distilled)), batch_size or choose_batch_size(prior)
+        ):
             recovered.append(images)
             bar.update(len(images))
+    return assemble(torch.cat(recovered))
 
-    result = DistilledSet(
-        torch.cat(recovered),
-        distilled.labels,
-        distilled.class_names,
-        soft_labels=distilled.soft_labels,
-        provenance={
-            "method": "DIVER",
-            "config": asdict(config),
-            "seed": seed if noise is None else "noise given",
-            "prior": prior.info.get("name", "unnamed"),
-            "source": distilled.provenance,
-        },
+
+def refine_batch(
+    distilled: DistilledSet,
+    classes: Tensor,
+    indices: range,
+    prior: Prior,
+    config: RecoveryConfig,
+    *,
+    seed: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Refine neighbouring images of a set in one batch: encode, denoise, decode.
+
+    Args:
+        distilled: the whole set.
+        classes: (N,) the prior's class of each of its images.
+        indices: which images.
+        prior: the frozen diffusion prior.
+        config: what to do.
+        seed: see `recover`.
+        noise: (N, C, h, w) of the whole set, or None to draw it from `seed`.
+
+    Returns:
+        (B, 3, S, S) on the prior's device, S its image size; pixels in [0, 1].
+
+    Source: paper, algorithm 1.
+    """
+    batch = slice(indices.start, indices.stop)
+    images = to_device(prior.fit_images(distilled.images[batch]), prior.device)
+    drawn, posterior = draw_noise(prior.latent_shape, indices, seed, draws=2)
+    z_0 = prior.encode(
+        images.clamp(0, 1) if config.clip_input else images,
+        posterior_noise=posterior if config.vae_posterior == "sample" else None,
     )
-    if out is not None:
-        result.save(out, overwrite=True)
-    return result
+    drawn = to_device(drawn if noise is None else noise[batch], prior.device).to(z_0)
+    steps = recover_steps(z_0, classes[batch], prior, config, noise=drawn)
+    for step in steps:  # noqa: B007
+        pass  # the generator's last step holds the result
+    return prior.decode(step.latents)
 
 
 def prior_classes(

@@ -41,7 +41,7 @@ def test_every_index_comes_back_once_and_in_order(count, batch, limit):
     work, asked = limited(limit)
     with pytest.MonkeyPatch.context() as patch:  # collecting garbage takes its time
         patch.setattr("accelerate.utils.memory.clear_device_cache", lambda **_: None)
-        parts = list(run_batches(work, count, batch))
+        parts = list(run_batches(work, range(count), batch))
     assert [i for part in parts for i in part.tolist()] == list(range(count))
     done = [r for r in asked if len(r) <= limit]
     assert [i for r in done for i in r] == list(range(count))  # none done twice
@@ -52,7 +52,7 @@ def test_running_out_halves_the_batch_and_says_so(kind):
     """Finished images stay; the rest goes on with half, for every kind of error."""
     work, asked = limited(4, OUT_OF_MEMORY[kind])
     with pytest.warns(UserWarning, match="from image 0 with batch_size") as caught:
-        results = list(run_batches(work, 12, 16))
+        results = list(run_batches(work, range(12), 16))
     assert [len(r) for r in asked] == [12, 6, 3, 3, 3, 3]
     assert torch.equal(torch.cat(results), torch.arange(12))
     assert [str(w.message)[-1] for w in caught] == ["6", "3"]
@@ -69,7 +69,7 @@ def test_running_out_late_keeps_what_was_finished():
         return torch.tensor(list(indices))
 
     with pytest.warns(UserWarning, match="from image 8 with batch_size 1"):
-        results = list(run_batches(work, 11, 4))
+        results = list(run_batches(work, range(11), 4))
     assert torch.equal(torch.cat(results), torch.arange(11))
     assert [len(r) for r in taken] == [4, 4, 3, 1, 1, 1]
 
@@ -79,7 +79,7 @@ def test_not_even_one_image_fits():
     """A clear error instead of a traceback of PyTorch."""
     work, _ = limited(0)
     with pytest.raises(InputError, match="batch_size 1") as caught:
-        list(run_batches(work, 5, 4))
+        list(run_batches(work, range(5), 4))
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_hidden():
     """A bug isn't taken for a lack of memory."""
     work, asked = limited(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        list(run_batches(work, 5, 4))
+        list(run_batches(work, range(5), 4))
     assert len(asked) == 1
     assert not out_of_memory(KeyError("x"))
 

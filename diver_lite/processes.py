@@ -1,0 +1,111 @@
+"""Several processes that do one job together, as `accelerate launch` starts them.
+
+Only short messages pass between them, over the network's "gloo" and never from GPU to
+GPU, so any number of processes may share a device, and one that dies is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+from diver_lite.errors import InputError, first_line
+
+# torchrun and accelerate, MPICH and Intel MPI, Open MPI, MVAPICH2
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# How long the first to finish waits for the last; all have equally many images.
+PATIENCE = timedelta(hours=6)
+Answer = TypeVar("Answer")
+
+
+def launched() -> bool:
+    """Return whether a launcher started this process as one of several."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in _COUNTS)
+
+
+class Processes:
+    """This process and its siblings; alone if no launcher started several.
+
+    Args:
+        cpu: whether they compute on the CPU.
+
+    Attributes:
+        index: 0 .. count-1, the place of this process.
+        count: how many there are.
+        device: the device that accelerate gives this process; None if it is alone.
+
+    Source: accelerate's `PartialState`.
+    """
+
+    def __init__(self, *, cpu: bool) -> None:
+        self.index, self.count, self.device = 0, 1, None
+        if not launched():
+            return
+        from accelerate import PartialState
+
+        state = PartialState(cpu=cpu, backend="gloo", timeout=PATIENCE)
+        self.index, self.count = state.process_index, state.num_processes
+        on_cpu = cpu or state.device.type == "cpu"
+        self.device = torch.device("cpu") if on_cpu else state.device
+
+    def first(self, job: Callable[[], Answer]) -> Answer:
+        """Let process 0 do a job; return its answer, or raise its error, in all.
+
+        Raises:
+            InputError: what the job raised; or a process is gone.
+        """
+        outcome = [None, None]
+        if self.index == 0:
+            try:
+                outcome[0] = job()
+            except InputError as error:
+                if self.count == 1:
+                    raise
+                outcome[1] = str(error)
+        if self.count > 1:
+            from accelerate.utils import broadcast_object_list
+
+            self._talk(lambda: broadcast_object_list(outcome))
+        if outcome[1] is not None:
+            raise InputError(outcome[1])
+        return outcome[0]
+
+    def wait(self) -> None:
+        """Wait until all processes are here.
+
+        Raises:
+            InputError: a process is gone.
+        """
+        if self.count > 1:
+            from accelerate.utils import gather_object
+
+            self._talk(lambda: gather_object([self.index]))
+
+    def _talk(self, exchange: Callable[[], object]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:  # gloo: the connection was closed, or time is up
+            raise InputError(
+                f"process {self.index} of {self.count}: another process of this run "
+                f"has ended or doesn't answer ({first_line(error)}); its own message "
+                "says why. What is finished is kept: run the same command again"
+            ) from None
+
+
+def launched_device(device: str | torch.device | None) -> str | torch.device | None:
+    """Return the device for this process: as asked for, or its share of the GPUs.
+
+    Args:
+        device: what the user asked for; None leaves the choice to us.
+
+    Returns:
+        `device` itself where no launcher started several processes.
+    """
+    if device is not None or not launched():
+        return device
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    return Processes(cpu=cpu or not torch.cuda.is_available()).device
