@@ -428,8 +428,9 @@ def recover(
 
     def refine(indices: range) -> Tensor:
         images = refine_batch(
-            distilled, classes, indices, denoiser, config, seed=seed, noise=noise
-        )
+            distilled, classes, indices, prior, config, seed=seed, noise=noise,
+            denoiser=denoiser,
+        )  # fmt: skip
         return fit_images(images, target, how).clamp(0, 1)
 
     def assemble(images: Tensor) -> DistilledSet:
@@ -483,6 +484,7 @@ def refine_batch(
     *,
     seed: int,
     noise: Tensor | None = None,
+    denoiser: Prior | None = None,
 ) -> Tensor:
     """Refine neighbouring images of a set in one batch: encode, denoise, decode.
 
@@ -494,6 +496,7 @@ def refine_batch(
         config: what to do.
         seed: see `recover`.
         noise: (N, C, h, w) of the whole set, or None to draw it from `seed`.
+        denoiser: predicts the noise in the prior's place; see `diver_lite.fast`.
 
     Returns:
         (B, 3, S, S) on the prior's device, S its image size; pixels in [0, 1].
@@ -508,7 +511,8 @@ def refine_batch(
         posterior_noise=posterior if config.vae_posterior == "sample" else None,
     )
     drawn = to_device(drawn if noise is None else noise[batch], prior.device).to(z_0)
-    steps = recover_steps(z_0, classes[batch], prior, config, noise=drawn)
+    denoiser = denoiser or prior
+    steps = recover_steps(z_0, classes[batch], denoiser, config, noise=drawn)
     for step in steps:  # noqa: B007
         pass  # the generator's last step holds the result
     return prior.decode(step.latents)
