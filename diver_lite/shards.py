@@ -100,9 +100,13 @@ def recover_in_shards(
                 f"process {processes.index} of {processes.count} doesn't see "
                 f"{shards.folder}; all processes need one shared folder for --out"
             )
-        hidden = not progress or processes.index > 0
-        with tqdm(total=count, desc="recover", unit="img", disable=hidden) as bar:
-            bar.update(shards.images_done())
+        with tqdm(
+            total=count,
+            initial=shards.images_done(),
+            desc="recover",
+            unit="img",
+            disable=not progress or processes.index > 0,
+        ) as bar:
             looked = time.monotonic()
             for index in pending[processes.index :: processes.count]:
                 batch = shards.batch(index)  # in parts where memory runs out
@@ -158,7 +162,7 @@ class Shards:
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        names = set(os.listdir(self.folder))
+        names = set(os.listdir(self.folder)) if self.folder.is_dir() else ()
         return sum(
             len(self.batch(index))
             for index in self._indices()
