@@ -29,7 +29,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
     }
     seconds = None if started is None else round(time.perf_counter() - started, 1)
     return {
-        "commit": _commit(),
+        "commit": COMMIT,
         "date": datetime.date.today().isoformat(),
         "settings": {k: v if _plain(v) else str(v) for k, v in settings.items()},
         "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
@@ -62,3 +62,7 @@ def _commit() -> str:
     except OSError:  # no git here: an installed package
         return "unknown"
     return run.stdout.strip() or "unknown"
+
+
+# asked when a run begins: a later commit isn't the one whose code it runs
+COMMIT = _commit()
