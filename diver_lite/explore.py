@@ -6,7 +6,8 @@ frames instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ipywidgets as widgets
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
-from diver_lite.figures import image_grid
+from diver_lite.figures import duration_bars, image_grid
 from diver_lite.prior import Prior
 from diver_lite.recovery import (
     CHOICES,
@@ -415,6 +416,114 @@ def explore_pixel_range(sets: Mapping[str, Tensor]) -> widgets.Widget:
             0.05,
             "black to white",
         ),
+    )
+
+
+def explore_cost(seconds_per_image: Mapping[str, float]) -> widgets.Widget:
+    """Show sliders for images, steps and GPUs, and how long each way would take.
+
+    Args:
+        seconds_per_image: name of a way to run -> its measured seconds per image, with
+            50 steps, on one GPU.
+
+    Returns:
+        A widget that shows the wall times as bars.
+
+    Raises:
+        InputError: nothing to show, or a time that isn't positive.
+
+    Source: ours.
+    """
+    duration_bars(seconds_per_image)  # fail here, not inside a callback
+
+    def show(num_images, num_inference_steps, gpus):
+        times = {
+            name: wall_seconds(each, num_images, num_inference_steps, gpus)
+            for name, each in seconds_per_image.items()
+        }
+        title = f"{num_images:,} images, {num_inference_steps} steps, {gpus} GPU"
+        figure = duration_bars(times, title=title + "s" * (gpus > 1))
+        display(figure)
+        plt.close(figure)
+
+    sizes = [10, 100, 500, 1_000, 10_000, 50_000]
+    return _interactive(
+        show,
+        num_images=widgets.SelectionSlider(
+            options=[(f"{n:,}", n) for n in sizes],
+            value=sizes[-1],
+            description="images",
+            continuous_update=False,
+            style={"description_width": "9em"},
+            layout={"width": "32em"},
+        ),
+        num_inference_steps=_slider(widgets.IntSlider, 50, 5, 250, 5, "steps"),
+        gpus=_slider(widgets.IntSlider, 1, 1, 64, 1, "GPUs"),
+    )
+
+
+def wall_seconds(
+    seconds_per_image: float, num_images: int, num_inference_steps: int, gpus: int
+) -> float:
+    """Return the time that the busiest GPU needs, start and disk left out.
+
+    Args:
+        seconds_per_image: measured with 50 steps.
+        num_images: how many to recover, >= 1.
+        num_inference_steps: steps that are taken of the reverse process, >= 1.
+        gpus: equal ones, among which whole images are shared out, >= 1.
+
+    Source: ours: images are independent, and the network is nearly all of a step.
+    """
+    return seconds_per_image * math.ceil(num_images / gpus) * num_inference_steps / 50
+
+
+def explore_priors(
+    distilled: DistilledSet,
+    priors: Mapping[str, Prior],
+    class_maps: Mapping[str, Sequence[int]] | None = None,
+) -> widgets.Widget:
+    """Show one set as several priors recover it, with a slider for the noise level.
+
+    Args:
+        distilled: a few images; each change refines all of them anew.
+        priors: name -> diffusion prior.
+        class_maps: name of a prior -> its class for each class of the set, for those
+            priors that don't know the set's class names.
+
+    Returns:
+        A widget with one row per prior below the distilled images.
+
+    Raises:
+        InputError: no priors, or classes that one of them doesn't know.
+
+    Source: ours.
+    """
+    if not priors:
+        raise InputError("priors is empty; expected at least one name with a prior")
+    maps = {name: (class_maps or {}).get(name) for name in priors}
+    for name, prior in priors.items():
+        prior_classes(distilled, prior, maps[name])  # fail here, not in a callback
+
+    def show(noise_timestep, guidance_scale, seed):
+        config = RecoveryConfig(
+            noise_timestep=noise_timestep,
+            guidance_scale=guidance_scale,
+            guidance_factor=0.0,
+        )
+        rows = {"distilled": distilled.images}
+        for name, prior in priors.items():
+            options = {"seed": seed, "class_map": maps[name], "progress": False}
+            rows[name] = recover(distilled, prior, config, **options).images
+        figure = image_grid(rows, scale=1.2, title=f"recovered from {noise_timestep}")
+        display(figure)
+        plt.close(figure)
+
+    return _interactive(
+        show,
+        noise_timestep=_slider(widgets.IntSlider, 500, 0, 980, 20, "noise timestep"),
+        guidance_scale=_slider(widgets.FloatSlider, 1.5, 1, 6, 0.5, "CFG scale"),
+        seed=_slider(widgets.IntSlider, 0, 0, 9, 1, "seed"),
     )
 
 

@@ -234,6 +234,41 @@ def accuracy_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     return fig
 
 
+def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> Figure:
+    """Draw how long each of several ways takes, on a logarithmic scale.
+
+    Args:
+        seconds: name of the way -> its wall time in seconds, > 0.
+        title: title of the figure.
+
+    Raises:
+        InputError: nothing to draw, or a time that isn't positive and finite.
+
+    Source: ours.
+    """
+    wrong = {k: v for k, v in seconds.items() if not 0 < v < float("inf")}
+    if wrong or not seconds:
+        raise InputError(f"seconds holds {wrong or 'nothing'}; expected times > 0")
+    fig, ax = plt.subplots(figsize=(8, 0.42 * len(seconds) + 1.2), layout="constrained")
+    bars = ax.barh(list(seconds), list(seconds.values()), color=sns.color_palette()[0])
+    ax.bar_label(bars, [duration(v) for v in seconds.values()], padding=4)
+    ticks = {"1 s": 1, "1 min": 60, "1 h": 3600, "1 day": 86400, "1 month": 30 * 86400}
+    ax.set(xscale="log", xlim=(0.1, 60 * 86400), title=title)
+    ax.set_xticks([*ticks.values()], [*ticks])
+    ax.minorticks_off()
+    ax.invert_yaxis()
+    plt.close(fig)
+    return fig
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the largest unit that leaves at least 1.5 of it."""
+    units = {"days": 86400, "h": 3600, "min": 60, "s": 1}
+    name = next((n for n, size in units.items() if seconds >= 1.5 * size), "s")
+    value = seconds / units[name]
+    return f"{value:.0f} {name}" if value >= 10 else f"{value:.2g} {name}"
+
+
 def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     """Draw a plane of images, one panel per stage, one colour per class.
 

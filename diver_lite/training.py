@@ -106,6 +106,7 @@ def train_prior(
     recipe: PriorRecipe | None = None,
     compile: bool | None = None,
     progress: bool = True,
+    on_step: Callable[[str, int, float], None] | None = None,
     **changes,
 ) -> bool:
     """Train a prior, or go on training it, and export it when it is done.
@@ -118,6 +119,8 @@ def train_prior(
         minutes: stop after so many minutes, with a checkpoint; None runs to the end.
         recipe: use another recipe than the named one.
         compile: use `torch.compile` (default: on CUDA only).
+        on_step: called with "vae" or "dit", the number of the step and its loss; on a
+            GPU this waits for every step, so leave it out of long runs.
         changes: fields of the recipe to change, such as `dit_steps=2000`.
 
     Returns:
@@ -149,7 +152,7 @@ def train_prior(
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
-    options = {"deadline": deadline, "progress": progress}
+    options = {"deadline": deadline, "progress": progress, "on_step": on_step}
 
     images = (images[:, :1] if _is_grey(images) else images).to(device)
     with torch.random.fork_rng(devices=[]):  # initial weights are always the same
@@ -339,6 +342,7 @@ def _optimise(
     autocast: bool,
     compile: bool,
     progress: bool,
+    on_step: Callable[[str, int, float], None] | None = None,
 ) -> bool:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
@@ -385,6 +389,8 @@ def _optimise(
             average.update_parameters(model)
             step += 1
             bar.update()
+            if on_step:
+                on_step(checkpoint.stem, step, loss.item())
             if step % 100 == 0:
                 now = loss.item()  # reading it waits for the GPU, so rarely
                 loss_mean = now if loss_mean is None else 0.9 * loss_mean + 0.1 * now

@@ -187,3 +187,13 @@ def test_recipes_describe_networks_that_fit(name):
         noise = dit(torch.ones(1, 4, 16, 16), timestep=t, class_labels=y).sample
     assert noise.shape == (1, 4, 16, 16)
     assert noise.abs().max() == 0
+
+
+def test_losses_can_be_followed(train, tmp_path):
+    followed = []
+    train(tmp_path / "out", on_step=lambda *seen: followed.append(seen))
+    assert [seen[:2] for seen in followed] == [
+        *(("vae", step) for step in range(1, 5)),
+        *(("dit", step) for step in range(1, 5)),
+    ]
+    assert [loss for _, _, loss in followed] == pytest.approx(train.losses)
