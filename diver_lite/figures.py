@@ -291,7 +291,7 @@ def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figur
     palette = "colorblind" if len(classes) <= 10 else "husl"  # the former has ten
     palette = sns.color_palette(palette, len(classes)).as_hex()
     colors = dict(zip(classes, palette, strict=True))
-    columns = min(3, len(stages))
+    columns = 2 if len(stages) == 4 else min(3, len(stages))  # no panel alone
     rows = -(-len(stages) // columns)
     fig, axes = plt.subplots(
         rows,
