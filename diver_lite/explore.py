@@ -523,6 +523,8 @@ def explore_priors(
         show,
         noise_timestep=_slider(widgets.IntSlider, 500, 0, 980, 20, "noise timestep"),
         guidance_scale=_slider(widgets.FloatSlider, 1.5, 1, 6, 0.5, "CFG scale"),
+        seed=_slider(widgets.IntSlider, 0, 0, 9, 1, "seed"),
+    )
 
 
 def explore_before_after(
