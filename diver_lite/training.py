@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.data import load_dataset
+from diver_lite.data import describe_source, load_dataset
 from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.prior import resolve_device
+
+CURVE_POINTS = 50  # of a loss curve, at least
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def train_prior(
         raise InputError(f"output {out} is a file; expected a working folder")
     check_writable(out / "vae.pt", overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
+    source = describe_source(recipe.dataset, root=data_root)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
@@ -156,7 +159,7 @@ def train_prior(
         torch.manual_seed(0)
         vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
     vae, dit = vae.to(device), dit.to(device)
-    done = _optimise(
+    done, vae_losses = _optimise(
         vae,
         lambda model, g: _vae_loss(model, images, recipe, g),
         recipe.vae_steps,
@@ -173,7 +176,7 @@ def train_prior(
     vae.register_to_config(scaling_factor=scaling_factor)
 
     labels = labels.to(device)
-    done = _optimise(
+    done, dit_losses = _optimise(
         dit,
         lambda model, g: _dit_loss(model, latents, labels, recipe, g),
         recipe.dit_steps,
@@ -184,7 +187,16 @@ def train_prior(
         compile=compile,
         **options,
     )
-    export_prior(out / "prior", vae, dit, class_names, name, recipe)
+    export_prior(
+        out / "prior",
+        vae,
+        dit,
+        class_names,
+        name,
+        recipe,
+        trained_on=f"{source}, fit split",
+        losses={"vae": vae_losses, "dit": dit_losses},
+    )
     return done
 
 
@@ -310,15 +322,13 @@ def _alphas_cumprod(device) -> Tensor:
 def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
     """Encode the training set once: latents (V, N, C, h, w) of unit variance."""
     views = []
-    for view in (images, images.flip(-1)) if flip else (images,):
-        views.append(
-            torch.cat(
-                [
-                    vae.encode(part.expand(-1, 3, -1, -1) * 2 - 1).latent_dist.mode()
-                    for part in view.split(500)
-                ]
-            )
-        )
+    for mirrored in (False, True)[: 1 + flip]:
+        parts = []
+        for part in images.split(500):
+            part = part.expand(-1, 3, -1, -1) * 2 - 1
+            part = part.flip(-1) if mirrored else part
+            parts.append(vae.encode(part).latent_dist.mode())
+        views.append(torch.cat(parts))
     latents = torch.stack(views)
     scaling_factor = 1 / latents.std().item()
     return latents.mul_(scaling_factor), scaling_factor
@@ -339,10 +349,11 @@ def _optimise(
     autocast: bool,
     compile: bool,
     progress: bool,
-) -> bool:
+) -> tuple[bool, list[tuple[int, float]]]:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
-    Returns True when all `steps` are done, False when `deadline` came first.
+    Returns whether all `steps` are done (False when `deadline` came first), and the
+    losses so far: pairs of a step and the mean since the pair before.
     """
     device = next(model.parameters()).device
     average = torch.optim.swa_utils.AveragedModel(
@@ -351,13 +362,18 @@ def _optimise(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.01, fused=device.type == "cuda"
     )
-    step = _load_checkpoint(checkpoint, model, average, optimizer, device)
+    step, losses, pending = _load_checkpoint(
+        checkpoint, model, average, optimizer, device
+    )
+    # reading a loss waits for the GPU, so rarely
+    every = max(1, min(100, steps // CURVE_POINTS))
+    total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
     if compile and step < steps:
         # in place: the model keeps its attributes, parameters and config
         for name in ("forward", "encode", "decode"):
             if hasattr(model, name):
                 setattr(model, name, torch.compile(getattr(model, name)))
-    loss_mean, saved = None, time.monotonic()
+    saved = time.monotonic()
     bar = tqdm(
         total=steps,
         initial=step,
@@ -385,29 +401,36 @@ def _optimise(
             average.update_parameters(model)
             step += 1
             bar.update()
-            if step % 100 == 0:
-                now = loss.item()  # reading it waits for the GPU, so rarely
-                loss_mean = now if loss_mean is None else 0.9 * loss_mean + 0.1 * now
-                bar.set_postfix(loss=f"{loss_mean:.4f}")
-                if not math.isfinite(now):
-                    raise RuntimeError(
-                        f"loss became {now} at step {step} of {checkpoint.stem}; the "
-                        f"last good checkpoint is {checkpoint}"
+            total += loss.detach()
+            if step % every == 0 or step == steps:
+                since = step - (losses[-1][0] if losses else 0)
+                losses.append((step, round(total.item() / since, 6)))
+                total.zero_()
+                bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
+                if not math.isfinite(losses[-1][1]):
+                    raise FloatingPointError(
+                        f"{checkpoint.stem}: the loss became {losses[-1][1]} before "
+                        f"step {step}; the last checkpoint is {checkpoint}"
                     )
             if time.monotonic() - saved > 120:
-                _save_checkpoint(checkpoint, model, average, optimizer, step)
+                history = (step, losses, total)
+                _save_checkpoint(checkpoint, model, average, optimizer, *history)
                 saved = time.monotonic()
-    _save_checkpoint(checkpoint, model, average, optimizer, step)
+    _save_checkpoint(checkpoint, model, average, optimizer, step, losses, total)
     for name in ("forward", "encode", "decode"):
         model.__dict__.pop(name, None)  # back to the uncompiled methods
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return step >= steps
+    return step >= steps, losses
 
 
-def _save_checkpoint(path: Path, model, average, optimizer, step: int) -> None:
+def _save_checkpoint(
+    path: Path, model, average, optimizer, step: int, losses: list, total: Tensor
+) -> None:
     state = {
         "step": step,
+        "losses": losses,
+        "pending": total.item(),
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -416,29 +439,52 @@ def _save_checkpoint(path: Path, model, average, optimizer, step: int) -> None:
         torch.save(state, temporary)
 
 
-def _load_checkpoint(path: Path, model, average, optimizer, device) -> int:
+def _load_checkpoint(
+    path: Path, model, average, optimizer, device
+) -> tuple[int, list, float]:
+    """Fill model, average and optimiser; return the step, losses and pending sum."""
     if not path.exists():
-        return 0
+        return 0, [], 0.0
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        return state["step"], state["losses"], state["pending"]
     except Exception as error:  # truncated, or of networks of another shape
         raise InputError(
             f"checkpoint {path} does not fit this recipe "
             f"({first_line(error)}); choose another folder or delete it"
         ) from None
-    return state["step"]
 
 
 # ---------------------------------------------------------------- export
 
 
 def export_prior(
-    folder: str | Path, vae, dit, class_names, name: str, recipe: PriorRecipe
+    folder: str | Path,
+    vae,
+    dit,
+    class_names,
+    name: str,
+    recipe: PriorRecipe,
+    *,
+    trained_on: str = "nothing",
+    losses: dict[str, list] | None = None,
 ) -> None:
-    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors."""
+    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors.
+
+    Args:
+        folder: to write; an older one is replaced.
+        vae, dit: the trained networks.
+        class_names: one name per class.
+        name: of the prior.
+        recipe: how it was trained.
+        trained_on: where the training images came from.
+        losses: "vae" and "dit" -> pairs (step, mean loss since the pair before).
+
+    Source: ours; the format is diffusers'.
+    """
     import copy
 
     import diffusers
@@ -463,8 +509,9 @@ def export_prior(
         info = {
             "name": name,
             "image_fit": recipe.image_fit,
-            "trained_on": f"{recipe.dataset} (fit split)",
+            "trained_on": trained_on,
             "recipe": asdict(recipe),
+            "losses": losses or {},
         }
         for file, content in {"model_index": index, "diver_lite": info}.items():
             text = json.dumps(content, indent=1) + "\n"
