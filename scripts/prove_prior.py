@@ -51,7 +51,7 @@ def main() -> None:
     many = random_real(validation, 20, args.seed)
     error = (vae_only(many, prior).images - many.images).abs().mean().item()
     distilled = distill(
-        fit, "dm", ipc=1, init="noise", steps=args.dm_steps, real_batch=32, lr=5.0
+        fit, "dm", ipc=1, init="noise", steps=args.dm_steps, real_batch=64
     )
     rows = {
         "real, held out": real,
