@@ -51,11 +51,10 @@ def dsa(
         return (low + (high - low) * draw).to(images)
 
     if family == "color":
-        x = images + uniform(-0.5, 0.5) * BRIGHTNESS
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * uniform(0, SATURATION)
-        mean = x.mean((1, 2, 3), keepdim=True)
-        return mean + (x - mean) * (CONTRAST + uniform(0, 1))
+        brightness = uniform(-0.5, 0.5) * BRIGHTNESS
+        return shift_colour(
+            images, brightness, uniform(0, SATURATION), CONTRAST + uniform(0, 1)
+        )
     if family == "flip":
         return torch.where(uniform(0, 1) < 0.5, images.flip(-1), images)
     if family == "cutout":
@@ -74,6 +73,34 @@ def dsa(
     matrix = torch.cat(theta, dim=1).view(rows, 2, 3).expand(len(images), 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
+
+
+def shift_colour(
+    images: Tensor,
+    brightness: float | Tensor,
+    saturation: float | Tensor,
+    contrast: float | Tensor,
+) -> Tensor:
+    """Change brightness, then saturation, then contrast: DSA's family "color".
+
+    Args:
+        images: (B, C, H, W).
+        brightness: is added; 0 changes nothing, DSA draws from -0.5 .. 0.5.
+        saturation: scales each pixel's distance to its own mean over the channels; 1
+            changes nothing, 0 is grey, DSA draws from 0 .. 2.
+        contrast: scales the distance to the mean of the image; 1 changes nothing, DSA
+            draws from 0.5 .. 1.5.
+
+    Returns:
+        (B, C, H, W), differentiable with respect to `images`.
+
+    Source: DSA's published code.
+    """
+    x = images + brightness
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * saturation
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean + (x - mean) * contrast
 
 
 def _cutout_mask(images: Tensor, cx: Tensor, cy: Tensor) -> Tensor:

@@ -275,7 +275,7 @@ def distill(
     """
     import torch
 
-    from diver_lite.data import load_dataset
+    from diver_lite.data import describe_source, load_dataset
     from diver_lite.distill import distill as run
     from diver_lite.distill import recipe
     from diver_lite.files import check_writable
@@ -299,7 +299,8 @@ def distill(
         checkpoint=out.with_suffix(".checkpoint"),
         **changes,
     )
-    result.provenance |= {"data": data, "split": split}
+    source = describe_source(data, root=data_root)
+    result.provenance |= {"data": data, "source": source, "split": split}
     result.save(out, overwrite=overwrite)
     typer.echo(f"wrote {out}: {result!r}")
 
@@ -454,6 +455,14 @@ def train_prior(
     ] = None,
     vae_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
     dit_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="change a field of PriorRecipe, e.g. --set layers=6; repeatable",
+        ),
+    ] = None,
     compile: Annotated[
         bool | None, typer.Option(help="use torch.compile; default: on CUDA only")
     ] = None,
@@ -464,9 +473,12 @@ def train_prior(
 
     The finished prior is a diffusers folder at OUT/prior, for --prior OUT/prior.
     """
+    from diver_lite.training import PriorRecipe
     from diver_lite.training import train_prior as run
 
     changes = {"vae_steps": vae_steps, "dit_steps": dit_steps}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    changes |= parse_changes(set_ or [], [f.name for f in fields(PriorRecipe)])
     done = run(
         name,
         out,
@@ -474,7 +486,7 @@ def train_prior(
         device=device,
         minutes=minutes,
         compile=compile,
-        **{k: v for k, v in changes.items() if v is not None},
+        **changes,
     )
     typer.echo(
         f"finished: the prior is in {out / 'prior'}"

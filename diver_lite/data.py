@@ -74,7 +74,9 @@ def load_dataset(
             split that holds one sub-folder per class.
         split: `train`, `test`, `fit`, `validation` or `sample`.
         root: where the files are; default: the environment variable
-            `DIVER_LITE_DATA`, then the places that `find_source` names.
+            `DIVER_LITE_DATA`, then the places that `find_source` names. CIFAR-10 may
+            lie there as cifar-10-batches-py, as cifar10_jpeg.npz, or as PNG files
+            train/airplane/*.png, test/airplane/*.png and so on.
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
         subset: for a folder, take the classes of this ImageNet subset only, in its
@@ -201,6 +203,30 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
         stream.write(header + array.astype(np.uint8).tobytes())
 
 
+def describe_source(name: str, *, root: str | Path | None = None) -> str:
+    """Say which files a dataset was read from, for the record of a result.
+
+    Args:
+        name, root: as for `load_dataset`.
+
+    Returns:
+        Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number
+        that was measured on the latter must not be called "CIFAR-10" alone.
+
+    Source: ours.
+    """
+    if name == "fashion-mnist":
+        return "Fashion-MNIST (official files)"
+    if name != "cifar10":
+        return f"image folder {Path(name).name}"
+    folder = find_source("cifar10", _root(root))
+    if (folder / "cifar-10-batches-py").exists():
+        return "CIFAR-10 (official files)"
+    if (folder / "cifar10_jpeg.npz").exists():
+        return "CIFAR-10 (JPEG re-encoding)"
+    return "CIFAR-10 (image folder)"
+
+
 def find_source(name: str, root: Path | None = None) -> Path:
     """Find the training files of a dataset, downloading them as the last resort.
 
@@ -212,7 +238,7 @@ def find_source(name: str, root: Path | None = None) -> Path:
     """
     wanted = {
         "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
-        "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz"),
+        "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz", "train/airplane"),
     }[name]
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
     places += [_DEBIAN] if name == "fashion-mnist" else []
@@ -252,8 +278,17 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
         data = torchvision.datasets.CIFAR10(str(folder), train=subset == "train")
         pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2)
         labels = torch.tensor(data.targets)
-    else:
+    elif (folder / "cifar10_jpeg.npz").exists():
         pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
+    else:
+        images, labels, names = _image_folder(folder, split, None)
+        if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
+            raise InputError(
+                f"image folder {folder}: found classes {names} of "
+                f"{tuple(images.shape[-2:])} pixels; expected {CIFAR10_CLASSES} of "
+                "(32, 32)"
+            )
+        return images, labels
     if split not in ("train", "test"):
         indices = split_indices(labels, split)
         pixels, labels = pixels[indices], labels[indices]

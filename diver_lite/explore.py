@@ -16,6 +16,7 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
+from diver_lite.augment import shift_colour
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.figures import duration_bars, image_grid
@@ -364,6 +365,41 @@ def explore_guidance_scale(
             style={"description_width": "9em"},
         ),
         seed=_slider(widgets.IntSlider, 0, 0, 9, 1, "seed"),
+    )
+
+
+def explore_colour(images: Tensor) -> widgets.Widget:
+    """Show sliders for the three colour operations of DSA.
+
+    Args:
+        images: (N, 3, H, W) float on the [0, 1] scale.
+
+    Returns:
+        A widget that shows the images before and after, and which share of the values
+        the operation moves out of the visible range.
+
+    Raises:
+        InputError: not three channels.
+
+    Source: ours; the operations: see `diver_lite.augment.shift_colour`.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images are {tuple(images.shape)}; expected (N, 3, H, W)")
+
+    def show(brightness, saturation, contrast):
+        changed = shift_colour(images, brightness, saturation, contrast)
+        outside = ((changed < 0) | (changed > 1)).float().mean()
+        rows = {"before": images, "after": changed}
+        title = f"{outside:.0%} of the values outside [0, 1]"
+        figure = image_grid(rows, scale=1.2, title=title)
+        display(figure)
+        plt.close(figure)
+
+    return _interactive(
+        show,
+        brightness=_slider(widgets.FloatSlider, 0.0, -0.5, 0.5, 0.05, "brightness"),
+        saturation=_slider(widgets.FloatSlider, 1.0, 0, 2, 0.1, "saturation"),
+        contrast=_slider(widgets.FloatSlider, 1.0, 0.5, 1.5, 0.05, "contrast"),
     )
 
 

@@ -29,6 +29,7 @@ from diver_lite.errors import InputError
 # that leaving a method out of a figure does not recolour the others).
 METHOD_COLORS: dict[str, str] = {
     "random real": "#949494",
+    "held-out real": "#949494",
     "Stage I": "#d55e00",
     "VAE only": "#ca9161",
     "raw prior": "#56b4e9",
@@ -373,6 +374,58 @@ def distance_heatmap(
     plt.setp(ax.get_yticklabels(), rotation=0)
     if title:
         ax.set_title(title)
+    plt.close(fig)
+    return fig
+
+
+def copying_plot(
+    table: pd.DataFrame,
+    *,
+    colors: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw, per set, which share of its images lies how near to a training image.
+
+    Args:
+        table: columns `space` (a panel each), `set` and `ratio`, the distance to the
+            nearest training image, as `diver_lite.metrics.copying_distances` gives it.
+        colors: colour per set; default: `method_colors`.
+        title: title of the whole figure.
+
+    Returns:
+        Cumulative curves: the further left a curve rises, the nearer its images are;
+        grey is what new real images have.
+
+    Raises:
+        InputError: the table is empty or lacks a column.
+
+    Source: ours.
+    """
+    _check_columns(table, ("space", "set", "ratio"))
+    spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
+    colors = method_colors(sets) | dict(colors or {})
+    fig, axes = plt.subplots(
+        1,
+        len(spaces),
+        figsize=(3.6 * len(spaces) + 2.4, 3.4),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, space in zip(axes.flat, spaces, strict=True):
+        for name in sets:
+            mine = table[(table["space"] == space) & (table["set"] == name)]["ratio"]
+            share = np.arange(1, len(mine) + 1) / len(mine)
+            style = {"color": colors[name], "label": f"{name} ({len(mine)})"}
+            ax.step(np.sort(mine), share, where="post", **style)
+        ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+        ax.set(xlabel="distance (held-out real = 1)", xlim=(0, None), ylim=(0, 1))
+        ax.set_title(space, fontsize="medium")
+    axes[0, 0].set_ylabel("share of images")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside right center", frameon=False)
+    if title:
+        fig.suptitle(title)
     plt.close(fig)
     return fig
 

@@ -53,6 +53,22 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share.
+
+    Args:
+        count: how many of `total` have a property, 0 .. `total`.
+        total: how many there are, >= 1.
+
+    Source: Wilson 1927.
+    """
+    z, share = 1.96, count / total
+    centre = share + z**2 / (2 * total)
+    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    low, high = ((centre + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
 def _mean_and_std(values: pd.Series) -> str:
     if len(values) < 2:  # one training has no spread
         return f"{values.iloc[0]:.1f}" if len(values) else "-"

@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.data import load_dataset
+from diver_lite.data import describe_source, load_dataset
 from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.prior import resolve_device
+
+CURVE_POINTS = 50  # of a loss curve, at least
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class PriorRecipe:
     Attributes:
         dataset: a name that `load_dataset` knows; its `fit` split is trained on.
         flip: add mirrored images (natural images yes, shoes that all point left no).
-        vae_channels: channels at full and at half resolution: one halving keeps the
-            reconstruction sharp, which matters more than the size of the DiT.
+        vae_channels: channels per resolution, each half of the one before. One halving
+            keeps the reconstruction sharp, which matters more than the size of the DiT.
         kl_weight: weight of the mean KL per latent element.
         heads, head_dim, layers, patch_size: the DiT; 64 tokens for 16x16 latents.
         vae_steps, vae_batch, vae_lr: optimisation of the VAE.
@@ -46,7 +48,7 @@ class PriorRecipe:
     dataset: str
     flip: bool
     image_fit: str
-    vae_channels: tuple[int, int]
+    vae_channels: tuple[int, ...]
     kl_weight: float
     heads: int
     head_dim: int
@@ -64,7 +66,8 @@ class PriorRecipe:
 
 
 RECIPES = {
-    # sized for two CPU cores and about 75 minutes: the shipped prior was made so
+    # sized for two CPU cores and about 75 minutes: the shipped prior was made so, but
+    # for the narrow start of the posterior, which came later
     "fashion-mnist": PriorRecipe(
         dataset="fashion-mnist",
         flip=False,
@@ -149,6 +152,7 @@ def train_prior(
         raise InputError(f"output {out} is a file; expected a working folder")
     check_writable(out / "vae.pt", overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
+    source = describe_source(recipe.dataset, root=data_root)
     out.mkdir(parents=True, exist_ok=True)
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
@@ -159,7 +163,7 @@ def train_prior(
         torch.manual_seed(0)
         vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
     vae, dit = vae.to(device), dit.to(device)
-    done = _optimise(
+    done, vae_losses = _optimise(
         vae,
         lambda model, g: _vae_loss(model, images, recipe, g),
         recipe.vae_steps,
@@ -176,7 +180,7 @@ def train_prior(
     vae.register_to_config(scaling_factor=scaling_factor)
 
     labels = labels.to(device)
-    done = _optimise(
+    done, dit_losses = _optimise(
         dit,
         lambda model, g: _dit_loss(model, latents, labels, recipe, g),
         recipe.dit_steps,
@@ -187,7 +191,16 @@ def train_prior(
         compile=compile,
         **options,
     )
-    export_prior(out / "prior", vae, dit, class_names, name, recipe)
+    export_prior(
+        out / "prior",
+        vae,
+        dit,
+        class_names,
+        name,
+        recipe,
+        trained_on=f"{source}, fit split",
+        losses={"vae": vae_losses, "dit": dit_losses},
+    )
     return done
 
 
@@ -204,11 +217,15 @@ def _is_grey(images: Tensor) -> bool:
 
 
 def build_vae(recipe: PriorRecipe):
-    """Build an untrained `AutoencoderKL` with one halving of the resolution."""
+    """Build an untrained `AutoencoderKL` with a halving per entry after the first.
+
+    Its posterior starts narrow (a variance of e^-6): one of unit variance would drown
+    the signal, and the first hundreds of steps would go into learning to shrink it.
+    """
     import diffusers
 
     depth = len(recipe.vae_channels)
-    return diffusers.AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * depth,
@@ -220,6 +237,8 @@ def build_vae(recipe: PriorRecipe):
         sample_size=32,
         mid_block_add_attention=False,
     )
+    torch.nn.init.constant_(vae.quant_conv.bias[recipe.latent_channels :], -6.0)
+    return vae
 
 
 def build_dit(recipe: PriorRecipe, num_classes: int):
@@ -259,7 +278,7 @@ def build_dit(recipe: PriorRecipe, num_classes: int):
 
 
 def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
-    """2 |x - x^| + |grad x - grad x^| + weight * KL, with x in [-1, 1]."""
+    """Draw a batch, send it through the VAE, and return its loss."""
     device = images.device
     index = torch.randint(
         len(images), (recipe.vae_batch,), device=device, generator=generator
@@ -271,10 +290,25 @@ def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
     mean, std = posterior.mean.float(), posterior.std.float()
     eps = torch.randn(mean.shape, device=device, generator=generator)
     y = vae.decode(mean + std * eps).sample.float()
+    return vae_loss(x, y, mean, std, recipe.kl_weight)
+
+
+def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> Tensor:
+    """Return 2 |x - y| + |grad x - grad y| + weight * KL, each a mean.
+
+    Args:
+        x: (B, 3, H, W) images in [-1, 1].
+        y: (B, 3, H, W) their reconstructions.
+        mean, std: (B, C, h, w) of the latents' posterior.
+        weight: of the Kullback-Leibler divergence from the standard normal.
+
+    Source: the evidence lower bound, Kingma and Welling 2014, with L1 instead of L2,
+    and differences of neighbouring pixels for sharp edges: ours.
+    """
     kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
     edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
     edges = edges + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
-    return 2 * F.l1_loss(y, x) + edges + recipe.kl_weight * kl
+    return 2 * F.l1_loss(y, x) + edges + weight * kl
 
 
 def _flip_half(x: Tensor, generator) -> Tensor:
@@ -313,15 +347,13 @@ def _alphas_cumprod(device) -> Tensor:
 def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
     """Encode the training set once: latents (V, N, C, h, w) of unit variance."""
     views = []
-    for view in (images, images.flip(-1)) if flip else (images,):
-        views.append(
-            torch.cat(
-                [
-                    vae.encode(part.expand(-1, 3, -1, -1) * 2 - 1).latent_dist.mode()
-                    for part in view.split(500)
-                ]
-            )
-        )
+    for mirrored in (False, True)[: 1 + flip]:
+        parts = []
+        for part in images.split(500):
+            part = part.expand(-1, 3, -1, -1) * 2 - 1
+            part = part.flip(-1) if mirrored else part
+            parts.append(vae.encode(part).latent_dist.mode())
+        views.append(torch.cat(parts))
     latents = torch.stack(views)
     scaling_factor = 1 / latents.std().item()
     return latents.mul_(scaling_factor), scaling_factor
@@ -343,10 +375,11 @@ def _optimise(
     compile: bool,
     progress: bool,
     on_step: Callable[[str, int, float], None] | None = None,
-) -> bool:
+) -> tuple[bool, list[tuple[int, float]]]:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
-    Returns True when all `steps` are done, False when `deadline` came first.
+    Returns whether all `steps` are done (False when `deadline` came first), and the
+    losses so far: pairs of a step and the mean since the pair before.
     """
     device = next(model.parameters()).device
     average = torch.optim.swa_utils.AveragedModel(
@@ -355,13 +388,18 @@ def _optimise(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.01, fused=device.type == "cuda"
     )
-    step = _load_checkpoint(checkpoint, model, average, optimizer, device)
+    step, losses, pending = _load_checkpoint(
+        checkpoint, model, average, optimizer, device
+    )
+    # reading a loss waits for the GPU, so rarely
+    every = max(1, min(100, steps // CURVE_POINTS))
+    total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
     if compile and step < steps:
         # in place: the model keeps its attributes, parameters and config
         for name in ("forward", "encode", "decode"):
             if hasattr(model, name):
                 setattr(model, name, torch.compile(getattr(model, name)))
-    loss_mean, saved = None, time.monotonic()
+    saved = time.monotonic()
     bar = tqdm(
         total=steps,
         initial=step,
@@ -391,29 +429,36 @@ def _optimise(
             bar.update()
             if on_step:
                 on_step(checkpoint.stem, step, loss.item())
-            if step % 100 == 0:
-                now = loss.item()  # reading it waits for the GPU, so rarely
-                loss_mean = now if loss_mean is None else 0.9 * loss_mean + 0.1 * now
-                bar.set_postfix(loss=f"{loss_mean:.4f}")
-                if not math.isfinite(now):
-                    raise RuntimeError(
-                        f"loss became {now} at step {step} of {checkpoint.stem}; the "
-                        f"last good checkpoint is {checkpoint}"
+            total += loss.detach()
+            if step % every == 0 or step == steps:
+                since = step - (losses[-1][0] if losses else 0)
+                losses.append((step, round(total.item() / since, 6)))
+                total.zero_()
+                bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
+                if not math.isfinite(losses[-1][1]):
+                    raise FloatingPointError(
+                        f"{checkpoint.stem}: the loss became {losses[-1][1]} before "
+                        f"step {step}; the last checkpoint is {checkpoint}"
                     )
             if time.monotonic() - saved > 120:
-                _save_checkpoint(checkpoint, model, average, optimizer, step)
+                history = (step, losses, total)
+                _save_checkpoint(checkpoint, model, average, optimizer, *history)
                 saved = time.monotonic()
-    _save_checkpoint(checkpoint, model, average, optimizer, step)
+    _save_checkpoint(checkpoint, model, average, optimizer, step, losses, total)
     for name in ("forward", "encode", "decode"):
         model.__dict__.pop(name, None)  # back to the uncompiled methods
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return step >= steps
+    return step >= steps, losses
 
 
-def _save_checkpoint(path: Path, model, average, optimizer, step: int) -> None:
+def _save_checkpoint(
+    path: Path, model, average, optimizer, step: int, losses: list, total: Tensor
+) -> None:
     state = {
         "step": step,
+        "losses": losses,
+        "pending": total.item(),
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -422,29 +467,52 @@ def _save_checkpoint(path: Path, model, average, optimizer, step: int) -> None:
         torch.save(state, temporary)
 
 
-def _load_checkpoint(path: Path, model, average, optimizer, device) -> int:
+def _load_checkpoint(
+    path: Path, model, average, optimizer, device
+) -> tuple[int, list, float]:
+    """Fill model, average and optimiser; return the step, losses and pending sum."""
     if not path.exists():
-        return 0
+        return 0, [], 0.0
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        return state["step"], state["losses"], state["pending"]
     except Exception as error:  # truncated, or of networks of another shape
         raise InputError(
             f"checkpoint {path} does not fit this recipe "
             f"({first_line(error)}); choose another folder or delete it"
         ) from None
-    return state["step"]
 
 
 # ---------------------------------------------------------------- export
 
 
 def export_prior(
-    folder: str | Path, vae, dit, class_names, name: str, recipe: PriorRecipe
+    folder: str | Path,
+    vae,
+    dit,
+    class_names,
+    name: str,
+    recipe: PriorRecipe,
+    *,
+    trained_on: str = "nothing",
+    losses: dict[str, list] | None = None,
 ) -> None:
-    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors."""
+    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors.
+
+    Args:
+        folder: to write; an older one is replaced.
+        vae, dit: the trained networks.
+        class_names: one name per class.
+        name: of the prior.
+        recipe: how it was trained.
+        trained_on: where the training images came from.
+        losses: "vae" and "dit" -> pairs (step, mean loss since the pair before).
+
+    Source: ours; the format is diffusers'.
+    """
     import copy
 
     import diffusers
@@ -469,8 +537,9 @@ def export_prior(
         info = {
             "name": name,
             "image_fit": recipe.image_fit,
-            "trained_on": f"{recipe.dataset} (fit split)",
+            "trained_on": trained_on,
             "recipe": asdict(recipe),
+            "losses": losses or {},
         }
         for file, content in {"model_index": index, "diver_lite": info}.items():
             text = json.dumps(content, indent=1) + "\n"

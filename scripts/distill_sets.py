@@ -1,10 +1,12 @@
 """Distil the sets that ship, or the same at the length that the papers used.
 
 Run: python scripts/distill_sets.py [NAME ...] [--published] [--install]
+     [--dataset cifar10 --data-root FOLDER]
 
 Without --published the settings are those of the shipped sets, short enough for an
-hour on two CPU cores. Finished sets lie in --work and are not made again; --install
-copies them into the package as float16 (then run scripts/checksums.sh).
+hour on two CPU cores. Finished sets lie in --work and are not made again, and an
+interrupted one goes on from its checkpoint; --install copies them into the package as
+float16 (then run scripts/checksums.sh).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from diver_lite.data import load_dataset
+from diver_lite.data import describe_source, load_dataset
 from diver_lite.distill import distill
 from diver_lite.distilled import DistilledSet
 
@@ -53,18 +55,20 @@ def main() -> None:
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--install", action="store_true")
-    parser.add_argument("--work", type=Path, default=Path("runs/stage1"))
+    parser.add_argument("--work", type=Path, help="default: runs/stage1, or "
+                        "runs/stage1-published")  # fmt: skip
     parser.add_argument("--data-root")
     args = parser.parse_args()
     if unknown := set(args.names) - set(SETS):
         parser.error(f"unknown set {sorted(unknown)}; expected some of {[*SETS]}")
+    suffix = "-published" if args.published else ""
+    work = args.work or Path(f"runs/stage1{suffix}")
     data = None
     for name in args.names:
         method, ipc, changes = SETS[name]
         if args.published:
-            name, changes = f"{name}-published", {"init": changes["init"]}
-        suffix = "-published" if args.published else ""
-        path = args.work / f"{args.dataset}-{name}.safetensors"
+            changes = {"init": changes["init"]}
+        path = work / f"{args.dataset}-{name}.safetensors"
         if not path.exists():
             data = data or load_dataset(args.dataset, "fit", root=args.data_root)
             started = time.perf_counter()
@@ -73,15 +77,20 @@ def main() -> None:
                 data,
                 method,
                 ipc=ipc,
-                experts=args.work / f"{args.dataset}-experts{suffix}{epochs}",
+                experts=work / f"{args.dataset}-experts{epochs}",
                 compile=True,
                 dtype=torch.bfloat16,
                 checkpoint=path.with_suffix(".checkpoint"),
                 **changes,
             )
             seconds = round(time.perf_counter() - started)
-            result.provenance |= {"data": args.dataset, "split": "fit",
-                                  "dtype": "bfloat16", "seconds": seconds}  # fmt: skip
+            result.provenance |= {
+                "data": args.dataset,
+                "source": describe_source(args.dataset, root=args.data_root),
+                "split": "fit",
+                "dtype": "bfloat16",
+                "seconds": seconds,
+            }
             result.save(path)
             print(f"wrote {path} after {seconds} s")
         if args.install:

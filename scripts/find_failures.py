@@ -1,6 +1,6 @@
 """Find where the prior overrules the distilled image: how often, for which settings.
 
-Run: python scripts/find_failures.py [--set fashion-mnist-dm-ipc10] [--data-root FOLDER]
+Run: python scripts/find_failures.py [--dataset NAME] [--set NAME] [--data-root FOLDER]
 
 Sweeps noise level, guidance scale and semantic guidance on one set and one draw of
 noise. An image fails in class if all judges (trained on real data) saw its class before
@@ -9,8 +9,9 @@ noise without the distilled image (the raw prior) than to that image, or if its 
 layout is less like that image's than the raw prior's is. "VAE only" is the floor of
 these shares; the raw prior's rows say what is lost if nothing is inherited.
 
-Writes results/failures_fashion-mnist.csv (a row per setting and kind of failure), .json
-(which classes, and what they became) and the picture book/_static/failures.webp.
+Writes results/failures_DATASET.csv (a row per setting and kind of failure), .json
+(which classes, and what they became) and a picture: book/_static/failures.webp, or for
+other datasets than Fashion-MNIST results/failures_DATASET.webp.
 """
 
 from __future__ import annotations
@@ -24,19 +25,25 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from measure_metrics import DATASET, add_judge_arguments, load_judges
+from measure_metrics import add_arguments, load_judges
 from PIL import Image
 
 from diver_lite.baselines import raw_prior, vae_only
-from diver_lite.data import load_dataset
-from diver_lite.distilled import load_distilled
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import find_distilled
 from diver_lite.figures import image_grid, set_theme
 from diver_lite.metrics import find_failures
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_result
+from diver_lite.statistics import wilson
 
-PICTURE = "book/_static/failures.webp"
+
+def picture_of(dataset: str) -> Path:
+    """Return where the picture goes; the book shows Fashion-MNIST's."""
+    if dataset == "fashion-mnist":
+        return Path("book/_static/failures.webp")
+    return Path(f"results/failures_{dataset}.webp")
 
 
 def settings(args) -> list[tuple[str, RecoveryConfig]]:
@@ -59,23 +66,22 @@ def settings(args) -> list[tuple[str, RecoveryConfig]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", default="fashion-mnist-dm-ipc10")
-    parser.add_argument("--prior", default=DATASET)
+    parser.add_argument("--set", help="default: DATASET-dm-ipc10")
     parser.add_argument("--inference-steps", type=int, default=25)
     parser.add_argument("--noise", type=int, nargs="+", default=[300, 500, 700, 900])
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 4.0])
     parser.add_argument("--seed", type=int, default=0)
-    add_judge_arguments(parser)
+    add_arguments(parser)
     args = parser.parse_args()
+    args.set = args.set or f"{args.dataset}-dm-ipc10"
     started = time.perf_counter()
-    prior = load_prior(args.prior)
-    source = load_distilled(args.set)
+    prior = load_prior(args.prior or args.dataset)
+    source = find_distilled(args.set, args.sets_folder)
     fit, test = (
-        load_dataset(DATASET, split, root=args.data_root) for split in ("fit", "test")
+        load_dataset(args.dataset, split, root=args.data_root)
+        for split in ("fit", "test")
     )
-    judges, accuracies = load_judges(
-        args.judges, fit, test, args.judge_steps, args.judge_batch
-    )
+    judges, accuracies = load_judges(args, fit, test)
 
     raws, rows, details, pictures = {}, [], [], []
     published = RecoveryConfig.published().guidance_scale
@@ -163,18 +169,20 @@ def main() -> None:
         pictures.append((where, config, table, recovered))
 
     frame = pd.DataFrame(rows)
-    stem = f"results/failures_{DATASET}"
+    stem = f"results/failures_{args.dataset}"
     frame.round(4).to_csv(f"{stem}.csv", index=False)
-    shown = draw(source, raws, pictures)
+    picture = picture_of(args.dataset)
+    shown = draw(source, raws, pictures, picture)
     write_result(
         f"{stem}.json",
         {
             "note": f"one draw of noise, {len(source)} images, "
             f"{args.inference_steps} instead of 50 steps: a sweep at CPU scale; low "
             "and high: 95 % Wilson interval over images",
+            "data": describe_source(args.dataset, root=args.data_root),
             "set": args.set,
             "judge_test_accuracy": accuracies,
-            "picture": {"file": PICTURE, "shown": shown},
+            "picture": {"file": picture.as_posix(), "shown": shown},
             "settings": details,
         },
         vars(args),
@@ -182,15 +190,7 @@ def main() -> None:
     )
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share."""
-    z, share = 1.96, count / total
-    centre = share + z**2 / (2 * total)
-    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    return (centre - half) / (1 + z**2 / total), (centre + half) / (1 + z**2 / total)
-
-
-def draw(source, raws, pictures, columns: int = 9) -> dict:
+def draw(source, raws, pictures, path: Path, columns: int = 9) -> dict:
     """Draw the clearest failures of each kind, an image at most once; say which."""
     set_theme()
     shown, strips = {}, []
@@ -242,8 +242,8 @@ def draw(source, raws, pictures, columns: int = 9) -> dict:
         for strip in strips:
             canvas.paste(strip, (0, top))
             top += strip.height
-        canvas.save(PICTURE, quality=80, method=6)
-        print(f"wrote {PICTURE}: {Path(PICTURE).stat().st_size // 1024} kB")
+        canvas.save(path, quality=80, method=6)
+        print(f"wrote {path}: {path.stat().st_size // 1024} kB")
     return shown
 
 

@@ -1,10 +1,11 @@
 """Measure what recovery does to sets: agreement, distances, neighbours, t-SNE.
 
-Run: python scripts/measure_metrics.py [SET ...] [--data-root FOLDER]
+Run: python scripts/measure_metrics.py [SET ...] [--dataset NAME] [--data-root FOLDER]
 
-SET is a shipped name or a file; the default is fashion-mnist-dm-ipc10. Each set is
-measured as it is (Stage I), through the VAE only, by SI matched, DIVER published and
-DIVER; random real images, also through DIVER, and samples of the prior stand beside.
+SET is a shipped name, a name in --sets-folder or a file; the default is
+DATASET-dm-ipc10. Each set is measured as it is (Stage I), through the VAE only, by SI
+matched, DIVER published and DIVER; random real images, also through DIVER, and samples
+of the prior stand beside.
 
 Two judges of real data look at them, because one of them, the ConvNet, is the network
 that Stage I distils on. They learn from `fit`; `validation` is what sets are compared
@@ -12,8 +13,8 @@ with; the test split gives the judges' accuracy only. Trained judges are kept in
 runs/judges. Sets are recovered with different seeds: with one, image i of all of them
 would share its noise and they would resemble each other for that reason.
 
-Writes results/metrics_fashion-mnist.csv (a row per set, variant and judge), .json (also
-the distances between sets) and results/embedding_fashion-mnist.csv (t-SNE).
+Writes results/metrics_DATASET.csv (a row per set, variant and judge), .json (also the
+distances between sets) and results/embedding_DATASET.csv (t-SNE).
 """
 
 from __future__ import annotations
@@ -24,20 +25,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from diver_lite.baselines import random_real, raw_prior, vae_only, variants
-from diver_lite.data import load_dataset
-from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.fit import predict
 from diver_lite.metrics import (
     class_agreement,
+    copying_distances,
     embed_2d,
     frechet_distance,
     judge_features,
     kernel_distance,
     latent_distances,
-    nearest_real,
     real_judge,
     source_distances,
 )
@@ -46,17 +46,18 @@ from diver_lite.protocols import PROTOCOLS
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_result
 
-DATASET = "fashion-mnist"
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"
 
 
-def load_judges(names, fit, test, steps, batch_size):
+def load_judges(args, fit, test):
     """Train or load judges of real data; return them and their test accuracies."""
+    steps, batch_size = args.judge_steps, args.judge_batch
     protocol = replace(PROTOCOLS["real"], steps=steps, batch_size=batch_size)
     judges, accuracies = {}, {}
-    for name in names:
-        path = Path(f"runs/judges/{DATASET}-{name}-{steps}x{batch_size}.safetensors")
+    for name in args.judges:
+        file = f"{args.dataset}-{name}-{steps}x{batch_size}.safetensors"
+        path = Path("runs/judges", file)
         judges[name] = real_judge(fit, path, name=name, protocol=protocol)
         right = predict(judges[name], test[0]).argmax(1) == test[1]
         accuracies[name] = round(right.float().mean().item(), 4)
@@ -64,35 +65,38 @@ def load_judges(names, fit, test, steps, batch_size):
     return judges, accuracies
 
 
-def add_judge_arguments(parser):
+def add_arguments(parser):
+    """Add what all measurements with judges of real data share."""
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
     parser.add_argument("--judges", nargs="+", default=["ConvNet", "ShuffleNetV2"])
     parser.add_argument("--judge-steps", type=int, default=800)
     parser.add_argument("--judge-batch", type=int, default=64)
+    parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", default=["fashion-mnist-dm-ipc10"])
-    parser.add_argument("--prior", default=DATASET)
+    parser.add_argument("sets", nargs="*", help="default: DATASET-dm-ipc10")
     parser.add_argument("--inference-steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--floors", type=int, default=5, help="draws of real images")
-    add_judge_arguments(parser)
+    parser.add_argument("--held-out", type=int, default=50, help="images per class")
+    add_arguments(parser)
     args = parser.parse_args()
     started = time.perf_counter()
-    prior = load_prior(args.prior)
+    prior = load_prior(args.prior or args.dataset)
     fit, validation, test = (
-        load_dataset(DATASET, split, root=args.data_root)
+        load_dataset(args.dataset, split, root=args.data_root)
         for split in ("fit", "validation", "test")
     )
-    judges, accuracies = load_judges(
-        args.judges, fit, test, args.judge_steps, args.judge_batch
-    )
+    judges, accuracies = load_judges(args, fit, test)
 
     # (set, variant, seed) -> images; as it is, a set's variant is "Stage I"
     base = RecoveryConfig(num_inference_steps=args.inference_steps)
-    sources = {Path(name).stem: load_distilled(name) for name in args.sets}
+    sets = args.sets or [f"{args.dataset}-dm-ipc10"]
+    sources = {Path(s).stem: find_distilled(s, args.sets_folder) for s in sets}
     # equally many real images stand beside the sets of each size
     for ipc in sorted({s.ipc or 1 for s in sources.values()}):
         sources[f"{REAL} ipc{ipc}"] = random_real(fit, ipc, args.seed)
@@ -114,14 +118,17 @@ def main() -> None:
         for seed in range(args.seed + 1, args.seed + args.floors):
             measured[name, "Stage I", seed] = random_real(fit, source.ipc, seed)
 
-    near = nearest_ratios(list(measured.values()), fit, validation)
-    real = random_real(validation, 100, args.seed)
-    many = random_real(validation, 200, args.seed).images
+    near = copying_distances(
+        {str(key): images for key, images in measured.items()},
+        fit,
+        random_real(validation, args.held_out, 0),
+    ).groupby("set")["ratio"]
+    real = random_real(validation, 2 * args.held_out, args.seed)
+    many = random_real(validation, 4 * args.held_out, args.seed).images
     references = {name: judge_features(judges[name], many) for name in judges}
     rows = []
-    for ratios, ((name, variant, seed), images) in zip(
-        near, measured.items(), strict=True
-    ):
+    for (name, variant, seed), images in measured.items():
+        ratios = near.get_group(str((name, variant, seed)))
         drawn = name.startswith(REAL) and variant == "Stage I"  # nothing was distilled
         row = {"set": name, "variant": "as drawn" if drawn else variant}
         row |= {"seed": seed, "images": len(images)}
@@ -135,6 +142,7 @@ def main() -> None:
             row["layout_of_source"] = kept["layout"].mean()
             if (source.ipc or 1) > 1:
                 row["own_source_nearest"] = (kept["rank"] == 0).mean()
+        # of the distance that a held-out real image of the class has on average
         row["nearest_training_image"] = ratios.mean()
         row["nearest_training_image_min"] = ratios.min()
         for judge_name, judge in judges.items():
@@ -152,7 +160,7 @@ def main() -> None:
                 }
             )
     table = pd.DataFrame(rows)
-    stem = f"results/metrics_{DATASET}"
+    stem = f"results/metrics_{args.dataset}"
     table.round(4).to_csv(f"{stem}.csv", index=False)
     numeric = table.drop(columns=["seed", "images"]).groupby(
         ["set", "variant", "judge"], sort=False
@@ -178,7 +186,7 @@ def main() -> None:
 
     first = next(iter(sources))
     stages = {
-        "real": random_real(validation, 20, args.seed),
+        "real": random_real(validation, min(20, args.held_out), args.seed),
         **{
             variant: measured[first, variant, args.seed]
             for variant in ("Stage I", "VAE only", "DIVER")
@@ -186,11 +194,12 @@ def main() -> None:
     }
     judge = judges[args.judges[0]]
     embedding = embed_2d(stages, judge=judge, seed=args.seed)
-    embedding.round(3).to_csv(f"results/embedding_{DATASET}.csv", index=False)
+    embedding.round(3).to_csv(f"results/embedding_{args.dataset}.csv", index=False)
 
     write_result(
         f"{stem}.json",
         {
+            "data": describe_source(args.dataset, root=args.data_root),
             "note": "seed of recovery differs between sets; real images of validation; "
             "frechet is biased for few images: compare with random real of equal n",
             "judge_test_accuracy": accuracies,
@@ -217,25 +226,6 @@ def to_real(images: DistilledSet, real: DistilledSet, prior) -> dict:
         row.relation.replace(" ", "_"): (row.cosine_distance, row.l2_distance)
         for row in table.itertuples()
     }
-
-
-def nearest_ratios(sets: list[DistilledSet], fit: tuple, validation: tuple) -> list:
-    """Return each image's pixel distance to its nearest training image, per set.
-
-    In units of what a held-out real image of the same class has on average: 1 is as
-    new as a real image, 0 a copy.
-    """
-    held_out = random_real(validation, 50, 0)
-    every = [held_out, *sets]
-    distances, _ = nearest_real(torch.cat([s.images for s in every]), fit[0])
-    usual, *parts = distances[:, 0].split([len(s) for s in every])
-    per_class = torch.stack(
-        [usual[held_out.labels == c].mean() for c in range(len(fit[2]))]
-    )
-    return [
-        (part / per_class[s.labels]).numpy()
-        for part, s in zip(parts, sets, strict=True)
-    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Measure a prior: reconstruction, class agreement, and use as training data.
 
-Run: python scripts/measure_prior.py [--prior fashion-mnist] [--data-root FOLDER]
+Run: python scripts/measure_prior.py [--dataset cifar10] [--prior FOLDER]
+     [--data-root FOLDER]
 
 (a) A judge trained on the real training images: how much accuracy on test images does
     it lose when they go through the VAE and back? (b) To how many prior samples does
@@ -8,7 +9,7 @@ Run: python scripts/measure_prior.py [--prior fashion-mnist] [--data-root FOLDER
     per class as from 10 random real images per class (paired, 5 seeds)?
 
 (c) is scored on the validation split, so that settings may be chosen with it. Writes
-results/prior_<name>.json.
+results/prior_DATASET.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import replace
 import torch
 
 from diver_lite.baselines import random_real, raw_prior, vae_only
-from diver_lite.data import load_dataset
+from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet
 from diver_lite.evaluate import (
     PROTOCOLS,
@@ -36,8 +37,8 @@ from diver_lite.results import write_result
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prior", default="fashion-mnist")
     parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
     parser.add_argument("--data-root")
     parser.add_argument("--judge", default="ConvNet")
     parser.add_argument("--judge-steps", type=int, default=1500)
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, nargs="+")
     args = parser.parse_args()
     started = time.perf_counter()
-    prior = load_prior(args.prior)
+    prior = load_prior(args.prior or args.dataset)
     fit = load_dataset(args.dataset, "fit", root=args.data_root)
     test = load_dataset(args.dataset, "test", root=args.data_root)
     validation = load_dataset(args.dataset, "validation", root=args.data_root)
@@ -66,6 +67,7 @@ def main() -> None:
     round_trip = accuracy(vae_only(real_test, prior).images, test[1])
     error = (vae_only(real_test[:500], prior).images - test[0][:500]).abs().mean()
     result = {
+        "data": describe_source(args.dataset, root=args.data_root),
         "judge": f"{args.judge}, {args.judge_steps} steps on the fit split",
         "test_accuracy": original,
         "test_accuracy_after_vae": round_trip,

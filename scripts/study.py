@@ -1,6 +1,7 @@
 """Does recovery help networks that Stage I never saw? The study behind the tables.
 
 Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds 5]
+     [--dataset cifar10 --prior FOLDER --sets-folder FOLDER --data-root FOLDER]
 
 Every Stage-I set is judged as it is, clipped, through the VAE only, and after each
 variant of recovery, beside random real images, recovered random real images, and
@@ -25,8 +26,8 @@ from pathlib import Path
 import pandas as pd
 
 from diver_lite.baselines import clip_only, random_real, vae_only, variants
-from diver_lite.data import load_dataset
-from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import (
     UNSEEN,
     cross_architecture,
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--protocol", default="corrected")
     parser.add_argument("--test-images", type=int, help="default: all")
     parser.add_argument("--work", type=Path, default=Path("runs/study"))
+    parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
     started = time.perf_counter()
@@ -112,7 +114,9 @@ def main() -> None:
     # samples of the prior depend on the labels alone, so one row serves all sets
     sets["raw prior"] = recovered("any", real(0), "raw prior")
     for name in args.sets:
-        distilled = load_distilled(f"{args.dataset}-{name}-ipc{args.ipc}")
+        distilled = find_distilled(
+            f"{args.dataset}-{name}-ipc{args.ipc}", args.sets_folder
+        )
         sets[f"{name}: Stage I"] = distilled
         sets[f"{name}: clip only"] = clip_only(distilled)
         sets[f"{name}: VAE only"] = vae_only(distilled, prior)
@@ -145,6 +149,7 @@ def main() -> None:
     write_result(
         f"{out}.json",
         {
+            "data": describe_source(args.dataset, root=args.data_root),
             "split": "test",
             "test_images": len(test[1]),
             "recoveries_per_variant": draws,

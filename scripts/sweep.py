@@ -1,6 +1,7 @@
 """Change one setting of the default recovery at a time, and judge on validation data.
 
 Run: python scripts/sweep.py [--set dm --ipc 1] [--seeds 5] [--data-root FOLDER]
+     [--dataset cifar10 --prior FOLDER --sets-folder FOLDER]
 
 Test images are never looked at, so a default may be chosen from this. Finished
 recoveries and trainings are kept: an interrupted sweep goes on where it stopped.
@@ -20,8 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from diver_lite.baselines import random_real, vae_only
-from diver_lite.data import load_dataset
-from diver_lite.distilled import DistilledSet, load_distilled
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import cross_architecture, paired_difference, verdict
 from diver_lite.files import atomic_path
 from diver_lite.prior import load_prior
@@ -74,12 +75,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="that score")
     parser.add_argument("--only", nargs="+", help="settings whose name contains this")
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
     started = time.perf_counter()
     prior = load_prior(args.prior or args.dataset)
     stem = f"{args.dataset}_{args.set}_ipc{args.ipc}"
-    distilled = load_distilled(f"{args.dataset}-{args.set}-ipc{args.ipc}")
+    distilled = find_distilled(
+        f"{args.dataset}-{args.set}-ipc{args.ipc}", args.sets_folder
+    )
     fit = load_dataset(args.dataset, "fit", root=args.data_root)
     images, labels, names = load_dataset(
         args.dataset, "validation", root=args.data_root
@@ -129,7 +133,11 @@ def main() -> None:
         summary.to_csv(temporary, index=False)
     write_result(
         f"{out}.json",
-        {"split": "validation", "default": str(DEFAULT)},
+        {
+            "data": describe_source(args.dataset, root=args.data_root),
+            "split": "validation",
+            "default": str(DEFAULT),
+        },
         vars(args),
         started=started,
     )

@@ -14,6 +14,7 @@ from diver_lite import data
 from diver_lite.data import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
+    describe_source,
     find_source,
     load_dataset,
     split_indices,
@@ -264,6 +265,48 @@ def test_packed_cifar10(cifar):
         red = images[:, 0].mean((1, 2)) * 255
         assert torch.allclose(red, labels * 25.0, atol=3)
         assert not torch.equal(labels, labels.sort().values)
+
+
+def test_results_can_say_which_files_they_come_from(cifar, tmp_path):
+    """A re-encoding is never called CIFAR-10 alone."""
+    assert describe_source("cifar10", root=cifar) == "CIFAR-10 (JPEG re-encoding)"
+    (tmp_path / "official/cifar-10-batches-py").mkdir(parents=True)
+    root = tmp_path / "official"
+    assert describe_source("cifar10", root=root) == "CIFAR-10 (official files)"
+    assert describe_source("fashion-mnist") == "Fashion-MNIST (official files)"
+    assert describe_source(str(tmp_path)) == f"image folder {tmp_path.name}"
+
+
+def png_cifar(root, classes, size):
+    """Write 5 train and 2 test PNG files per class."""
+    for split, count in {"train": 5, "test": 2}.items():
+        for label, name in enumerate(classes):
+            place = root / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                colour = (label * 25, 0, 255)
+                Image.new("RGB", (size, size), colour).save(place / f"{index}.png")
+
+
+def test_cifar10_as_an_image_folder(tmp_path):
+    """PNG files in class folders serve as CIFAR-10, under its own name."""
+    png_cifar(tmp_path, CIFAR10_CLASSES, 32)
+    for split, count in {"train": 50, "test": 20, "fit": 40, "validation": 10}.items():
+        images, labels, names = load_dataset("cifar10", split, root=tmp_path)
+        check(images, labels, names, count=count, size=32, classes=10)
+        assert names == CIFAR10_CLASSES
+        assert torch.allclose(images[:, 0, 0, 0] * 255, labels * 25.0)
+    assert describe_source("cifar10", root=tmp_path) == "CIFAR-10 (image folder)"
+
+
+@pytest.mark.parametrize(
+    ("classes", "size"), [(CIFAR10_CLASSES[:9], 32), (CIFAR10_CLASSES, 40)]
+)
+def test_a_folder_that_is_not_cifar10(tmp_path, classes, size):
+    """Missing classes and other sizes are refused, with what was found."""
+    png_cifar(tmp_path, classes, size)
+    with pytest.raises(InputError, match=rf"of \({size}, {size}\) pixels; expected"):
+        load_dataset("cifar10", "fit", root=tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5])

@@ -109,3 +109,34 @@ def test_figures_refuse_tables_of_other_columns():
         figures.distance_heatmap(distances())
     with pytest.raises(InputError, match="relation is 'none'"):
         figures.distance_heatmap(distances(), value="l2_distance", relation="none")
+
+
+def ratios():
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "space": ["pixels"] * 30 + ["features"] * 30,
+            "set": (["held-out real"] * 20 + ["DIVER"] * 10) * 2,
+            "ratio": rng.uniform(0.2, 1.5, 60),
+        }
+    )
+
+
+def test_copying_plot_has_a_panel_per_space_and_a_curve_per_set():
+    """Curves reach 1, keep the method's colour, and say how many images they show."""
+    fig = figures.copying_plot(ratios(), colors={"held-out real": "#000000"})
+    first, second = fig.axes
+    assert [ax.get_title() for ax in fig.axes] == ["pixels", "features"]
+    curves = first.get_lines()[:2]
+    assert [c.get_label() for c in curves] == ["held-out real (20)", "DIVER (10)"]
+    assert [c.get_color() for c in curves] == [
+        "#000000",
+        figures.METHOD_COLORS["DIVER"],
+    ]
+    for curve in (*curves, *second.get_lines()[:2]):
+        x, y = curve.get_data()
+        assert (np.diff(x) >= 0).all()
+        assert y[-1] == 1
+    assert drawn(fig).std() > 0
+    with pytest.raises(InputError, match="ratio"):
+        figures.copying_plot(ratios().drop(columns="ratio"))

@@ -419,6 +419,64 @@ def test_nearest_real_refuses_k_out_of_range(sample, k):
         metrics.nearest_real(sample[0][:2], sample[0][:10], k=k)
 
 
+def test_nearest_real_in_the_features_of_a_judge(sample):
+    """Distances are those between the features themselves."""
+    judge, real = build_judge("ConvNet", 10, 32, seed=0).eval(), sample[0][:40]
+    images = sample[0][100:103]
+    distances, indices = metrics.nearest_real(images, real, judge=judge, chunk=15)
+    a, b = (metrics.judge_features(judge, x).double() for x in (images, real))
+    expected = (a[:, None] - b[None]).norm(dim=-1).min(1)
+    assert torch.equal(indices[:, 0], expected.indices)
+    assert torch.allclose(distances[:, 0], expected.values.float(), rtol=1e-4)
+    with pytest.raises(InputError, match="not both"):
+        metrics.nearest_real(images, real, judge=judge, prior=object())
+
+
+def test_copies_are_told_from_new_images(sample):
+    """Copies are at 0, slightly changed copies near it, new images about at 1."""
+    real, labels, names = sample
+    new = torch.arange(len(labels)) % 2 == 0  # half of the images are trained on
+    fit = (real[~new], labels[~new], names)
+    held_out = random_real((real[new], labels[new], names), 10, 0)
+    other = random_real((real[new], labels[new], names), 10, 1)
+    copies = random_real(fit, 2, 0)
+    noise = torch.randn(copies.images.shape, generator=torch.manual_seed(0))
+    noisy = DistilledSet(copies.images + 0.01 * noise, copies.labels, names)
+    sets = {"new": other, "copies": copies, "noisy copies": noisy}
+    table = metrics.copying_distances(sets, fit, held_out)
+    assert [*dict.fromkeys(table["set"])] == ["held-out real", *sets]
+    ratios = table.groupby("set")["ratio"]
+    per_class = table[table["set"] == "held-out real"].groupby("class")["ratio"].mean()
+    assert per_class.to_numpy() == pytest.approx(1, abs=1e-6)
+    assert ratios.mean()["new"] == pytest.approx(1, abs=0.1)
+    assert (ratios.get_group("copies") == 0).all()
+    assert 0 < ratios.get_group("noisy copies").max() < 0.5
+    near = table[table["set"] == "noisy copies"]["nearest"].tolist()
+    assert torch.equal(fit[0][near], copies.images)
+
+    summary = metrics.copying_summary(table).set_index("set")
+    assert summary.loc["held-out real", "share_near"] == pytest.approx(0.05, abs=0.011)
+    assert summary.loc["copies", "share_near"] == 1
+    assert summary.loc["copies", "same_class"] == 1
+    assert summary.loc["copies", "low"] < summary.loc["copies", "high"] <= 1
+    assert summary.loc["new", "low"] < 0.05 < summary.loc["new", "high"]
+    assert summary["images"].tolist() == [100, 100, 20, 20]
+
+
+def test_copying_needs_held_out_images_of_each_class(sample):
+    """Classes without a unit, other classes and a taken name are refused."""
+    some, names = random_real(sample, 1, 0), sample[2]
+    with pytest.raises(InputError, match=r"no images of.*Ankle boot"):
+        metrics.copying_distances({"a": some}, sample, some[:9])
+    with pytest.raises(InputError, match="'held-out real'; expected another"):
+        metrics.copying_distances({metrics.HELD_OUT: some}, sample, some)
+    renamed = DistilledSet(some.images, some.labels, names[::-1])
+    with pytest.raises(InputError, match="different classes"):
+        metrics.copying_distances({"a": renamed}, sample, some)
+    with pytest.raises(InputError, match="expected all of"):
+        metrics.copying_distances({}, sample, renamed)
+
+
 def test_nearest_real_refuses_other_sizes(sample):
     with pytest.raises(InputError, match=r"\(3, 28, 28\)"):
         metrics.nearest_real(torch.zeros(2, 3, 28, 28), sample[0][:10])

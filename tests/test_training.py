@@ -77,6 +77,10 @@ def test_a_finished_prior_loads(train, recipe, tmp_path):
     assert prior.class_names == FASHION_MNIST_CLASSES
     assert prior.info["image_fit"] == "pad"
     assert prior.info["recipe"]["dit_steps"] == recipe.dit_steps
+    assert prior.info["trained_on"] == "Fashion-MNIST (official files), fit split"
+    kept = prior.info["losses"]["vae"] + prior.info["losses"]["dit"]
+    assert [step for step, _ in kept] == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert [loss for _, loss in kept] == pytest.approx(train.losses, abs=1e-5)
     # latents of the training data have unit variance: the DiT was trained on such
     latents = prior.encode(grey()[0])
     assert latents.std().item() == pytest.approx(1, abs=0.02)
@@ -110,6 +114,33 @@ def test_a_run_in_pieces_equals_a_run_in_one_go(train, tmp_path, monkeypatch):
     assert len(train.losses) == count  # no step was done twice
     assert train.losses == whole
     same(weights(tmp_path / "pieces"), weights(tmp_path / "whole"))
+
+
+def test_the_loss_curve_survives_an_interruption(train, tmp_path, monkeypatch):
+    """Means are over the same steps, wherever training was stopped in between."""
+    monkeypatch.setattr(training, "CURVE_POINTS", 5)
+    train(tmp_path / "whole", vae_steps=11, dit_steps=1)
+    losses = list(train.losses)
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr(training, "time", clock)
+    while not train(tmp_path / "pieces", minutes=0.1, vae_steps=11, dit_steps=1):
+        pass
+    curves = [
+        load_prior(tmp_path / name / "prior", device="cpu").info["losses"]["vae"]
+        for name in ("whole", "pieces")
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == [2, 4, 6, 8, 10, 11]
+    assert curves[0][0][1] == pytest.approx(sum(losses[:2]) / 2, abs=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(train, tmp_path, monkeypatch):
+    """The command line turns this error into one line; it names the checkpoint."""
+    monkeypatch.setattr(training, "_vae_loss", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *_: None)
+    with pytest.raises(FloatingPointError, match=r"vae: the loss became nan.*vae\.pt"):
+        train(tmp_path)
 
 
 def test_training_again_changes_nothing(train, tmp_path):

@@ -106,7 +106,10 @@ def origin(path: Path) -> str:
     record = content.get("provenance", {})
     settings = record.get("settings", {})
     data = [
-        settings.get("dataset") or settings.get("data") or _dataset_in(path.stem),
+        # a result says itself whether it is CIFAR-10 or a re-encoding of it
+        content["data"]
+        if isinstance(content.get("data"), str)
+        else settings.get("dataset") or settings.get("data") or _dataset_in(path.stem),
         f"set {settings['set']}" if isinstance(settings.get("set"), str) else None,
         f"IPC {settings['ipc']}" if "ipc" in settings else None,
         f"{content['split']} split" if "split" in content else None,

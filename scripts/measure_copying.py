@@ -1,0 +1,100 @@
+"""Does the prior copy its training images? Distances to the nearest of them.
+
+Run: python scripts/measure_copying.py [SET ...] [--dataset NAME] [--data-root FOLDER]
+     [--prior FOLDER --sets-folder FOLDER]
+
+Samples of the prior and recovered sets (SET; default DATASET-dm-ipc10, and 10 random
+training images per class) are compared with every image of `fit`, in pixels and in the
+features of a judge of real data. Held-out images of `validation` give the unit. Two
+controls say whether the measure can be trusted: held-out images through the VAE must
+look new, training images through it must be found.
+
+Writes results/copying_DATASET.csv (a row per space and set) and .json (the ratio of
+each image, from which `figures.copying_plot` draws). Judges are kept in runs/judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import pandas as pd
+from measure_metrics import add_arguments, load_judges
+
+from diver_lite.baselines import random_real, raw_prior, vae_only
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import find_distilled
+from diver_lite.files import atomic_path
+from diver_lite.metrics import copying_distances, copying_summary
+from diver_lite.prior import load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", help="default: DATASET-dm-ipc10")
+    parser.add_argument("--held-out", type=int, default=50, help="images per class")
+    parser.add_argument("--seed", type=int, default=0)
+    add_arguments(parser)
+    parser.set_defaults(judges=["ConvNet"])
+    args = parser.parse_args()
+    started = time.perf_counter()
+    prior = load_prior(args.prior or args.dataset)
+    fit, validation, test = (
+        load_dataset(args.dataset, split, root=args.data_root)
+        for split in ("fit", "validation", "test")
+    )
+    judges, accuracies = load_judges(args, fit, test)
+
+    held_out = random_real(validation, args.held_out, args.seed)
+    training = random_real(fit, 10, args.seed)
+    names = args.sets or [f"{args.dataset}-dm-ipc10"]
+    sets = {
+        "held-out real, VAE": vae_only(held_out, prior),
+        "training real, VAE": vae_only(training, prior),
+        "raw prior": raw_prior(training, prior, seed=args.seed),
+        "DIVER of training real": recover(training, prior, seed=args.seed),
+    }
+    for name in names:
+        source = find_distilled(name, args.sets_folder)
+        short = Path(name).stem.removeprefix(f"{args.dataset}-")
+        sets[f"DIVER of {short}"] = recover(source, prior, seed=args.seed)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+
+    spaces = {"pixels": None}
+    spaces |= {f"{name} features": judge for name, judge in judges.items()}
+    summaries, ratios = [], {}
+    for space, judge in spaces.items():
+        table = copying_distances(sets, fit, held_out, judge=judge)
+        summaries.append(copying_summary(table).assign(space=space))
+        ratios[space] = {
+            name: mine.round(3).tolist()
+            for name, mine in table.groupby("set", sort=False)["ratio"]
+        }
+        print(summaries[-1].round(3).to_string(), flush=True)
+    summary = pd.concat(summaries)
+    summary.insert(0, "space", summary.pop("space"))
+    stem = f"results/copying_{args.dataset}"
+    with atomic_path(f"{stem}.csv", overwrite=True) as temporary:
+        summary.round(4).to_csv(temporary, index=False)
+    write_result(
+        f"{stem}.json",
+        {
+            "data": describe_source(args.dataset, root=args.data_root),
+            "training_images": len(fit[1]),
+            "config": str(RecoveryConfig()),
+            "note": "ratio: distance to the nearest training image, in units of the "
+            "mean for held-out real images of the class; share_near: below their 5 % "
+            "quantile, with a 95 % Wilson interval",
+            "judge_test_accuracy": accuracies,
+            "ratios": ratios,
+        },
+        vars(args),
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()

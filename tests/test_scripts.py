@@ -1,0 +1,158 @@
+"""The scripts behind results/, on a generated CIFAR-10: that they run, and say so.
+
+Real numbers need real data and hours; here everything is tiny.
+"""
+
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from diver_lite import distill, evaluate
+from diver_lite.data import CIFAR10_CLASSES
+from diver_lite.recovery import RecoveryConfig
+from diver_lite.training import train_prior
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SOURCE = "CIFAR-10 (JPEG re-encoding)"
+
+
+def jpeg(label, rng):
+    """Return a 32x32 JPEG file whose colour tells the class."""
+    pixels = rng.integers(0, 40, (32, 32, 3)) + np.array([label * 20, 90, 180 - label])
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG")
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, recipe):
+    """Return a folder with a fake packed CIFAR-10, a prior and a distilled set."""
+    folder, rng, parts = tmp_path_factory.mktemp("colour"), np.random.default_rng(0), {}
+    for subset, count in {"train": 40, "test": 3}.items():
+        labels = np.repeat(np.arange(10), count)
+        files = [jpeg(label, rng) for label in labels]
+        parts[f"{subset}_blob"] = np.concatenate(files)
+        parts[f"{subset}_offs"] = np.cumsum([0, *map(len, files)])
+        parts[f"{subset}_y"] = labels
+    np.savez(folder / "cifar10_jpeg.npz", **parts)
+    (folder / "results").mkdir()
+    options = {"heads": 1, "head_dim": 16, "layers": 2, "vae_channels": (16, 32)}
+    options |= {"vae_steps": 3, "vae_batch": 8, "dit_steps": 3, "dit_batch": 8}
+    train_prior(
+        "cifar10", folder / "prior", data_root=folder, device="cpu", compile=False,
+        progress=False, **options,
+    )  # fmt: skip
+    return folder
+
+
+# where, what, and with which arguments, so that a script takes seconds
+SHORTER = (
+    (distill, "distill", {"steps": 1, "real_batch": 4, "compile": False}),
+    (evaluate, "cross_architecture", {"steps": 2}),
+)
+
+
+def shortened(real, forced):
+    """Return a function that takes `forced` whatever it is called with."""
+    return lambda *arguments, **options: real(*arguments, **(options | forced))
+
+
+@pytest.fixture
+def run(work, monkeypatch):
+    """Return a function that runs a script in the folder, as its command does."""
+    monkeypatch.chdir(work)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(RecoveryConfig, "timesteps", lambda *_: [700, 300])
+    for module, name, forced in SHORTER:
+        short = shortened(getattr(module, name), forced)
+        monkeypatch.setattr(module, name, short)
+
+    def command(script, *arguments):
+        common = ["--dataset", "cifar10", "--data-root", "."]
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), *common])
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+    return command
+
+
+def result(work, stem):
+    return json.loads((work / "results" / f"{stem}.json").read_text())
+
+
+def test_a_colour_prior_knows_its_data(work):
+    """Which files it was trained on stands in its record, and the loss curve."""
+    info = json.loads((work / "prior/prior/diver_lite.json").read_text())
+    assert info["trained_on"] == f"{SOURCE}, fit split"
+    assert info["recipe"]["flip"] is True
+    assert [len(info["losses"][part]) for part in ("vae", "dit")] == [3, 3]
+
+
+PRIOR = ("--prior", "prior/prior")
+SETS = ("--sets-folder", "runs/stage1")
+
+
+def test_the_colour_study(work, run):
+    """Sets, sweep, study, prior and metrics, one after the other, as the book says."""
+    run("distill_sets.py", "dm-real-ipc1")
+    run("sweep.py", "--set", "dm-real", "--judges", "ConvNet", "--seeds", 1,
+        "--only", "default", "--images", 20, *PRIOR, *SETS)  # fmt: skip
+    run("study.py", "--sets", "dm-real", "--variants", "DIVER", "--judges", "ConvNet",
+        "--seeds", 1, "--protocol", "quick", *PRIOR, *SETS)  # fmt: skip
+    found = pd.read_csv(work / "results/study_cifar10_ipc1.csv")
+    assert set(found["variant"]) >= {"Stage I", "clip only", "VAE only", "DIVER"}
+    assert result(work, "sweep_cifar10_dm-real_ipc1")["data"] == SOURCE
+    assert result(work, "sweep_cifar10_dm-real_ipc1")["split"] == "validation"
+    assert result(work, "study_cifar10_ipc1")["data"] == SOURCE
+    assert result(work, "study_cifar10_ipc1")["split"] == "test"
+
+
+JUDGE = ("--judge-steps", 2, "--judge-batch", 8, "--judges", "ConvNet")
+
+
+def test_the_colour_measurements(work, run):
+    """What is measured without training on a set: metrics and copying."""
+    run("distill_sets.py", "dm-real-ipc1")
+    name = "cifar10-dm-real-ipc1"
+    run("measure_copying.py", name, "--held-out", 3, *JUDGE, *PRIOR, *SETS)
+    table = pd.read_csv(work / "results/copying_cifar10.csv")
+    assert set(table["space"]) == {"pixels", "ConvNet features"}
+    assert "DIVER of dm-real-ipc1" in set(table["set"])
+    copying = result(work, "copying_cifar10")
+    assert copying["data"] == SOURCE
+    assert len(copying["ratios"]["pixels"]["held-out real"]) == 30
+    run("measure_metrics.py", name, "--floors", 2, "--held-out", 2, *JUDGE,
+        *PRIOR, *SETS)  # fmt: skip
+    assert result(work, "metrics_cifar10")["data"] == SOURCE
+    assert (work / "results/embedding_cifar10.csv").exists()
+
+
+def test_the_colour_prior_is_measured(work, run):
+    """On the test split, except for the choice of a guidance scale."""
+    run("measure_prior.py", "--judge-steps", 2, "--unseen", "ConvNet",
+        "--unseen-steps", 2, "--seeds", 1, *PRIOR)  # fmt: skip
+    assert result(work, "prior_cifar10")["data"] == SOURCE
+
+
+def test_classes_are_those_of_cifar10(work):
+    index = json.loads((work / "prior/prior/model_index.json").read_text())
+    assert tuple(index["id2label"].values()) == CIFAR10_CLASSES
+
+
+def test_a_short_training_is_shown(work, run):
+    """Losses, recipe and a small picture; without a judge."""
+    run("prove_prior.py", "prior")
+    proof = result(work, "proof_prior_cifar10")
+    assert proof["data"] == f"{SOURCE}, fit split"
+    assert [len(proof["losses"][part]) for part in ("vae", "dit")] == [3, 3]
+    assert 0 < proof["vae_mean_absolute_error_0_to_1"] < 1
+    picture = work / "book/_static/proof_prior_cifar10.webp"
+    assert picture.stat().st_size < 100_000
+    with Image.open(picture) as image:
+        assert image.format == "WEBP"
