@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
-
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING
 
 from diver_lite.errors import InputError, first_line
+
+if TYPE_CHECKING:  # the set-up check must run where torch is missing
+    from torch import Tensor
 
 try:
     import fcntl
@@ -146,6 +146,8 @@ def sha256(path: str | Path) -> str:
 
 def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
     """Return a digest (16 hexadecimal digits) of tensors, bit by bit, and of a text."""
+    import torch
+
     digest = hashlib.sha256(facts.encode())
     for tensor in tensors:
         tensor = torch.empty(0) if tensor is None else tensor
