@@ -281,7 +281,7 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     elif (folder / "cifar10_jpeg.npz").exists():
         pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
     else:
-        images, labels, names = _image_folder(folder, split, None)
+        images, labels, names = _image_folder(folder, split, None, None)
         if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
             raise InputError(
                 f"image folder {folder}: found classes {names} of "

@@ -48,7 +48,7 @@ def main() -> None:
     )
     config = RecoveryConfig(guidance_scale=args.guidance_scale)
     real = random_real(validation, 1, args.seed)
-    many = random_real(validation, 20, args.seed)
+    many = random_real(validation, min(20, int(validation[1].bincount().min())), 0)
     error = (vae_only(many, prior).images - many.images).abs().mean().item()
     distilled = distill(
         fit, "dm", ipc=1, init="noise", steps=args.dm_steps, real_batch=64

@@ -124,10 +124,9 @@ def main() -> None:
             sets[f"{name}: {variant}"] = recovered(name, distilled, variant)
 
     out = f"results/study_{stem}"
-    panels = [(["ConvNet"], args.proxy_seeds or args.seeds)] * (
-        "ConvNet" in args.judges
-    )
-    panels.insert(0, ([j for j in args.judges if j != "ConvNet"], args.seeds))
+    unseen = [judge for judge in args.judges if judge != "ConvNet"]
+    proxy = ["ConvNet"] if "ConvNet" in args.judges else []
+    panels = [(proxy, args.proxy_seeds or args.seeds), (unseen, args.seeds)]
     tables = [
         cross_architecture(
             sets,
@@ -138,8 +137,9 @@ def main() -> None:
             out=f"{out}_trainings.csv",
         )
         for judges, seeds in panels
+        if judges
     ]
-    table = pd.concat(tables[::-1], ignore_index=True)  # the ConvNet's columns first
+    table = pd.concat(tables, ignore_index=True)
     summary, comparisons = summary_of(table), comparisons_of(table, args.sets)
     for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
         with atomic_path(f"{path}.csv", overwrite=True) as temporary:
