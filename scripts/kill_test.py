@@ -128,6 +128,8 @@ def command_line(arguments: list[str], log: Path) -> None:
 
 def main() -> None:
     """Run the test and say what came out."""
+    # a fork inherits the state of OpenMP's threads, but not the threads: it would hang
+    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=100)
