@@ -63,6 +63,8 @@ demo: $(VENV)/.installed-base
 	$(BIN)/diver-lite demo -o demo --overwrite
 
 # A build on top of an older one hides warnings: it always starts from nothing.
+# The models of the tests are tiny: threads would wait for each other more than work.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
 	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake notebooks
