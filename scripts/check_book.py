@@ -201,12 +201,12 @@ class Page:
         found["complaints"] += event_complaints(self.events)
         return found
 
-    def resize(self, size: str) -> None:
+    def resize(self, size: str, height: int = 900) -> None:
         """Give the page the width of a screen."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=WIDTHS[size],
-            height=900,
+            height=height,
             deviceScaleFactor=1,
             mobile=size == "phone",
         )
@@ -221,17 +221,15 @@ class Page:
                 "window.MathJax?.startup?.promise"
             )
             height = self.evaluate("document.documentElement.scrollHeight")
+            # As a very tall screen sees it: captured beyond the screen, pages with wide
+            # tables come out shifted.
             for part, top in enumerate(range(0, height, MAX_HEIGHT)[:MAX_PARTS]):
-                area = {
-                    "x": 0,
-                    "y": top,
-                    "width": WIDTHS[size],
-                    "height": min(height - top, MAX_HEIGHT),
-                    "scale": 1,
-                }
-                shot = self.call(
-                    "Page.captureScreenshot", captureBeyondViewport=True, clip=area
+                self.resize(size, min(height - top, MAX_HEIGHT))
+                self.evaluate(
+                    f"scrollTo({{top: {top}, left: 0, behavior: 'instant'}});"
+                    "new Promise((done) => setTimeout(done, 100))"
                 )
+                shot = self.call("Page.captureScreenshot")
                 suffix = f".{part}" if part else ""
                 target = folder / f"{name}.{size}.{theme}{suffix}.png"
                 target.write_bytes(base64.b64decode(shot["data"]))

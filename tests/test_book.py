@@ -221,6 +221,28 @@ def test_fractions_and_percent_read_alike():
     assert "+0.5 [−0.1, +1.0]" in measured.printable(points).to_string()
 
 
+def test_a_column_is_spread_across():
+    table = measured.printable(
+        pd.DataFrame(
+            {
+                "set": ["dm", "dm", "mtt"],
+                "row": ["DIVER", "VAE only", "DIVER"],
+                "points": [4.0, -1.0, 0.5],
+                "low": [2.0, -3.0, -0.5],
+                "high": [6.0, 1.0, 1.5],
+                "verdict": ["better", "no difference", "no difference"],
+            }
+        )
+    )
+    wide = measured.spread(table, "set")
+    assert [*wide.columns] == ["row", "dm", "mtt"]  # what's missing stays empty
+    assert wide.to_numpy().tolist() == [
+        ["DIVER", "**+4.0 [+2.0,\xa0+6.0]**", "+0.5 [−0.5,\xa0+1.5]"],
+        ["VAE only", "−1.0 [−3.0,\xa0+1.0]", ""],
+    ]
+    assert measured.markdown(wide)[1] == "| --- | ---: | ---: |"
+
+
 def test_spreads_stand_beside_means():
     table = pd.DataFrame(
         {"set": ["a", "b"], "ViT": [30.0, 20.0], "ViT std": [1.25, float("nan")]}

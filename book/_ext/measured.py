@@ -244,9 +244,28 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("").astype(str)
 
 
+def spread(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a printable table with one column of numbers per value of `column`.
+
+    The numbers are those of its last column; a column "verdict" is left out, and what
+    it tells apart is printed bold.
+    """
+    *keys, numbers = (c for c in table if c not in (column, "verdict"))
+    # a cell may break before an interval, not in it
+    values = table[numbers].str.replace(", ", ",\N{NO-BREAK SPACE}")
+    if "verdict" in table:
+        told = table["verdict"].isin(["better", "worse"])
+        values = values.where(~told, "**" + values + "**")
+    table = table.assign(**{numbers: values})
+    order = table[keys].drop_duplicates()
+    wide = table.pivot(index=keys, columns=column, values=numbers).reset_index()
+    wide = order.merge(wide, on=keys)[[*keys, *dict.fromkeys(table[column])]]
+    return wide.fillna("")
+
+
 def markdown(table: pd.DataFrame) -> list[str]:
     """Return the lines of a Markdown table; columns of numbers stand to the right."""
-    number = re.compile(r"[+\N{MINUS SIGN}-]?\d|$")
+    number = re.compile(r"(\*\*)?[+\N{MINUS SIGN}-]?\d|$")
     right = [all(map(number.match, table[column])) for column in table]
     lines = [list(table.columns), ["---:" if r else "---" for r in right]]
     lines += table.to_numpy().tolist()
@@ -259,6 +278,11 @@ def markdown(table: pd.DataFrame) -> list[str]:
 # ---------------------------------------------------------------- in the pages
 
 
+def _with_numbers(path: Path) -> list:
+    """Order ipc1 before ipc10."""
+    return [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path.stem)]
+
+
 def results_folder(env) -> Path:
     """Return results/ beside the configuration of the book."""
     return Path(env.srcdir) / "results"
@@ -269,7 +293,8 @@ class Results(SphinxDirective):
 
     Above each table stands where its numbers are from. Options: `rest` leaves out what
     the page has shown before, `where` chooses rows (a query of pandas), `columns`
-    chooses columns, `part` names a table inside a .json.
+    chooses columns, `across` gives each value of a column one of its own, `part` names
+    a table inside a .json.
     """
 
     has_content = True
@@ -279,6 +304,7 @@ class Results(SphinxDirective):
         "rest": directives.flag,
         "where": directives.unchanged,
         "columns": directives.unchanged,
+        "across": directives.unchanged,
         "part": directives.unchanged,
     }
 
@@ -303,7 +329,7 @@ class Results(SphinxDirective):
         named = {folder / pattern for pattern in patterns}
         return [
             path
-            for path in sorted(found)
+            for path in sorted(found, key=_with_numbers)
             if path.suffix in (".csv", ".json")
             # a .json beside a .csv of the same name is its provenance, and single
             # trainings are summarised in a file of their own: shown only if named
@@ -329,13 +355,16 @@ class Results(SphinxDirective):
         if len(table) > MAX_ROWS:
             caption += f" · {len(table)} rows, too many to print"
             return self.parse([caption], "measured-origin")
+        table, names = printable(table), ["measured-table"]
+        if across := self.options.get("across"):
+            table, names = spread(table, across), [*names, "measured-spread"]
         return [
             *self.parse([caption], "measured-origin"),
-            *self.parse(markdown(printable(table)), "measured-table"),
+            *self.parse(markdown(table), *names),
         ]
 
-    def parse(self, lines: list[str], name: str) -> list[nodes.Node]:
-        node = nodes.container(classes=[name])
+    def parse(self, lines: list[str], *names: str) -> list[nodes.Node]:
+        node = nodes.container(classes=[*names])
         source = self.env.doc2path(self.env.docname)
         self.state.nested_parse(StringList(lines, source), self.content_offset, node)
         return [node]
