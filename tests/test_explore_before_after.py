@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import ipywidgets as widgets
 import pytest
 import torch
+from conftest import control
 
 from diver_lite import explore
 from diver_lite.distilled import DistilledSet
@@ -58,15 +59,6 @@ def sets(tiny_set):
 @pytest.fixture
 def box(shown, refined, sets, tiny_prior):
     return explore.explore_before_after(sets, tiny_prior, METHODS)
-
-
-def control(box, description):
-    (found,) = (
-        child
-        for child in box.children
-        if getattr(child, "description", None) == description
-    )
-    return found
 
 
 def test_first_picture_is_the_package_s_own_result(box, shown, tiny_set, tiny_prior):

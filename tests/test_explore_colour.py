@@ -8,21 +8,6 @@ from diver_lite import augment, explore
 from diver_lite.errors import InputError
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Collect what the explorer draws: rows of images, and the title."""
-    calls = []
-    image_grid = explore.image_grid
-
-    def record(rows, *args, title=None, **kwargs):
-        calls.append((rows, title))
-        return image_grid(rows, *args, title=title, **kwargs)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
-    return calls
-
-
 def test_sliders_change_brightness_saturation_and_contrast(drawn):
     images = torch.rand(2, 3, 8, 8, generator=torch.manual_seed(0))
     *sliders, output = explore.explore_colour(images).children

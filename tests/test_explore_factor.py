@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import ipywidgets as widgets
 import pytest
 import torch
+from conftest import control
 
 from diver_lite import explore
 from diver_lite.distilled import DistilledSet
@@ -17,37 +18,13 @@ from diver_lite.recovery import CHOICES, RecoveryConfig, recover
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """Collect what the explorer draws: the rows of each picture and its title."""
-    drawn = []
-    image_grid = explore.image_grid
-
-    def record(rows, **options):
-        drawn.append((dict(rows), options["title"]))
-        return image_grid(rows, **options)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
-    return drawn
-
-
-@pytest.fixture
-def box(shown, tiny_set, tiny_prior):
+def box(drawn, tiny_set, tiny_prior):
     return explore.explore_guidance_factor(tiny_set[:2], tiny_prior)
 
 
-def control(box, description):
-    (found,) = (
-        child
-        for child in box.children
-        if getattr(child, "description", None) == description
-    )
-    return found
-
-
-def test_first_picture_is_the_package_s_own_result(box, shown, tiny_set, tiny_prior):
+def test_first_picture_is_the_package_s_own_result(box, drawn, tiny_set, tiny_prior):
     assert isinstance(box, widgets.VBox)
-    rows, title = shown[-1]
+    rows, title = drawn[-1]
     assert list(rows) == ["distilled", "no pull", "pulled"]
     config = RecoveryConfig(window="full")
     expected = recover(tiny_set[:2], tiny_prior, config, progress=False).images
@@ -56,16 +33,16 @@ def test_first_picture_is_the_package_s_own_result(box, shown, tiny_set, tiny_pr
     assert f"{away:.3f} pulled" in title
 
 
-def test_no_factor_is_no_pull(box, shown):
+def test_no_factor_is_no_pull(box, drawn):
     control(box, "guidance factor").value = 0
-    rows, title = shown[-1]
+    rows, title = drawn[-1]
     assert torch.equal(rows["pulled"], rows["no pull"])
     pulled, without = re.findall(r"\d\.\d{3}", title)
     assert pulled == without
 
 
-def test_the_pull_follows_every_control(box, shown):
-    first = shown[-1][0]
+def test_the_pull_follows_every_control(box, drawn):
+    first = drawn[-1][0]
     assert not torch.equal(first["pulled"], first["no pull"])
     changes = {
         "guidance factor": 0.8,
@@ -75,7 +52,7 @@ def test_the_pull_follows_every_control(box, shown):
     before = first["pulled"]
     for description, value in changes.items():
         control(box, description).value = value
-        rows, _ = shown[-1]
+        rows, _ = drawn[-1]
         assert not torch.equal(rows["pulled"], before), description
         assert torch.equal(rows["no pull"], first["no pull"])
         before = rows["pulled"]

@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import ipywidgets as widgets
 import pytest
 import torch
+from conftest import control
 
 from diver_lite import explore
 from diver_lite.distilled import DistilledSet
@@ -17,37 +18,13 @@ SI = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """Collect what the explorer draws: the rows of each picture and its title."""
-    drawn = []
-    image_grid = explore.image_grid
-
-    def record(rows, **options):
-        drawn.append((dict(rows), options["title"]))
-        return image_grid(rows, **options)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
-    return drawn
-
-
-@pytest.fixture
-def box(shown, tiny_set, tiny_prior):
+def box(drawn, tiny_set, tiny_prior):
     return explore.explore_noise_level(tiny_set[:2], tiny_prior)
 
 
-def control(box, description):
-    (found,) = (
-        child
-        for child in box.children
-        if getattr(child, "description", None) == description
-    )
-    return found
-
-
-def test_first_picture_is_the_package_s_own_result(box, shown, tiny_set, tiny_prior):
+def test_first_picture_is_the_package_s_own_result(box, drawn, tiny_set, tiny_prior):
     assert isinstance(box, widgets.VBox)
-    rows, _ = shown[-1]
+    rows, _ = drawn[-1]
     assert list(rows) == ["distilled", "noised latent", "recovered"]
     expected = recover(tiny_set[:2], tiny_prior, SI, progress=False).images
     assert torch.equal(rows["recovered"], expected)
@@ -57,12 +34,12 @@ def test_first_picture_is_the_package_s_own_result(box, shown, tiny_set, tiny_pr
     assert torch.equal(rows["noised latent"], tiny_prior.decode(z))
 
 
-def test_picture_follows_every_control(box, shown):
-    before, _ = shown[-1]
+def test_picture_follows_every_control(box, drawn):
+    before, _ = drawn[-1]
     changes = {"noise timestep": 800, "start": "published", "seed": 3}
     for description, value in changes.items():
         control(box, description).value = value
-        rows, _ = shown[-1]
+        rows, _ = drawn[-1]
         assert not torch.equal(rows["recovered"], before["recovered"]), description
         assert torch.equal(rows["distilled"], before["distilled"])
         # where the reverse process starts changes nothing before it
@@ -71,12 +48,12 @@ def test_picture_follows_every_control(box, shown):
         before = rows
 
 
-def test_title_says_what_is_told_and_what_is_there(box, shown, tiny_prior):
+def test_title_says_what_is_told_and_what_is_there(box, drawn, tiny_prior):
     alphas_cumprod = tiny_prior.scheduler.alphas_cumprod
     there = f"{alphas_cumprod[500]:.2%} there (t = 500)"
-    assert shown[-1][1] == f"signal: {alphas_cumprod[500]:.2%} told (t = 500), {there}"
+    assert drawn[-1][1] == f"signal: {alphas_cumprod[500]:.2%} told (t = 500), {there}"
     control(box, "start").value = "published"
-    assert shown[-1][1] == f"signal: {alphas_cumprod[980]:.2%} told (t = 980), {there}"
+    assert drawn[-1][1] == f"signal: {alphas_cumprod[980]:.2%} told (t = 980), {there}"
 
 
 def test_classes_the_prior_does_not_know(tiny_prior):

@@ -9,21 +9,6 @@ from diver_lite.errors import InputError
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Collect what the explorer draws: rows of images, and the title."""
-    calls = []
-    image_grid = explore.image_grid
-
-    def record(rows, *args, title=None, **kwargs):
-        calls.append((rows, title))
-        return image_grid(rows, *args, title=title, **kwargs)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
-    return calls
-
-
-@pytest.fixture
 def sets():
     ramp = torch.linspace(-1, 3, 64).view(1, 1, 8, 8)
     return {"flat": torch.full((1, 1, 8, 8), 0.5), "ramp": ramp}

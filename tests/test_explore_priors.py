@@ -13,27 +13,12 @@ from diver_lite.errors import InputError
 from diver_lite.recovery import RecoveryConfig, recover
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """Collect what the explorer draws: the rows of each picture and its title."""
-    drawn = []
-    image_grid = explore.image_grid
-
-    def record(rows, **options):
-        drawn.append((dict(rows), options["title"]))
-        return image_grid(rows, **options)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
-    return drawn
-
-
-def test_one_row_per_prior(shown, tiny_set, tiny_prior):
+def test_one_row_per_prior(drawn, tiny_set, tiny_prior):
     reverse = list(range(9, -1, -1))
     box = explore.explore_priors(
         tiny_set[:2], {"one": tiny_prior, "two": tiny_prior}, {"two": reverse}
     )
-    rows, title = shown[-1]
+    rows, title = drawn[-1]
     assert list(rows) == ["distilled", "one", "two"]
     assert title == "recovered from 500"
     config = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
@@ -45,9 +30,9 @@ def test_one_row_per_prior(shown, tiny_set, tiny_prior):
     assert not torch.equal(rows["one"], rows["two"])
     level, scale, seed, _ = box.children
     for control, value in ((level, 800), (scale, 4), (seed, 3)):
-        before = shown[-1][0]["one"]
+        before = drawn[-1][0]["one"]
         control.value = value
-        assert not torch.equal(shown[-1][0]["one"], before)
+        assert not torch.equal(drawn[-1][0]["one"], before)
 
 
 def test_no_priors(tiny_set):
