@@ -5,15 +5,12 @@ import subprocess
 import sys
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import seaborn as sns
 import torch
+from drawing import drawn, no_figure_stays_open  # noqa: F401
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -32,20 +29,6 @@ METHODS = [
     "DIVER",
     "SG only",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    plt.close("all")
-    yield
-    assert not plt.get_fignums(), "a figure left open is shown twice in a notebook"
-
-
-def drawn(fig):
-    """Render a figure to pixels (H,W,3): errors of drawing show up only then."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def decoded(uri):

@@ -1,30 +1,11 @@
-import io
-
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from drawing import drawn, no_figure_stays_open  # noqa: F401
 
 from diver_lite import figures
 from diver_lite.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    plt.close("all")
-    yield
-    assert not plt.get_fignums(), "a figure left open is shown twice in a notebook"
-
-
-def drawn(fig):
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def plane(stages=("real", "Stage I", "VAE only", "DIVER"), classes=("a", "b")):
