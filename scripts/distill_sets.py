@@ -38,7 +38,7 @@ SETS = {
     "dm-real-ipc10": ("dm", 10, REAL | {"steps": 500}),
     "dsa-ipc1": ("dsa", 1, REAL | {"steps": 450, "lr": 0.2}),
     "dsa-ipc10": (
-        "dsa", 10, REAL | {"steps": 24, "outer_loops": 10, "inner_loops": 10, "lr": 0.5}
+        "dsa", 10, REAL | {"steps": 48, "outer_loops": 10, "inner_loops": 10, "lr": 0.5}
     ),
     "mtt-ipc1": ("mtt", 1, SHORT_MTT | {"steps": 250, "syn_steps": 20, "lr": 100.0}),
     "mtt-ipc10": (
