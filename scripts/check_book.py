@@ -202,7 +202,7 @@ class Page:
         return found
 
     def resize(self, size: str, height: int = 900) -> None:
-        """Give the page the width of a screen."""
+        """Give the page the width of a screen, and a height in pixels."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=WIDTHS[size],
