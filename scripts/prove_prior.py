@@ -48,7 +48,8 @@ def main() -> None:
     )
     config = RecoveryConfig(guidance_scale=args.guidance_scale)
     real = random_real(validation, 1, args.seed)
-    many = random_real(validation, min(20, int(validation[1].bincount().min())), 0)
+    count = min(20, int(validation[1].bincount().min()))
+    many = random_real(validation, count, args.seed)
     error = (vae_only(many, prior).images - many.images).abs().mean().item()
     distilled = distill(
         fit, "dm", ipc=1, init="noise", steps=args.dm_steps, real_batch=64
@@ -91,7 +92,7 @@ def draw(rows: dict[str, torch.Tensor], titles, path: Path) -> int:
     figure = image_grid(rows, titles, scale=0.8)
     figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(buffer).convert("RGB").save(path, quality=80, method=6)
+    Image.open(buffer).convert("RGB").save(path, quality=70, method=6)
     return path.stat().st_size
 
 
