@@ -19,7 +19,7 @@ def no_figure_stays_open():
     assert not plt.get_fignums(), "a figure left open is shown twice in a notebook"
 
 
-def drawn(fig):
+def rendered(fig):
     """Render a figure to pixels (H,W,3): errors of drawing show up only then."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")

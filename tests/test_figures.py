@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import seaborn as sns
 import torch
-from drawing import drawn, no_figure_stays_open  # noqa: F401
+from drawing import no_figure_stays_open, rendered  # noqa: F401
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -81,13 +81,13 @@ def test_image_grid_clips_and_labels():
     assert len(ax.images) == 10
     pixels = np.asarray(ax.images[0].get_array())
     assert pixels.min() >= 0 and pixels.max() <= 1
-    assert drawn(fig).std() > 0
+    assert rendered(fig).std() > 0
 
 
 def test_image_grid_puts_images_where_their_row_and_column_are():
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
     blue = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    picture = drawn(figures.image_grid({"red": red, "blue": blue})).astype(int)
+    picture = rendered(figures.image_grid({"red": red, "blue": blue})).astype(int)
     is_red = (picture == [255, 0, 0]).all(-1).nonzero()[0]
     is_blue = (picture == [0, 0, 255]).all(-1).nonzero()[0]
     assert is_red.max() < is_blue.min()
@@ -113,7 +113,7 @@ def test_latent_grid_is_symmetric_around_zero():
     low, high = ax.images[0].get_clim()
     assert low == -high
     assert {image.get_clim() for image in ax.images} == {(low, high)}
-    drawn(fig)
+    rendered(fig)
 
 
 def test_latent_grid_refuses_a_batch():
@@ -131,7 +131,7 @@ def test_accuracy_bars_draw_mean_and_std_in_the_colours_of_the_book():
     low, high = ax.lines[0].get_ydata()  # first error bar: 41 -+ 1
     assert (low, high) == pytest.approx((40.0, 42.0))
     assert "n = 3" in ax.get_legend().get_title().get_text()
-    drawn(fig)
+    rendered(fig)
 
 
 def test_accuracy_bars_leave_out_runs_without_accuracy():

@@ -2,7 +2,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from drawing import drawn, no_figure_stays_open  # noqa: F401
+from drawing import no_figure_stays_open, rendered  # noqa: F401
 
 from diver_lite import figures
 from diver_lite.errors import InputError
@@ -43,7 +43,7 @@ def test_scatter_has_a_panel_per_stage_with_all_images():
         assert len(others.get_offsets()) == 18
         expected = table.loc[table["stage"] == stage, ["x", "y"]].to_numpy()
         assert np.asarray(mine.get_offsets()) == pytest.approx(expected)
-    assert drawn(fig).std() > 0
+    assert rendered(fig).std() > 0
 
 
 def test_scatter_gives_a_class_one_colour_in_all_panels():
@@ -66,7 +66,7 @@ def test_scatter_takes_many_classes_and_one_stage():
     fig = figures.embedding_scatter(plane(["real"], names))
     colors = fig.axes[0].collections[1].get_facecolors()
     assert len(np.unique(colors, axis=0)) == 14
-    drawn(fig)
+    rendered(fig)
 
 
 def test_heatmap_is_symmetric_and_takes_one_relation():
@@ -78,7 +78,7 @@ def test_heatmap_is_symmetric_and_takes_one_relation():
     )
     mesh = fig.axes[0].collections[0]
     assert np.asarray(mesh.get_array()).reshape(2, 2).tolist() == [[5, 6], [6, 7]]
-    assert drawn(fig).std() > 0
+    assert rendered(fig).std() > 0
 
 
 def test_figures_refuse_tables_of_other_columns():
@@ -118,6 +118,6 @@ def test_copying_plot_has_a_panel_per_space_and_a_curve_per_set():
         x, y = curve.get_data()
         assert (np.diff(x) >= 0).all()
         assert y[-1] == 1
-    assert drawn(fig).std() > 0
+    assert rendered(fig).std() > 0
     with pytest.raises(InputError, match="ratio"):
         figures.copying_plot(ratios().drop(columns="ratio"))
