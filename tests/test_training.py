@@ -1,11 +1,14 @@
 """Priors train, stop and go on."""
 
+import copy
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import randomise
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
 from diver_lite import training
@@ -218,6 +221,51 @@ def test_recipes_describe_networks_that_fit(name):
         noise = dit(torch.ones(1, 4, 16, 16), timestep=t, class_labels=y).sample
     assert noise.shape == (1, 4, 16, 16)
     assert noise.abs().max() == 0
+
+
+class _Silent(torch.nn.Module):
+    """Predicts no noise, and remembers what it was asked."""
+
+    config = SimpleNamespace(num_embeds_ada_norm=10)
+
+    def forward(self, z_t, timestep, class_labels):
+        self.seen = z_t, timestep
+        return SimpleNamespace(sample=torch.zeros_like(z_t))
+
+
+def test_nearly_clean_latents_weigh_less(recipe):
+    """Each squared error counts min(SNR, gamma) / SNR, and one if gamma is None."""
+    silent, zero = _Silent(), torch.zeros(1, 4, 4, 16, 16)
+    one = torch.ones(4, dtype=torch.long)
+
+    def loss(gamma):
+        weighted = replace(recipe, dit_batch=512, snr_gamma=gamma)
+        generator = torch.Generator().manual_seed(0)
+        return training._dit_loss(silent, zero, one, weighted, generator).item()
+
+    plain, weighted = loss(None), loss(5.0)
+    z_t, timestep = silent.seen  # nothing but noise, as the latents are zero
+    alpha = DDPMScheduler(beta_schedule="linear").alphas_cumprod.double()[timestep]
+    squares = (z_t.double() ** 2).mean((1, 2, 3)) / (1 - alpha)
+    snr = alpha / (1 - alpha)
+    assert plain == pytest.approx(squares.mean().item(), rel=1e-4)
+    expected = (squares * snr.clamp(max=5.0) / snr).mean().item()
+    assert weighted == pytest.approx(expected, rel=1e-4)
+    assert weighted < 0.95 * plain
+    assert loss(1e9) == pytest.approx(plain)
+
+
+def test_plain_attention_is_the_same_function():
+    """What a CPU trains with, and what a GPU and the finished prior compute."""
+    fused = randomise(build_dit(RECIPES["cifar10"], 10), seed=0).eval()
+    plain = copy.deepcopy(fused)
+    training._use_plain_attention(plain)
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    y, t = torch.tensor([3, 10]), torch.tensor([500, 20])
+    with torch.no_grad():
+        one, two = (dit(x, timestep=t, class_labels=y).sample for dit in (fused, plain))
+    assert one.std() > 0.1
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
 
 
 def test_losses_can_be_followed(train, tmp_path):
