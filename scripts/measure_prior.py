@@ -79,37 +79,40 @@ def main() -> None:
 
     labels = torch.arange(len(names)).repeat_interleave(10)
     request = DistilledSet(torch.zeros(len(labels), 3, 32, 32), labels, names)
-    for scale in args.guidance_scale or [RecoveryConfig().guidance_scale]:
+    sets = {"random real": lambda seed: random_real(fit, 10, seed)}
+    scales = args.guidance_scale or [RecoveryConfig().guidance_scale]
+    for scale in scales:
         config = RecoveryConfig(guidance_scale=scale)
         samples = [
             raw_prior(request, prior, config, seed=seed) for seed in range(args.seeds)
         ]
-        agreement = [accuracy(s.images, s.labels) for s in samples]
-        table = cross_architecture(
-            {
-                "random real": lambda seed: random_real(fit, 10, seed),
-                "raw prior": lambda seed, samples=samples: samples[seed],
-            },
-            validation,
-            judges=args.unseen,
-            seeds=args.seeds,
-            steps=args.unseen_steps,
-        )
-        means = table.groupby("set")["accuracy"].mean()
-        difference = paired_difference(table, "raw prior", "random real")
+        agreement = sum(accuracy(s.images, s.labels) for s in samples) / len(samples)
         result["guidance_scales"][str(scale)] = {
-            "class_agreement": sum(agreement) / len(agreement),
+            "class_agreement": agreement,
             "samples": len(labels) * args.seeds,
+        }
+        print(f"(b) scale {scale}: class agreement {100 * agreement:.1f} %")
+        sets[f"raw prior {scale}"] = lambda seed, samples=samples: samples[seed]
+    table = cross_architecture(
+        sets,
+        validation,
+        judges=args.unseen,
+        seeds=args.seeds,
+        steps=args.unseen_steps,
+    )
+    result["trainings"] = table.to_dict("records")
+    means = table.groupby("set")["accuracy"].mean()
+    for scale in scales:
+        mean = means[f"raw prior {scale}"]
+        difference = paired_difference(table, f"raw prior {scale}", "random real")
+        result["guidance_scales"][str(scale)] |= {
             "unseen_random_real": means["random real"],
-            "unseen_raw_prior": means["raw prior"],
+            "unseen_raw_prior": mean,
             "paired_difference_and_interval": difference,
-            "trainings": table.to_dict("records"),
         }
         print(
-            f"(b) scale {scale}: class agreement "
-            f"{100 * sum(agreement) / len(agreement):.1f} %\n"
-            f"(c) random real {100 * means['random real']:.1f}, raw prior "
-            f"{100 * means['raw prior']:.1f}, difference "
+            f"(c) scale {scale}: random real {100 * means['random real']:.1f}, raw "
+            f"prior {100 * mean:.1f}, difference "
             + " ".join(f"{100 * d:+.1f}" for d in difference)
         )
     write_result(
