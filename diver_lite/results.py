@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from diver_lite.files import atomic_path
@@ -38,6 +39,12 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV without its index, replacing an older file whole."""
+    with atomic_path(path, overwrite=True) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def write_result(

@@ -20,7 +20,7 @@ from diver_lite.distilled import load_distilled
 from diver_lite.evaluate import cross_architecture, paired_difference
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 BASE = RecoveryConfig(
     guidance_scale=1.5, noise_timestep=500, start="matched", guidance_factor=0.0
@@ -101,7 +101,7 @@ def main() -> None:
     summary = pd.DataFrame(rows).round(4)
     print((summary.set_index("setting") * 100).round(1).to_string())
     stem = f"results/default_fashion-mnist_ipc{args.ipc}"
-    summary.to_csv(f"{stem}.csv", index=False)
+    write_csv(f"{stem}.csv", summary)
     write_result(
         f"{stem}.json",
         {"split": "validation", "trainings": table.to_dict("records")},

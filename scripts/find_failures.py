@@ -25,17 +25,17 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from measure_metrics import add_arguments, load_judges
+from measure_metrics import add_arguments, load_real
 from PIL import Image
 
 from diver_lite.baselines import raw_prior, vae_only
-from diver_lite.data import describe_source, load_dataset
+from diver_lite.data import describe_source
 from diver_lite.distilled import find_distilled
 from diver_lite.figures import image_grid, set_theme
 from diver_lite.metrics import find_failures
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 from diver_lite.statistics import wilson
 
 
@@ -77,11 +77,7 @@ def main() -> None:
     started = time.perf_counter()
     prior = load_prior(args.prior or args.dataset)
     source = find_distilled(args.set, args.sets_folder)
-    fit, test = (
-        load_dataset(args.dataset, split, root=args.data_root)
-        for split in ("fit", "test")
-    )
-    judges, accuracies = load_judges(args, fit, test)
+    *_, judges, accuracies = load_real(args)
 
     raws, rows, details, pictures = {}, [], [], []
     published = RecoveryConfig.published().guidance_scale
@@ -170,7 +166,7 @@ def main() -> None:
 
     frame = pd.DataFrame(rows)
     stem = f"results/failures_{args.dataset}"
-    frame.round(4).to_csv(f"{stem}.csv", index=False)
+    write_csv(f"{stem}.csv", frame.round(4))
     picture = picture_of(args.dataset)
     shown = draw(source, raws, pictures, picture)
     write_result(

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,24 +26,11 @@ from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
 from diver_lite.shards import parts_folder
-from diver_lite.training import PriorRecipe, build_dit, build_vae, export_prior
+from diver_lite.training import RECIPES, build_dit, build_vae, export_prior
 
 METHODS = multiprocessing.get_all_start_methods()
 FORKS = multiprocessing.get_context("fork" if "fork" in METHODS else "spawn")
-RECIPE = PriorRecipe(
-    dataset="fashion-mnist",
-    flip=False,
-    image_fit="pad",
-    vae_channels=(16, 32),
-    kl_weight=1e-3,
-    heads=1,
-    head_dim=16,
-    layers=2,
-    vae_steps=1,
-    vae_batch=1,
-    dit_steps=1,
-    dit_batch=1,
-)
+RECIPE = replace(RECIPES["fashion-mnist"], heads=1, head_dim=16, layers=2)
 
 
 def make_inputs(folder: Path, count: int) -> tuple[Path, Path]:

@@ -20,16 +20,15 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from measure_metrics import add_arguments, load_judges
+from measure_metrics import add_arguments, load_real
 
 from diver_lite.baselines import random_real, raw_prior, vae_only
-from diver_lite.data import describe_source, load_dataset
+from diver_lite.data import describe_source
 from diver_lite.distilled import find_distilled
-from diver_lite.files import atomic_path
 from diver_lite.metrics import copying_distances, copying_summary
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 
 def main() -> None:
@@ -42,11 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     prior = load_prior(args.prior or args.dataset)
-    fit, validation, test = (
-        load_dataset(args.dataset, split, root=args.data_root)
-        for split in ("fit", "validation", "test")
-    )
-    judges, accuracies = load_judges(args, fit, test)
+    fit, validation, judges, accuracies = load_real(args)
 
     held_out = random_real(validation, args.held_out, args.seed)
     training = random_real(fit, 10, args.seed)
@@ -77,8 +72,7 @@ def main() -> None:
     summary = pd.concat(summaries)
     summary.insert(0, "space", summary.pop("space"))
     stem = f"results/copying_{args.dataset}"
-    with atomic_path(f"{stem}.csv", overwrite=True) as temporary:
-        summary.round(4).to_csv(temporary, index=False)
+    write_csv(f"{stem}.csv", summary.round(4))
     write_result(
         f"{stem}.json",
         {

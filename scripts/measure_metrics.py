@@ -44,14 +44,21 @@ from diver_lite.metrics import (
 from diver_lite.prior import load_prior
 from diver_lite.protocols import PROTOCOLS
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"
 
 
-def load_judges(args, fit, test):
-    """Train or load judges of real data; return them and their test accuracies."""
+def load_real(args):
+    """Return fit and validation images, and judges of `fit` with their accuracies.
+
+    The judges are trained, or loaded from runs/judges; they are scored on test images.
+    """
+    fit, validation, test = (
+        load_dataset(args.dataset, split, root=args.data_root)
+        for split in ("fit", "validation", "test")
+    )
     steps, batch_size = args.judge_steps, args.judge_batch
     protocol = replace(PROTOCOLS["real"], steps=steps, batch_size=batch_size)
     judges, accuracies = {}, {}
@@ -62,7 +69,7 @@ def load_judges(args, fit, test):
         right = predict(judges[name], test[0]).argmax(1) == test[1]
         accuracies[name] = round(right.float().mean().item(), 4)
         print(f"{name}: {accuracies[name]:.1%} of test images", flush=True)
-    return judges, accuracies
+    return fit, validation, judges, accuracies
 
 
 def add_arguments(parser):
@@ -87,11 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     prior = load_prior(args.prior or args.dataset)
-    fit, validation, test = (
-        load_dataset(args.dataset, split, root=args.data_root)
-        for split in ("fit", "validation", "test")
-    )
-    judges, accuracies = load_judges(args, fit, test)
+    fit, validation, judges, accuracies = load_real(args)
 
     # (set, variant, seed) -> images; as it is, a set's variant is "Stage I"
     base = RecoveryConfig(num_inference_steps=args.inference_steps)
@@ -161,7 +164,7 @@ def main() -> None:
             )
     table = pd.DataFrame(rows)
     stem = f"results/metrics_{args.dataset}"
-    table.round(4).to_csv(f"{stem}.csv", index=False)
+    write_csv(f"{stem}.csv", table.round(4))
     numeric = table.drop(columns=["seed", "images"]).groupby(
         ["set", "variant", "judge"], sort=False
     )
@@ -194,7 +197,7 @@ def main() -> None:
     }
     judge = judges[args.judges[0]]
     embedding = embed_2d(stages, judge=judge, seed=args.seed)
-    embedding.round(3).to_csv(f"results/embedding_{args.dataset}.csv", index=False)
+    write_csv(f"results/embedding_{args.dataset}.csv", embedding.round(3))
 
     write_result(
         f"{stem}.json",

@@ -22,8 +22,7 @@ import pandas as pd
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import find_distilled
 from diver_lite.evaluate import cross_architecture
-from diver_lite.files import atomic_path
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 # top-1 % of a ConvNet at 1 and 10 images per class. DC and DSA: the README of
 # github.com/VICO-UoE/DatasetCondensation. DM on Fashion-MNIST: from memory, its paper
@@ -78,8 +77,7 @@ def main() -> None:
             }
         )
     summary = pd.DataFrame(rows)
-    with atomic_path(f"{out}.csv", overwrite=True) as temporary:
-        summary.to_csv(temporary, index=False)
+    write_csv(f"{out}.csv", summary)
     print(summary.to_string(index=False))
     write_result(
         f"{out}.json",

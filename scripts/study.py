@@ -34,10 +34,9 @@ from diver_lite.evaluate import (
     paired_difference,
     verdict,
 )
-from diver_lite.files import atomic_path
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 VARIANTS = ("SI matched", "SI published", "SI + SG", "DIVER published", "DIVER")
 # what each comparison asks, (row, against): Stage I is compared set by set
@@ -142,8 +141,7 @@ def main() -> None:
     table = pd.concat(tables, ignore_index=True)
     summary, comparisons = summary_of(table), comparisons_of(table, args.sets)
     for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
-        with atomic_path(f"{path}.csv", overwrite=True) as temporary:
-            content.to_csv(temporary, index=False)
+        write_csv(f"{path}.csv", content)
         print(content.to_string(index=False), end="\n\n")
     failed = table[table["error"] != ""]
     write_result(

@@ -24,10 +24,9 @@ from diver_lite.baselines import random_real, vae_only
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import cross_architecture, paired_difference, verdict
-from diver_lite.files import atomic_path
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_result
+from diver_lite.results import write_csv, write_result
 
 DEFAULT = RecoveryConfig()
 # field -> values other than the default's
@@ -129,8 +128,7 @@ def main() -> None:
         rows.append(row)
     summary = pd.DataFrame(rows).round(2)
     print(summary.to_string(index=False))
-    with atomic_path(f"{out}.csv", overwrite=True) as temporary:
-        summary.to_csv(temporary, index=False)
+    write_csv(f"{out}.csv", summary)
     write_result(
         f"{out}.json",
         {
