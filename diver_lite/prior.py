@@ -211,7 +211,7 @@ def load_prior(
     """Load a prior that ships, a local diffusers folder, or one from a model hub.
 
     Args:
-        name: `"fashion-mnist"`, a folder, or a hub id such as
+        name: `"fashion-mnist"`, `"cifar10"`, a folder, or a hub id such as
             `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
         device: default: CUDA if there is one, else the CPU.
         dtype: default: float32 on the CPU, bfloat16 on CUDA.

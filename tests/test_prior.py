@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +17,7 @@ from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.errors import InputError
 from diver_lite.files import sha256
 from diver_lite.prior import fit_images, load_prior, resolve_device, shipped_priors
+from diver_lite.training import RECIPES
 
 DIT_WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 LABELS = torch.tensor([1, 4, 4])
@@ -397,6 +399,17 @@ def test_a_shipped_prior_loads_by_name(tiny_prior_folder, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert shipped_priors() == ["fashion-mnist"]
     assert load_prior("fashion-mnist", device="cpu").info["name"] == "tiny"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist"])
+def test_priors_that_ship_are_what_their_recipes_make(name):
+    """They load, say how they were made, and the command to make them is still true."""
+    prior = load_prior(name, device="cpu")
+    assert (prior.image_size, prior.num_classes) == (32, 10)
+    assert "fit split" in prior.info["trained_on"]
+    assert prior.info["trained_with"]
+    recipe = json.loads(json.dumps(asdict(RECIPES[name])))
+    assert prior.info["recipe"].items() <= recipe.items()
 
 
 @pytest.mark.parametrize(
