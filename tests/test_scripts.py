@@ -143,16 +143,3 @@ def test_the_colour_prior_is_measured(work, run):
 def test_classes_are_those_of_cifar10(work):
     index = json.loads((work / "prior/prior/model_index.json").read_text())
     assert tuple(index["id2label"].values()) == CIFAR10_CLASSES
-
-
-def test_a_short_training_is_shown(work, run):
-    """Losses, recipe and a small picture; without a judge."""
-    run("prove_prior.py", "prior")
-    proof = result(work, "proof_prior_cifar10")
-    assert proof["data"] == f"{SOURCE}, fit split"
-    assert [len(proof["losses"][part]) for part in ("vae", "dit")] == [3, 3]
-    assert 0 < proof["vae_mean_absolute_error_0_to_1"] < 1
-    picture = work / "book/_static/proof_prior_cifar10.webp"
-    assert picture.stat().st_size < 100_000
-    with Image.open(picture) as image:
-        assert image.format == "WEBP"
