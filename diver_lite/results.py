@@ -20,7 +20,8 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
     """Describe a run: commit, settings, device, wall time and package versions.
 
     Args:
-        settings: what the run was asked to do; anything JSON can't hold is made text.
+        settings: what the run was asked to do; anything JSON can't hold is made text,
+            and of the folder `data_root` only the name is kept.
         started: `time.perf_counter()` at its beginning.
     """
     gpu = torch.cuda.is_available()
@@ -32,7 +33,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
     return {
         "commit": COMMIT,
         "date": datetime.date.today().isoformat(),
-        "settings": {k: v if _plain(v) else str(v) for k, v in settings.items()},
+        "settings": {k: _recorded(k, v) for k, v in settings.items()},
         "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "wall_seconds": seconds,
@@ -57,8 +58,11 @@ def write_result(
     print(f"wrote {path}")
 
 
-def _plain(value: object) -> bool:
-    return isinstance(value, bool | int | float | str | list | type(None))
+def _recorded(name: str, value: object) -> object:
+    if name == "data_root" and value is not None:
+        return Path(str(value)).name  # the rest tells of one machine only
+    plain = isinstance(value, bool | int | float | str | list | type(None))
+    return value if plain else str(value)
 
 
 def _commit() -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from diver_lite import distill, evaluate
 from diver_lite.data import CIFAR10_CLASSES
 from diver_lite.recovery import RecoveryConfig
+from diver_lite.results import provenance
 from diver_lite.training import train_prior
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -143,3 +144,14 @@ def test_the_colour_prior_is_measured(work, run):
 def test_classes_are_those_of_cifar10(work):
     index = json.loads((work / "prior/prior/model_index.json").read_text())
     assert tuple(index["id2label"].values()) == CIFAR10_CLASSES
+
+
+def test_a_record_names_no_folder_of_one_machine():
+    settings = {
+        "data_root": Path("/home/somebody/data/cifar"),
+        "seed": 3,
+        "out": Path("x"),
+    }
+    record = provenance(settings)["settings"]
+    assert record == {"data_root": "cifar", "seed": 3, "out": "x"}
+    assert provenance({"data_root": None})["settings"] == {"data_root": None}
