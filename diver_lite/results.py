@@ -21,7 +21,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
 
     Args:
         settings: what the run was asked to do; anything JSON can't hold is made text,
-            and of the folder `data_root` only the name is kept.
+            and of an absolute path only the last name is kept.
         started: `time.perf_counter()` at its beginning.
     """
     gpu = torch.cuda.is_available()
@@ -33,7 +33,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
     return {
         "commit": COMMIT,
         "date": datetime.date.today().isoformat(),
-        "settings": {k: _recorded(k, v) for k, v in settings.items()},
+        "settings": {k: _recorded(v) for k, v in settings.items()},
         "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "wall_seconds": seconds,
@@ -58,10 +58,12 @@ def write_result(
     print(f"wrote {path}")
 
 
-def _recorded(name: str, value: object) -> object:
-    if name == "data_root" and value is not None:
-        return Path(str(value)).name  # the rest tells of one machine only
-    plain = isinstance(value, bool | int | float | str | list | type(None))
+def _recorded(value: object) -> object:
+    if isinstance(value, list):
+        return [_recorded(item) for item in value]
+    if isinstance(value, str | Path) and Path(value).is_absolute():
+        return Path(value).name  # the rest tells of one machine only
+    plain = isinstance(value, bool | int | float | str | type(None))
     return value if plain else str(value)
 
 

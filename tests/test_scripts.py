@@ -155,3 +155,6 @@ def test_a_record_names_no_folder_of_one_machine():
     record = provenance(settings)["settings"]
     assert record == {"data_root": "cifar", "seed": 3, "out": "x"}
     assert provenance({"data_root": None})["settings"] == {"data_root": None}
+    lists = {"sets": ["/tmp/a.pt", "dm"], "scale": [1.5, 3], "data_root": "."}
+    expected = {"sets": ["a.pt", "dm"], "scale": [1.5, 3], "data_root": "."}
+    assert provenance(lists)["settings"] == expected
