@@ -1,7 +1,7 @@
 """Measure a prior: reconstruction, class agreement, and use as training data.
 
 Run: python scripts/measure_prior.py [--dataset cifar10] [--prior FOLDER]
-     [--data-root FOLDER]
+     [--data-root FOLDER] [--judge-steps 800 --unseen-steps 300 --guidance-scale 1.5 3]
 
 (a) A judge trained on the real training images: how much accuracy on test images does
     it lose when they go through the VAE and back? (b) To how many prior samples does
@@ -9,27 +9,23 @@ Run: python scripts/measure_prior.py [--dataset cifar10] [--prior FOLDER]
     per class as from 10 random real images per class (paired, 5 seeds)?
 
 (c) is scored on the validation split, so that settings may be chosen with it. Writes
-results/prior_DATASET.json.
+results/prior_DATASET.json. The judge is kept in runs/judges, samples and trainings in
+--work, so an interrupted measurement goes on; use another --work for another prior.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
+from pathlib import Path
 
 import torch
+from measure_metrics import add_arguments, load_real
 
 from diver_lite.baselines import random_real, raw_prior, vae_only
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet
-from diver_lite.evaluate import (
-    PROTOCOLS,
-    cross_architecture,
-    fit_judge,
-    paired_difference,
-    predict,
-)
+from diver_lite.evaluate import cross_architecture, paired_difference, predict
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig
 from diver_lite.results import write_result
@@ -37,38 +33,33 @@ from diver_lite.results import write_result
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", default="fashion-mnist")
-    parser.add_argument("--prior", help="default: the one named like the dataset")
-    parser.add_argument("--data-root")
-    parser.add_argument("--judge", default="ConvNet")
-    parser.add_argument("--judge-steps", type=int, default=1500)
+    add_arguments(parser)
+    parser.set_defaults(judges=["ConvNet"], judge_steps=1500, judge_batch=256)
     parser.add_argument("--unseen", nargs="+", default=["ShuffleNetV2", "ResNet18"])
     parser.add_argument("--unseen-steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--guidance-scale", type=float, nargs="+")
+    parser.add_argument("--work", type=Path, default=Path("runs/prior"))
     args = parser.parse_args()
     started = time.perf_counter()
     prior = load_prior(args.prior or args.dataset)
-    fit = load_dataset(args.dataset, "fit", root=args.data_root)
+    fit, validation, judges, accuracies = load_real(args)
+    (judge_name, judge), *others = judges.items()
+    if others:
+        parser.error(f"--judges: found {args.judges}; expected one")
     test = load_dataset(args.dataset, "test", root=args.data_root)
-    validation = load_dataset(args.dataset, "validation", root=args.data_root)
     names = test[2]
-
-    protocol = replace(PROTOCOLS["real"], steps=args.judge_steps)
-    judge = fit_judge(
-        args.judge, *fit[:2], num_classes=len(names), protocol=protocol, progress=True
-    )
 
     def accuracy(images, labels):
         return (predict(judge, images).argmax(1) == labels).float().mean().item()
 
-    original = accuracy(*test[:2])
+    original = accuracies[judge_name]
     real_test = DistilledSet(test[0], test[1], names)
     round_trip = accuracy(vae_only(real_test, prior).images, test[1])
     error = (vae_only(real_test[:500], prior).images - test[0][:500]).abs().mean()
     result = {
         "data": describe_source(args.dataset, root=args.data_root),
-        "judge": f"{args.judge}, {args.judge_steps} steps on the fit split",
+        "judge": f"{judge_name}, {args.judge_steps} steps on the fit split",
         "test_accuracy": original,
         "test_accuracy_after_vae": round_trip,
         "vae_loss_in_points": 100 * (original - round_trip),
@@ -83,9 +74,12 @@ def main() -> None:
     scales = args.guidance_scale or [RecoveryConfig().guidance_scale]
     for scale in scales:
         config = RecoveryConfig(guidance_scale=scale)
-        samples = [
-            raw_prior(request, prior, config, seed=seed) for seed in range(args.seeds)
-        ]
+        samples = []
+        for seed in range(args.seeds):
+            path = args.work / f"{args.dataset}_{scale}_{seed}.safetensors"
+            if not path.exists():
+                raw_prior(request, prior, config, seed=seed).save(path)
+            samples.append(DistilledSet.load(path))
         agreement = sum(accuracy(s.images, s.labels) for s in samples) / len(samples)
         result["guidance_scales"][str(scale)] = {
             "class_agreement": agreement,
@@ -99,6 +93,7 @@ def main() -> None:
         judges=args.unseen,
         seeds=args.seeds,
         steps=args.unseen_steps,
+        out=args.work / f"{args.dataset}_{args.unseen_steps}.csv",
     )
     result["trainings"] = table.to_dict("records")
     means = table.groupby("set")["accuracy"].mean()

@@ -2,11 +2,14 @@
 
 Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds 5]
      [--dataset cifar10 --prior FOLDER --sets-folder FOLDER --data-root FOLDER]
+     [--tuned guidance_scale=3 ...]
 
 Every Stage-I set is judged as it is, clipped, through the VAE only, and after each
 variant of recovery, beside random real images, recovered random real images, and
 samples of the prior; all on real test images. Nothing is chosen here: settings are
-chosen on a validation split, by choose_default.py.
+chosen on a validation split, by choose_default.py and sweep.py. With --tuned
+FIELD=VALUE ... such a choice gets a row of its own, "DIVER tuned", and one for samples
+of the prior by the same sampler, "raw prior tuned".
 
 Finished recoveries lie in --work, finished trainings in the first of these files, so
 an interrupted study goes on where it stopped:
@@ -26,6 +29,7 @@ from pathlib import Path
 import pandas as pd
 
 from diver_lite.baselines import clip_only, random_real, vae_only, variants
+from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import (
@@ -38,7 +42,9 @@ from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_csv, write_result
 
+CONTROLS = ("clip only", "VAE only")
 VARIANTS = ("SI matched", "SI published", "SI + SG", "DIVER published", "DIVER")
+TUNED, TUNED_PRIOR = "DIVER tuned", "raw prior tuned"
 # what each comparison asks, (row, against): Stage I is compared set by set
 QUESTIONS = (
     ("DIVER", "Stage I"),
@@ -52,8 +58,14 @@ QUESTIONS = (
     ("DIVER", "raw prior"),
     ("DIVER", "random real"),
     ("Stage I", "random real"),
+    ("raw prior", "Stage I"),
+    ("raw prior", "random real"),
+    (TUNED, "Stage I"),
+    (TUNED, "DIVER"),
+    (TUNED, TUNED_PRIOR),
+    (TUNED, "random real"),
 )
-SHARED = ("random real", "random real + DIVER", "raw prior")
+SHARED = ("random real", "random real + DIVER", "raw prior", TUNED_PRIOR)
 
 
 def main() -> None:
@@ -62,7 +74,9 @@ def main() -> None:
     parser.add_argument("--prior", help="default: the one named like the dataset")
     parser.add_argument("--ipc", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=["dm", "dm-real", "dsa", "mtt"])
-    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=[*CONTROLS, *VARIANTS],
+                        choices=[*CONTROLS, *VARIANTS])  # fmt: skip
+    parser.add_argument("--tuned", nargs="+", metavar="FIELD=VALUE")
     parser.add_argument("--judges", nargs="+", default=["ConvNet", *UNSEEN])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
@@ -86,13 +100,21 @@ def main() -> None:
     test = (images[: args.test_images], labels[: args.test_images], names)
     stem = f"{args.dataset}_ipc{args.ipc}"
     settings = variants(RecoveryConfig())
+    chosen = [*args.variants]
+    if args.tuned:
+        settings[TUNED] = parse_config(Preset.default, args.tuned)
+        settings[TUNED_PRIOR] = variants(settings[TUNED])["raw prior"]
+        chosen.append(TUNED)
     draws = args.draws or args.seeds
 
     def recovered(name: str, source, variant: str):
         """Return seed -> set; each draw of noise is computed once and kept."""
 
         def draw(seed: int) -> DistilledSet:
-            file = f"{stem}_{name}_{variant}_{seed % draws}".replace(" ", "-")
+            what = variant
+            if variant in (TUNED, TUNED_PRIOR):  # another choice, another file
+                what = "_".join([variant, *args.tuned])
+            file = f"{stem}_{name}_{what}_{seed % draws}".replace(" ", "-")
             path = args.work / f"{file}.safetensors"
             if not path.exists():
                 from_set = source(seed) if callable(source) else source
@@ -112,15 +134,19 @@ def main() -> None:
     sets["random real + DIVER"] = recovered("random-real", real, "DIVER")
     # samples of the prior depend on the labels alone, so one row serves all sets
     sets["raw prior"] = recovered("any", real(0), "raw prior")
+    if args.tuned:
+        sets[TUNED_PRIOR] = recovered("any", real(0), TUNED_PRIOR)
     for name in args.sets:
         distilled = find_distilled(
             f"{args.dataset}-{name}-ipc{args.ipc}", args.sets_folder
         )
         sets[f"{name}: Stage I"] = distilled
-        sets[f"{name}: clip only"] = clip_only(distilled)
-        sets[f"{name}: VAE only"] = vae_only(distilled, prior)
-        for variant in args.variants:
-            sets[f"{name}: {variant}"] = recovered(name, distilled, variant)
+        controls = {"clip only": clip_only(distilled)}
+        controls["VAE only"] = vae_only(distilled, prior)
+        for variant in chosen:
+            sets[f"{name}: {variant}"] = controls.get(variant) or recovered(
+                name, distilled, variant
+            )
 
     out = f"results/study_{stem}"
     unseen = [judge for judge in args.judges if judge != "ConvNet"]
@@ -152,6 +178,7 @@ def main() -> None:
             "test_images": len(test[1]),
             "recoveries_per_variant": draws,
             "config": str(RecoveryConfig()),
+            "tuned": str(settings[TUNED]) if args.tuned else None,
             "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
             "training_seconds": round(float(table["seconds"].sum())),
         },

@@ -104,10 +104,15 @@ def test_the_colour_study(work, run):
     run("distill_sets.py", "dm-real-ipc1")
     run("sweep.py", "--set", "dm-real", "--judges", "ConvNet", "--seeds", 1,
         "--only", "default", "--images", 20, *PRIOR, *SETS)  # fmt: skip
-    run("study.py", "--sets", "dm-real", "--variants", "DIVER", "--judges", "ConvNet",
-        "--seeds", 1, "--protocol", "quick", *PRIOR, *SETS)  # fmt: skip
+    run("study.py", "--sets", "dm-real", "--variants", "VAE only", "DIVER",
+        "--judges", "ConvNet", "--seeds", 1, "--protocol", "quick",
+        "--tuned", "guidance_scale=3", *PRIOR, *SETS)  # fmt: skip
     found = pd.read_csv(work / "results/study_cifar10_ipc1.csv")
-    assert set(found["variant"]) >= {"Stage I", "clip only", "VAE only", "DIVER"}
+    assert set(found["variant"]) == {
+        "random real", "random real + DIVER", "raw prior", "raw prior tuned",
+        "Stage I", "VAE only", "DIVER", "DIVER tuned",
+    }  # fmt: skip
+    assert "guidance_scale=3" in result(work, "study_cifar10_ipc1")["tuned"]
     assert result(work, "sweep_cifar10_dm-real_ipc1")["data"] == SOURCE
     assert result(work, "sweep_cifar10_dm-real_ipc1")["split"] == "validation"
     assert result(work, "study_cifar10_ipc1")["data"] == SOURCE
