@@ -2,7 +2,9 @@
 
 Run: python scripts/sweep.py [--set dm --ipc 1] [--seeds 5] [--data-root FOLDER]
      [--dataset cifar10 --prior FOLDER --sets-folder FOLDER]
+     [--only guidance_scale noise --also "guidance_scale=3 noise_timestep=500" ...]
 
+With --also, several settings are changed together, in rows that stand last.
 Test images are never looked at, so a default may be chosen from this. Finished
 recoveries and trainings are kept: an interrupted sweep goes on where it stopped.
 
@@ -21,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from diver_lite.baselines import random_real, vae_only
+from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import cross_architecture, paired_difference, verdict
@@ -73,6 +76,7 @@ def main() -> None:
     parser.add_argument("--protocol", default="quick")
     parser.add_argument("--images", type=int, default=1000, help="that score")
     parser.add_argument("--only", nargs="+", help="settings whose name contains this")
+    parser.add_argument("--also", nargs="+", default=[], metavar="'F=V F=V'")
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
@@ -104,9 +108,15 @@ def main() -> None:
         "Stage I": distilled,
         "VAE only": vae_only(distilled, prior),
     }
-    for name, config in settings().items():
-        if not args.only or any(part in name for part in args.only):
-            sets[name] = recovered(name, config)
+    chosen = {
+        name: config
+        for name, config in settings().items()
+        if not args.only or any(part in name for part in args.only)
+    }
+    for text in args.also:
+        chosen[text] = parse_config(Preset.default, text.split())
+    for name, config in chosen.items():
+        sets[name] = recovered(name, config)
     out = f"results/sweep_{stem}"
     table = cross_architecture(
         sets,

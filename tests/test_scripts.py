@@ -103,7 +103,8 @@ def test_the_colour_study(work, run):
     """Sets, sweep, study, prior and metrics, one after the other, as the book says."""
     run("distill_sets.py", "dm-real-ipc1")
     run("sweep.py", "--set", "dm-real", "--judges", "ConvNet", "--seeds", 1,
-        "--only", "default", "--images", 20, *PRIOR, *SETS)  # fmt: skip
+        "--only", "default", "--also", "guidance_scale=3 window=full",
+        "--images", 20, *PRIOR, *SETS)  # fmt: skip
     run("study.py", "--sets", "dm-real", "--variants", "VAE only", "DIVER",
         "--judges", "ConvNet", "--seeds", 1, "--protocol", "quick",
         "--tuned", "guidance_scale=3", *PRIOR, *SETS)  # fmt: skip
@@ -113,6 +114,8 @@ def test_the_colour_study(work, run):
         "Stage I", "VAE only", "DIVER", "DIVER tuned",
     }  # fmt: skip
     assert "guidance_scale=3" in result(work, "study_cifar10_ipc1")["tuned"]
+    swept = pd.read_csv(work / "results/sweep_cifar10_dm-real_ipc1.csv")
+    assert [*swept["setting"]][-2:] == ["default", "guidance_scale=3 window=full"]
     assert result(work, "sweep_cifar10_dm-real_ipc1")["data"] == SOURCE
     assert result(work, "sweep_cifar10_dm-real_ipc1")["split"] == "validation"
     assert result(work, "study_cifar10_ipc1")["data"] == SOURCE
