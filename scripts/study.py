@@ -58,8 +58,9 @@ QUESTIONS = (
     ("DIVER", "raw prior"),
     ("DIVER", "random real"),
     ("Stage I", "random real"),
-    ("raw prior", "Stage I"),
-    ("raw prior", "random real"),
+    # asked only with --tuned
+    (TUNED_PRIOR, "Stage I"),
+    (TUNED_PRIOR, "random real"),
     (TUNED, "Stage I"),
     (TUNED, "DIVER"),
     (TUNED, TUNED_PRIOR),
