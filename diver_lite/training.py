@@ -54,18 +54,18 @@ class PriorRecipe:
     vae_channels: tuple[int, ...]
     kl_weight: float
     heads: int
-    head_dim: int
     layers: int
+    vae_steps: int
+    dit_steps: int
+    dit_lr: float
+    head_dim: int = 64
     patch_size: int = 2
     latent_channels: int = 4
-    vae_steps: int = 6_000
-    vae_batch: int = 256
-    vae_lr: float = 6e-4
-    dit_steps: int = 24_000
-    dit_batch: int = 512
-    dit_lr: float = 7e-4
+    vae_batch: int = 64
+    vae_lr: float = 1e-3
+    dit_batch: int = 128
     label_dropout: float = 0.1
-    ema_decay: float = 0.9995
+    ema_decay: float = 0.999
     snr_gamma: float | None = None
 
 
@@ -79,15 +79,10 @@ RECIPES = {
         vae_channels=(16, 32),
         kl_weight=2e-3,
         heads=3,
-        head_dim=64,
         layers=6,
         vae_steps=2_500,
-        vae_batch=64,
-        vae_lr=1e-3,
         dit_steps=6_600,
-        dit_batch=128,
         dit_lr=6e-4,
-        ema_decay=0.999,
     ),
     # sized for two CPU cores with bf16 matrix units and 100 minutes (with compile=True)
     "cifar10": PriorRecipe(
@@ -97,15 +92,10 @@ RECIPES = {
         vae_channels=(48, 96),
         kl_weight=1e-3,
         heads=4,
-        head_dim=64,
         layers=7,
         vae_steps=3_600,
-        vae_batch=64,
-        vae_lr=1e-3,
         dit_steps=9_800,
-        dit_batch=128,
         dit_lr=1e-3,
-        ema_decay=0.999,
         snr_gamma=5.0,
     ),
 }

@@ -27,6 +27,7 @@ RECIPE = PriorRecipe(
     vae_batch=4,
     dit_steps=4,
     dit_batch=8,
+    dit_lr=7e-4,
 )
 
 
