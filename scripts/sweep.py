@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=1)
     parser.add_argument("--judges", nargs="+", default=["ShuffleNetV2", "MobileNetV2"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, help="recoveries per setting; default: a "
+                        "new one for each seed")  # fmt: skip
     parser.add_argument("--protocol", default="quick")
     parser.add_argument("--images", type=int, default=1000, help="that score")
     parser.add_argument("--only", nargs="+", help="settings whose name contains this")
@@ -96,6 +98,7 @@ def main() -> None:
     def recovered(name: str, config: RecoveryConfig):
         def draw(seed: int) -> DistilledSet:
             # a draw of noise per seed, so that the interval covers it too
+            seed %= args.draws or args.seeds
             path = args.work / f"{stem}_{name}_{seed}.safetensors".replace(" ", "")
             if not path.exists():
                 recover(distilled, prior, config, seed=seed, progress=False).save(path)
