@@ -7,7 +7,8 @@ Samples of the prior and recovered sets (SET; default DATASET-dm-ipc10, and 10 r
 training images per class) are compared with every image of `fit`, in pixels and in the
 features of a judge of real data. Held-out images of `validation` give the unit. Two
 controls say whether the measure can be trusted: held-out images through the VAE must
-look new, training images through it must be found.
+look new, training images through it must be found. Recovery keeps the layout of what it
+is given, so recovered training images are compared with recovered held-out ones.
 
 Writes results/copying_DATASET.csv (a row per space and set) and .json (the ratio of
 each image, from which `figures.copying_plot` draws). Judges are kept in runs/judges.
@@ -45,12 +46,14 @@ def main() -> None:
 
     held_out = random_real(validation, args.held_out, args.seed)
     training = random_real(fit, 10, args.seed)
+    new = random_real(validation, 10, args.seed + 1)
     names = args.sets or [f"{args.dataset}-dm-ipc10"]
     sets = {
         "held-out real, VAE": vae_only(held_out, prior),
         "training real, VAE": vae_only(training, prior),
         "raw prior": raw_prior(training, prior, seed=args.seed),
         "DIVER of training real": recover(training, prior, seed=args.seed),
+        "DIVER of held-out real": recover(new, prior, seed=args.seed),
     }
     for name in names:
         source = find_distilled(name, args.sets_folder)
