@@ -46,7 +46,7 @@ def main() -> None:
 
     held_out = random_real(validation, args.held_out, args.seed)
     training = random_real(fit, 10, args.seed)
-    new = random_real(validation, 10, args.seed + 1)
+    new = random_real(validation, min(10, args.held_out), args.seed + 1)
     names = args.sets or [f"{args.dataset}-dm-ipc10"]
     sets = {
         "held-out real, VAE": vae_only(held_out, prior),

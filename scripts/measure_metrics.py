@@ -1,11 +1,13 @@
 """Measure what recovery does to sets: agreement, distances, neighbours, t-SNE.
 
 Run: python scripts/measure_metrics.py [SET ...] [--dataset NAME] [--data-root FOLDER]
+     [--tuned guidance_scale=3 ...]
 
 SET is a shipped name, a name in --sets-folder or a file; the default is
 DATASET-dm-ipc10. Each set is measured as it is (Stage I), through the VAE only, by SI
 matched, DIVER published and DIVER; random real images, also through DIVER, and samples
-of the prior stand beside.
+of the prior stand beside. With --tuned FIELD=VALUE ... there are rows "DIVER tuned" and
+"raw prior tuned", too.
 
 Two judges of real data look at them, because one of them, the ConvNet, is the network
 that Stage I distils on. They learn from `fit`; `validation` is what sets are compared
@@ -27,6 +29,7 @@ from pathlib import Path
 import pandas as pd
 
 from diver_lite.baselines import random_real, raw_prior, vae_only, variants
+from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.fit import predict
@@ -86,6 +89,7 @@ def add_arguments(parser):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", help="default: DATASET-dm-ipc10")
+    parser.add_argument("--tuned", nargs="+", metavar="FIELD=VALUE")
     parser.add_argument("--inference-steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--floors", type=int, default=5, help="draws of real images")
@@ -98,6 +102,12 @@ def main() -> None:
 
     # (set, variant, seed) -> images; as it is, a set's variant is "Stage I"
     base = RecoveryConfig(num_inference_steps=args.inference_steps)
+    configs = {variant: variants(base)[variant] for variant in RECOVERIES}
+    samplers = {"raw prior": base}
+    if args.tuned:
+        tuned = parse_config(Preset.default, args.tuned)
+        tuned = replace(tuned, num_inference_steps=args.inference_steps)
+        configs["DIVER tuned"] = samplers["raw prior tuned"] = tuned
     sets = args.sets or [f"{args.dataset}-dm-ipc10"]
     sources = {Path(s).stem: find_distilled(s, args.sets_folder) for s in sets}
     # equally many real images stand beside the sets of each size
@@ -108,16 +118,16 @@ def main() -> None:
         seed = args.seed + 1000 * number
         measured[name, "Stage I", seed] = source
         measured[name, "VAE only", seed] = vae_only(source, prior)
-        for variant in RECOVERIES:
-            config = variants(base)[variant]
+        for variant, config in configs.items():
             measured[name, variant, seed] = recover(source, prior, config, seed=seed)
             print(f"{name}, {variant}: {time.perf_counter() - started:.0f} s")
     for name, source in sources.items():
         if not name.startswith(REAL):
             continue
         seed = args.seed + 1000 * len(sources)
-        drawn = raw_prior(source, prior, base, seed=seed)
-        measured[name.replace(REAL, "none,"), "raw prior", seed] = drawn
+        for variant, config in samplers.items():
+            drawn = raw_prior(source, prior, config, seed=seed)
+            measured[name.replace(REAL, "none,"), variant, seed] = drawn
         for seed in range(args.seed + 1, args.seed + args.floors):
             measured[name, "Stage I", seed] = random_real(fit, source.ipc, seed)
 
@@ -138,7 +148,7 @@ def main() -> None:
         for relation, distance in to_real(images, real, prior).items():
             row |= {f"cosine_to_real_{relation}": distance[0]}
             row |= {f"l2_to_real_{relation}": distance[1]}
-        if variant not in ("Stage I", "raw prior"):
+        if variant not in ("Stage I", *samplers):
             source = sources[name]
             kept = source_distances(images, source, prior)
             row["l2_to_source"] = kept["l2_distance"].mean()
@@ -171,7 +181,8 @@ def main() -> None:
     print(numeric.mean().round(3).T.to_string())
 
     between = []
-    for variant in ("Stage I", "VAE only", *RECOVERIES):
+    order = ["Stage I", "VAE only", *configs]
+    for variant in order:
         chosen = {
             name: measured[name, variant, args.seed + 1000 * number]
             for number, name in enumerate(sources)
@@ -182,7 +193,6 @@ def main() -> None:
     same = between[between["relation"] == "same class"].assign(
         pair=lambda t: t["set_a"] + " | " + t["set_b"]
     )
-    order = ["Stage I", "VAE only", *RECOVERIES]
     for value in ("cosine_distance", "l2_distance"):
         wide = same.pivot_table(index="pair", columns="variant", values=value)
         print(value, wide[order].round(3).to_string(), sep="\n")

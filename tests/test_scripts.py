@@ -136,8 +136,11 @@ def test_the_colour_measurements(work, run):
     copying = result(work, "copying_cifar10")
     assert copying["data"] == SOURCE
     assert len(copying["ratios"]["pixels"]["held-out real"]) == 30
+    assert len(copying["ratios"]["pixels"]["DIVER of held-out real"]) == 30
     run("measure_metrics.py", name, "--floors", 2, "--held-out", 2, *JUDGE,
-        *PRIOR, *SETS)  # fmt: skip
+        "--tuned", "guidance_factor=0.05", *PRIOR, *SETS)  # fmt: skip
+    variants = set(pd.read_csv(work / "results/metrics_cifar10.csv")["variant"])
+    assert {"DIVER tuned", "raw prior tuned"} <= variants
     assert result(work, "metrics_cifar10")["data"] == SOURCE
     assert (work / "results/embedding_cifar10.csv").exists()
 
