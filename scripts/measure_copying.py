@@ -8,7 +8,8 @@ training images per class) are compared with every image of `fit`, in pixels and
 features of a judge of real data. Held-out images of `validation` give the unit. Two
 controls say whether the measure can be trusted: held-out images through the VAE must
 look new, training images through it must be found. Recovery keeps the layout of what it
-is given, so recovered training images are compared with recovered held-out ones.
+is given, so recovered training images are compared with recovered held-out ones, and
+both with the images that they were made from.
 
 Writes results/copying_DATASET.csv (a row per space and set) and .json (the ratio of
 each image, from which `figures.copying_plot` draws). Judges are kept in runs/judges.
@@ -47,14 +48,15 @@ def main() -> None:
     held_out = random_real(validation, args.held_out, args.seed)
     training = random_real(fit, 10, args.seed)
     new = random_real(validation, min(10, args.held_out), args.seed + 1)
+    recovered = {"DIVER of training real": training, "DIVER of held-out real": new}
     names = args.sets or [f"{args.dataset}-dm-ipc10"]
     sets = {
         "held-out real, VAE": vae_only(held_out, prior),
         "training real, VAE": vae_only(training, prior),
         "raw prior": raw_prior(training, prior, seed=args.seed),
-        "DIVER of training real": recover(training, prior, seed=args.seed),
-        "DIVER of held-out real": recover(new, prior, seed=args.seed),
     }
+    for name, source in recovered.items():
+        sets[name] = recover(source, prior, seed=args.seed)
     for name in names:
         source = find_distilled(name, args.sets_folder)
         short = Path(name).stem.removeprefix(f"{args.dataset}-")
@@ -63,7 +65,7 @@ def main() -> None:
 
     spaces = {"pixels": None}
     spaces |= {f"{name} features": judge for name, judge in judges.items()}
-    summaries, ratios = [], {}
+    summaries, ratios, to_source = [], {}, {}
     for space, judge in spaces.items():
         table = copying_distances(sets, fit, held_out, judge=judge)
         summaries.append(copying_summary(table).assign(space=space))
@@ -72,6 +74,11 @@ def main() -> None:
             for name, mine in table.groupby("set", sort=False)["ratio"]
         }
         print(summaries[-1].round(3).to_string(), flush=True)
+        if judge is None:
+            to_source = {
+                name: distances_to_source(table, name, sets[name], source)
+                for name, source in recovered.items()
+            }
     summary = pd.concat(summaries)
     summary.insert(0, "space", summary.pop("space"))
     stem = f"results/copying_{args.dataset}"
@@ -87,10 +94,19 @@ def main() -> None:
             "quantile, with a 95 % Wilson interval",
             "judge_test_accuracy": accuracies,
             "ratios": ratios,
+            "ratios_to_own_source": to_source,
         },
         vars(args),
         started=started,
     )
+
+
+def distances_to_source(table, name, made, source) -> list[float]:
+    """Return the distance of each image to what it was made from, in the same units."""
+    mine = table[table["set"] == name]
+    unit = (mine["distance"] / mine["ratio"]).to_numpy()
+    gaps = (made.images.clamp(0, 1) - source.images).flatten(1).norm(dim=1)
+    return (gaps.numpy() / unit).round(3).tolist()
 
 
 if __name__ == "__main__":
