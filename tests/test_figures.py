@@ -185,6 +185,25 @@ def test_encode_frame_refuses_others(frame):
         figures.encode_frame(frame)
 
 
+def test_jpeg_is_smaller_and_shows_the_same():
+    # smooth pictures with a little grain, as photographs are
+    torch.manual_seed(0)
+    ramp = torch.linspace(0.2, 0.8, 32).expand(10, 3, 32, 32)
+    grain = [0.05 * torch.randn(10, 3, 32, 32) for _ in range(3)]
+    grid = figures.image_grid({str(i): ramp + g for i, g in enumerate(grain)})
+    jpeg = figures.as_jpeg(grid)
+    shown = Image.open(io.BytesIO(jpeg._repr_jpeg_()))
+    assert shown.format == "JPEG"
+    assert str(len(jpeg.data) // 1000) in repr(jpeg)  # and no address in memory
+    buffer = io.BytesIO()
+    grid.savefig(buffer, format="png", facecolor="white")
+    exact = Image.open(buffer).convert("RGB")
+    assert shown.size == exact.size
+    error = np.abs(np.asarray(shown, float) - np.asarray(exact, float)).mean()
+    assert error < 8  # of 255; the grain is what JPEG is worst at
+    assert len(jpeg.data) < len(buffer.getvalue()) / 2
+
+
 def make_slider(**changes):
     frames = [torch.full((3, 8, 8), value) for value in (0.0, 0.5, 1.0)]
     arguments = {"labels": ["dark", "grey", "<b>&light"], "alt": 'A "square"'}
