@@ -133,7 +133,9 @@ def as_jpeg(figure: Figure, *, quality: int = 85) -> Jpeg:
     Source: ours: a notebook with many colour images has to stay small.
     """
     buffer = io.BytesIO()
-    _to_picture(figure).save(buffer, format="JPEG", quality=quality)
+    # tight, as notebooks show a figure: titles of rows reach beyond it
+    tight = {"bbox_inches": "tight", "facecolor": "white"}
+    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": quality}, **tight)
     return Jpeg(buffer.getvalue())
 
 
