@@ -67,7 +67,7 @@ demo: $(VENV)/.installed-base
 test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
-	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake notebooks
+	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 	rm -rf _build
 	$(BIN)/jupyter-book build -W -n --keep-going .
 	$(BIN)/python scripts/check_book.py
