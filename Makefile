@@ -88,6 +88,8 @@ book: $(VENV)/.installed-book
 	$(BIN)/jupyter-book build -W -n --keep-going .
 
 # Without `metadata.widgets` among the kept keys nbstripout deletes the widgets' state.
+# one thread, as in the tests: sums in another order train other small networks
+refresh: export OMP_NUM_THREADS = 1
 refresh: $(VENV)/.installed-book
 	DIVER_LITE_MODE=demo $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 $(NB)
