@@ -65,20 +65,16 @@ def main() -> None:
 
     spaces = {"pixels": None}
     spaces |= {f"{name} features": judge for name, judge in judges.items()}
-    summaries, ratios, to_source = [], {}, {}
+    tables, summaries, ratios = {}, [], {}
     for space, judge in spaces.items():
         table = copying_distances(sets, fit, held_out, judge=judge)
+        tables[space] = table
         summaries.append(copying_summary(table).assign(space=space))
         ratios[space] = {
             name: mine.round(3).tolist()
             for name, mine in table.groupby("set", sort=False)["ratio"]
         }
         print(summaries[-1].round(3).to_string(), flush=True)
-        if judge is None:
-            to_source = {
-                name: distances_to_source(table, name, sets[name], source)
-                for name, source in recovered.items()
-            }
     summary = pd.concat(summaries)
     summary.insert(0, "space", summary.pop("space"))
     stem = f"results/copying_{args.dataset}"
@@ -94,7 +90,10 @@ def main() -> None:
             "quantile, with a 95 % Wilson interval",
             "judge_test_accuracy": accuracies,
             "ratios": ratios,
-            "ratios_to_own_source": to_source,
+            "ratios_to_own_source": {
+                name: distances_to_source(tables["pixels"], name, sets[name], source)
+                for name, source in recovered.items()
+            },
         },
         vars(args),
         started=started,

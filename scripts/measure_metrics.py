@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from study import TUNED, TUNED_PRIOR
 
 from diver_lite.baselines import random_real, raw_prior, vae_only, variants
 from diver_lite.cli import Preset, parse_config
@@ -107,7 +108,7 @@ def main() -> None:
     if args.tuned:
         tuned = parse_config(Preset.default, args.tuned)
         tuned = replace(tuned, num_inference_steps=args.inference_steps)
-        configs["DIVER tuned"] = samplers["raw prior tuned"] = tuned
+        configs[TUNED] = samplers[TUNED_PRIOR] = tuned
     sets = args.sets or [f"{args.dataset}-dm-ipc10"]
     sources = {Path(s).stem: find_distilled(s, args.sets_folder) for s in sets}
     # equally many real images stand beside the sets of each size
