@@ -87,8 +87,8 @@ book: $(VENV)/.installed-book
 	rm -rf _build
 	$(BIN)/jupyter-book build -W -n --keep-going .
 
+# One thread, as in the tests: sums in another order train other small networks.
 # Without `metadata.widgets` among the kept keys nbstripout deletes the widgets' state.
-# one thread, as in the tests: sums in another order train other small networks
 refresh: export OMP_NUM_THREADS = 1
 refresh: $(VENV)/.installed-book
 	DIVER_LITE_MODE=demo $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
