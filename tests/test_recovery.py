@@ -386,6 +386,7 @@ def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
     config = RecoveryConfig.published()
     assert asdict(config) == {
         "num_inference_steps": 50,
+        "solver": "ddim",
         "guidance_scale": 4.0,
         "guidance_channels": "all",
         "guidance_interval": "full",
@@ -527,6 +528,72 @@ def test_outside_the_interval_only_the_conditional_half_runs(
         inside = run(tiny_set[:2], tiny_prior, config=config, fast=False)
     assert rows == {800: 2, 600: 4, 400: 4, 200: 2, 0: 2}
     assert worst(inside, full) > 1e-3
+
+
+ORDERS = {"dpmsolver++2m": 2, "dpmsolver++3m": 3}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+@pytest.mark.parametrize("solver", ORDERS)
+@pytest.mark.parametrize("prior_name", ["tiny_prior", "tiny_learned_sigma_prior"])
+def test_other_solvers_are_those_of_diffusers(request, prior_name, solver, steps):
+    """Without the three parts, `recover_steps` is a plain loop with that solver."""
+    prior = request.getfixturevalue(prior_name)
+    config = RecoveryConfig(
+        num_inference_steps=steps, solver=solver, inheritance=False, window="none"
+    )
+    z = noise_for(prior, 2)
+    found = [*recover_steps(z, LABELS, prior, config, noise=z)]
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        beta_start=1e-4, beta_end=0.02, solver_order=ORDERS[solver]
+    )
+    scheduler.set_timesteps(timesteps=config.timesteps(prior))
+    for t, step in zip(scheduler.timesteps, found, strict=True):
+        eps = prior.predict_noise(z, int(t), LABELS, config.guidance_scale)
+        z = scheduler.step(eps, t, z).prev_sample
+        assert worst(step.latents, z) < 1e-5
+
+
+@pytest.mark.parametrize("solver", ORDERS)
+def test_other_solvers_take_ddims_first_step_and_are_pulled_alike(tiny_prior, solver):
+    """They begin as DDIM does, pull included, and differ once they remember."""
+    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
+    config = RecoveryConfig(num_inference_steps=6, guidance_factor=0.5, window="full")
+    ddim, other, unpulled = (
+        [*recover_steps(z_0, LABELS, tiny_prior, c, noise=noise)]
+        for c in (
+            config,
+            replace(config, solver=solver),
+            replace(config, solver=solver, guidance_factor=0),
+        )
+    )
+    assert worst(other[0].latents, ddim[0].latents) < 1e-5
+    assert worst(other[0].latents, unpulled[0].latents) > 1e-3
+    assert worst(other[-1].latents, ddim[-1].latents) > 1e-3
+
+
+@pytest.mark.parametrize("solver", ORDERS)
+def test_all_solvers_approach_the_same_images(tiny_prior, solver):
+    """They solve one equation: the finer the steps, the smaller the difference."""
+    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
+    apart = []
+    for steps in (10, 100, 1000):
+        ddim, other = (
+            [
+                *recover_steps(
+                    z_0,
+                    LABELS,
+                    tiny_prior,
+                    RecoveryConfig(
+                        num_inference_steps=steps, solver=name, window="none"
+                    ),
+                    noise=noise,
+                )
+            ][-1].latents
+            for name in ("ddim", solver)
+        )
+        apart.append((ddim - other).abs().mean().item())
+    assert apart[0] > 2 * apart[1] > 4 * apart[2]
 
 
 def test_fractions_mean_timesteps(tiny_prior):
@@ -737,6 +804,7 @@ BAD_VALUES = [
     ("window", "middle"),
     *[("window", v) for v in ((1, 2, 3), (100, 500), (2000, 1), (900, -2))],
     *[("window", v) for v in (("a", 1), (NAN, 1), 5, None)],
+    *[("solver", v) for v in ("euler", "", None, 2)],
     *[("guidance_interval", v) for v in ("none", (100, 500), (NAN, 1), None)],
     *[("clip_input", v) for v in ("yes", None)],
     *[("vae_posterior", v) for v in ("max", None)],
