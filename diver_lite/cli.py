@@ -128,6 +128,9 @@ def recover(
         bool | None,
         typer.Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
     ] = None,
+    float8: Annotated[
+        bool, typer.Option("--float8", help="8-bit products, on Hopper and Ada GPUs")
+    ] = False,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -181,6 +184,7 @@ def recover(
         batch_size=batch_size,
         fast=not plain,
         compile=compile,
+        float8=float8,
         size=size,
         out=out,
     )

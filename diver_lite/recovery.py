@@ -399,6 +399,7 @@ def recover(
     batch_size: int | None = None,
     fast: bool = True,
     compile: bool | None = None,
+    float8: bool = False,
     progress: bool = True,
     out: str | Path | None = None,
     size: int | None = None,
@@ -419,6 +420,8 @@ def recover(
         fast: prepare the conditioning (`diver_lite.fast`): the same up to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
+        float8: multiply with 8-bit numbers in the fast path, which changes the images;
+            see `FastPrior`.
         progress: show a progress bar.
         out: also save the result there, as .safetensors. Finished batches are kept in a
             folder beside it (see `shards`), so a killed run goes on where it was;
@@ -444,12 +447,13 @@ def recover(
         _require(tuple(noise.shape) == expected, "noise", tuple(noise.shape), expected)
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
+    _require(fast or not float8, "float8", float8, "the fast path (no --plain)")
     target = (size, size) if size else tuple(distilled.images.shape[-2:])
     how = prior.info.get("image_fit", "resize")
     if fast:
         many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
         compile = many if compile is None else compile
-        denoiser = accelerate_prior(prior, compile=compile)
+        denoiser = accelerate_prior(prior, compile=compile, float8=float8)
     else:
         denoiser, compile = prior, False
 
@@ -471,13 +475,16 @@ def recover(
                 "config": asdict(config),
                 "seed": seed if noise is None else "noise given",
                 "prior": prior.info.get("name", "unnamed"),
+                **({"float8": True} if float8 else {}),
                 "source": distilled.provenance,
             },
         )
 
     if out is not None:
-        how_run = {"seed": seed, "size": list(target), "fast": fast, "compile": compile}
-        settings = asdict(config) | how_run
+        settings = asdict(config) | {
+            "seed": seed, "size": list(target), "fast": fast, "compile": compile,
+            "float8": float8,
+        }  # fmt: skip
         return recover_in_shards(
             out,
             refine,

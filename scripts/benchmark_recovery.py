@@ -7,7 +7,8 @@ All ways take the same steps over the same grid with the same batch, and decode.
 is diffusers' `DiTPipeline`, or, for a prior whose "no class" isn't 1000 (which the
 pipeline hard-codes), a plain loop over diffusers' own modules; "sampler" is `recover`
 with inheritance, guidance and window off; "DIVER" is `recover` as published. Each of
-these takes the plain and the fast path, with --compile also the compiled one.
+these takes the plain and the fast path, with --compile also the compiled one, with
+--float8 also the one with 8-bit products (compiled, if --compile is given).
 
 After a warm-up, which also compiles, all ways take turns, --repeats times; medians
 count. On the CPU the clock is processor time, which other programs don't lengthen, so
@@ -102,6 +103,7 @@ def arguments() -> argparse.Namespace:
         "--rounds", type=int, default=1, help="batches per measurement (a longer set)"
     )
     parser.add_argument("--compile", action="store_true", help="CUDA only")
+    parser.add_argument("--float8", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--device")
@@ -179,6 +181,10 @@ def build_ways(prior: Prior, batch: int, args: argparse.Namespace) -> dict:
     if args.compile:
         ways["sampler compiled"] = way(sampler, compile=True)
         ways["DIVER compiled"] = way(published, compile=True)
+    if args.float8:
+        options = {"float8": True, "compile": args.compile}
+        ways["sampler float8"] = way(sampler, **options)
+        ways["DIVER float8"] = way(published, **options)
     return ways
 
 

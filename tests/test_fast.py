@@ -1,5 +1,6 @@
 """The fast path equals the plain one, and steps aside where it would not."""
 
+import sys
 from dataclasses import replace
 
 import diffusers
@@ -14,7 +15,7 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.fast import FastPrior, accelerate_prior, why_not_fast
 from diver_lite.prior import Prior, load_prior
-from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+from diver_lite.recovery import SOLVERS, RecoveryConfig, recover, recover_steps
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 QUICK = RecoveryConfig(num_inference_steps=4)
@@ -56,6 +57,7 @@ WINDOWS = st.sampled_from(["full", "published", "late", (700, 300)])
     config=st.builds(
         RecoveryConfig,
         num_inference_steps=st.integers(1, 12),
+        solver=st.sampled_from([*SOLVERS]),
         guidance_scale=st.sampled_from([1.0, 1.5, 4.0]),
         guidance_channels=st.sampled_from(["all", "first-3"]),
         guidance_interval=WINDOWS,
@@ -243,6 +245,88 @@ def test_the_command_line_has_the_plain_path(tiny_prior_folder, tmp_path, monkey
     assert difference(*found) < 1e-4
 
 
+# --- Eight bits ---------------------------------------------------------------------
+
+
+def in_eight_bits(weight, x):
+    """Multiply as float8 does, by hand: a scale per row, e4m3 of both, then float32."""
+    rounded = []
+    for rows in (x, weight):
+        scale = rows.abs().amax(-1, keepdim=True) / 448  # the largest e4m3
+        rounded.append((rows / scale).to(torch.float8_e4m3fn).float() * scale)
+    return rounded[0] @ rounded[1].T
+
+
+def test_float8_multiplies_in_eight_bits(tiny_prior):
+    """Each converted layer gives what the definition gives; the shared ones stay."""
+    before = {k: v.clone() for k, v in tiny_prior.transformer.state_dict().items()}
+    quick = FastPrior(tiny_prior, float8=True)
+    block, fused, bias = quick._blocks[1]
+    original = tiny_prior.transformer.transformer_blocks[1]
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    attention = original.attn1
+    joined = [getattr(attention, n).weight for n in ("to_q", "to_k", "to_v")]
+    pairs = {
+        "fused": (torch.nn.functional.linear(x, fused, bias), torch.cat(joined), bias),
+        "out": (
+            block.attn1.to_out[0](x),
+            attention.to_out[0].weight,
+            attention.to_out[0].bias,
+        ),
+        "mlp": (
+            block.ff.net[0].proj(x),
+            original.ff.net[0].proj.weight,
+            original.ff.net[0].proj.bias,
+        ),
+    }
+    for name, (found, weight, bias) in pairs.items():
+        expected = in_eight_bits(weight, x) + bias
+        assert difference(found, expected) < 1e-2, name
+        assert difference(found, x @ weight.T + bias) > 1e-3, name
+    after = tiny_prior.transformer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(type(p) is torch.nn.Parameter for p in original.parameters())
+    shared = original.norm1.linear.weight
+    assert block.norm1.linear.weight.data_ptr() == shared.data_ptr()
+
+
+def test_float8_recovers_nearly_the_same_images(tiny_prior, tiny_set):
+    """The result is near, not equal, says so in its provenance, and repeats."""
+    expected = recover(tiny_set, tiny_prior, QUICK, progress=False)
+    found = recover(tiny_set, tiny_prior, QUICK, float8=True, progress=False)
+    again = recover(tiny_set, tiny_prior, QUICK, float8=True, progress=False)
+    assert 0 < (found.images - expected.images).abs().mean() < 0.01
+    assert torch.equal(found.images, again.images)
+    assert found.provenance["float8"] is True
+    assert "float8" not in expected.provenance
+
+
+def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch):
+    """No torchao, the plain path, an unusual layer, sizes that don't divide: said."""
+    few = tiny_set[:1]
+
+    def refused(message, prior=tiny_prior, **options):
+        with pytest.raises(InputError, match=message):
+            recover(few, prior, QUICK, float8=True, progress=False, **options)
+
+    refused("float8 is True; expected the fast path", fast=False)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchao.quantization", None)
+        refused(r"needs the package torchao; pip install 'diver-lite\[float8\]'")
+    odd = diffusers.DiTTransformer2DModel(
+        num_attention_heads=1,
+        attention_head_dim=24,
+        in_channels=4,
+        num_layers=1,
+        sample_size=16,
+        num_embeds_ada_norm=10,
+    )
+    odd = replace(tiny_prior, transformer=odd.eval().requires_grad_(False))
+    refused("multiples of 16; found one of 24 x 24", prior=odd)
+    parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
+    refused("does not apply: the prior has its own predict_noise", Doubled(*parts))
+
+
 # --- Memory -------------------------------------------------------------------------
 
 
@@ -392,3 +476,17 @@ def test_bfloat16_on_cuda(tiny_prior_folder, tiny_set):
     expected = recover(tiny_set, prior, QUICK, fast=False, progress=False).images
     found = recover(tiny_set, prior, QUICK, progress=False).images
     assert (found - expected).abs().mean() < 0.01
+
+
+@needs_cuda
+@pytest.mark.parametrize("compile", [False, True])
+def test_float8_on_cuda(tiny_prior_folder, tiny_set, compile):
+    """Where the GPU has 8-bit products, images stay near those of bfloat16."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no 8-bit products")
+    prior = load_prior(tiny_prior_folder, device="cuda")
+    expected = recover(tiny_set, prior, QUICK, progress=False).images
+    found = recover(
+        tiny_set, prior, QUICK, float8=True, compile=compile, progress=False
+    ).images
+    assert (found - expected).abs().mean() < 0.02
