@@ -121,6 +121,11 @@ def build_prior(args: argparse.Namespace, device, dtype: torch.dtype) -> Prior:
     """Load the prior, or make a DiT-XL/2 of the exact configuration on the device."""
     if not args.model:
         return load_prior(args.prior, device=device, dtype=dtype)
+    return build_dit_xl_2(device, args.layers).to(device, dtype)
+
+
+def build_dit_xl_2(device: torch.device, layers: int = 28) -> Prior:
+    """Make a DiT-XL/2 with the VAE of Stable Diffusion and random weights."""
     channels = (128, 256, 512, 512)
     torch.manual_seed(0)
     with device:
@@ -129,7 +134,7 @@ def build_prior(args: argparse.Namespace, device, dtype: torch.dtype) -> Prior:
             attention_head_dim=72,
             in_channels=4,
             out_channels=8,
-            num_layers=args.layers,
+            num_layers=layers,
             patch_size=2,
             sample_size=32,
             num_embeds_ada_norm=1000,
@@ -148,7 +153,7 @@ def build_prior(args: argparse.Namespace, device, dtype: torch.dtype) -> Prior:
         beta_start=1e-4, beta_end=0.02, clip_sample=False
     )
     names = tuple(f"class {i}" for i in range(1000))
-    return Prior(transformer, vae, scheduler, names).to(device, dtype)
+    return Prior(transformer, vae, scheduler, names)
 
 
 def build_ways(prior: Prior, batch: int, args: argparse.Namespace) -> dict:

@@ -29,10 +29,11 @@ def test_a_small_prior_on_the_cpu(
     """One row per way, batch and dtype, ratios that fit the times, and a profile."""
     result = run(
         *(script, monkeypatch, tmp_path, "--prior", tiny_prior_folder),
-        *("--batches", 1, 2, "--steps", 2, "--repeats", 1, "--profile"),
+        *("--batches", 1, 2, "--steps", 2, "--repeats", 1, "--profile", "--float8"),
     )
     rows = result["measured"]
     ways = ["stock", "sampler plain", "sampler fast", "DIVER plain", "DIVER fast"]
+    ways += ["sampler float8", "DIVER float8"]
     assert [(r["batch"], r["way"]) for r in rows] == [
         (b, w) for b in (1, 2) for w in ways
     ]
@@ -51,7 +52,9 @@ def test_a_small_prior_on_the_cpu(
 
 def test_the_plain_loop_is_the_sampler(script, tiny_prior):
     """What is called stock makes the images that `recover` makes with all parts off."""
-    args = type("Args", (), {"rounds": 1, "steps": 3, "compile": False})
+    args = type(
+        "Args", (), {"rounds": 1, "steps": 3, "compile": False, "float8": False}
+    )
     ways = script["build_ways"](tiny_prior, 2, args)
     stock = script["stock_loop"](tiny_prior, torch.arange(2), 3)
     for name in ("sampler plain", "sampler fast"):
