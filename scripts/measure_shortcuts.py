@@ -1,0 +1,163 @@
+"""Measure what makes a recovery cheaper: how much, and what it costs.
+
+Run: python scripts/measure_shortcuts.py [SET] [--dataset NAME] [--data-root FOLDER]
+     [--prior FOLDER] [--base guidance_scale=4 ...]
+
+SET is a shipped name; the default is DATASET-dm-ipc1. Each shortcut changes the base,
+which is the default with the changes of --base: fewer steps, with the same pull or with
+one as strong in all; other solvers; classifier-free guidance in an interval only
+(outside of it half the network's work falls away); 16 and 8 bits. A shortcut's results
+are compared with the base's, noise by noise: mean absolute difference of pixels (the
+row "base, other noise" says what two draws differ by) and the accuracy of networks that
+learn from them, on validation images. Test images are never looked at.
+
+Times are ratios to the base: processor time, medians over the draws, which all
+shortcuts take in turns; use one thread (OMP_NUM_THREADS=1). In 8 bits a CPU's time says
+nothing.
+
+Writes results/shortcuts_SET_trainings.csv, .csv (a row per shortcut) and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from math import sqrt
+
+import pandas as pd
+import torch
+
+from diver_lite.cli import Preset, parse_config
+from diver_lite.data import describe_source, load_dataset
+from diver_lite.distilled import find_distilled
+from diver_lite.evaluate import cross_architecture, paired_difference, verdict
+from diver_lite.prior import Prior, load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.results import write_csv, write_result
+
+BASE, OTHER_NOISE = "base", "base, other noise"
+INTERVALS = {"from 500": (500, -1), "500 to 100": (500, 100), "until 400": (1000, 400)}
+
+
+def shortcuts(base: RecoveryConfig) -> dict[str, tuple[RecoveryConfig, dict]]:
+    """Return name -> config, and options of `recover` or a dtype of the prior."""
+    found = {BASE: (base, {}), OTHER_NOISE: (base, {})}
+    for steps in (25, 10):
+        fewer = replace(base, num_inference_steps=steps)
+        # n pulls by sigma_k add up to about sqrt(n) times a constant
+        as_strong = replace(
+            fewer,
+            guidance_factor=base.guidance_factor
+            * sqrt(base.num_inference_steps / steps),
+        )
+        found[f"{steps} steps"] = (fewer, {})
+        found[f"{steps} steps, pull as strong"] = (as_strong, {})
+        for solver in ("dpmsolver++2m", "dpmsolver++3m"):
+            config = replace(as_strong, solver=solver)
+            found[f"{steps} steps, pull as strong, {solver}"] = (config, {})
+    for name, interval in INTERVALS.items():
+        found[f"guidance {name}"] = (replace(base, guidance_interval=interval), {})
+    found["bfloat16"] = (base, {"dtype": torch.bfloat16})
+    found["float8"] = (base, {"float8": True})
+    return found
+
+
+def passes(config: RecoveryConfig, prior: Prior) -> int:
+    """Count the latents per image that go through the network."""
+    total = len(prior.scheduler.alphas_cumprod)
+    return sum(1 + (config.scale(t, total) != 1) for t in config.timesteps(prior))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", nargs="?", help="default: DATASET-dm-ipc1")
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
+    parser.add_argument("--base", nargs="+", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--judges", nargs="+", default=["ShuffleNetV2", "MobileNetV2"])
+    parser.add_argument("--seeds", type=int, default=5, help="of judges and of noise")
+    parser.add_argument("--protocol", default="quick")
+    parser.add_argument("--images", type=int, default=1000, help="that score")
+    parser.add_argument("--sets-folder", help="where sets lie that don't ship")
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    name = args.set or f"{args.dataset}-dm-ipc1"
+    distilled = find_distilled(name, args.sets_folder)
+    ways = shortcuts(parse_config(Preset.default, args.base))
+    priors = {
+        dtype: load_prior(args.prior or args.dataset, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+
+    recovered: dict[str, list] = {way: [] for way in ways}
+    seconds: dict[str, list] = {way: [] for way in ways}
+    for seed in range(-1, args.seeds):  # the first round warms up
+        for way, (config, options) in ways.items():
+            options = dict(options)
+            prior = priors[options.pop("dtype", torch.float32)]
+            noise = max(seed, 0) + (args.seeds if way == OTHER_NOISE else 0)
+            before = time.process_time()
+            result = recover(
+                distilled, prior, config, seed=noise, progress=False, **options
+            )
+            if seed >= 0:
+                seconds[way].append(time.process_time() - before)
+                recovered[way].append(result)
+        print(f"recovered, round {seed + 2} of {args.seeds + 1}", flush=True)
+
+    images, labels, names = load_dataset(
+        args.dataset, "validation", root=args.data_root
+    )
+    out = f"results/shortcuts_{name}"
+    table = cross_architecture(
+        {way: lambda seed, sets=sets: sets[seed] for way, sets in recovered.items()},
+        (images[: args.images], labels[: args.images], names),
+        judges=args.judges,
+        seeds=args.seeds,
+        protocol=args.protocol,
+        out=f"{out}_trainings.csv",
+    )
+    rows = []
+    for way, (config, _) in ways.items():
+        apart = [
+            (found.images - expected.images).abs().mean().item()
+            for found, expected in zip(recovered[way], recovered[BASE], strict=True)
+        ]
+        ratios = [a / b for a, b in zip(seconds[way], seconds[BASE], strict=True)]
+        mine = 100 * table[table["set"] == way].set_index("judge")["accuracy"]
+        row = {
+            "shortcut": way,
+            "passes": passes(config, priors[torch.float32]),
+            "time_over_base": statistics.median(ratios),
+            "pixels_apart": statistics.mean(apart),
+            "unseen": mine.mean(),
+        }
+        if way != BASE:
+            mean, low, high = paired_difference(table, way, BASE)
+            row |= {"vs_base": 100 * mean, "low": 100 * low, "high": 100 * high}
+            row["verdict"] = verdict(table, way, BASE)
+        rows.append(row)
+    digits = {"pixels_apart": 4, "time_over_base": 3}
+    columns = ("unseen", "vs_base", "low", "high")
+    summary = pd.DataFrame(rows).round(digits | dict.fromkeys(columns, 2))
+    print(summary.to_string(index=False))
+    write_csv(f"{out}.csv", summary)
+    write_result(
+        f"{out}.json",
+        {
+            "data": describe_source(args.dataset, root=args.data_root),
+            "split": "validation",
+            "base": str(ways[BASE][0]),
+            "seconds_of_base": round(statistics.median(seconds[BASE]), 2),
+            "images": len(distilled),
+        },
+        vars(args),
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()
