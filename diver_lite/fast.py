@@ -228,7 +228,7 @@ def _to_float8(blocks: list[tuple], device: torch.device) -> list[tuple]:
         )
     except ImportError as error:
         raise InputError(
-            "float8 needs the package torchao; pip install 'diver-lite[float8]'"
+            "float8 needs the package torchao; pip install torchao"
         ) from error
     cuda = device.type == "cuda"
     if cuda and (capability := torch.cuda.get_device_capability(device)) < (8, 9):

@@ -8,7 +8,7 @@ is diffusers' `DiTPipeline`, or, for a prior whose "no class" isn't 1000 (which 
 pipeline hard-codes), a plain loop over diffusers' own modules; "sampler" is `recover`
 with inheritance, guidance and window off; "DIVER" is `recover` as published. Each of
 these takes the plain and the fast path, with --compile also the compiled one, with
---float8 also the one with 8-bit products (compiled, if --compile is given).
+--float8 (and torchao) also the one with 8-bit products, compiled if --compile is given.
 
 After a warm-up, which also compiles, all ways take turns, --repeats times; medians
 count. On the CPU the clock is processor time, which other programs don't lengthen, so

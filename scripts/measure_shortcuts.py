@@ -13,7 +13,7 @@ learn from them, on validation images. Test images are never looked at.
 
 Times are ratios to the base: processor time, medians over the draws, which all
 shortcuts take in turns; use one thread (OMP_NUM_THREADS=1). In 8 bits a CPU's time says
-nothing.
+nothing. The last row needs torchao: pip install torchao.
 
 Writes results/shortcuts_SET_trainings.csv, .csv (a row per shortcut) and .json.
 """

@@ -1,6 +1,8 @@
 """Tiny random priors and a tiny distilled set, so that tests need no training."""
 
 import os
+import sys
+from pathlib import Path
 
 # no test may reach for a model hub; set before anything imports huggingface_hub
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -35,6 +37,13 @@ RECIPE = PriorRecipe(
 def _no_data_from_outside(monkeypatch):
     """Tests see the same files everywhere: what ships, and what they write."""
     monkeypatch.delenv("DIVER_LITE_DATA", raising=False)
+
+
+@pytest.fixture
+def torchao(monkeypatch):
+    """Make torchao importable: installed, or beside the environment by `make test`."""
+    monkeypatch.syspath_prepend(str(Path(sys.prefix, "float8")))
+    return pytest.importorskip("torchao", reason="torchao is not installed")
 
 
 def randomise(dit, seed, std=0.2):

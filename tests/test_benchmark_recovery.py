@@ -24,7 +24,7 @@ def run(script, monkeypatch, tmp_path, *arguments):
 
 
 def test_a_small_prior_on_the_cpu(
-    script, tiny_prior_folder, monkeypatch, tmp_path, capsys
+    script, tiny_prior_folder, monkeypatch, tmp_path, capsys, torchao
 ):
     """One row per way, batch and dtype, ratios that fit the times, and a profile."""
     result = run(

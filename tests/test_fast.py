@@ -257,7 +257,7 @@ def in_eight_bits(weight, x):
     return rounded[0] @ rounded[1].T
 
 
-def test_float8_multiplies_in_eight_bits(tiny_prior):
+def test_float8_multiplies_in_eight_bits(tiny_prior, torchao):
     """Each converted layer gives what the definition gives; the shared ones stay."""
     before = {k: v.clone() for k, v in tiny_prior.transformer.state_dict().items()}
     quick = FastPrior(tiny_prior, float8=True)
@@ -290,7 +290,7 @@ def test_float8_multiplies_in_eight_bits(tiny_prior):
     assert block.norm1.linear.weight.data_ptr() == shared.data_ptr()
 
 
-def test_float8_recovers_nearly_the_same_images(tiny_prior, tiny_set):
+def test_float8_recovers_nearly_the_same_images(tiny_prior, tiny_set, torchao):
     """The result is near, not equal, says so in its provenance, and repeats."""
     expected = recover(tiny_set, tiny_prior, QUICK, progress=False)
     found = recover(tiny_set, tiny_prior, QUICK, float8=True, progress=False)
@@ -301,7 +301,7 @@ def test_float8_recovers_nearly_the_same_images(tiny_prior, tiny_set):
     assert "float8" not in expected.provenance
 
 
-def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch):
+def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch, torchao):
     """No torchao, the plain path, an unusual layer, sizes that don't divide: said."""
     few = tiny_set[:1]
 
@@ -312,7 +312,7 @@ def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch):
     refused("float8 is True; expected the fast path", fast=False)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torchao.quantization", None)
-        refused(r"needs the package torchao; pip install 'diver-lite\[float8\]'")
+        refused("needs the package torchao; pip install torchao")
     odd = diffusers.DiTTransformer2DModel(
         num_attention_heads=1,
         attention_head_dim=24,
@@ -480,7 +480,7 @@ def test_bfloat16_on_cuda(tiny_prior_folder, tiny_set):
 
 @needs_cuda
 @pytest.mark.parametrize("compile", [False, True])
-def test_float8_on_cuda(tiny_prior_folder, tiny_set, compile):
+def test_float8_on_cuda(tiny_prior_folder, tiny_set, compile, torchao):
     """Where the GPU has 8-bit products, images stay near those of bfloat16."""
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("no 8-bit products")
