@@ -33,6 +33,7 @@ import diffusers
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.fast import why_not_fast
@@ -244,14 +245,15 @@ def measure(ways: dict, batch: int, prior: Prior, ceiling: float, args) -> list[
     """Time all ways, taking turns; return a row for each."""
     device, now = prior.device, clock(prior.device)[1]
     seconds, peaks = {name: [] for name in ways}, {}
-    for repeat in range(0 if args.memory else -1, args.repeats):
-        for name, run in ways.items():
-            reset_peak(device)
-            before = now()
-            run()
-            if repeat >= 0:
-                seconds[name].append((now() - before) / batch / args.rounds)
-            peaks[name] = round(peak_gib(device), 3)
+    rounds = range(0 if args.memory else -1, args.repeats)  # -1 is the warm-up
+    turns = [(repeat, name) for repeat in rounds for name in ways]
+    for repeat, name in tqdm(turns, desc=f"batch {batch}", leave=False):
+        reset_peak(device)
+        before = now()
+        ways[name]()
+        if repeat >= 0:
+            seconds[name].append((now() - before) / batch / args.rounds)
+        peaks[name] = round(peak_gib(device), 3)
     if args.memory:
         return [{"way": name, "peak_gib": peak} for name, peak in peaks.items()]
     per_image = {name: statistics.median(found) for name, found in seconds.items()}
