@@ -98,7 +98,7 @@ def main() -> None:
         for way, (config, options) in ways.items():
             options = dict(options)
             prior = priors[options.pop("dtype", torch.float32)]
-            noise = max(seed, 0) + (args.seeds if way == OTHER_NOISE else 0)
+            noise = max(seed, 0) + (1000 if way == OTHER_NOISE else 0)
             before = time.process_time()
             result = recover(
                 distilled, prior, config, seed=noise, progress=False, **options

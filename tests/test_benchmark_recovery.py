@@ -77,3 +77,21 @@ def test_the_large_model_is_a_dit_xl(script):
     assert prior.latent_shape == (4, 32, 32)
     assert prior.image_size == 256
     assert sum(p.numel() for p in prior.vae.parameters()) == 83_653_863
+
+
+def test_rounding_is_measured_against_plain_float32(
+    tiny_prior_folder, monkeypatch, tmp_path, torchao
+):
+    """Zero for itself, tiny for the fast path, larger with fewer bits."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    rounding = runpy.run_path(str(SCRIPT.parent / "measure_rounding.py"))
+    prior = ("--prior", tiny_prior_folder, "--float8")
+    rows = run(rounding, monkeypatch, tmp_path, *prior)["errors"]
+    noise = {(r["dtype"], r["path"]): r["noise at 500"] for r in rows}
+    images = {(r["dtype"], r["path"]): r["decoded images"] for r in rows}
+    assert noise["float32", "plain"] == images["float32", "plain"] == 0
+    assert 0 < noise["float32", "fast"] < 1e-5
+    for path in ("plain", "fast"):
+        assert 1e-5 < noise["float16", path] < noise["bfloat16", path] < 0.05
+    assert noise["float32", "fast, float8"] > 1e-3
+    assert images["bfloat16", "fast"] > 0
