@@ -149,6 +149,7 @@ def main() -> None:
     write_result(
         args.out,
         {
+            "data": "shapes alone",
             "what": "peak of living tensors on the meta device: counted, not measured",
             "measured_on": json.loads(BASELINE.read_text())["provenance"]["device"],
             "counted": rows,

@@ -77,7 +77,11 @@ def main() -> None:
     name = args.model or Path(args.prior).name
     write_result(
         args.out or f"results/rounding_{name}_{device.type}.json",
-        {"what": "relative root mean square of the error", "errors": rows},
+        {
+            "data": "random weights" if args.model else f"prior {name}",
+            "what": "relative root mean square of the error",
+            "errors": rows,
+        },
         vars(args) | {"device": str(device)},
         started=started,
     )
