@@ -93,9 +93,8 @@ book: $(VENV)/.installed-book
 # One thread, as in the tests: sums in another order train other small networks.
 # Without `metadata.widgets` among the kept keys nbstripout deletes the widgets' state.
 refresh: export OMP_NUM_THREADS = 1
-refresh: $(VENV)/.installed-book
-	DIVER_LITE_MODE=demo $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.kernel_name=python3 $(NB)
+refresh: $(VENV)/.installed-test
+	DIVER_LITE_MODE=demo $(BIN)/python -m pytest --nbmake --overwrite $(NB)
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
 	  --keep-metadata-keys "metadata.widgets" $(NB)
 
