@@ -143,6 +143,20 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
     return "better" if difference[0] > 0 else "worse"
 
 
+def compare(table: pd.DataFrame, name: str, baseline: str, column: str) -> dict:
+    """Return a paired difference as a row of a table of results.
+
+    Returns:
+        `column`: the difference on unseen judges in points; "low", "high": its 95 %
+        bootstrap interval; "verdict": what that says, in words.
+
+    Source: ours; see `paired_difference` and `verdict`.
+    """
+    points = [100 * value for value in paired_difference(table, name, baseline)]
+    row = dict(zip((column, "low", "high"), points, strict=True))
+    return row | {"verdict": verdict(table, name, baseline)}
+
+
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
     """Write a summary as .csv, .md (Markdown) or .tex (LaTeX with booktabs).
 

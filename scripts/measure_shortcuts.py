@@ -32,10 +32,11 @@ import torch
 from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import find_distilled
-from diver_lite.evaluate import cross_architecture, paired_difference, verdict
+from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_csv, write_result
+from diver_lite.statistics import compare
 
 BASE, OTHER_NOISE = "base", "base, other noise"
 INTERVALS = {"from 500": (500, -1), "500 to 100": (500, 100), "until 400": (1000, 400)}
@@ -136,9 +137,7 @@ def main() -> None:
             "unseen": mine.mean(),
         }
         if way != BASE:
-            mean, low, high = paired_difference(table, way, BASE)
-            row |= {"vs_base": 100 * mean, "low": 100 * low, "high": 100 * high}
-            row["verdict"] = verdict(table, way, BASE)
+            row |= compare(table, way, BASE, "vs_base")
         rows.append(row)
     digits = {"pixels_apart": 4, "time_over_base": 3}
     columns = ("unseen", "vs_base", "low", "high")

@@ -32,15 +32,11 @@ from diver_lite.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
-from diver_lite.evaluate import (
-    UNSEEN,
-    cross_architecture,
-    paired_difference,
-    verdict,
-)
+from diver_lite.evaluate import UNSEEN, cross_architecture
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_csv, write_result
+from diver_lite.statistics import compare
 
 CONTROLS = ("clip only", "VAE only")
 RANDOM = "random real + DIVER"  # not a row of each set: one for all
@@ -213,18 +209,8 @@ def comparisons_of(table: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
             first, second = (p if p in SHARED else f"{name}: {p}" for p in pair)
             if not {first, second} <= set(table["set"]):
                 continue
-            mean, low, high = paired_difference(table, first, second)
-            rows.append(
-                {
-                    "set": name,
-                    "row": pair[0],
-                    "against": pair[1],
-                    "points": 100 * mean,
-                    "low": 100 * low,
-                    "high": 100 * high,
-                    "verdict": verdict(table, first, second),
-                }
-            )
+            row = {"set": name, "row": pair[0], "against": pair[1]}
+            rows.append(row | compare(table, first, second, "points"))
     return pd.DataFrame(rows).round(2)
 
 

@@ -26,10 +26,11 @@ from diver_lite.baselines import random_real, vae_only
 from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
-from diver_lite.evaluate import cross_architecture, paired_difference, verdict
+from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.results import write_csv, write_result
+from diver_lite.statistics import compare
 
 DEFAULT = RecoveryConfig()
 # field -> values other than the default's
@@ -135,9 +136,7 @@ def main() -> None:
         row = {"setting": name, "unseen": mine.mean()}
         row |= mine.groupby(level=0).mean().to_dict()
         if "default" in sets and name != "default":
-            mean, low, high = paired_difference(table, name, "default")
-            row |= {"vs_default": 100 * mean, "low": 100 * low, "high": 100 * high}
-            row["verdict"] = verdict(table, name, "default")
+            row |= compare(table, name, "default", "vs_default")
         rows.append(row)
     summary = pd.DataFrame(rows).round(2)
     print(summary.to_string(index=False))

@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 
 from diver_lite.errors import InputError
 from diver_lite.statistics import (
+    compare,
     is_difference,
     paired_difference,
     summarise,
@@ -59,6 +60,13 @@ def test_paired_differences_worked_out_by_hand():
     assert paired_difference(table_of([[0.04, 0.0]]), "b", "a") == pytest.approx(
         (0.02, 0.02, 0.02)
     )
+
+
+def test_a_comparison_is_the_difference_in_points_and_its_verdict():
+    """By hand: each of five seeds gains 2 points; the columns come in this order."""
+    found = compare(table_of([[0.01, 0.03]] * 5), "b", "a", "vs_a")
+    assert [*found] == ["vs_a", "low", "high", "verdict"]
+    assert found == pytest.approx({"vs_a": 2, "low": 2, "high": 2, "verdict": "better"})
 
 
 def test_failed_trainings_drop_their_seed():
