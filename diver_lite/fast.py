@@ -319,7 +319,8 @@ def accelerate_prior(
     """Return a `FastPrior`, or the prior itself with a warning that says why.
 
     Args:
-        prior: the prior to speed up; a `FastPrior` is returned as it is.
+        prior: the prior to speed up; a `FastPrior` is returned as it is, and can't be
+            turned to float8 afterwards.
         compile: see `FastPrior`.
         float8: see `FastPrior`.
 
@@ -328,7 +329,7 @@ def accelerate_prior(
 
     Source: ours.
     """
-    if isinstance(prior, FastPrior):
+    if isinstance(prior, FastPrior) and not float8:
         return prior
     reason = why_not_fast(prior)
     if reason is None or float8:

@@ -90,6 +90,14 @@ def test_fast_and_plain_agree_at_every_step(
         assert difference(ours.pred_original, theirs.pred_original) < 1e-4
 
 
+SMALL = {
+    "num_attention_heads": 1,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "num_layers": 3,
+    "sample_size": 16,
+    "num_embeds_ada_norm": 10,
+}
 ARCHITECTURES = {
     "two heads": {"num_attention_heads": 2, "attention_head_dim": 8},
     "three heads of 24": {"num_attention_heads": 3, "attention_head_dim": 24},
@@ -106,17 +114,9 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_dit_of_diffusers(tiny_prior, name):
     """Whatever DiTTransformer2DModel can be configured to, it's the same function."""
-    options = {
-        "num_attention_heads": 1,
-        "attention_head_dim": 16,
-        "in_channels": 4,
-        "num_layers": 3,
-        "sample_size": 16,
-        "num_embeds_ada_norm": 10,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        dit = diffusers.DiTTransformer2DModel(**options | ARCHITECTURES[name])
+        dit = diffusers.DiTTransformer2DModel(**SMALL | ARCHITECTURES[name])
         for block in dit.transformer_blocks:
             if block.norm3.elementwise_affine:
                 torch.nn.init.normal_(block.norm3.weight)
@@ -313,18 +313,14 @@ def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch, torchao):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torchao.quantization", None)
         refused("needs the package torchao; pip install torchao")
-    odd = diffusers.DiTTransformer2DModel(
-        num_attention_heads=1,
-        attention_head_dim=24,
-        in_channels=4,
-        num_layers=1,
-        sample_size=16,
-        num_embeds_ada_norm=10,
-    )
+    odd = diffusers.DiTTransformer2DModel(**SMALL | {"attention_head_dim": 24})
     odd = replace(tiny_prior, transformer=odd.eval().requires_grad_(False))
     refused("multiples of 16; found one of 24 x 24", prior=odd)
     parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
     refused("does not apply: the prior has its own predict_noise", Doubled(*parts))
+    refused(
+        "does not apply: the prior has its own predict_noise", FastPrior(tiny_prior)
+    )
 
 
 # --- Memory -------------------------------------------------------------------------
