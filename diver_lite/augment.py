@@ -45,10 +45,15 @@ def dsa(
     """
     family = families[int(torch.randint(len(families), (), generator=generator))]
     rows = 1 if siamese else len(images)
+    size = images.shape[-1]
 
     def uniform(low: float, high: float) -> Tensor:
         draw = torch.rand(rows, 1, 1, 1, generator=generator)
         return (low + (high - low) * draw).to(images)
+
+    def whole(low: int, high: int) -> Tensor:
+        draw = torch.randint(low, high + 1, (rows, 1, 1, 1), generator=generator)
+        return draw.to(images)
 
     if family == "color":
         brightness = uniform(-0.5, 0.5) * BRIGHTNESS
@@ -58,11 +63,13 @@ def dsa(
     if family == "flip":
         return torch.where(uniform(0, 1) < 0.5, images.flip(-1), images)
     if family == "cutout":
-        return images * _cutout_mask(images, uniform(0, 1), uniform(0, 1))
-    one, zero = torch.ones_like(uniform(0, 1)), torch.zeros_like(uniform(0, 1))
+        side = int(size * CUTOUT + 0.5)  # its middle may lie on the border
+        middles = [whole(0, size - side % 2) for _ in "xy"]
+        return images * _cutout_mask(images, *middles, side)
+    one, zero = images.new_ones(rows, 1, 1, 1), images.new_zeros(rows, 1, 1, 1)
     if family == "crop":  # a shift in whole pixels
-        limit = int(images.shape[-1] * CROP_PAD + 0.5)
-        shift = [uniform(-limit, limit).round() * 2 / images.shape[-1] for _ in "xy"]
+        limit = int(size * CROP_PAD + 0.5)
+        shift = [whole(-limit, limit) * 2 / size for _ in "xy"]
         theta = [one, zero, shift[0], zero, one, shift[1]]
     elif family == "scale":
         theta = [uniform(1 / SCALE, SCALE), zero, zero, zero]
@@ -103,11 +110,13 @@ def shift_colour(
     return mean + (x - mean) * contrast
 
 
-def _cutout_mask(images: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
-    """Return (B or 1, 1, H, W): 0 in a square of half the image size, 1 elsewhere."""
-    size = images.shape[-1]
-    half = size * CUTOUT / 2
-    axis = torch.arange(size, device=images.device, dtype=images.dtype)
-    inside_x = (axis.view(1, 1, 1, -1) - cx * size).abs() < half
-    inside_y = (axis.view(1, 1, -1, 1) - cy * size).abs() < half
-    return (~(inside_x & inside_y)).to(images)
+def _cutout_mask(images: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
+    """Return (B or 1, 1, H, W): 0 in a square around pixel (x, y), 1 elsewhere."""
+    axis = torch.arange(images.shape[-1], device=images.device, dtype=images.dtype)
+
+    def inside(middle: Tensor, pixels: Tensor) -> Tensor:
+        first = middle - side // 2
+        return (pixels >= first) & (pixels < first + side)
+
+    cut = inside(x, axis.view(1, 1, 1, -1)) & inside(y, axis.view(1, 1, -1, 1))
+    return (~cut).to(images)
