@@ -1,16 +1,17 @@
 """The file of finished trainings that lets an interrupted evaluation go on.
 
-One row per training, with fingerprints of the set, the protocol and the test images: a
-number is only taken from the file if it would come out the same again. What isn't
-recorded is the machine, whose rounding differs, and the code: start a new file after
-changing a judge.
+One row per training, with fingerprints of the set, the protocol, the code that trains
+and the test images: a number is only taken from the file if it would come out the same
+again. What isn't recorded is the machine, whose rounding differs.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +30,8 @@ DTYPES = dict.fromkeys(("set", "judge", "error", *SHAS), str) | {
     "accuracy": float,
     "seconds": float,
 }
+
+TRAINING = ("augment.py", "fit.py", "judges.py", "protocols.py")
 
 Key = tuple[str, str, int]  # set, judge, seed
 
@@ -86,7 +89,10 @@ class Cells:
                 f"out {self.path}: not a table of trainings, it lacks the columns "
                 f"{missing}; choose another file"
             )
-        words = {"protocol_sha": "another protocol", "test_sha": "other test images"}
+        words = {
+            "protocol_sha": "another protocol or other code",
+            "test_sha": "other test images",
+        }
         for column, word in words.items():
             if (table[column] != self.shas[column]).any():
                 raise InputError(
@@ -146,5 +152,22 @@ def images_fingerprint(images: Tensor, labels: Tensor) -> str:
 
 
 def protocol_fingerprint(protocol: Protocol) -> str:
-    """Return a digest of all fields of a protocol."""
-    return fingerprint([], json.dumps(asdict(protocol), sort_keys=True))
+    """Return a digest of all fields of a protocol, and of the code that follows it."""
+    facts = [asdict(protocol), code_of(Path(__file__).parent)]
+    return fingerprint([], json.dumps(facts, sort_keys=True))
+
+
+@cache
+def code_of(package: Path) -> list[str]:
+    """Return what trains a judge, without comments, docstrings and imports."""
+    files = [package / name for name in TRAINING]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body if not _says_nothing(part)]
+    return [ast.dump(tree) for tree in trees]
+
+
+def _says_nothing(node: ast.stmt) -> bool:
+    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return text or isinstance(node, ast.Import | ast.ImportFrom)

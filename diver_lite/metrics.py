@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from diver_lite.cells import images_fingerprint, protocol_fingerprint
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path
@@ -225,6 +226,9 @@ def real_judge(
         "seed": seed,
         **json.loads(json.dumps(asdict(protocol))),
     }
+    if path is not None:  # digests of the images, and of protocol and code
+        made["data"] = images_fingerprint(images, labels)
+        made["training"] = protocol_fingerprint(protocol)
     if path is not None and Path(path).exists():
         return _load_judge(Path(path), made, images.shape[-1])
     judge = fit_judge(
@@ -253,11 +257,11 @@ def _load_judge(path: Path, wanted: dict, image_size: int) -> nn.Module:
             f"judge file {path} can't be read ({first_line(error)}); delete it or "
             "choose another path"
         ) from None
-    for key, value in found.items():
-        if value != wanted.get(key):
+    for key, value in wanted.items():
+        if value != found.get(key):
             raise InputError(
-                f"judge file {path} was made with {key} {value!r}, expected "
-                f"{wanted.get(key)!r}; delete it or choose another path"
+                f"judge file {path} was made with {key} {found.get(key)!r}, expected "
+                f"{value!r}; delete it or choose another path"
             )
     judge = build_judge(wanted["judge"], wanted["classes"], image_size, wanted["seed"])
     judge.load_state_dict(weights)

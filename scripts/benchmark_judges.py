@@ -14,6 +14,7 @@ import argparse
 import time
 
 import torch
+from provenance import begin, write_result
 
 from diver_lite import fit
 from diver_lite.data import load_dataset
@@ -21,7 +22,6 @@ from diver_lite.distilled import load_distilled
 from diver_lite.evaluate import cross_architecture
 from diver_lite.judges import JUDGES, PROXY, UNSEEN
 from diver_lite.prior import resolve_device
-from diver_lite.results import write_result
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--out")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     device = resolve_device(args.device)
     sets = {args.source: load_distilled(args.source)}
     images, labels, _ = load_dataset(args.data, "test")

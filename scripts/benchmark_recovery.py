@@ -32,6 +32,7 @@ from pathlib import Path
 import diffusers
 import pandas as pd
 import torch
+from provenance import begin, write_result
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -39,7 +40,6 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.fast import why_not_fast
 from diver_lite.prior import Prior, load_prior, resolve_device
 from diver_lite.recovery import RecoveryConfig, draw_noise, recover
-from diver_lite.results import write_result
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCALE = 4.0
@@ -47,7 +47,7 @@ SCALE = 4.0
 
 def main() -> None:
     args = arguments()
-    started = time.perf_counter()
+    started = begin()
     device = resolve_device(args.device)
     torch.set_float32_matmul_precision("high")  # TF32 on CUDA
     torch._dynamo.config.recompile_limit = 64  # a compilation per batch and dtype

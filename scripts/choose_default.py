@@ -9,10 +9,10 @@ results/default_fashion-mnist_ipc<IPC>.json and a .csv with one row per setting.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 
 import pandas as pd
+from provenance import begin, write_csv, write_result
 
 from diver_lite.baselines import random_real, vae_only
 from diver_lite.data import load_dataset
@@ -20,7 +20,6 @@ from diver_lite.distilled import load_distilled
 from diver_lite.evaluate import cross_architecture, paired_difference
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
 
 BASE = RecoveryConfig(
     guidance_scale=1.5, noise_timestep=500, start="matched", guidance_factor=0.0
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="settings whose name contains this")
     parser.add_argument("--data-root")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior)
     distilled = load_distilled(f"fashion-mnist-dm-ipc{args.ipc}")
     fit = load_dataset("fashion-mnist", "fit", root=args.data_root)

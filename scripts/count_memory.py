@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from benchmark_recovery import DTYPES, SCALE, build_dit_xl_2
+from provenance import begin, write_result
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,7 +36,6 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.fast import FastPrior
 from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, refine_batch
-from diver_lite.results import write_result
 
 BLOCK = 512  # bytes
 BASELINE = Path("results/baseline_gpu_stock.json")
@@ -125,7 +124,7 @@ def main() -> None:
     )
     parser.add_argument("--out", default="results/counted_memory_dit-xl-2.json")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     measured = {
         (row["what"], row["dtype"], row["batch"]): row["peak_gib"]
         for row in json.loads(BASELINE.read_text())["timings"]

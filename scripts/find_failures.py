@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 from measure_metrics import add_arguments, load_real
 from PIL import Image
+from provenance import begin, write_csv, write_result
 
 from diver_lite.baselines import raw_prior, vae_only
 from diver_lite.data import describe_source
@@ -35,7 +36,6 @@ from diver_lite.figures import image_grid, set_theme
 from diver_lite.metrics import find_failures
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
 from diver_lite.statistics import wilson
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     add_arguments(parser)
     args = parser.parse_args()
     args.set = args.set or f"{args.dataset}-dm-ipc10"
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     source = find_distilled(args.set, args.sets_folder)
     *_, judges, accuracies = load_real(args)

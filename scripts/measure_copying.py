@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 from measure_metrics import add_arguments, load_real
+from provenance import begin, write_csv, write_result
 
 from diver_lite.baselines import random_real, raw_prior, vae_only
 from diver_lite.data import describe_source
@@ -30,7 +31,6 @@ from diver_lite.distilled import find_distilled
 from diver_lite.metrics import copying_distances, copying_summary
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     add_arguments(parser)
     parser.set_defaults(judges=["ConvNet"])
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     fit, validation, judges, accuracies = load_real(args)
 

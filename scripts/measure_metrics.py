@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from provenance import begin, write_csv, write_result
 from study import TUNED, TUNED_PRIOR
 
 from diver_lite.baselines import random_real, raw_prior, vae_only, variants
@@ -48,7 +49,6 @@ from diver_lite.metrics import (
 from diver_lite.prior import load_prior
 from diver_lite.protocols import PROTOCOLS
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
 
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=50, help="images per class")
     add_arguments(parser)
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     fit, validation, judges, accuracies = load_real(args)
 

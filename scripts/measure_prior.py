@@ -10,25 +10,24 @@ Run: python scripts/measure_prior.py [--dataset cifar10] [--prior FOLDER]
 
 (c) is scored on the validation split, so that settings may be chosen with it. Writes
 results/prior_DATASET.json. The judge is kept in runs/judges, samples and trainings in
---work, so an interrupted measurement goes on; use another --work for another prior.
+--work, so an interrupted measurement goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
 from measure_metrics import add_arguments, load_real
+from provenance import begin, kept_recovery, write_result
 
-from diver_lite.baselines import random_real, raw_prior, vae_only
+from diver_lite.baselines import random_real, vae_only, variants
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet
 from diver_lite.evaluate import cross_architecture, paired_difference, predict
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig
-from diver_lite.results import write_result
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, nargs="+")
     parser.add_argument("--work", type=Path, default=Path("runs/prior"))
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     fit, validation, judges, accuracies = load_real(args)
     (judge_name, judge), *others = judges.items()
@@ -73,13 +72,11 @@ def main() -> None:
     sets = {"random real": lambda seed: random_real(fit, 10, seed)}
     scales = args.guidance_scale or [RecoveryConfig().guidance_scale]
     for scale in scales:
-        config = RecoveryConfig(guidance_scale=scale)
-        samples = []
-        for seed in range(args.seeds):
-            path = args.work / f"{args.dataset}_{scale}_{seed}.safetensors"
-            if not path.exists():
-                raw_prior(request, prior, config, seed=seed).save(path)
-            samples.append(DistilledSet.load(path))
+        config = variants(RecoveryConfig(guidance_scale=scale))["raw prior"]
+        samples = [
+            kept_recovery(args.work, request, prior, config, seed)
+            for seed in range(args.seeds)
+        ]
         agreement = sum(accuracy(s.images, s.labels) for s in samples) / len(samples)
         result["guidance_scales"][str(scale)] = {
             "class_agreement": agreement,

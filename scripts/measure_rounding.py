@@ -15,18 +15,17 @@ Writes results/rounding_NAME_DEVICE.json.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 from benchmark_recovery import DTYPES, SCALE, build_prior
+from provenance import begin, write_result
 from torch import Tensor
 
 from diver_lite.fast import FastPrior
 from diver_lite.prior import Prior, resolve_device
 from diver_lite.recovery import draw_noise
-from diver_lite.results import write_result
 
 TIMESTEPS = (900, 500, 100)
 
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--out")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     device = resolve_device(args.device)
     exact = build_prior(args, device, torch.float32)
     expected = outputs(exact, exact)

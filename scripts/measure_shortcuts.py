@@ -28,6 +28,7 @@ from math import sqrt
 
 import pandas as pd
 import torch
+from provenance import begin, write_csv, write_result
 
 from diver_lite.cli import Preset, parse_config
 from diver_lite.data import describe_source, load_dataset
@@ -35,7 +36,6 @@ from diver_lite.distilled import find_distilled
 from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
 from diver_lite.statistics import compare
 
 BASE, OTHER_NOISE = "base", "base, other noise"
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     name = args.set or f"{args.dataset}-dm-ipc1"
     distilled = find_distilled(name, args.sets_folder)
     ways = shortcuts(parse_config(Preset.default, args.base))

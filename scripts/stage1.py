@@ -15,14 +15,13 @@ results/stage1_DATASET_ipcN.json           provenance
 from __future__ import annotations
 
 import argparse
-import time
 
 import pandas as pd
+from provenance import begin, write_csv, write_result
 
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import find_distilled
 from diver_lite.evaluate import cross_architecture
-from diver_lite.results import write_csv, write_result
 
 # top-1 % of a ConvNet at 1 and 10 images per class. DC and DSA: the README of
 # github.com/VICO-UoE/DatasetCondensation. DM on Fashion-MNIST: from memory, its paper
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     images, labels, names = load_dataset(args.dataset, "test", root=args.data_root)
     sets = {
         name: find_distilled(f"{args.dataset}-{name}-ipc{args.ipc}", args.sets_folder)

@@ -23,10 +23,10 @@ results/study_DATASET_ipcN.json             provenance
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import pandas as pd
+from provenance import begin, kept_recovery, write_csv, write_result
 
 from diver_lite.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.cli import Preset, parse_config
@@ -34,8 +34,7 @@ from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import UNSEEN, cross_architecture
 from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
+from diver_lite.recovery import RecoveryConfig
 from diver_lite.statistics import compare
 
 CONTROLS = ("clip only", "VAE only")
@@ -91,7 +90,7 @@ def main() -> None:
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     fit = load_dataset(args.dataset, "fit", root=args.data_root)
     images, labels, names = load_dataset(args.dataset, "test", root=args.data_root)
@@ -105,23 +104,14 @@ def main() -> None:
         chosen.append(TUNED)
     draws = args.draws or args.seeds
 
-    def recovered(name: str, source, variant: str):
+    def recovered(source, variant: str):
         """Return seed -> set; each draw of noise is computed once and kept."""
 
         def draw(seed: int) -> DistilledSet:
-            what = variant
-            if variant in (TUNED, TUNED_PRIOR):  # another choice, another file
-                what = "_".join([variant, *args.tuned])
-            file = f"{stem}_{name}_{what}_{seed % draws}".replace(" ", "-")
-            path = args.work / f"{file}.safetensors"
-            if not path.exists():
-                from_set = source(seed) if callable(source) else source
-                result = recover(
-                    from_set, prior, settings[variant], seed=seed % draws,
-                    progress=False,
-                )  # fmt: skip
-                result.save(path)
-            return DistilledSet.load(path)
+            from_set = source(seed) if callable(source) else source
+            return kept_recovery(
+                args.work, from_set, prior, settings[variant], seed % draws
+            )
 
         return draw
 
@@ -130,11 +120,11 @@ def main() -> None:
 
     sets = {"random real": lambda seed: random_real(fit, args.ipc, seed)}
     if RANDOM in args.variants:
-        sets[RANDOM] = recovered("random-real", real, "DIVER")
+        sets[RANDOM] = recovered(real, "DIVER")
     # samples of the prior depend on the labels alone, so one row serves all sets
-    sets["raw prior"] = recovered("any", real(0), "raw prior")
+    sets["raw prior"] = recovered(real(0), "raw prior")
     if args.tuned:
-        sets[TUNED_PRIOR] = recovered("any", real(0), TUNED_PRIOR)
+        sets[TUNED_PRIOR] = recovered(real(0), TUNED_PRIOR)
     for name in args.sets:
         distilled = find_distilled(
             f"{args.dataset}-{name}-ipc{args.ipc}", args.sets_folder
@@ -144,7 +134,7 @@ def main() -> None:
         controls["VAE only"] = vae_only(distilled, prior)
         for variant in chosen:
             sets[f"{name}: {variant}"] = controls.get(variant) or recovered(
-                name, distilled, variant
+                distilled, variant
             )
 
     out = f"results/study_{stem}"

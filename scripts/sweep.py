@@ -16,11 +16,11 @@ results/sweep_DATASET_SET_ipcN.json           provenance
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from provenance import begin, kept_recovery, write_csv, write_result
 
 from diver_lite.baselines import random_real, vae_only
 from diver_lite.cli import Preset, parse_config
@@ -28,8 +28,7 @@ from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.results import write_csv, write_result
+from diver_lite.recovery import RecoveryConfig
 from diver_lite.statistics import compare
 
 DEFAULT = RecoveryConfig()
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
-    started = time.perf_counter()
+    started = begin()
     prior = load_prior(args.prior or args.dataset)
     stem = f"{args.dataset}_{args.set}_ipc{args.ipc}"
     distilled = find_distilled(
@@ -96,14 +95,11 @@ def main() -> None:
     )
     validation = (images[: args.images], labels[: args.images], names)
 
-    def recovered(name: str, config: RecoveryConfig):
+    def recovered(config: RecoveryConfig):
         def draw(seed: int) -> DistilledSet:
             # a draw of noise per seed, so that the interval covers it too
             seed %= args.draws or args.seeds
-            path = args.work / f"{stem}_{name}_{seed}.safetensors".replace(" ", "")
-            if not path.exists():
-                recover(distilled, prior, config, seed=seed, progress=False).save(path)
-            return DistilledSet.load(path)
+            return kept_recovery(args.work, distilled, prior, config, seed)
 
         return draw
 
@@ -120,7 +116,7 @@ def main() -> None:
     for text in args.also:
         chosen[text] = parse_config(Preset.default, text.split())
     for name, config in chosen.items():
-        sets[name] = recovered(name, config)
+        sets[name] = recovered(config)
     out = f"results/sweep_{stem}"
     table = cross_architecture(
         sets,

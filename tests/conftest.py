@@ -39,6 +39,12 @@ def _no_data_from_outside(monkeypatch):
     monkeypatch.delenv("DIVER_LITE_DATA", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _as_if_committed(monkeypatch):
+    """Let scripts run in a tree where somebody is working."""
+    monkeypatch.setattr("provenance.COMMIT", "0123abc")
+
+
 @pytest.fixture
 def torchao(monkeypatch):
     """Make torchao importable: installed, or beside the environment by `make test`."""

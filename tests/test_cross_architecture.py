@@ -7,6 +7,7 @@ import torch
 from toy_sets import NAMES, toy, toy_set
 
 from diver_lite import evaluate
+from diver_lite.cells import TRAINING, code_of
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.evaluate import cross_architecture, predict, summarise
@@ -397,3 +398,21 @@ def test_classes_without_images(trained):
     assert not trained
     table = study(None, sets={"few": few}, allow_empty_classes=True)
     assert len(table) == len(trained) == 6
+
+
+def test_other_training_code_is_another_protocol(tmp_path):
+    """Comments, docstrings and imports may change; a number may not."""
+    texts = {
+        "a": 'def f():\n    """Say so."""\n    return 0.5\n',
+        "b": 'import os\n\ndef f():\n    """Say."""\n    return 0.5  # half\n',
+        "c": "def f():\n    return 0.25\n",
+    }
+    found = {}
+    for name, text in texts.items():
+        for file in TRAINING:
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        found[name] = code_of(tmp_path / name)
+    assert found["a"] == found["b"] != found["c"]
+    assert "augment.py" in TRAINING and "fit.py" in TRAINING

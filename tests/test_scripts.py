@@ -6,18 +6,23 @@ Real numbers need real data and hours; here everything is tiny.
 import io
 import json
 import runpy
+import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import provenance
 import pytest
+import torch
 from PIL import Image
 
 from diver_lite import distill, evaluate
 from diver_lite.data import CIFAR10_CLASSES
+from diver_lite.distilled import DistilledSet
 from diver_lite.recovery import RecoveryConfig
-from diver_lite.results import provenance
 from diver_lite.training import train_prior
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -69,7 +74,6 @@ def shortened(real, forced):
 def run(work, monkeypatch):
     """Return a function that runs a script in the folder, as its command does."""
     monkeypatch.chdir(work)
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(RecoveryConfig, "timesteps", lambda *_: [700, 300])
     for module, name, forced in SHORTER:
         short = shortened(getattr(module, name), forced)
@@ -179,15 +183,99 @@ def test_classes_are_those_of_cifar10(work):
     assert tuple(index["id2label"].values()) == CIFAR10_CLASSES
 
 
+def in_a_repository(folder, *changes):
+    """Make a repository with one commit, change files, and ask for its commit."""
+
+    def git(*command):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *command], cwd=folder, check=True)
+
+    for path in ("diver_lite/a.py", "scripts/b.py", "results/c.csv"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    for path in changes:
+        (folder / path).write_text("2")
+    return provenance._commit()
+
+
+@pytest.mark.parametrize(
+    ("changes", "dirty"),
+    [
+        ((), False),
+        (("results/c.csv",), False),  # a run that goes on has written there
+        (("diver_lite/a.py",), True),
+        (("scripts/new.py",), True),
+    ],
+)
+def test_code_that_no_commit_holds_is_not_measured(
+    tmp_path, monkeypatch, changes, dirty
+):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    found = in_a_repository(tmp_path, *changes)
+    assert found.endswith("-dirty") == dirty
+    assert len(found.removesuffix("-dirty")) >= 7
+    monkeypatch.setattr(provenance, "COMMIT", found)
+    if dirty:
+        with pytest.raises(SystemExit, match=r"differs from commit .*commit it, then"):
+            provenance.begin()
+    else:
+        provenance.begin()
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance._commit() == "unknown"
+
+
+def test_every_script_that_stores_results_asks_first():
+    """`write_result` without `begin` would stamp a commit that can't make it again."""
+    storing = [p for p in SCRIPTS.glob("*.py") if "write_result(" in p.read_text()]
+    assert len(storing) > 10
+    for script in storing:
+        assert "begin()" in script.read_text(), script.name
+
+
+def test_a_kept_recovery_is_taken_for_no_other(tmp_path, tiny_prior, monkeypatch):
+    """The prior, any setting, the images, the seed and the code are in its name."""
+    monkeypatch.setattr(RecoveryConfig, "timesteps", lambda *_: [700, 300])
+    config, prior = RecoveryConfig(), tiny_prior
+    shape = (2, 3, prior.image_size, prior.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    source = DistilledSet(images, [0, 1], prior.class_names)
+    work = tmp_path / "work"
+
+    def kept(distilled=source, prior=prior, config=config, seed=0):
+        return provenance.kept_recovery(work, distilled, prior, config, seed)
+
+    first = kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "recover", None)  # nothing is recovered twice
+        assert torch.equal(kept().images, first.images)
+    other = deepcopy(prior)
+    with torch.no_grad():
+        next(other.transformer.parameters()).mul_(1.01)
+    darker = DistilledSet(images * 0.9, [0, 1], prior.class_names)
+    kept(prior=other)
+    kept(config=replace(config, guidance_factor=0.2))
+    kept(seed=1)
+    kept(distilled=darker)
+    monkeypatch.setattr(provenance, "_PIXELS", ("recovery",))  # other code
+    kept()
+    assert len([*work.iterdir()]) == 6
+
+
 def test_a_record_names_no_folder_of_one_machine():
     settings = {
         "data_root": Path("/home/somebody/data/cifar"),
         "seed": 3,
         "out": Path("x"),
     }
-    record = provenance(settings)["settings"]
+    record = provenance.provenance(settings)["settings"]
     assert record == {"data_root": "cifar", "seed": 3, "out": "x"}
-    assert provenance({"data_root": None})["settings"] == {"data_root": None}
+    assert provenance.provenance({"data_root": None})["settings"] == {"data_root": None}
     lists = {"sets": ["/tmp/a.pt", "dm"], "scale": [1.5, 3], "data_root": "."}
     expected = {"sets": ["a.pt", "dm"], "scale": [1.5, 3], "data_root": "."}
-    assert provenance(lists)["settings"] == expected
+    assert provenance.provenance(lists)["settings"] == expected

@@ -1,0 +1,148 @@
+"""Store measured numbers together with everything needed to make them again.
+
+A script calls `begin` first: it refuses to measure code that no commit holds. What
+takes long is kept by `kept_recovery`, under a name made of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from diver_lite.distilled import DistilledSet
+from diver_lite.files import atomic_path, fingerprint
+from diver_lite.prior import Prior
+from diver_lite.recovery import RecoveryConfig, prior_classes, recover
+from diver_lite.shards import run_facts
+
+ROOT = Path(__file__).parents[1]
+CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
+# whose text decides about the pixels of a recovery
+_PIXELS = ("batches", "distilled", "fast", "prior", "recovery")
+
+
+def begin() -> float:
+    """Return the time at which a measurement begins.
+
+    Raises:
+        SystemExit: the code differs from its commit, so the results' record would name
+            a commit that can't make them again.
+
+    Source: ours. Files in results/ may differ: a run that goes on has written some.
+    """
+    if COMMIT.endswith("-dirty"):
+        raise SystemExit(
+            f"{' or '.join(CODE)} differs from commit {COMMIT.removesuffix('-dirty')}; "
+            "commit it, then measure"
+        )
+    return time.perf_counter()
+
+
+def kept_recovery(
+    folder: Path,
+    distilled: DistilledSet,
+    prior: Prior,
+    config: RecoveryConfig,
+    seed: int,
+) -> DistilledSet:
+    """Recover a set, or load what the very same recovery left in `folder`.
+
+    Its name there is a digest of the images, labels, prior, settings and seed, of the
+    libraries' versions and of the code that makes pixels, so nothing else is ever taken
+    for it.
+    """
+    settings = asdict(config) | {"seed": seed}
+    classes = prior_classes(distilled, prior)
+    facts = run_facts(
+        distilled.images, distilled.labels, classes, prior, None, settings
+    )
+    facts |= {
+        "versions": _versions(),
+        "code": [(ROOT / f"diver_lite/{name}.py").read_text() for name in _PIXELS],
+    }
+    key = fingerprint([], json.dumps(facts, sort_keys=True, default=str))
+    path = folder / f"{key}.safetensors"
+    if not path.exists():
+        recover(distilled, prior, config, seed=seed, progress=False).save(path)
+    return DistilledSet.load(path)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "diffusers", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def provenance(settings: dict, *, started: float | None = None) -> dict:
+    """Describe a run: commit, settings, device, wall time and package versions.
+
+    Args:
+        settings: what the run was asked to do; anything JSON can't hold is made text,
+            and of an absolute path only the last name is kept.
+        started: `time.perf_counter()` at its beginning.
+    """
+    gpu = torch.cuda.is_available()
+    seconds = None if started is None else round(time.perf_counter() - started, 1)
+    return {
+        "commit": COMMIT,
+        "date": datetime.date.today().isoformat(),
+        "settings": {k: _recorded(v) for k, v in settings.items()},
+        "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+        "wall_seconds": seconds,
+        "python": platform.python_version(),
+        "versions": _versions(),
+    }
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV without its index, replacing an older file whole."""
+    with atomic_path(path, overwrite=True) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def write_result(
+    path: str | Path, result: dict, settings: dict, *, started: float | None = None
+) -> None:
+    """Write `result` and its provenance as JSON, replacing an older file."""
+    content = {"provenance": provenance(settings, started=started), **result}
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def _recorded(value: object) -> object:
+    if isinstance(value, list):
+        return [_recorded(item) for item in value]
+    if isinstance(value, str | Path) and Path(value).is_absolute():
+        return Path(value).name  # the rest tells of one machine only
+    plain = isinstance(value, bool | int | float | str | type(None))
+    return value if plain else str(value)
+
+
+def _commit() -> str:
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True
+            ).stdout.strip()
+            for command in (
+                ["rev-parse", "--short", "HEAD"],
+                ["status", "--porcelain", "--", *CODE],
+            )
+        )
+    except OSError:  # no git here
+        return "unknown"
+    return (head or "unknown") + ("-dirty" if changed else "")
+
+
+# asked when a run begins: a later commit isn't the one whose code it runs
+COMMIT = _commit()
