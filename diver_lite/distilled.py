@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
+from diver_lite.classes import in_order_of
 from diver_lite.errors import InputError
 from diver_lite.files import atomic_path
 from diver_lite.formats import FORMATS, naming, read, slug
@@ -379,7 +381,8 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
     """Check that a set's classes are those of an ImageNet subset, and name them.
 
     Args:
-        distilled: the set; classes that have only numbers get the subset's names.
+        distilled: the set; classes that have only numbers get the subset's names,
+            classes in another order the subset's order.
         subset: any spelling of an ImageNet subset, or "imagenet".
 
     Returns:
@@ -398,15 +401,17 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
         raise InputError(
             f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
         )
-    other = [pair for pair in zip(found, names, strict=True) if pair[0] != pair[1]]
-    if other and found != numbered(len(found)):
+    if found == numbered(len(found)):
+        return replace(distilled, class_names=names), subset
+    if strange := list(Counter(found) - Counter(names)):
+        (lacking, *_) = Counter(names) - Counter(found)
         fits = [name for name in SUBSETS if class_names(name) == found]
         raise InputError(
             f"the set's classes are not those of subset {subset!r}: it has "
-            f"{other[0][0]!r} instead of {other[0][1]!r}"
+            f"{strange[0]!r} instead of {lacking!r}"
             + (f"; they are those of {fits[0]!r}" if fits else "")
         )
-    return replace(distilled, class_names=names), subset
+    return in_order_of(distilled, names, theirs=f"subset {subset!r}"), subset
 
 
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -10,7 +10,6 @@ choice that the paper leaves open is a field of `RecoveryConfig`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.batches import choose_batch_size, run_batches, to_device
+from diver_lite.classes import prior_classes
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.fast import COMPILE_FROM, accelerate_prior
@@ -413,8 +413,8 @@ def recover(
         config: default: `RecoveryConfig()`.
         seed: 0 .. 2^31 - 1; image i's noise comes from (seed, i) alone.
         noise: (N, C, h, w) to use instead.
-        class_map: the prior's class for each class of the set; default: the classes
-            are the prior's own.
+        class_map: the prior's class for each class of the set; default: found by
+            name.
         batch_size: images at a time; default: 10 on the CPU, on CUDA what fits into
             the free memory, up to 64. Halved where memory runs out.
         fast: prepare the conditioning (`diver_lite.fast`): the same up to rounding.
@@ -432,7 +432,7 @@ def recover(
         A set of the same length, labels and image size; pixels in [0, 1].
 
     Raises:
-        InputError: labels that the prior doesn't know, a value out of range, an `out`
+        InputError: classes that the prior doesn't know, a value out of range, an `out`
             that another run is writing or has begun, or memory that isn't enough for
             one image.
 
@@ -550,56 +550,3 @@ def refine_batch(
     for step in steps:  # noqa: B007
         pass  # the generator's last step holds the result
     return prior.decode(step.latents)
-
-
-def prior_classes(
-    distilled: DistilledSet, prior: Prior, class_map: Sequence[int] | None = None
-) -> Tensor:
-    """Return the prior's class for each image.
-
-    Without a map, classes are found by name. Where one side has no names, only numbers,
-    a set of exactly as many classes as the prior's is taken to be in its order.
-
-    Args:
-        distilled: the set.
-        prior: the prior.
-        class_map: the prior's class for each class of the set.
-
-    Returns:
-        (N,) int64, 0 .. num_classes-1.
-
-    Raises:
-        InputError: classes that can't be matched, or a map of wrong length or range.
-    """
-    names = distilled.class_names
-    known = {name: index for index, name in enumerate(prior.class_names)}
-    if class_map is None:
-        if all(name in known for name in names):
-            class_map = [known[name] for name in names]
-        elif len(names) == prior.num_classes and (
-            _are_numbers(names) or _are_numbers(prior.class_names)
-        ):
-            class_map = range(len(names))
-        else:
-            strange = next(name for name in names if name not in known)
-            raise InputError(
-                f"the set's {len(names)} classes are not the prior's "
-                f"{prior.num_classes} (it has no {strange!r}); pass class_map "
-                "(--class-map) with the prior's class for each class of the set"
-            )
-    table = torch.as_tensor(list(class_map))
-    if len(table) != len(names):
-        raise InputError(
-            f"class_map has {len(table)} entries; the set has {len(names)} classes"
-        )
-    wrong = table[(table < 0) | (table >= prior.num_classes)]
-    if len(wrong):
-        raise InputError(
-            f"class_map names class {int(wrong[0])}; the prior knows classes 0 .. "
-            f"{prior.num_classes - 1}"
-        )
-    return table[distilled.labels]
-
-
-def _are_numbers(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(class|new)?[ _]?\d+", name) for name in names)

@@ -222,12 +222,15 @@ def test_a_prior_of_too_few_classes(cli, recover, tiny_prior_folder):
 
 
 def test_as_subset_names_classes():
-    """Numbered classes get names; the images stay the same objects."""
+    """Numbered classes get names, reordered ones the order; the images stay."""
     bare = DistilledSet(pixels(10), torch.arange(10), [f"class {i}" for i in range(10)])
     named, subset = as_subset(bare, "Fruits")
     assert subset == "imagefruit"
     assert named.class_names == FRUIT
     assert torch.equal(named.images, bare.images)
+    found, _ = as_subset(DistilledSet(bare.images, bare.labels, FRUIT[::-1]), "fruits")
+    assert found.class_names == FRUIT
+    assert found.labels.tolist() == list(range(10))[::-1]
     all_of_it = DistilledSet(pixels(10), torch.arange(10), class_names("imagenet"))
     assert as_subset(all_of_it, "imagenet-1k")[1] == "imagenet"
 

@@ -22,3 +22,17 @@ def toy_set(*, soft_labels=None, provenance=None, **options):
     return DistilledSet(
         *toy(**options), soft_labels=soft_labels, provenance=provenance or {}
     )
+
+
+def reordered(distilled, order=None):
+    """Return the same set with its classes listed in another order (of old labels)."""
+    count = len(distilled.class_names)
+    order = list(reversed(range(count))) if order is None else list(order)
+    soft = distilled.soft_labels
+    return DistilledSet(
+        distilled.images,
+        torch.tensor(order).argsort()[distilled.labels],
+        [distilled.class_names[old] for old in order],
+        soft_labels=None if soft is None else soft[:, order],
+        provenance=distilled.provenance,
+    )
