@@ -66,8 +66,8 @@ def run_demo(
     prior = load_prior("fashion-mnist", device=device)
     distilled = load_distilled(f"fashion-mnist-dm-ipc{ipc}")
     sample = load_dataset("fashion-mnist", "sample")
-    images, labels, _ = load_dataset("fashion-mnist", "test")
-    test = (images[:TEST_IMAGES], labels[:TEST_IMAGES])
+    images, labels, names = load_dataset("fashion-mnist", "test")
+    test = (images[:TEST_IMAGES], labels[:TEST_IMAGES], names)
 
     print(f"2/4  recovering {len(distilled)} images")
     config = RecoveryConfig()

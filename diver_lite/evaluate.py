@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diver_lite.cells import Cells, Key
+from diver_lite.classes import in_order_of
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.fit import fit_judge, fit_judges, predict
@@ -73,7 +74,8 @@ def train_judge(
     Args:
         name: a key of `diver_lite.judges.JUDGES`.
         train: the set to learn from.
-        test: images (N, 3, H, W) in [0, 1] and labels (N,), as of `load_dataset`.
+        test: images (N, 3, H, W) in [0, 1], labels (N,) and class names, as of
+            `load_dataset`; see `cross_architecture`.
         seed: fixes everything that is random.
         protocol: a name or a `Protocol`.
         device: default: CUDA if there is one.
@@ -123,7 +125,9 @@ def cross_architecture(
     Args:
         sets: name -> set. A value may also be a function seed -> set, for rows such
             as "random real" that draw anew for each seed.
-        test: real images and labels, and class names if you have them.
+        test: real images (N, 3, H, W) in [0, 1], labels (N,) and class names. The sets
+            are joined to them by name, whatever the order of either. Without names, the
+            labels are taken to be in the order of the sets' classes.
         judges: names; "ConvNet" is the proxy that Stage I saw.
         seeds: how many (0, 1, ...) or which.
         protocol: a name or a `Protocol`.
@@ -164,6 +168,8 @@ def cross_architecture(
     if batch_models < 1:
         raise InputError(f"batch_models is {batch_models}; expected at least 1")
     protocol = with_statistics(protocol, images)
+    named = len(test) > 2
+    names = tuple(test[2]) if named else ()
     cells = Cells(out, protocol, images, labels)
     scoring = (_on_device(images, device), labels)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
@@ -176,8 +182,11 @@ def cross_architecture(
                 for k in block
             }
             for (name, seed), train in drawn.items():
-                _check_set(name, train, test, allow_empty_classes)
+                names = names or train.class_names
+                train = _joined(name, train, names, named)
+                _check_set(name, train, (images, labels), allow_empty_classes)
                 cells.register(name, seed, train)
+                drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
             todo = [key for key in mine if key not in cells.rows]
             bar.update(len(mine) - len(todo))
@@ -292,13 +301,35 @@ def _check_test(test: tuple) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"test: found images {tuple(images.shape)}; expected square ones"
         )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (len(test) > 2 and high >= len(test[2])):
+        raise InputError(
+            f"test: found labels {low} .. {high}; expected indices into its class names"
+        )
     return images, labels
 
 
+def _joined(
+    name: str, train: DistilledSet, names: Sequence[str], named: bool
+) -> DistilledSet:
+    """Return a set with its classes in the order of the test labels."""
+    theirs = "the test images" if named else "the first set"
+    joined = in_order_of(train, names, f"set {name!r}", theirs)
+    if not named and joined is not train:
+        raise InputError(
+            f"set {name!r}: its classes are in another order than the first set's, and "
+            "the test labels can't be in both; pass class names with the test images"
+        )
+    return joined
+
+
 def _check_set(
-    name: str, train: DistilledSet, test: tuple, allow_empty_classes: bool
+    name: str,
+    train: DistilledSet,
+    test: tuple[Tensor, Tensor],
+    allow_empty_classes: bool,
 ) -> None:
-    images, labels = test[:2]
+    images, labels = test
     if images.shape[1:] != train.images.shape[1:]:
         raise InputError(
             f"set {name!r}: its images are {tuple(train.images.shape[1:])}, the test "
@@ -309,12 +340,6 @@ def _check_set(
         raise InputError(
             f"set {name!r}: the test labels go up to {int(labels.max())}; the set has "
             f"{classes} classes"
-        )
-    highest = int(train.labels.max())
-    if len(test) > 2 and highest >= len(test[2]):
-        raise InputError(
-            f"set {name!r}: its labels go up to {highest}; the test images have "
-            f"{len(test[2])} classes"
         )
     counts = torch.bincount(train.labels, minlength=classes).tolist()
     empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]

@@ -40,8 +40,8 @@ def main() -> None:
     started = begin()
     device = resolve_device(args.device)
     sets = {args.source: load_distilled(args.source)}
-    images, labels, _ = load_dataset(args.data, "test")
-    test = (images[: args.test_images], labels[: args.test_images])
+    images, labels, names = load_dataset(args.data, "test")
+    test = (images[: args.test_images], labels[: args.test_images], names)
 
     def run(judge: str, batch_models: int, steps: int | None, seeds: int) -> dict:
         """Train and score; return wall and processor seconds, and the accuracies."""

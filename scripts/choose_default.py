@@ -62,8 +62,10 @@ def main() -> None:
     prior = load_prior(args.prior)
     distilled = load_distilled(f"fashion-mnist-dm-ipc{args.ipc}")
     fit = load_dataset("fashion-mnist", "fit", root=args.data_root)
-    images, labels, _ = load_dataset("fashion-mnist", "validation", root=args.data_root)
-    validation = (images[: args.images], labels[: args.images])
+    images, labels, names = load_dataset(
+        "fashion-mnist", "validation", root=args.data_root
+    )
+    validation = (images[: args.images], labels[: args.images], names)
 
     chosen = {
         name: config

@@ -379,7 +379,11 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
         ({"test": toy(size=64)}, r"set 'a': its images are \(3, 32, 32\), the test"),
         ({"test": (torch.rand(3, 1, 32, 32), torch.arange(3))}, r"test images \(1,"),
         ({"test": (toy()[0], toy()[1] + 1)}, r"test labels go up to 3; .* 3 classes"),
-        ({"test": (*toy()[:2], NAMES[:2])}, r"set 'a': its labels go up to 2; .* 2 cl"),
+        (
+            {"test": (*toy()[:2], NAMES[:2])},
+            r"test: found labels 0 \.\. 2; exp",
+        ),
+        ({"test": (toy()[0], toy()[1] - 1)}, r"test: found labels -1 \.\. 1"),
     ],
 )
 def test_bad_input_ends_before_any_training(trained, changes, message):
