@@ -17,6 +17,7 @@ from IPython.display import display
 from torch import Tensor
 
 from diver_lite.augment import shift_colour
+from diver_lite.classes import in_order_of, prior_classes
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError
 from diver_lite.figures import duration_bars, image_grid
@@ -28,7 +29,6 @@ from diver_lite.recovery import (
     Step,
     draw_noise,
     inherit,
-    prior_classes,
     recover,
     recover_steps,
 )
@@ -590,6 +590,11 @@ def explore_before_after(
             f"found {len(sets)} sets and {len(methods)} methods; expected at least one "
             "of each"
         )
+    names = next(iter(sets.values())).class_names
+    sets = {
+        name: in_order_of(distilled, names, f"set {name!r}", "the first set")
+        for name, distilled in sets.items()
+    }
     for distilled in sets.values():
         prior_classes(distilled, prior)  # fail here, not inside a callback
     kept: dict[tuple, Tensor] = {}
@@ -618,7 +623,6 @@ def explore_before_after(
         display(figure)
         plt.close(figure)
 
-    names = next(iter(sets.values())).class_names
     return _interactive(
         show,
         name=_menu([*sets], "set"),

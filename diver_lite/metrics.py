@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diver_lite.cells import images_fingerprint, protocol_fingerprint
+from diver_lite.classes import in_order_of
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path
@@ -86,7 +87,7 @@ def latent_distances(sets: Mapping[str, DistilledSet], prior: Prior) -> pd.DataF
 
     Source: ours; the question is a reviewer's of the paper.
     """
-    _check_alike(sets)
+    sets = _alike(sets)
     latents = {name: latent_vectors(s.images, prior) for name, s in sets.items()}
     rows = []
     for a, b in combinations_with_replacement(sets, 2):
@@ -130,7 +131,7 @@ def source_distances(
 
     Source: ours.
     """
-    _check_paired(recovered=recovered, source=source)
+    recovered, source = _paired(recovered=recovered, source=source)
     after = latent_vectors(recovered.images, prior)
     before = latent_vectors(source.images, prior)
     cosine, l2 = _cosine_and_l2(after, before)
@@ -223,6 +224,7 @@ def real_judge(
         "judge": name,
         "images": len(images),
         "classes": len(class_names),
+        "class_names": list(class_names),
         "seed": seed,
         **json.loads(json.dumps(asdict(protocol))),
     }
@@ -244,6 +246,7 @@ def real_judge(
         weights = {k: v.contiguous() for k, v in judge.state_dict().items()}
         with atomic_path(path) as temporary:
             save_file(weights, temporary, {"made": json.dumps(made)})
+    judge.class_names = tuple(class_names)
     return judge
 
 
@@ -265,6 +268,7 @@ def _load_judge(path: Path, wanted: dict, image_size: int) -> nn.Module:
             )
     judge = build_judge(wanted["judge"], wanted["classes"], image_size, wanted["seed"])
     judge.load_state_dict(weights)
+    judge.class_names = tuple(wanted["class_names"])
     return judge.eval()
 
 
@@ -306,17 +310,20 @@ def class_agreement(
 
     Args:
         distilled: the set; clipped to [0, 1].
-        judge: gives one logit per class of the set, see `real_judge`.
+        judge: gives one logit per class of the set. The classes of a `real_judge` are
+            found by name, another judge's are taken to be in the set's order.
         protocol: with which the judge was trained; its statistics normalise the images.
 
     Raises:
-        InputError: the judge knows another number of classes.
+        InputError: the judge knows other classes.
 
     Source: ours. Agreement is about the label only: an image may be right and unlike
     its source, see `source_distances`.
     """
-    probabilities = predict(judge, distilled.images.clamp(0, 1), protocol).softmax(1)
+    names = getattr(judge, "class_names", distilled.class_names)
+    distilled = in_order_of(distilled, names, theirs="the judge")
     names = distilled.class_names
+    probabilities = predict(judge, distilled.images.clamp(0, 1), protocol).softmax(1)
     if probabilities.shape[1] != len(names):
         raise InputError(
             f"the judge knows {probabilities.shape[1]} classes, the set has "
@@ -484,7 +491,7 @@ def embed_2d(
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    _check_alike(sets)
+    sets = _alike(sets)
     if (judge is None) == (prior is None):
         raise InputError("pass either judge or prior: the space to embed")
     if not perplexity > 0:
@@ -623,15 +630,13 @@ def copying_distances(
     """
     if HELD_OUT in sets:
         raise InputError(f"a set is called {HELD_OUT!r}; expected another name")
-    every = {HELD_OUT: held_out, **sets}
-    _check_alike(every)
     images, labels, class_names = real
-    missing = set(range(len(class_names))) - set(held_out.labels.tolist())
-    if missing or held_out.class_names != tuple(class_names):
+    held_out = in_order_of(held_out, class_names, "held_out", "the training images")
+    every = _alike({HELD_OUT: held_out, **sets})
+    if missing := set(range(len(class_names))) - set(held_out.labels.tolist()):
         raise InputError(
-            f"held_out has classes {held_out.class_names} and no images of "
-            f"{[class_names[i] for i in sorted(missing)]}; expected all of "
-            f"{tuple(class_names)}"
+            f"held_out has no images of {[class_names[i] for i in sorted(missing)]}; "
+            "expected some of every class"
         )
     distances, nearest = nearest_real(
         torch.cat([s.images for s in every.values()]), images, judge=judge
@@ -720,7 +725,7 @@ def find_failures(
 
     Source: ours.
     """
-    _check_paired(source=source, recovered=recovered, raw=raw)
+    source, recovered, raw = _paired(source=source, recovered=recovered, raw=raw)
     before = class_agreement(source, judge).table
     after = class_agreement(recovered, judge).table
     latents = [latent_vectors(s.images, prior) for s in (recovered, source, raw)]
@@ -754,28 +759,28 @@ def _names(distilled: DistilledSet) -> list[str]:
     return [distilled.class_names[label] for label in distilled.labels.tolist()]
 
 
-def _check_alike(sets: Mapping[str, DistilledSet]) -> None:
-    """Refuse sets whose images or classes can't be compared."""
+def _alike(sets: Mapping[str, DistilledSet]) -> dict[str, DistilledSet]:
+    """Return sets with their classes in one order; refuse what can't be compared."""
     if not sets:
         raise InputError("sets is empty; expected at least one set")
     (first_name, first), *others = sets.items()
+    joined = {first_name: first}
     for name, other in others:
-        if other.class_names != first.class_names:
-            raise InputError(
-                f"sets {first_name!r} and {name!r} have different classes: "
-                f"{first.class_names} and {other.class_names}"
-            )
+        joined[name] = in_order_of(
+            other, first.class_names, f"set {name!r}", f"set {first_name!r}"
+        )
         if other.images.shape[1:] != first.images.shape[1:]:
             raise InputError(
                 f"sets {first_name!r} and {name!r} have images of "
                 f"{tuple(first.images.shape[1:])} and {tuple(other.images.shape[1:])}; "
                 "bring both to one size"
             )
+    return joined
 
 
-def _check_paired(**sets: DistilledSet) -> None:
-    """Refuse sets whose images i do not belong together."""
-    _check_alike(sets)
+def _paired(**sets: DistilledSet) -> tuple[DistilledSet, ...]:
+    """Return sets as `_alike` does; refuse those whose images i are no pair."""
+    sets = _alike(sets)
     (first_name, first), *others = sets.items()
     for name, other in others:
         if len(other) != len(first) or not torch.equal(other.labels, first.labels):
@@ -784,3 +789,4 @@ def _check_paired(**sets: DistilledSet) -> None:
                 f"({len(other)}) don't have the same labels in the same order; "
                 "expected image i of one to be made from image i of the other"
             )
+    return tuple(sets.values())

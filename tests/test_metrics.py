@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from torch import nn
+from toy_sets import reordered
 
 from diver_lite import metrics
 from diver_lite.baselines import random_real
@@ -190,6 +191,34 @@ def test_agreement_judges_the_clipped_image():
 def test_agreement_refuses_a_judge_of_other_classes(real_sets):
     with pytest.raises(InputError, match="7 classes, the set has 10"):
         metrics.class_agreement(real_sets[0], Constant(0, classes=7))
+    judge = Constant(0)
+    judge.class_names = ["tie", *FASHION_MNIST_CLASSES[1:]]
+    with pytest.raises(InputError, match="'T-shirt' of the set is not among"):
+        metrics.class_agreement(real_sets[0], judge)
+
+
+def test_a_judge_s_classes_are_found_by_name(real_sets):
+    """Listed in another order, by the set or by the judge, they are the same."""
+    judge = Constant(7)
+    judge.class_names = FASHION_MNIST_CLASSES[::-1]
+    agreement = metrics.class_agreement(real_sets[0], judge)
+    assert set(agreement.table["predicted"]) == {FASHION_MNIST_CLASSES[2]}
+    assert agreement.share == pytest.approx(0.1)
+    expected = agreement.table.set_index("index")
+    again = metrics.class_agreement(reordered(real_sets[0]), judge).table
+    pd.testing.assert_frame_equal(again.set_index("index"), expected)
+
+
+def test_sets_are_compared_by_the_names_of_their_classes(tiny_prior, real_sets):
+    """Another order of classes changes no distance."""
+    first, second = real_sets[:2]
+    pair = {"a": first, "b": second}
+    mixed = {"a": first, "b": reordered(second)}
+    for call in (
+        lambda sets: metrics.latent_distances(sets, tiny_prior),
+        lambda sets: metrics.source_distances(*sets.values(), tiny_prior),
+    ):
+        pd.testing.assert_frame_equal(call(mixed), call(pair))
 
 
 QUICK = Protocol(steps=3, batch_size=8, augment=())
@@ -202,6 +231,7 @@ def test_real_judge_is_kept_and_loaded(sample, tmp_path):
     trained = metrics.real_judge(dataset, path, protocol=QUICK)
     loaded = metrics.real_judge(dataset, path, protocol=QUICK)
     assert not loaded.training
+    assert loaded.class_names == trained.class_names == names
     for key, value in trained.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
 
@@ -211,8 +241,9 @@ def test_real_judge_is_kept_and_loaded(sample, tmp_path):
     [
         ({"seed": 1}, "seed 0, expected 1"),
         ({"name": "ShuffleNetV2"}, "judge 'ConvNet'"),
+        ({"names": FASHION_MNIST_CLASSES[::-1]}, "class_names"),
     ],
-    ids=["seed", "name"],
+    ids=["seed", "name", "order of classes"],
 )
 def test_real_judge_refuses_a_file_made_in_another_way(
     sample, tmp_path, changes, named
@@ -221,6 +252,8 @@ def test_real_judge_refuses_a_file_made_in_another_way(
     images, labels, names = sample
     dataset = (images[:50], labels[:50], names)
     metrics.real_judge(dataset, path, protocol=QUICK)
+    changes = dict(changes)
+    dataset = (*dataset[:2], changes.pop("names", names))
     with pytest.raises(InputError, match=named):
         metrics.real_judge(dataset, path, protocol=QUICK, **changes)
 
@@ -470,10 +503,10 @@ def test_copying_needs_held_out_images_of_each_class(sample):
         metrics.copying_distances({"a": some}, sample, some[:9])
     with pytest.raises(InputError, match="'held-out real'; expected another"):
         metrics.copying_distances({metrics.HELD_OUT: some}, sample, some)
-    renamed = DistilledSet(some.images, some.labels, names[::-1])
-    with pytest.raises(InputError, match="different classes"):
+    renamed = DistilledSet(some.images, some.labels, ["tie", *names[1:]])
+    with pytest.raises(InputError, match="'tie' of set 'a' is not among"):
         metrics.copying_distances({"a": renamed}, sample, some)
-    with pytest.raises(InputError, match="expected all of"):
+    with pytest.raises(InputError, match="'tie' of held_out is not among"):
         metrics.copying_distances({}, sample, renamed)
 
 
@@ -522,7 +555,7 @@ LONGER = flat_set([0.1, 0.2, 0.3], [0, 1, 2])
 
 @pytest.mark.parametrize(
     ("other", "named"),
-    [(OTHER_CLASSES, "different classes"), (OTHER_SIZE, r"\(3, 28, 28\)")],
+    [(OTHER_CLASSES, "is not among those of"), (OTHER_SIZE, r"\(3, 28, 28\)")],
     ids=["classes", "size"],
 )
 def test_sets_that_differ_are_refused(tiny_prior, other, named):
