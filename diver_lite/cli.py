@@ -87,8 +87,12 @@ def recover(
         Path, typer.Option("-o", "--out", help="the .safetensors file to write")
     ],
     prior: Annotated[
-        str, typer.Option(help="a shipped prior, a diffusers DiT folder or a hub id")
-    ] = "fashion-mnist",
+        str | None,
+        typer.Option(
+            help="a shipped prior, a diffusers DiT folder or a hub id; default: the "
+            "shipped one of what INPUT distils"
+        ),
+    ] = None,
     preset: Annotated[
         Preset, typer.Option(help="'published' takes the paper's settings literally")
     ] = Preset.default,
@@ -168,13 +172,17 @@ def recover(
         ) from None
     if subset:
         distilled, subset = as_subset(distilled, subset)
-        mapping = imagenet_indices(subset)
+    prior = prior or _prior_of(distilled)
     loaded = load_prior(prior, device=launched_device(device))
-    if subset and loaded.num_classes < 1000:
-        raise InputError(
-            f"--prior {prior} knows {loaded.num_classes} classes; subset {subset!r} "
-            "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256"
-        )
+    if subset and not {*distilled.class_names} <= {*loaded.class_names}:
+        # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
+        if loaded.num_classes < 1000:
+            raise InputError(
+                f"--prior {prior} knows {loaded.num_classes} classes; subset "
+                f"{subset!r} needs a prior of ImageNet's 1000, such as "
+                "facebook/DiT-XL-2-256"
+            )
+        mapping = imagenet_indices(subset)
     result = run(
         distilled,
         loaded,
@@ -194,6 +202,47 @@ def recover(
     if images:
         result.to_image_folder(images, overwrite=overwrite)
         typer.echo(f"wrote {images}/ ({len(result)} PNG files)")
+
+
+def _prior_of(distilled) -> str:
+    """Return the shipped prior of what a set was distilled from."""
+    from diver_lite.classes import origin
+    from diver_lite.prior import shipped_priors
+
+    found = origin(distilled)
+    if found not in shipped_priors():
+        what = f"distils {found!r}" if found else "doesn't say what it distils"
+        raise InputError(
+            f"--prior is needed: INPUT {what}, and priors ship for "
+            f"{', '.join(shipped_priors())} only"
+        )
+    return found
+
+
+def _data_of(sets: dict) -> str:
+    """Return the data that all sets were distilled from, if its test images are known.
+
+    A set whose origin isn't known is scored on the others' data, if it has its classes.
+    """
+    from diver_lite.classes import origin
+
+    origins = {name: origin(distilled) for name, distilled in sets.items()}
+    found = {name: data for name, data in origins.items() if data}
+    if len({*found.values()}) > 1:
+        raise InputError(
+            f"the sets distil different data, {found}; judge them one by one, or "
+            "choose --data"
+        )
+    data = next(iter(found.values()), None)
+    known = data in ("fashion-mnist", "cifar10") or (data and Path(data).is_dir())
+    if not known:
+        what = f"distil {data!r}" if data else "don't say what they distil"
+        raise InputError(
+            f"--data is needed: the sets {what}, and test images are known for "
+            "fashion-mnist and cifar10 only; pass a folder that holds test/ with a "
+            "folder per class (for ImageNet also --subset)"
+        )
+    return data
 
 
 def parse_config(preset: Preset, changes: list[str]):
@@ -320,8 +369,12 @@ def judge(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="fashion-mnist, cifar10 or an image folder")
-    ] = "fashion-mnist",
+        str | None,
+        typer.Option(
+            help="fashion-mnist, cifar10 or an image folder; default: what the sets "
+            "distil"
+        ),
+    ] = None,
     judges: Annotated[
         str,
         typer.Option(
@@ -364,6 +417,9 @@ def judge(
         typer.Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA"),
     ] = None,
     format: Annotated[str, typer.Option(help="how the sets are stored")] = "auto",
+    dataset: Annotated[
+        str | None, typer.Option(help="which dataset the sets distil, if not evident")
+    ] = None,
     subset: Subset = None,
     data_root: DataRoot = None,
     device: Device = None,
@@ -375,7 +431,7 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.data import load_dataset
+    from diver_lite.data import describe_source, load_dataset
     from diver_lite.distilled import as_subset, list_shipped, load_distilled
     from diver_lite.evaluate import cross_architecture, summarise, write_table
     from diver_lite.files import check_writable
@@ -400,7 +456,7 @@ def judge(
                 f"SET {source!r}: there is a set {name!r} already; name one of them "
                 "NAME=FILE"
             )
-        sets[name] = load_distilled(file, format=format, dataset=subset)
+        sets[name] = load_distilled(file, format=format, dataset=dataset or subset)
         if subset:
             sets[name], subsets[name] = as_subset(sets[name], subset)
     if len(set(subsets.values())) > 1:
@@ -410,6 +466,7 @@ def judge(
     baseline = next(iter(sets)) if baseline is None else baseline
     if baseline not in sets:
         raise InputError(f"--baseline is {baseline!r}; expected one of {[*sets]}")
+    data = data or _data_of(sets)
     size = next(iter(sets.values())).images.shape[-1]
     images, labels, names = load_dataset(
         data, "test", root=data_root, image_size=size, subset=subsets.get(baseline)
@@ -442,6 +499,7 @@ def judge(
         "its paired difference in points, with a 95 % bootstrap interval.\n"
     )
     typer.echo(summary.to_string())
+    typer.echo(f"\nscored on {describe_source(data, root=data_root)}")
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
         typer.echo(f"failed: {message}", err=True)
     if table is not None:

@@ -246,7 +246,10 @@ def find_source(name: str, root: Path | None = None) -> Path:
         if any((place / file).exists() for file in wanted):
             return place
     if root:
-        raise InputError(f"data root {root} holds none of {wanted} (for {name})")
+        raise InputError(
+            f"data root {root} holds none of {wanted} (for {name}); "
+            "put one of them there"
+        )
     import platformdirs
     import torchvision
 

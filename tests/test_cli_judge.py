@@ -9,6 +9,7 @@ from toy_sets import toy, toy_set
 
 from diver_lite import evaluate
 from diver_lite.cli import main
+from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet
 from diver_lite.protocols import PROTOCOLS
 
@@ -124,7 +125,7 @@ def test_failed_trainings_are_reported(cli, sets, monkeypatch):
 def toys():
     """Write sets that don't fit Fashion-MNIST."""
     toy_set().save("three.safetensors")
-    names = [str(c) for c in range(10)]
+    names = FASHION_MNIST_CLASSES
     images, labels, _ = toy(size=64)
     DistilledSet(images, labels, names).save("large.safetensors")
     DistilledSet(images[..., :32, :32], labels, names).save("empty.safetensors")
@@ -132,6 +133,9 @@ def toys():
     DistilledSet(torch.rand(11, 3, 32, 32), eleven, [*names, "10"]).save(
         "eleven.safetensors"
     )
+    DistilledSet(
+        torch.rand(10, 3, 32, 32), eleven[:10], "0123456789", None, {"dataset": "svhn"}
+    ).save("svhn.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -153,10 +157,31 @@ def toys():
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
         (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),
         (["a.safetensors", "--format", "zip"], "format 'zip'"),
-        (["three.safetensors"], "set 'three': the test labels go up to 9"),
+        (["three.safetensors"], "--data is needed: the sets don't say what they dis"),
+        (
+            ["three.safetensors", "--data", "fashion-mnist"],
+            "class 'T-shirt' of the test images is not among those of set 'three'",
+        ),
         (["large.safetensors"], "set 'large': its images are (3, 64, 64)"),
-        (["empty.safetensors"], "set 'empty': no image of '3', '4'"),
-        (["eleven.safetensors"], "set 'eleven': its labels go up to 10"),
+        (["empty.safetensors"], "set 'empty': no image of 'Dress', 'Coat'"),
+        (
+            ["eleven.safetensors", "--data", "fashion-mnist"],
+            "class '10' of set 'eleven' is not among those of the test images",
+        ),
+        (
+            ["fashion-mnist-dm-ipc1", "cifar10-dsa-ipc1"],
+            "the sets distil different data, {'fashion-mnist-dm-ipc1': 'fashion-mnist'",
+        ),
+        (["svhn.safetensors"], "--data is needed: the sets distil 'svhn', and test"),
+        (
+            ["svhn.safetensors", "--data", "fashion-mnist"],
+            "class '0' of set 'svhn' is not among those of the test images",
+        ),
+        (
+            ["cifar10-dsa-ipc1", "--data-root", "."],
+            "data root . holds none of ('cifar-10-batches-py', 'cifar10_jpeg.npz'",
+        ),
+        (["a.safetensors", "--dataset", "cifar11"], "dataset 'cifar11' is unknown"),
     ],
 )
 def test_bad_input(cli, sets, tmp_path, arguments, message):
