@@ -659,7 +659,8 @@ def train_experts(
                 config, index, compile=compile, dtype=dtype, progress=progress,
             )  # fmt: skip
             metadata = record | {"train_accuracy": round(accuracy, 4)}
-            with atomic_path(path) as temporary:
+            # a run beside this one may have been faster, with the same result
+            with atomic_path(path, overwrite=True) as temporary:
                 save_file(
                     {"weights": weights}, temporary, {"expert": json.dumps(metadata)}
                 )

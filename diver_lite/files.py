@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,10 +31,11 @@ MARKER = ".diver-lite"
 
 @contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it to `path` if the block succeeds.
+    """Yield a temporary sibling of `path`; move it to `path` if the block succeeds.
 
     Works for a file or a folder (the block decides which it creates). If the block
-    raises, the temporary is removed and `path` is as it was.
+    raises, the temporary is removed and `path` is as it was. New files get the mode
+    that the umask gives, whatever the library that wrote them thinks.
 
     Args:
         path: where the finished file or folder shall stand.
@@ -47,23 +49,104 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    scratch = _scratch(path)
     temporary = scratch / path.name
     try:
         yield temporary
+        usual = scratch / MARKER
+        usual.touch()
+        for file in [temporary, *temporary.rglob("*")]:
+            if file.is_file() and not file.is_symlink():
+                file.chmod(stat.S_IMODE(usual.stat().st_mode))
         if temporary.is_dir():
             (temporary / MARKER).touch()
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        move(temporary, path, overwrite=overwrite)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def move(new: Path, path: Path, *, overwrite: bool) -> None:
+    """Rename `new` to `path`, on one file system, without a moment that loses anything.
+
+    A folder can't be replaced in one step. So the old one is renamed aside, and goes
+    when the new one is in its place. If that fails it is put back; after a kill the
+    next `check_writable` of `path` does so.
+
+    Args:
+        new: the finished file or folder.
+        path: where it shall stand.
+        overwrite: replace what stands there; else not even what appeared just now.
+
+    Raises:
+        InputError: something stands there.
+
+    Source: ours.
+    """
+    if not overwrite:
+        try:
+            if new.is_dir() or not _linked(new, path):
+                if os.path.lexists(path):
+                    raise FileExistsError
+                os.replace(new, path)
+        except FileExistsError:
+            raise InputError(
+                f"output {path} has appeared during this run, and is not overwritten; "
+                "move it away and run again, or pass overwrite (--overwrite)"
+            ) from None
+    elif new.is_dir() or path.is_dir():
+        try:
+            if os.path.lexists(path):
+                os.replace(path, _aside(path))
+            os.replace(new, path)
+        finally:
+            _settle(path)
+    else:
+        os.replace(new, path)
+
+
+def _linked(new: Path, path: Path) -> bool:
+    """Move a file by a hard link, which never replaces; False if there are none."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT, some network file systems
+        return False
+    new.unlink()
+    return True
+
+
+def _scratch(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
+
+def _aside(path: Path) -> Path:
+    """Return where an old folder waits while the new one is moved to `path`."""
+    return path.parent / f".{path.name}{MARKER}-replaced"
+
+
+def _settle(path: Path) -> None:
+    """End a replacement that was cut off: the old folder comes back, or goes."""
+    if not os.path.lexists(_aside(path)):
+        return
+    if not os.path.lexists(path):
+        os.replace(_aside(path), path)
+        return
+    scratch = _scratch(path)
+    try:  # under another name, as what is half deleted must never come back
+        os.replace(_aside(path), scratch / path.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise `InputError` now if `path` could not be written at a long run's end."""
+    """Raise `InputError` now if `path` could not be written at a long run's end.
+
+    If a kill cut off the replacement of a folder, the old one is brought back first.
+    """
     path = Path(path)
-    if path.exists() and not overwrite:
+    _settle(path)
+    if os.path.lexists(path) and not overwrite:
         raise InputError(
             f"output {path} exists already; choose another path or pass overwrite "
             "(--overwrite on the command line)"

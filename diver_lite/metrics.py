@@ -244,7 +244,8 @@ def real_judge(
     )
     if path is not None:
         weights = {k: v.contiguous() for k, v in judge.state_dict().items()}
-        with atomic_path(path) as temporary:
+        # a run beside this one may have been faster, with the same result
+        with atomic_path(path, overwrite=True) as temporary:
             save_file(weights, temporary, {"made": json.dumps(made)})
     judge.class_names = tuple(class_names)
     return judge

@@ -1,9 +1,15 @@
 """Nothing of the user's is overwritten, and nothing half-written remains."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from diver_lite.errors import InputError
-from diver_lite.files import atomic_path
+from diver_lite.files import atomic_path, check_writable
 
 
 def test_a_folder_of_the_users_is_never_overwritten(tmp_path):
@@ -39,3 +45,150 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+# --- Replacing a folder -------------------------------------------------------------
+
+
+def write(path, version, kind="folder", **options):
+    """Write a file, or a folder of ten files, that hold their version."""
+    with atomic_path(path, **{"overwrite": True} | options) as temporary:
+        if kind == "file":
+            temporary.write_text(version)
+            return
+        temporary.mkdir()
+        for index in range(10):
+            (temporary / str(index)).write_text(version)
+
+
+def version(path):
+    """Return which version stands at a path, whole; None if nothing does."""
+    if not path.exists():
+        return None
+    files = [p for p in path.iterdir() if p.name.isdigit()] if path.is_dir() else [path]
+    assert len(files) == (10 if path.is_dir() else 1)
+    (found,) = {file.read_text() for file in files}
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize(
+    "kinds", [("folder", "folder"), ("file", "folder"), ("folder", "file")]
+)
+def test_a_rename_that_fails_loses_nothing(tmp_path, monkeypatch, kinds, step):
+    """Old aside, new in, old away: the old one is back, or the new one there."""
+    path = tmp_path / "out"
+    write(path, "old", kinds[0])
+    replace, calls = os.replace, []
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == step:
+            raise OSError("the disk fell off")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="fell off"):
+            write(path, "new", kinds[1])
+    assert version(path) == ("new" if step == 3 else "old")
+    write(path, "newer", kinds[1])
+    assert version(path) == "newer"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, shutil, sys
+from diver_lite import files
+sys.path.insert(0, sys.argv[1])
+from test_files import write
+from pathlib import Path
+
+replace, rmtree, left = os.replace, shutil.rmtree, [int(sys.argv[3])]
+
+def deadly(source, target):
+    if left[0] == 0:
+        os._exit(9)
+    left[0] -= 1
+    replace(source, target)
+
+def half(folder, ignore_errors):  # what is half deleted stays so
+    next(p for p in folder.rglob("*") if p.name.isdigit()).unlink()
+    os._exit(9)
+
+os.replace, shutil.rmtree = deadly, half
+write(Path(sys.argv[2]), "new")
+"""
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_kill_between_two_renames_loses_nothing(tmp_path, renames):
+    """Whenever it comes: the next look finds the old folder or the new one, whole."""
+    path = tmp_path / "out"
+    write(path, "old")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, Path(__file__).parent, path, str(renames)],
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == 9, killed.stderr
+    assert version(path) == ("old", None, "new", "new")[renames]
+    with pytest.raises(InputError, match="exists already"):
+        check_writable(path)  # as a command does that was not told to overwrite
+    assert version(path) == ("old" if renames < 2 else "new")
+    if renames == 3:  # the old one is half deleted, and must not come back
+        shutil.rmtree(path)
+        check_writable(path)
+        assert version(path) is None
+    write(path, "newer")
+    assert version(path) == "newer"
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch, kind, links):
+    """Without overwrite not even what wasn't there when the run began."""
+    path = tmp_path / "out"
+    if not links:
+
+        def no_links(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", no_links)
+    write(path, "mine", kind, overwrite=False)
+    assert version(path) == "mine"
+    other = tmp_path / "other"
+    with (
+        pytest.raises(InputError, match=r"other has appeared.*not overwritten"),
+        atomic_path(other) as temporary,
+    ):
+        write(temporary, "mine", kind)
+        write(other, "somebody's", kind)
+    assert version(other) == "somebody's"
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "other"}
+
+
+def test_a_link_to_nowhere_is_something(tmp_path):
+    """It is as much in the way as a file, and known before the work begins."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="exists already"):
+        check_writable(tmp_path / "link")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_get_the_mode_of_the_umask(tmp_path, umask, mode):
+    """Some libraries write by way of a private file, which others couldn't read."""
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.touch(mode=0o600)
+        with atomic_path(tmp_path / "folder") as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / "file").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert {p.stat().st_mode & 0o777 for p in files} == {mode}
+    folders = [p for p in tmp_path.rglob("*") if p.is_dir()]
+    assert {p.stat().st_mode & 0o777 for p in folders} == {0o777 & ~umask}
