@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +50,10 @@ SOLVERS = {"ddim": None, "dpmsolver++2m": 2, "dpmsolver++3m": 3}
 class RecoveryConfig:
     """Everything that can be chosen about one recovery.
 
-    Timesteps are training timesteps, 0 (clean) .. T-1 (noise), with T = 1000 for every
-    known prior; a float in [0, 1) means that fraction of T. So a config means the same
-    for any number of steps.
+    Integers are training timesteps, 0 (clean) .. T-1 (noise), with T = 1000 for every
+    known prior; floats in [0, 1] are fractions of T: 0.51 and 510 mean the same, for
+    any number of steps. 1.0 is T-1. In a pair (high, low), which holds high >= t > low,
+    integers go from -1 to T, and 0.0 is -1, so that (1.0, 0.0) holds all timesteps.
 
     Attributes:
         num_inference_steps: steps of the full reverse process, 1 .. T (paper: 50).
@@ -69,7 +70,7 @@ class RecoveryConfig:
         noise_timestep: noise level of the inherited latent (paper: step 25 of 50).
         start: where the reverse process begins: "published" at the top of the grid,
             whatever the noise level; "matched" at `noise_timestep`, as SDEdit and
-            PReDD do; or a timestep.
+            PReDD do; or a timestep or fraction.
         guidance_factor: gamma of semantic guidance (SG), >= 0; 0 switches it off
             (paper: 0.1, and 0.02 for NCFM sets).
         guidance_target: SG pulls the noisy "latent" itself towards z_0 (the paper's
@@ -105,22 +106,22 @@ class RecoveryConfig:
     vae_posterior: str = "mode"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for name, allowed in (CHOICES | {"solver": tuple(SOLVERS)}).items():
             value = getattr(self, name)
-            _require(value in allowed, name, value, f"one of {allowed}")
+            _require(_is_one_of(value, allowed), name, value, f"one of {allowed}")
         for name in ("inheritance", "clip_input"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False")
-        steps = self.num_inference_steps
-        whole = isinstance(steps, int) and not isinstance(steps, bool)
-        valid = whole and 1 <= steps <= 1000
-        _require(valid, "num_inference_steps", steps, "an integer in 1 .. 1000")
+        _integer(self.num_inference_steps, "num_inference_steps", 1, 1000)
         for name, least in {"guidance_scale": 1, "guidance_factor": 0}.items():
             value = getattr(self, name)
-            valid = _is_number(value) and least <= value < 1e4
+            valid = isinstance(value, int | float) and not isinstance(value, bool)
+            valid = valid and least <= value < 1e4
             _require(valid, name, value, f"a finite number >= {least}")
         _timestep(self.noise_timestep, 1000, "noise_timestep")
-        if self.start not in ("published", "matched"):
+        if not _is_one_of(self.start, ("published", "matched")):
             expected = "'published', 'matched' or a timestep"
             _require(not isinstance(self.start, str), "start", self.start, expected)
             _timestep(self.start, 1000, "start")
@@ -129,12 +130,10 @@ class RecoveryConfig:
             "guidance_interval": tuple(WINDOWS),
         }.items():
             value = getattr(self, name)
-            if value in known:
+            if _is_one_of(value, known):
                 continue
-            expected = f"one of {known} or a pair (high, low)"
-            valid = isinstance(value, tuple | list) and len(value) == 2
-            _require(valid, name, value, expected)
-            object.__setattr__(self, name, tuple(value))
+            valid = isinstance(value, tuple) and len(value) == 2
+            _require(valid, name, value, f"one of {known} or a pair (high, low)")
             high, low = _bounds(value, 1000, name)
             _require(high >= low, name, value, "high >= low")
 
@@ -158,10 +157,13 @@ class RecoveryConfig:
         _require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
         scheduler.set_timesteps(steps)
         grid = [int(t) for t in scheduler.timesteps]
+        expected = f"steps that the schedule's steps_offset leaves below T = {total}"
+        _require(grid[0] < total, "num_inference_steps", steps, expected)
         if not self.inheritance or self.start == "published":
             return grid
-        start = self.noise_timestep if self.start == "matched" else self.start
-        start = _timestep(start, total, "start")
+        matched = self.start == "matched"
+        name = "noise_timestep" if matched else "start"
+        start = _timestep(getattr(self, name), total, name)
         return [start, *(t for t in grid if t < start)]
 
     def phase(self, timestep: int, total: int = 1000) -> str:
@@ -188,24 +190,40 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
         raise InputError(f"{name} is {value!r}; expected {expected}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_one_of(value: object, words: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in words
 
 
-def _timestep(value: float, total: int, name: str, lowest: int = 0) -> int:
-    """Turn a timestep or a fraction of T into a timestep, or raise.
+def _plain(value: object) -> object:
+    """Return Python's own number for NumPy's, also in a pair."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(v) for v in value)
+    return value.item() if isinstance(value, np.generic) else value
 
-    A window may also begin at T and end at -1, just outside the timesteps.
+
+def _integer(value: object, name: str, lowest: int, highest: int) -> int:
+    """Return an integer, also one of NumPy's, or raise; True is none."""
+    whole = isinstance(value := _plain(value), int) and not isinstance(value, bool)
+    expected = f"an integer in {lowest} .. {highest}"
+    _require(whole and lowest <= value <= highest, name, value, expected)
+    return value
+
+
+def _timestep(value: object, total: int, name: str, lowest: int = 0) -> int:
+    """Turn a timestep (int) or a fraction of T (float) into a timestep, or raise.
+
+    A window's bounds (lowest = -1) may lie just outside the timesteps, at T and -1.
     """
     highest = total - 1 if lowest == 0 else total
-    timestep = value
-    if isinstance(value, float) and 0 <= value < 1:
-        timestep = min(round(value * total), highest)
-    valid = _is_number(timestep) and lowest <= timestep <= highest
-    valid = valid and timestep == int(timestep)
-    expected = f"a training timestep in {lowest} .. {highest} or a fraction in [0, 1)"
-    _require(valid, name, value, expected)
-    return int(timestep)
+    if isinstance(value, float) and 0 <= value <= 1:
+        return min(round(value * total), highest) if value > 0 else lowest
+    valid = isinstance(value, int) and not isinstance(value, bool)
+    expected = (
+        f"a training timestep (an integer in {lowest} .. {highest}) or a fraction "
+        "(a float in [0, 1])"
+    )
+    _require(valid and lowest <= value <= highest, name, value, expected)
+    return value
 
 
 def _bounds(window: str | tuple, total: int, name: str) -> tuple[int, int]:
@@ -432,19 +450,34 @@ def recover(
         A set of the same length, labels and image size; pixels in [0, 1].
 
     Raises:
-        InputError: classes that the prior doesn't know, a value out of range, an `out`
-            that another run is writing or has begun, or memory that isn't enough for
-            one image.
+        InputError: classes that the prior doesn't know, a value of wrong type or range,
+            an `out` that another run is writing or has begun, or memory that isn't
+            enough for one image.
 
     Source: paper, algorithm 1.
     """
-    config = config or RecoveryConfig()
-    _require(isinstance(seed, int) and 0 <= seed < 2**31, "seed", seed, "0 .. 2^31 - 1")
-    for name, value in {"batch_size": batch_size, "size": size}.items():
-        _require(value is None or value >= 1, name, value, "an integer >= 1")
-    expected = (len(distilled), *prior.latent_shape)
+    config = RecoveryConfig() if config is None else config
+    for name, value, kind in (
+        ("distilled", distilled, DistilledSet),
+        ("prior", prior, Prior),
+        ("config", config, RecoveryConfig),
+        ("out", Path() if out is None else out, str | Path),
+        ("fast", fast, bool),
+        ("compile", compile or False, bool),
+        ("float8", float8, bool),
+    ):
+        expected = getattr(kind, "__name__", kind)
+        _require(isinstance(value, kind), name, value, f"a value of type {expected}")
+    seed = _integer(seed, "seed", 0, 2**31 - 1)
+    if batch_size is not None:
+        batch_size = _integer(batch_size, "batch_size", 1, 2**31 - 1)
+    size = None if size is None else _integer(size, "size", 1, 2**14)
     if noise is not None:
-        _require(tuple(noise.shape) == expected, "noise", tuple(noise.shape), expected)
+        found = getattr(noise, "shape", type(noise))
+        valid = isinstance(noise, Tensor)
+        valid = valid and found == (len(distilled), *prior.latent_shape)
+        expected = f"a tensor {(len(distilled), *prior.latent_shape)}"
+        _require(valid, "noise", found, expected)
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
     _require(fast or not float8, "float8", float8, "the fast path (no --plain)")

@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from diver_lite import assets
-from diver_lite.cli import app, main
+from diver_lite.cli import Preset, app, main, parse_config
 from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
@@ -123,6 +123,28 @@ def test_recover_an_image_folder(cli, tiny_prior_folder):
     assert config["window"] == [900, 100]
     assert config["clip_input"] is True
     assert config["noise_timestep"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("noise_timestep=0.5", 0.5),
+        ("noise_timestep=1.0", 1.0),
+        ("noise_timestep=1", 1),
+        ("window=(1.0, 0.0)", (1.0, 0.0)),
+        ("window=1.0,0.0", (1.0, 0.0)),
+        ("window=(816,0.51)", (816, 0.51)),
+        ("window=full", "full"),
+        ("guidance_interval=(1.0, 0)", (1.0, 0)),
+        ("start=1.0", 1.0),
+        ("start=matched", "matched"),
+    ],
+)
+def test_a_setting_keeps_its_type(text, value):
+    """1 is a timestep and 1.0 all of T, so a change must not blur them."""
+    name = text.partition("=")[0]
+    found = getattr(parse_config(Preset.default, [text]), name)
+    assert repr(found) == repr(value)
 
 
 def test_recover_replaces_only_when_told_to(cli, tiny_prior_folder):
@@ -394,6 +416,7 @@ BAD_SETTINGS = {
     "negative gamma": ("--set", "guidance_factor=-1", "guidance_factor is -1"),
     "noise above T": ("--set", "noise_timestep=1000", "noise_timestep is 1000"),
     "noise below 0": ("--set", "noise_timestep=-1", "noise_timestep is -1"),
+    "noise as a float": ("--set", "noise_timestep=510.0", r"noise_timestep is 510\.0"),
     "noise is nothing": ("--set", "noise_timestep=None", "noise_timestep is None"),
     "unknown start": ("--set", "start=middle", r"start is 'middle'.*published"),
     "unknown target": ("--set", "guidance_target=eps", "guidance_target is 'eps'"),

@@ -620,6 +620,85 @@ def test_fractions_mean_timesteps(tiny_prior):
     assert torch.equal(found[-1].latents, expected[-1].latents)
 
 
+def test_a_fraction_is_the_timestep_it_names_everywhere(tiny_prior):
+    """Both ends included: 1.0 is the noisiest timestep, 0.0 the cleanest."""
+    for fraction, timestep in {1.0: 999, 0.999: 999, 0.51: 510, 0.0: 0}.items():
+        for changes in (
+            {"noise_timestep": fraction},
+            {"noise_timestep": 700, "start": fraction},
+            {"noise_timestep": np.float32(fraction)},
+            {"noise_timestep": np.int64(timestep)},
+            {"noise_timestep": timestep},
+        ):
+            config = RecoveryConfig(num_inference_steps=10, **changes)
+            visited = config.timesteps(tiny_prior)
+            assert visited[0] == timestep
+            assert visited[1:] == [t for t in range(900, -1, -100) if t < timestep]
+
+
+def acting(**changes):
+    """Return the timesteps in a window and those in a guidance interval."""
+    config = RecoveryConfig(guidance_scale=2.0, **changes)
+    guided = [t for t in range(1000) if config.phase(t) == "semantic"]
+    return guided, [t for t in range(1000) if config.scale(t) > 1]
+
+
+def test_fractions_hold_whole_windows():
+    """(1.0, 0.0) is "full", timestep 0 included; (f, f) is empty for every f."""
+    for pair in ((1.0, 0.0), (1000, -1), (999, -1), (np.int64(999), np.float64(0))):
+        assert acting(window=pair)[0] == [*range(1000)] == acting(window="full")[0]
+        assert acting(guidance_interval=pair)[1] == [*range(1000)]
+    assert acting(window=(0.816, 0.51)) == acting(window="published")
+    assert acting(window=(1000, 0))[0] == [*range(1, 1000)]
+    assert acting(window=(0, -1))[0] == [0]
+    for end in (0.0, 0.3, 1.0):
+        assert acting(window=(end, end))[0] == []
+
+
+FRACTIONS = st.floats(0, 1) | st.floats(0, 0.01) | st.floats(0.99, 1)
+
+
+@settings(few_examples, max_examples=60)
+@given(fractions=st.tuples(FRACTIONS, FRACTIONS, FRACTIONS))
+def test_fractions_have_no_cliff(tiny_prior, fractions):
+    """A larger fraction never is an earlier timestep, nor further than 1 from f T."""
+    fractions = sorted(fractions)
+    for name in ("noise_timestep", "start"):
+        at = [
+            RecoveryConfig(num_inference_steps=10, **{name: f}).timesteps(tiny_prior)[0]
+            for f in fractions
+        ]
+        assert at == sorted(at)
+        assert all(abs(t - f * 1000) <= 1 for t, f in zip(at, fractions, strict=True))
+    low, middle, high = fractions
+    for name, index in {"window": 0, "guidance_interval": 1}.items():
+        whole, lower, upper = (
+            acting(**{name: pair})[index]
+            for pair in ((high, low), (middle, low), (high, middle))
+        )
+        assert lower + upper == whole  # two windows that meet are one
+        assert abs(len(whole) - 1000 * (high - low)) <= 2
+
+
+def test_numbers_of_numpy_are_numbers(tiny_prior, tiny_set, tmp_path):
+    """They come out of loops over arrays, and can be written into the record."""
+    config = RecoveryConfig(
+        num_inference_steps=np.int64(2),
+        noise_timestep=np.int32(700),
+        guidance_scale=np.float32(1.5),
+        window=[np.int64(816), np.float64(0.51)],
+        clip_input=np.bool_(True),
+    )
+    assert config == RecoveryConfig(num_inference_steps=2, window=(816, 0.51))
+    numbers = {"seed": np.int64(3), "batch_size": np.int8(20), "size": np.int16(32)}
+    found = recover(
+        tiny_set, tiny_prior, config, **numbers, out=tmp_path / "a.safetensors",
+        progress=False,
+    )  # fmt: skip
+    assert torch.equal(found.images, run(tiny_set, tiny_prior, config=config))
+    assert DistilledSet.load(tmp_path / "a.safetensors").provenance["seed"] == 3
+
+
 def test_a_matched_start_is_not_visited_twice(tiny_prior):
     """A noise level on the grid is visited once, and one below it ends the grid."""
     on_grid = RecoveryConfig(num_inference_steps=10, noise_timestep=300)
@@ -792,20 +871,25 @@ def test_class_labels_matter_and_can_be_mapped(tiny_prior, tiny_set):
 
 NAN, INF = float("nan"), float("inf")
 BAD_VALUES = [
-    *[("num_inference_steps", v) for v in (0, -1, 2.5, "50", None, 1001)],
+    *[("num_inference_steps", v) for v in (0, -1, 2.5, 2.0, "50", None, 1001)],
+    *[("num_inference_steps", v) for v in (True, np.True_, np.float64(2), np.int8(0))],
     *[("guidance_scale", v) for v in (0.5, -4, NAN, INF, "4", None)],
     *[("guidance_channels", v) for v in ("first-4", None, 3)],
     *[("inheritance", v) for v in ("no", "false", None)],
     *[("noise_timestep", v) for v in (1000, -1, 1.5, NAN, INF, "500", None)],
-    *[("start", v) for v in ("middle", 1000, -1, 1.5, NAN, None)],
+    *[("noise_timestep", v) for v in (510.0, -0.1, True, np.False_, 1j, (0.5,))],
+    *[("start", v) for v in ("middle", 1000, -1, 1.5, NAN, None, True, 510.0)],
     *[("guidance_factor", v) for v in (-0.1, NAN, INF, "0.1", None)],
     *[("guidance_target", v) for v in ("z", None)],
     *[("guidance_sigma", v) for v in ("beta", None)],
     ("window", "middle"),
     *[("window", v) for v in ((1, 2, 3), (100, 500), (2000, 1), (900, -2))],
-    *[("window", v) for v in (("a", 1), (NAN, 1), 5, None)],
+    *[("window", v) for v in (("a", 1), (NAN, 1), 5, None, 0.5, (0.1, 0.9))],
+    *[("window", v) for v in ((816.0, 510.0), (True, False), (1.5, 0), (1.0, -0.5))],
+    *[("window", v) for v in ((), (1.0,), np.array([816, 510]), (0, 0.2))],
     *[("solver", v) for v in ("euler", "", None, 2)],
     *[("guidance_interval", v) for v in ("none", (100, 500), (NAN, 1), None)],
+    ("guidance_interval", (900.0, 100.0)),
     *[("clip_input", v) for v in ("yes", None)],
     *[("vae_posterior", v) for v in ("max", None)],
 ]
@@ -817,6 +901,7 @@ def test_a_bad_setting_is_named_with_its_value(tiny_prior, tiny_set, field, valu
     spy = spy_on(tiny_prior)
     with pytest.raises(InputError, match=field) as caught:
         recover(tiny_set, spy, RecoveryConfig(**{field: value}), progress=False)
+    value = value.item() if isinstance(value, np.generic) else value
     found = value if isinstance(value, tuple) else [value]
     assert any(repr(v) in str(caught.value) for v in (value, *found))
     assert not hasattr(spy, "decoded")
@@ -833,8 +918,25 @@ def test_every_field_has_a_bad_value():
         ("seed", -1),
         ("seed", 2**31),
         ("seed", 1.5),
+        ("seed", True),
+        ("seed", "1"),
+        ("seed", None),
         ("batch_size", 0),
         ("batch_size", -3),
+        ("batch_size", 2.5),
+        ("batch_size", True),
+        ("batch_size", "3"),
+        ("size", 0),
+        ("size", 28.0),
+        ("size", True),
+        ("size", "28"),
+        ("size", (28, 28)),
+        ("size", 10**9),
+        ("noise", 3),
+        ("noise", np.zeros((20, 4, 16, 16))),
+        ("fast", "no"),
+        ("compile", 1),
+        ("float8", "no"),
         ("noise", torch.zeros(3, 4, 16, 16)),
         ("noise", torch.zeros(20, 4, 8, 8)),
         ("class_map", [0, 1]),
@@ -848,3 +950,14 @@ def test_bad_arguments_of_recover(tiny_prior, tiny_set, tmp_path, field, value):
     with pytest.raises(InputError, match=field):
         recover(tiny_set, tiny_prior, QUICK, out=out, progress=False, **{field: value})
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["distilled", "prior", "config", "out"])
+@pytest.mark.parametrize("value", ["cifar10", 0, [], b"", 1.5])
+def test_arguments_that_are_something_else(tiny_prior, tiny_set, name, value):
+    """A name in the place of what it names is the likeliest slip."""
+    if name == "out" and value == "cifar10":
+        return
+    given_ = {"distilled": tiny_set, "prior": tiny_prior, "config": QUICK}
+    with pytest.raises(InputError, match=f"^{name} is "):
+        recover(**given_ | {name: value}, progress=False)
