@@ -7,8 +7,10 @@ through the same lines.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +21,12 @@ from torch import Tensor
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.errors import InputError, first_line
 
-PARTS = {
+NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
     "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
     "vae": ("AutoencoderKL",),
-    "scheduler": None,
 }
+PARTS = (*NETWORKS, "scheduler")
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
 
 
@@ -35,7 +37,7 @@ class Prior:
     Attributes:
         transformer: diffusers' `DiTTransformer2DModel`; predicts the noise.
         vae: diffusers' `AutoencoderKL`.
-        scheduler: diffusers' scheduler; gives `alphas_cumprod` and the timesteps.
+        scheduler: diffusers' `DDIMScheduler`; gives `alphas_cumprod` and the timesteps.
         class_names: one name per class the transformer knows.
         info: the folder's `diver_lite.json`: how the prior was made, and `image_fit`,
             how images of another size are brought to `image_size` ("pad", "resize").
@@ -217,8 +219,9 @@ def load_prior(
         dtype: default: float32 on the CPU, bfloat16 on CUDA.
 
     Raises:
-        InputError: unknown name, missing or broken files, unsupported architecture,
-            or a device that is not there.
+        InputError: unknown name, missing or broken files, unsupported architecture, a
+            network that doesn't predict noise or a noise schedule without betas, or a
+            device that is not there.
 
     Source: ours; the folder format is diffusers'.
     """
@@ -276,10 +279,10 @@ def _download(name: str) -> Path:
 
 
 def _load_folder(root: Path) -> Prior:
-    for part, expected in PARTS.items():
-        config = "scheduler_config.json" if part == "scheduler" else "config.json"
-        found = _read_json(root / part / config, root).get("_class_name")
-        if expected and found not in expected:
+    schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
+    for part, expected in NETWORKS.items():
+        found = _read_json(root / part / "config.json", root).get("_class_name")
+        if found not in expected:
             raise InputError(
                 f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
             )
@@ -288,9 +291,9 @@ def _load_folder(root: Path) -> Prior:
     info = _read_json(info_path, root) if info_path.exists() else {}
     import diffusers  # costs seconds, so only when a prior is loaded
 
-    scheduler_class = (index.get("scheduler") or [None, "DDIMScheduler"])[1]
     models = []
     try:
+        scheduler = _build_scheduler(schedule)
         for part, model in {
             "transformer": diffusers.DiTTransformer2DModel,
             "vae": diffusers.AutoencoderKL,
@@ -302,18 +305,10 @@ def _load_folder(root: Path) -> Prior:
                 raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
             models.append(network)
         transformer, vae = models
-        scheduler = getattr(diffusers, scheduler_class).from_pretrained(
-            root / "scheduler"
-        )
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
             f"prior folder {root} can't be loaded: {first_line(error)}"
         ) from None
-    if scheduler.config.prediction_type != "epsilon":
-        raise InputError(
-            f"prior folder {root}: the scheduler's prediction_type is "
-            f"{scheduler.config.prediction_type!r}, expected 'epsilon'"
-        )
     if vae.config.latent_channels != transformer.config.in_channels:
         raise InputError(
             f"prior folder {root}: the VAE has {vae.config.latent_channels} latent "
@@ -325,6 +320,54 @@ def _load_folder(root: Path) -> Prior:
     names = index.get("id2label") or {}
     class_names = tuple(names.get(str(i), f"class {i}") for i in range(count))
     return Prior(transformer, vae, scheduler, class_names, info)
+
+
+def _build_scheduler(config: dict):
+    """Build a `DDIMScheduler` with the noise schedule of any of diffusers' schedulers.
+
+    Networks are trained with betas, not with a way to step along them: the class that
+    the config names is never looked up. What else DDIM knows of it carries over.
+
+    Raises:
+        ValueError, TypeError, ...: a network that predicts something else than the
+            noise, or a schedule that isn't made of betas.
+    """
+    import diffusers
+
+    kind = config.get("_class_name")
+    predicts = config.get("prediction_type", "epsilon")  # files of 2022 may lack it
+    if predicts != "epsilon":
+        raise ValueError(
+            f"the scheduler's prediction_type is {predicts!r}, expected 'epsilon'"
+        )
+    needed = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    for name in needed[:1] if config.get("trained_betas") else needed:
+        if config.get(name) is None:
+            raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
+    # what changes the schedule beyond its betas, and the value that doesn't
+    for name, neutral in {"use_flow_sigmas": False, "snr_shift_scale": 1}.items():
+        if (config.get(name) or neutral) != neutral:
+            raise ValueError(
+                f"the scheduler, a {kind}, has {name} {config[name]!r}; expected the "
+                "noise schedule that its betas give"
+            )
+    known = inspect.signature(diffusers.DDIMScheduler).parameters
+    shared = {name: value for name, value in config.items() if name in known}
+    scheduler = diffusers.DDIMScheduler(**shared)
+    alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
+    falling = bool((alphas.diff() < 0).all())
+    if not (len(alphas) == total > 1 and falling and 0 < alphas[-1] < alphas[0] < 1):
+        raise ValueError(
+            f"the scheduler's betas give alphas_cumprod from {alphas[:1].tolist()} to "
+            f"{alphas[-1:].tolist()} in {len(alphas)} timesteps; expected a fall "
+            f"between 1 and 0 in num_train_timesteps ({total})"
+        )
+    trial = deepcopy(scheduler)
+    trial.set_timesteps(1)
+    if not 0 <= trial.timesteps[0] < total:
+        offset = config["steps_offset"]
+        raise ValueError(f"the scheduler's steps_offset is {offset}, beyond {total}")
+    return scheduler
 
 
 def _read_json(path: Path, root: Path) -> dict:

@@ -1,11 +1,13 @@
 """A prior encodes, decodes and predicts as promised, and broken ones are refused."""
 
+import inspect
 import json
 import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import diffusers
 import huggingface_hub
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.errors import InputError
 from diver_lite.files import sha256
 from diver_lite.prior import fit_images, load_prior, resolve_device, shipped_priors
+from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.training import RECIPES
 
 DIT_WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -250,18 +253,148 @@ def test_another_architecture(folder, part, found):
         load_prior(folder, device="cpu")
 
 
-def test_another_prediction_type(folder):
-    """A prior that predicts velocities would give garbage, so it is refused."""
-    edit(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    with pytest.raises(InputError, match=r"prediction_type.*v_prediction.*epsilon"):
-        load_prior(folder, device="cpu")
+# --- Schedulers ---------------------------------------------------------------------
+
+# these stretch the schedule beyond its betas
+STRETCHED = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"}
+WITH_BETAS = {
+    name
+    for name in dir(diffusers)
+    if name.endswith("Scheduler")
+    and "beta_start" in inspect.signature(getattr(diffusers, name)).parameters
+} - STRETCHED
+WITHOUT = STRETCHED | {
+    f"{name}Scheduler"
+    for name in (
+        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "EDMEuler", "IPNDM"),
+        *("EDMDPMSolverMultistep", "ScoreSdeVe", "UnCLIP", "CMStochasticIterative"),
+    )
+}
 
 
-def test_an_unknown_scheduler(folder):
-    """A scheduler class that diffusers lacks is refused."""
-    edit(folder / "model_index.json", scheduler=["diffusers", "NoSuchScheduler"])
-    with pytest.raises(InputError, match="NoSuchScheduler"):
+def schedule(folder, name, **options):
+    """Put one of diffusers' schedulers into a prior's folder, as diffusers saves it."""
+    shutil.rmtree(folder / "scheduler")
+    getattr(diffusers, name)(**options).save_pretrained(folder / "scheduler")
+    edit(folder / "model_index.json", scheduler=["diffusers", name])
+    return load_prior(folder, device="cpu")
+
+
+def recovered(prior, distilled):
+    config = RecoveryConfig(num_inference_steps=4)
+    return recover(distilled[:2], prior, config, progress=False).images
+
+
+def test_there_are_schedulers_to_look_at():
+    """The names that users meet are among them."""
+    names = ("DDPM", "EulerDiscrete", "DPMSolverMultistep", "PNDM", "UniPCMultistep")
+    assert {f"{name}Scheduler" for name in names} <= WITH_BETAS
+    assert not WITH_BETAS & WITHOUT
+
+
+@pytest.mark.parametrize("name", sorted(WITH_BETAS))
+def test_any_scheduler_of_betas_is_read(folder, tiny_prior, tiny_set, name):
+    """What is in it are betas, and the images are those of the DDIM folder."""
+    known = inspect.signature(getattr(diffusers, name)).parameters
+    same = {k: v for k, v in tiny_prior.scheduler.config.items() if k in known}
+    prior = schedule(folder, name, **same)
+    assert type(prior.scheduler) is diffusers.DDIMScheduler
+    assert torch.equal(recovered(prior, tiny_set), recovered(tiny_prior, tiny_set))
+
+
+def test_what_a_scheduler_says_carries_over(folder, tiny_prior, tiny_set):
+    """Other betas, another grid and another last step are other images."""
+    plain = recovered(tiny_prior, tiny_set)
+    ours = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    for changes in (
+        {"beta_end": 0.01},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": torch.linspace(1e-4, 0.03, 1000).tolist()},
+        {"timestep_spacing": "trailing"},
+        {"steps_offset": 1},
+        {"set_alpha_to_one": False},
+    ):
+        images = [
+            recovered(schedule(folder, name, **ours | changes), tiny_set)
+            for name in ("PNDMScheduler", "DDIMScheduler")
+        ]
+        if "set_alpha_to_one" in changes:
+            assert torch.equal(images[0], images[1])
+        assert not torch.equal(images[1], plain)
+    euler = schedule(folder, "EulerDiscreteScheduler", **ours)  # its own spacing
+    assert RecoveryConfig(num_inference_steps=4, inheritance=False).timesteps(
+        euler
+    ) == [999, 666, 333, 0]
+    short = schedule(folder, "DDPMScheduler", **ours, num_train_timesteps=500)
+    assert len(short.scheduler.alphas_cumprod) == 500
+
+
+def test_no_class_is_looked_up_by_a_name_in_a_file(folder, tiny_prior, tiny_set):
+    """Neither in the index nor in the scheduler's own file: both may lie."""
+    edit(folder / "model_index.json", scheduler=["os", "NoSuchScheduler"])
+    edit(folder / "scheduler/scheduler_config.json", _class_name="NorThis")
+    prior = load_prior(folder, device="cpu")
+    assert torch.equal(recovered(prior, tiny_set), recovered(tiny_prior, tiny_set))
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT))
+def test_a_schedule_of_something_else(folder, name):
+    """Flow matching, sigmas, stretched betas: refused, and the words say why."""
+    with pytest.raises(InputError, match=rf"({name}, has |prediction_type).*expected"):
+        schedule(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        # a prior that predicts velocities would give garbage
+        ({"prediction_type": "v_prediction"}, r"prediction_type.*v_pred.*'epsilon'"),
+        ({"prediction_type": "sample"}, r"prediction_type.*'sample'.*'epsilon'"),
+        ({"prediction_type": "flow_prediction"}, r"flow_prediction'.*'epsilon'"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas True; expected"),
+        ({"snr_shift_scale": 3.0}, r"snr_shift_scale 3\.0; expected"),
+        ({"beta_start": None}, "no beta_start; expected betas"),
+        ({"beta_end": None}, "no beta_end"),
+        ({"beta_schedule": None}, "no beta_schedule"),
+        ({"num_train_timesteps": None}, "no num_train_timesteps"),
+        ({"num_train_timesteps": 0}, r"num_train_timesteps \(0\)"),
+        ({"num_train_timesteps": "many"}, "str"),
+        ({"beta_schedule": "sigmoid"}, "sigmoid is not implemented for.*DDIM"),
+        ({"beta_start": "small"}, "str"),
+        ({"beta_start": 5.0}, "between 1 and 0"),
+        ({"beta_start": 0.0}, "between 1 and 0"),
+        ({"beta_end": -0.02}, "between 1 and 0"),
+        ({"beta_end": float("nan")}, "between 1 and 0"),
+        ({"trained_betas": [0.1] * 7}, r"7 timesteps.*num_train_timesteps \(1000\)"),
+        ({"trained_betas": [0.01] * 500 + [0.0] * 500}, "expected a fall"),
+        ({"trained_betas": "many"}, "str"),
+        # nothing is left of the image at the last timestep, and no noise tells it
+        ({"rescale_betas_zero_snr": True}, r"to \[0\.0\].*between 1 and 0"),
+        ({"timestep_spacing": "odd"}, "odd is not supported"),
+        ({"steps_offset": 1000}, "steps_offset is 1000"),
+        ({"steps_offset": -1}, "steps_offset is -1"),
+        ({"steps_offset": 0.5}, "float64"),
+    ],
+)
+def test_a_scheduler_that_does_not_fit(folder, changes, words):
+    """The message says what is wrong, in one line, with the folder."""
+    edit(folder / "scheduler/scheduler_config.json", **changes)
+    with pytest.raises(InputError, match=words) as caught:
         load_prior(folder, device="cpu")
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_steps_that_an_offset_leads_out_of_the_schedule(folder):
+    """1000 steps of an offset of 1 would begin at T = 1000."""
+    edit(folder / "scheduler/scheduler_config.json", steps_offset=1)
+    prior = load_prior(folder, device="cpu")
+    assert RecoveryConfig(num_inference_steps=500).timesteps(prior)[-1] == 1
+    with pytest.raises(InputError, match=r"num_inference_steps is 1000.*offset"):
+        RecoveryConfig(num_inference_steps=1000).timesteps(prior)
+
+
+# --- Damage -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
