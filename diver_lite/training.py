@@ -145,8 +145,11 @@ def train_prior(
     except TypeError as error:
         raise InputError(f"recipe {name!r}: {error}") from None
     for field in ("vae_steps", "dit_steps"):
-        if (value := getattr(recipe, field)) < 1:
-            raise InputError(f"{field} is {value}; expected an integer >= 1")
+        value = getattr(recipe, field)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{field} is {value!r}; expected an integer >= 1")
+    if not (minutes is None or (isinstance(minutes, int | float) and minutes >= 0)):
+        raise InputError(f"minutes is {minutes!r}; expected a number >= 0")
     device = resolve_device(device)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     out = Path(out)
@@ -196,6 +199,8 @@ def train_prior(
         compile=compile,
         **options,
     )
+    if not done:
+        return False
     export_prior(
         out / "prior",
         vae,
@@ -206,7 +211,7 @@ def train_prior(
         trained_on=f"{source}, fit split",
         losses={"vae": vae_losses, "dit": dit_losses},
     )
-    return done
+    return True
 
 
 def _cpu_has_bf16_matrix_units() -> bool:

@@ -101,6 +101,28 @@ def test_no_time_means_a_checkpoint_and_no_prior(train, tmp_path):
     assert torch.load(tmp_path / "dit.pt", weights_only=True)["step"] == 4
 
 
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_time_that_runs_out_in_either_stage(train, tmp_path, monkeypatch, stage):
+    """A checkpoint, False, and no prior of networks that are half trained."""
+    now = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def on_step(where, step, loss):
+        if (where, step) == (stage, 2):
+            now[0] += 60
+
+    assert train(tmp_path, minutes=1, on_step=on_step) is False
+    step = torch.load(tmp_path / f"{stage}.pt", weights_only=True)["step"]
+    assert step == 2
+    assert not (tmp_path / "prior").exists()
+    assert train(tmp_path) is True
+    first = weights(tmp_path)
+    # an older prior isn't replaced by one that isn't finished either
+    more = {"vae_steps": 9, "dit_steps": 9}
+    assert train(tmp_path, minutes=0, **more) is False
+    same(weights(tmp_path), first)
+
+
 def test_a_run_in_pieces_equals_a_run_in_one_go(train, tmp_path, monkeypatch):
     """Bit for bit on the CPU, however often training is stopped."""
     assert train(tmp_path / "whole") is True
@@ -194,7 +216,15 @@ def test_bad_recipes(train, tmp_path):
         train_prior("imagenet", tmp_path / "new")
     with pytest.raises(InputError, match="colour_depth"):
         train(tmp_path / "new", colour_depth=3)
-    for changes in ({"dit_steps": -1}, {"vae_steps": 0}):
+    for changes in (
+        {"dit_steps": -1},
+        {"vae_steps": 0},
+        {"vae_steps": 2.5},
+        {"dit_steps": "9"},
+        {"minutes": -1},
+        {"minutes": float("nan")},
+        {"minutes": "9"},
+    ):
         with pytest.raises(InputError, match=next(iter(changes))):
             train(tmp_path / "new", **changes)
     assert [*tmp_path.iterdir()] == []
