@@ -195,6 +195,7 @@ def recover(
         float8=float8,
         size=size,
         out=out,
+        overwrite=overwrite,
     )
     if Processes(cpu=loaded.device.type == "cpu").index > 0:
         return  # process 0 writes and speaks

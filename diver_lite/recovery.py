@@ -420,6 +420,7 @@ def recover(
     float8: bool = False,
     progress: bool = True,
     out: str | Path | None = None,
+    overwrite: bool = False,
     size: int | None = None,
 ) -> DistilledSet:
     """Refine every image of a distilled set with DIVER.
@@ -444,6 +445,7 @@ def recover(
         out: also save the result there, as .safetensors. Finished batches are kept in a
             folder beside it (see `shards`), so a killed run goes on where it was;
             processes of one `accelerate launch` share the batches.
+        overwrite: replace `out` if it exists; the default refuses.
         size: height and width of the results; default: as the set's images.
 
     Returns:
@@ -451,8 +453,8 @@ def recover(
 
     Raises:
         InputError: classes that the prior doesn't know, a value of wrong type or range,
-            an `out` that another run is writing or has begun, or memory that isn't
-            enough for one image.
+            an `out` that exists or that another run is writing or has begun, or memory
+            that isn't enough for one image.
 
     Source: paper, algorithm 1.
     """
@@ -465,6 +467,7 @@ def recover(
         ("fast", fast, bool),
         ("compile", compile or False, bool),
         ("float8", float8, bool),
+        ("overwrite", overwrite, bool),
     ):
         expected = getattr(kind, "__name__", kind)
         _require(isinstance(value, kind), name, value, f"a value of type {expected}")
@@ -529,6 +532,7 @@ def recover(
             batch_size=batch_size,
             default_batch_size=choose_batch_size(prior),
             device=prior.device,
+            overwrite=overwrite,
             progress=progress,
         )
     recovered = []

@@ -32,7 +32,14 @@ from tqdm.auto import tqdm
 from diver_lite.batches import run_batches
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError, first_line
-from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint, sha256
+from diver_lite.files import (
+    atomic_path,
+    check_writable,
+    exclusive,
+    fingerprint,
+    move,
+    sha256,
+)
 from diver_lite.prior import Prior
 from diver_lite.processes import Processes
 
@@ -58,6 +65,7 @@ def recover_in_shards(
     batch_size: int | None,
     default_batch_size: int,
     device: torch.device,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> DistilledSet:
     """Refine images batch by batch, keep every batch, and write the whole set.
@@ -66,7 +74,7 @@ def recover_in_shards(
     its share of the batches, process 0 merges them, all return the set.
 
     Args:
-        out: the .safetensors file to write; replaced if it exists.
+        out: the .safetensors file to write.
         refine: returns the finished images (B, 3, H, W) of the indices it is given.
         assemble: makes the set from all images (N, 3, H, W).
         facts: returns what the result depends on; see `run_facts`.
@@ -74,16 +82,17 @@ def recover_in_shards(
         batch_size: images per batch; None: as in the folder, if a run was interrupted.
         default_batch_size: what None means otherwise.
         device: where the work is done.
+        overwrite: replace `out` if it exists, also if it appears during the run.
         progress: show a progress bar; it begins with what is done already.
 
     Raises:
-        InputError: the folder holds another run or is in use, or can't be written to;
-            or another process of this run failed.
+        InputError: `out` exists; the folder holds another run or is in use, or can't
+            be written to; or another process of this run failed.
 
     Source: ours.
     """
     processes = Processes(cpu=device.type == "cpu")
-    shards = Shards(Path(out), count)
+    shards = Shards(Path(out), count, overwrite)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict, list[int] | None]:
@@ -129,12 +138,14 @@ class Shards:
     Attributes:
         out: the run's output.
         count: number of images.
+        overwrite: whether `out` may be replaced.
         manifest: what the run is; set by `begin`.
         begun: whether the folder is known to be this run's.
     """
 
     out: Path
     count: int
+    overwrite: bool = False
     manifest: dict | None = None
     begun: bool = False
 
@@ -176,7 +187,7 @@ class Shards:
             raise InputError(
                 f"output {self.out}: expected a name ending in .safetensors"
             )
-        check_writable(self.out, overwrite=True)
+        check_output(self.out, overwrite=self.overwrite)
         if self.folder.exists():
             strange = [self.folder.name] if not self.folder.is_dir() else []
             strange = strange or [
@@ -208,7 +219,7 @@ class Shards:
             Indices of the shards to make; None if even the output is finished.
 
         Raises:
-            InputError: the folder holds another run.
+            InputError: the folder, or the output, holds another run.
         """
         for scratch in self.folder.glob(".*"):  # half-written when killed
             shutil.rmtree(scratch, ignore_errors=True)
@@ -219,6 +230,7 @@ class Shards:
         if is_finished(self.out):
             if stored == self.manifest:
                 return None
+            check_writable(self.out, overwrite=self.overwrite)
             stored = self._empty()  # left over from a run that was done
         if stored is not None and stored != self.manifest:
             raise InputError(
@@ -306,7 +318,7 @@ class Shards:
             whole = result.save(self.folder / WHOLE, overwrite=True)
             # from here on a new start finds out that only tidying up is left
             self._write_json(RESULT, {"sha256": sha256(whole)})
-            os.replace(whole, self.out)
+            move(whole, self.out, overwrite=self.overwrite)
         self.remove()
         return result
 

@@ -937,6 +937,7 @@ def test_every_field_has_a_bad_value():
         ("fast", "no"),
         ("compile", 1),
         ("float8", "no"),
+        ("overwrite", "no"),
         ("noise", torch.zeros(3, 4, 16, 16)),
         ("noise", torch.zeros(20, 4, 8, 8)),
         ("class_map", [0, 1]),

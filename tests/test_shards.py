@@ -173,14 +173,65 @@ def test_stopped_while_merging(go, out, whole, stop_after, monkeypatch, stage):
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
-def test_a_finished_output_is_not_another_runs(go, out, monkeypatch):
-    """A folder that is only left over never stands in the way of new settings."""
+def test_a_finished_output_is_not_another_runs(go, out, whole, monkeypatch):
+    """With other settings, what is left over counts as any output that exists."""
     with monkeypatch.context() as patch:
         patch.setattr(shards.Shards, "remove", lambda self: None)
         first = go()
-    second = go(seed=1)
+    with pytest.raises(InputError, match="exists already"):
+        go(seed=1)
+    assert out.read_bytes() == whole
+    second = go(seed=1, overwrite=True)
     assert not torch.equal(first.images, second.images)
     assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+# --- What is there already ----------------------------------------------------------
+
+
+def test_an_output_is_replaced_only_when_told_to(go, out, whole, stop_after):
+    """From Python as on the command line, and before the first image."""
+    out.parent.mkdir()
+    out.write_bytes(b"precious")
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match=r"exists already.*overwrite"):
+        go()
+    assert calls == []
+    assert out.read_bytes() == b"precious"
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    go(overwrite=True)
+    assert out.read_bytes() == whole
+
+
+def test_an_output_that_appears_during_the_run(go, out, whole, stop_after, monkeypatch):
+    """It stays, and so do the finished images."""
+    save = DistilledSet.save
+
+    def late(self, path, **options):
+        out.write_bytes(b"precious")
+        return save(self, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistilledSet, "save", late)
+        with pytest.raises(InputError, match="has appeared during this run"):
+            go()
+    assert out.read_bytes() == b"precious"
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match="exists already"):
+        go()
+    go(overwrite=True)
+    assert calls == []
+    assert out.read_bytes() == whole
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_others_may_read_the_result(go, out):
+    """As the umask says: safetensors itself writes files of mode 0600."""
+    go()
+    beside = out.with_name("beside")
+    beside.touch()
+    assert out.stat().st_mode == beside.stat().st_mode
 
 
 # --- What isn't this run's ----------------------------------------------------------
