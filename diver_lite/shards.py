@@ -3,7 +3,8 @@
 A shard holds the results of one batch: images i .. i+B-1 of the set, for i = 0, B, 2B
 and so on. Its pixels depend on those images alone, and batches are always cut there, so
 the merged file has the same bytes however often a run was interrupted and however many
-processes shared it, as long as machine, number of threads and versions are the same.
+processes shared it, as long as machine, number of threads and versions are the same
+(the last two are compared, like every setting).
 
 The folder OUT.parts beside the output holds the shards, each with a digest; what they
 are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import safetensors.torch
@@ -46,6 +48,7 @@ from diver_lite.processes import Processes
 MANIFEST, RESULT, LOCK = "manifest.json", "result.json", "lock"
 WHOLE = "whole.safetensors"  # the output, until it is moved to its place
 _OURS = re.compile(r"(\d{6}|whole)\.safetensors|(manifest|result)\.json|lock|\..*")
+_PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
     "images": "other input images",
@@ -381,7 +384,7 @@ def run_facts(
     noise: Tensor | None,
     settings: dict,
 ) -> dict:
-    """Return what a recovery's result depends on, as JSON can hold it.
+    """Return what a recovery's result depends on, to the last bit, as JSON can hold it.
 
     Args:
         images: (N, 3, H, W) the input.
@@ -406,6 +409,8 @@ def run_facts(
         "noise": None if noise is None else fingerprint([noise]),
         "dtype": str(prior.dtype),
         "device": prior.device.type,
+        "threads": torch.get_num_threads() if prior.device.type == "cpu" else None,
+        **{package: metadata.version(package) for package in _PACKAGES},
         **settings,
     }
 

@@ -281,6 +281,39 @@ def test_other_inputs_are_refused(go, tiny_set, tiny_prior, stop_after):
     weight.data[0] -= 1
 
 
+@pytest.mark.parametrize("package", ["diver-lite", "torch", "diffusers", "safetensors"])
+def test_another_version_is_refused(go, out, whole, stop_after, monkeypatch, package):
+    """Equal bytes are promised for equal versions only."""
+    halfway(go, stop_after)
+    version = shards.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            shards.metadata,
+            "version",
+            lambda name: "99.9" if name == package else version(name),
+        )
+        words = rf"\({package} '{version(package)}' there, '99.9' now\)"
+        with pytest.raises(InputError, match=words.replace("+", r"\+")):
+            go()
+    go()
+    assert out.read_bytes() == whole
+
+
+def test_another_number_of_threads_is_refused(go, out, whole, stop_after):
+    """On a CPU sums are split among threads, and so rounded."""
+    halfway(go, stop_after)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        words = rf"\(threads {before} there, {before + 1} now\)"
+        with pytest.raises(InputError, match=words):
+            go()
+    finally:
+        torch.set_num_threads(before)
+    go()
+    assert out.read_bytes() == whole
+
+
 def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
     """A prior is known by its weights and not by its path."""
     from diver_lite.prior import load_prior
