@@ -132,11 +132,28 @@ def as_jpeg(figure: Figure, *, quality: int = 85) -> Jpeg:
 
     Source: ours: a notebook with many colour images has to stay small.
     """
+    return Jpeg(encode_figure(figure, "jpeg", quality=quality))
+
+
+def encode_figure(figure: Figure, format: str, *, quality: int = 85) -> bytes:
+    """Encode a figure as notebooks show it: cut tight, so that row titles stay whole.
+
+    Args:
+        figure: of any size.
+        format: "jpeg" or "webp".
+        quality: of the encoding, 1 to 95.
+
+    Source: ours.
+    """
     buffer = io.BytesIO()
-    # tight, as notebooks show a figure: titles of rows reach beyond it
-    tight = {"bbox_inches": "tight", "facecolor": "white"}
-    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": quality}, **tight)
-    return Jpeg(buffer.getvalue())
+    figure.savefig(
+        buffer,
+        format=format,
+        pil_kwargs={"quality": quality},
+        bbox_inches="tight",
+        facecolor="white",
+    )
+    return buffer.getvalue()
 
 
 def squeeze(images: Tensor) -> Tensor:
@@ -352,57 +369,6 @@ def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figur
     fig.legend(handles=handles, loc="outside right center", frameon=False)
     if title:
         fig.suptitle(title)
-    plt.close(fig)
-    return fig
-
-
-def distance_heatmap(
-    table: pd.DataFrame,
-    *,
-    value: str = "cosine_distance",
-    relation: str = "same class",
-    title: str | None = None,
-) -> Figure:
-    """Draw the distances between sets as a symmetric matrix.
-
-    Args:
-        table: as `diver_lite.metrics.latent_distances` returns it.
-        value: the column to draw, "cosine_distance" or "l2_distance".
-        relation: the pairs to draw, "same class" or "other class".
-        title: title of the figure.
-
-    Raises:
-        InputError: the table lacks a column, or holds no such relation.
-
-    Source: ours.
-    """
-    _check_columns(table, ("set_a", "set_b", "relation", value))
-    chosen = table[table["relation"] == relation]
-    if chosen.empty:
-        raise InputError(
-            f"relation is {relation!r}; expected one of {[*table['relation'].unique()]}"
-        )
-    names = list(dict.fromkeys(table["set_a"]))
-    matrix = pd.DataFrame(np.nan, index=names, columns=names)
-    for a, b, distance in chosen[["set_a", "set_b", value]].itertuples(index=False):
-        matrix.loc[a, b] = matrix.loc[b, a] = distance
-    side = 0.75 * len(names) + 2.0
-    fig, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
-    # large distances have many digits before the point
-    digits = ".2f" if np.nanmax(matrix) < 10 else ".1f"
-    sns.heatmap(
-        matrix,
-        annot=True,
-        fmt=digits,
-        cmap="crest",
-        square=True,
-        cbar_kws={"label": f"{value.replace('_', ' ')}, {relation}", "shrink": 0.7},
-        ax=ax,
-    )
-    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
-    plt.setp(ax.get_yticklabels(), rotation=0)
-    if title:
-        ax.set_title(title)
     plt.close(fig)
     return fig
 

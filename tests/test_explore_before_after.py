@@ -31,7 +31,6 @@ def shown(monkeypatch):
         return image_grid(rows, titles, **options)
 
     monkeypatch.setattr(explore, "image_grid", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
     return drawn
 
 

@@ -22,7 +22,6 @@ def shown(monkeypatch):
         return duration_bars(seconds, title=title)
 
     monkeypatch.setattr(explore, "duration_bars", record)
-    monkeypatch.setattr(explore, "display", lambda figure: None)
     return drawn
 
 
