@@ -196,13 +196,6 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
 
 
-def write_idx(path: str | Path, array: np.ndarray) -> None:
-    """Write a uint8 array as a gzipped IDX file, byte for byte reproducible."""
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
-        stream.write(header + array.astype(np.uint8).tobytes())
-
-
 def describe_source(name: str, *, root: str | Path | None = None) -> str:
     """Say which files a dataset was read from, for the record of a result.
 

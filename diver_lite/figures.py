@@ -101,17 +101,20 @@ def image_grid(
     if len(titles) > columns:
         raise InputError(f"column_titles has {len(titles)} entries; columns: {columns}")
 
-    fig, ax = _grid_axes(len(rows), columns, list(rows), titles, scale)
-    interpolation = "nearest" if nearest else "antialiased"
-    for row, images in enumerate(rows.values()):
-        for column, pixels in enumerate(_to_pixels(images)):
-            extent = (column, column + 0.94, row + 0.94, row)
-            ax.imshow(pixels, extent=extent, interpolation=interpolation)
-    return _finish(fig, ax, len(rows), columns, title)
+    return _draw_grid(
+        {name: _to_pixels(images) for name, images in rows.items()},
+        titles,
+        scale,
+        title=title,
+        interpolation="nearest" if nearest else "antialiased",
+    )
 
 
 class Jpeg:
-    """A figure as JPEG, which notebooks display. `as_jpeg` makes it."""
+    """A figure as JPEG, which notebooks display. `as_jpeg` makes it.
+
+    IPython's own `Image` would do, and be all that the package needs IPython for.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -123,25 +126,23 @@ class Jpeg:
         return self.data
 
 
-def as_jpeg(figure: Figure, *, quality: int = 85) -> Jpeg:
+def as_jpeg(figure: Figure) -> Jpeg:
     """Encode a grid of colour images as JPEG: PNG takes twice to three times the room.
 
     Args:
         figure: what `image_grid` returned; plots and grey images are better as PNG.
-        quality: of the JPEG encoding, 1 to 95.
 
     Source: ours: a notebook with many colour images has to stay small.
     """
-    return Jpeg(encode_figure(figure, "jpeg", quality=quality))
+    return Jpeg(encode_figure(figure, "jpeg"))
 
 
-def encode_figure(figure: Figure, format: str, *, quality: int = 85) -> bytes:
+def encode_figure(figure: Figure, format: str) -> bytes:
     """Encode a figure as notebooks show it: cut tight, so that row titles stay whole.
 
     Args:
         figure: of any size.
         format: "jpeg" or "webp".
-        quality: of the encoding, 1 to 95.
 
     Source: ours.
     """
@@ -149,7 +150,7 @@ def encode_figure(figure: Figure, format: str, *, quality: int = 85) -> bytes:
     figure.savefig(
         buffer,
         format=format,
-        pil_kwargs={"quality": quality},
+        pil_kwargs={"quality": 85},
         bbox_inches="tight",
         facecolor="white",
     )
@@ -174,7 +175,6 @@ def latent_grid(
     *,
     limit: float | None = None,
     scale: float = 1.1,
-    title: str | None = None,
 ) -> Figure:
     """Draw the channels of one latent per row, on a colour scale with 0 in the middle.
 
@@ -184,7 +184,6 @@ def latent_grid(
         limit: value of the two ends of the colour scale, > 0; the largest absolute
             value of all rows if left out.
         scale: side of one channel in inches, > 0.
-        title: title of the whole figure.
 
     Raises:
         InputError: no rows, or a tensor of another shape.
@@ -198,47 +197,38 @@ def latent_grid(
             raise InputError(
                 f"rows[{name!r}] has shape {tuple(latent.shape)}; expected (C,h,w)"
             )
-    values = {name: latent.detach().float().cpu() for name, latent in rows.items()}
+    values = {n: latent.detach().float().cpu().numpy() for n, latent in rows.items()}
+    limit = limit or max(float(np.abs(latent).max()) for latent in values.values())
     columns = max(len(latent) for latent in values.values())
-    limit = limit or max(float(latent.abs().max()) for latent in values.values())
-    titles = list(column_titles or [f"channel {c}" for c in range(columns)])
-
-    fig, ax = _grid_axes(len(rows), columns, list(rows), titles, scale, margin=0.7)
-    for row, latent in enumerate(values.values()):
-        for column, channel in enumerate(latent.numpy()):
-            extent = (column, column + 0.94, row + 0.94, row)
-            image = ax.imshow(
-                channel,
-                extent=extent,
-                interpolation="nearest",
-                cmap="RdBu_r",
-                vmin=-limit,
-                vmax=limit,
-            )
-    fig.colorbar(image, ax=ax, fraction=0.03, pad=0.02)
-    return _finish(fig, ax, len(rows), columns, title)
+    fig = _draw_grid(
+        values,
+        column_titles or [f"channel {c}" for c in range(columns)],
+        scale,
+        margin=0.7,  # of the colour scale
+        interpolation="nearest",
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+    )
+    (ax,) = fig.axes
+    fig.colorbar(ax.images[0], ax=ax, fraction=0.03, pad=0.02)
+    return fig
 
 
-def accuracy_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
+def accuracy_bars(table: pd.DataFrame) -> Figure:
     """Draw mean accuracy per judge and set, with the std over the seeds as error bars.
 
     Args:
         table: long form, one row per training run, with columns `set`, `judge`, `seed`
             and `accuracy` in [0, 1], as `cross_architecture` returns it; runs without
             an accuracy (NaN) are left out. Bars keep the order of the rows.
-        title: title of the figure.
 
     Raises:
         InputError: the table is empty or lacks a column, or accuracies exceed 1.
 
     Source: ours; `sd` is pandas' sample standard deviation (n - 1).
     """
-    missing = {"set", "judge", "seed", "accuracy"} - set(table.columns)
-    if missing or table.empty:
-        raise InputError(
-            f"table has {len(table)} rows and lacks columns {sorted(missing)}; "
-            "expected set, judge, seed, accuracy"
-        )
+    _check_columns(table, ("set", "judge", "seed", "accuracy"))
     if table["accuracy"].max() > 1:
         raise InputError(
             f"table has an accuracy of {table['accuracy'].max()}; expected [0, 1]"
@@ -249,7 +239,8 @@ def accuracy_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
     seeds = table.groupby(["set", "judge"])["seed"].nunique()
     # Room for each bar, so that many sets widen the figure instead of thinning bars.
     width = min(12.0, max(4.5, 0.28 * len(sets) * len(judges) + 2.0))
-    fig, ax = plt.subplots(figsize=(width, 3.8), layout="constrained")
+    fig = _figure(width, 3.8)
+    ax = fig.add_subplot()
     sns.barplot(
         table,
         x="judge",
@@ -263,21 +254,14 @@ def accuracy_bars(table: pd.DataFrame, *, title: str | None = None) -> Figure:
         err_kws={"linewidth": 1.2},
         ax=ax,
     )
-    n = (
-        f"{seeds.min()}"
-        if seeds.min() == seeds.max()
-        else f"{seeds.min()}-{seeds.max()}"
-    )
     ax.set(xlabel="", ylabel="test accuracy (%)")
-    if title:
-        ax.set_title(title)
+    n = "-".join(str(n) for n in sorted({seeds.min(), seeds.max()}))
     ax.legend(
         title=f"mean ± std, n = {n}",
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
         frameon=False,
     )
-    plt.close(fig)
     return fig
 
 
@@ -296,15 +280,15 @@ def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> 
     wrong = {k: v for k, v in seconds.items() if not 0 < v < float("inf")}
     if wrong or not seconds:
         raise InputError(f"seconds holds {wrong or 'nothing'}; expected times > 0")
-    fig, ax = plt.subplots(figsize=(8, 0.42 * len(seconds) + 1.2), layout="constrained")
+    fig = _figure(8, 0.42 * len(seconds) + 1.2)
+    ax = fig.add_subplot(title=title)
     bars = ax.barh(list(seconds), list(seconds.values()), color=sns.color_palette()[0])
     ax.bar_label(bars, [duration(v) for v in seconds.values()], padding=4)
     ticks = {"1 s": 1, "1 min": 60, "1 h": 3600, "1 day": 86400, "1 month": 30 * 86400}
-    ax.set(xscale="log", xlim=(0.1, 60 * 86400), title=title)
+    ax.set(xscale="log", xlim=(0.1, 60 * 86400))
     ax.set_xticks([*ticks.values()], [*ticks])
     ax.minorticks_off()
     ax.invert_yaxis()
-    plt.close(fig)
     return fig
 
 
@@ -316,7 +300,7 @@ def duration(seconds: float) -> str:
     return f"{value:.0f} {name}" if value >= 10 else f"{value:.2g} {name}"
 
 
-def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figure:
+def embedding_scatter(table: pd.DataFrame) -> Figure:
     """Draw a plane of images, one panel per stage, one colour per class.
 
     Every panel shows all other stages' images as grey dots, so that one sees where a
@@ -325,7 +309,6 @@ def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figur
     Args:
         table: columns `x`, `y`, `stage` and `class`, as `diver_lite.metrics.embed_2d`
             returns it; panels and colours keep the order of its rows.
-        title: title of the whole figure.
 
     Raises:
         InputError: the table is empty or lacks a column.
@@ -340,15 +323,8 @@ def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figur
     colors = dict(zip(classes, palette, strict=True))
     columns = 2 if len(stages) == 4 else min(3, len(stages))  # no panel alone
     rows = -(-len(stages) // columns)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.9 * columns + 1.5, 2.9 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    fig = _figure(2.9 * columns + 1.5, 2.9 * rows)
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(stages) :]:
         ax.set_visible(False)
     for ax, stage in zip(axes.flat, stages, strict=False):
@@ -367,17 +343,11 @@ def embedding_scatter(table: pd.DataFrame, *, title: str | None = None) -> Figur
         for c in classes
     ]
     fig.legend(handles=handles, loc="outside right center", frameon=False)
-    if title:
-        fig.suptitle(title)
-    plt.close(fig)
     return fig
 
 
 def copying_plot(
-    table: pd.DataFrame,
-    *,
-    colors: Mapping[str, str] | None = None,
-    title: str | None = None,
+    table: pd.DataFrame, *, colors: Mapping[str, str] | None = None
 ) -> Figure:
     """Draw, per set, which share of its images lies how near to a training image.
 
@@ -385,7 +355,6 @@ def copying_plot(
         table: columns `space` (a panel each), `set` and `ratio`, the distance to the
             nearest training image, as `diver_lite.metrics.copying_distances` gives it.
         colors: colour per set; default: `method_colors`.
-        title: title of the whole figure.
 
     Returns:
         Cumulative curves: the further left a curve rises, the nearer its images are;
@@ -399,15 +368,9 @@ def copying_plot(
     _check_columns(table, ("space", "set", "ratio"))
     spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
     colors = method_colors(sets) | dict(colors or {})
-    fig, axes = plt.subplots(
-        1,
-        len(spaces),
-        figsize=(3.6 * len(spaces) + 2.4, 3.4),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, space in zip(axes.flat, spaces, strict=True):
+    fig = _figure(3.6 * len(spaces) + 2.4, 3.4)
+    axes = fig.subplots(1, len(spaces), sharey=True, squeeze=False)[0]
+    for ax, space in zip(axes, spaces, strict=True):
         for name in sets:
             mine = table[(table["space"] == space) & (table["set"] == name)]["ratio"]
             share = np.arange(1, len(mine) + 1) / len(mine)
@@ -416,12 +379,9 @@ def copying_plot(
         ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
         ax.set(xlabel="distance (held-out real = 1)", xlim=(0, None), ylim=(0, 1))
         ax.set_title(space, fontsize="medium")
-    axes[0, 0].set_ylabel("share of images")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0].set_ylabel("share of images")
+    handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center", frameon=False)
-    if title:
-        fig.suptitle(title)
-    plt.close(fig)
     return fig
 
 
@@ -581,28 +541,43 @@ def _to_picture(frame: Frame) -> Image.Image:
     return Image.fromarray(frame).convert("RGB")
 
 
-def _grid_axes(rows, columns, row_titles, column_titles, scale, margin=0.0):
-    """Make one axes whose unit is one image; the titles are its tick labels."""
-    # All images share one axes: a hundred axes take seconds to draw, this does not.
-    label_width = 0.09 * max(len(title) for title in row_titles) + 0.3
-    size = (columns * scale + label_width + margin, rows * scale + 0.4)
-    fig, ax = plt.subplots(figsize=size, layout="constrained")
-    ax.set_yticks(np.arange(rows) + 0.47, row_titles)
+def _figure(width: float, height: float) -> Figure:
+    """Make a figure of so many inches, and close it: it can be drawn on all the same.
+
+    Without pyplot, notebooks would print its name instead of showing it.
+    """
+    fig = plt.figure(figsize=(width, height), layout="constrained")
+    plt.close(fig)
+    return fig
+
+
+def _draw_grid(
+    rows: Mapping[str, np.ndarray],
+    column_titles: Sequence[str],
+    scale: float,
+    *,
+    title: str | None = None,
+    margin: float = 0.0,
+    **look,
+) -> Figure:
+    """Draw pictures (N,H,W,...) per row on one axes whose unit is one picture."""
+    # All share one axes: a hundred axes take seconds to draw, this does not.
+    columns = max(len(pictures) for pictures in rows.values())
+    label_width = 0.09 * max(len(name) for name in rows) + 0.3 + margin
+    fig = _figure(columns * scale + label_width, len(rows) * scale + 0.4)
+    ax = fig.add_subplot(title=title)
+    for row, pictures in enumerate(rows.values()):
+        for column, pixels in enumerate(pictures):
+            extent = (column, column + 0.94, row + 0.94, row)
+            ax.imshow(pixels, extent=extent, **look)
+    # the titles are tick labels; each imshow has changed the limits
+    ax.set_yticks(np.arange(len(rows)) + 0.47, [*rows])
     ax.set_xticks(np.arange(len(column_titles)) + 0.47, column_titles)
+    ax.set(xlim=(0, columns - 0.06), ylim=(len(rows) - 0.06, 0), aspect="equal")
     ax.xaxis.tick_top()
     ax.tick_params(length=0, labelsize="small")
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return fig, ax
-
-
-def _finish(fig, ax, rows, columns, title):
-    """Set the limits (each imshow changed them), the title, and close the figure."""
-    ax.set(xlim=(0, columns - 0.06), ylim=(rows - 0.06, 0), aspect="equal")
-    if title:
-        ax.set_title(title)
-    plt.close(fig)
+    ax.spines[:].set_visible(False)
     return fig
 
 

@@ -280,11 +280,9 @@ class Agreement:
     Attributes:
         table: one row per image: index, class (intended), predicted, agrees, and
             confidence, the probability that the judge gives the intended class.
-        class_names: of the set, in label order.
     """
 
     table: pd.DataFrame
-    class_names: tuple[str, ...]
 
     @property
     def share(self) -> float:
@@ -295,13 +293,6 @@ class Agreement:
     def confidence(self) -> float:
         """Mean probability of the intended class, in [0, 1]."""
         return float(self.table["confidence"].mean())
-
-    @property
-    def confusion(self) -> pd.DataFrame:
-        """Counts (K, K): rows are intended classes, columns what the judge saw."""
-        counts = pd.crosstab(self.table["class"], self.table["predicted"])
-        names = list(self.class_names)
-        return counts.reindex(index=names, columns=names, fill_value=0)
 
 
 def class_agreement(
@@ -340,7 +331,7 @@ def class_agreement(
             "confidence": probabilities.gather(1, distilled.labels[:, None])[:, 0],
         }
     )
-    return Agreement(table, names)
+    return Agreement(table)
 
 
 # ---------------------------------------------------------------- distributions

@@ -140,28 +140,3 @@ def tiny_set():
         FASHION_MNIST_CLASSES,
         provenance={"method": "random pixels"},
     )
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Collect what an explorer draws: the rows of each picture, and its title."""
-    from diver_lite import explore
-
-    calls, image_grid = [], explore.image_grid
-
-    def record(rows, *args, title="", **options):
-        calls.append((dict(rows), title))
-        return image_grid(rows, *args, title=title, **options)
-
-    monkeypatch.setattr(explore, "image_grid", record)
-    return calls
-
-
-def control(box, description):
-    """Return the control of an explorer that has this description."""
-    (found,) = (
-        child
-        for child in box.children
-        if getattr(child, "description", None) == description
-    )
-    return found

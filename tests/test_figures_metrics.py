@@ -19,21 +19,9 @@ def plane(stages=("real", "Stage I", "VAE only", "DIVER"), classes=("a", "b")):
     return pd.DataFrame(rows)
 
 
-def distances():
-    rows = [
-        ("DM", "DM", "same class", 1.0),
-        ("DM", "DM", "other class", 5.0),
-        ("DM", "real", "same class", 2.0),
-        ("DM", "real", "other class", 6.0),
-        ("real", "real", "same class", 3.0),
-        ("real", "real", "other class", 7.0),
-    ]
-    return pd.DataFrame(rows, columns=["set_a", "set_b", "relation", "l2_distance"])
-
-
 def test_scatter_has_a_panel_per_stage_with_all_images():
     table = plane()
-    fig = figures.embedding_scatter(table, title="Plane")
+    fig = figures.embedding_scatter(table)
     shown = [ax for ax in fig.axes if ax.get_visible()]
     assert [ax.get_title() for ax in shown] == [
         "real (6)", "Stage I (6)", "VAE only (6)", "DIVER (6)",
@@ -69,27 +57,11 @@ def test_scatter_takes_many_classes_and_one_stage():
     rendered(fig)
 
 
-def test_heatmap_is_symmetric_and_takes_one_relation():
-    fig = figures.distance_heatmap(distances(), value="l2_distance")
-    mesh = fig.axes[0].collections[0]
-    assert np.asarray(mesh.get_array()).reshape(2, 2).tolist() == [[1, 2], [2, 3]]
-    fig = figures.distance_heatmap(
-        distances(), value="l2_distance", relation="other class", title="Others"
-    )
-    mesh = fig.axes[0].collections[0]
-    assert np.asarray(mesh.get_array()).reshape(2, 2).tolist() == [[5, 6], [6, 7]]
-    assert rendered(fig).std() > 0
-
-
 def test_figures_refuse_tables_of_other_columns():
     with pytest.raises(InputError, match="lacks columns \\['stage'\\]"):
         figures.embedding_scatter(plane().drop(columns="stage"))
     with pytest.raises(InputError, match="0 rows"):
         figures.embedding_scatter(plane().head(0))
-    with pytest.raises(InputError, match="cosine_distance"):
-        figures.distance_heatmap(distances())
-    with pytest.raises(InputError, match="relation is 'none'"):
-        figures.distance_heatmap(distances(), value="l2_distance", relation="none")
 
 
 def ratios():

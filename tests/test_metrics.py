@@ -172,9 +172,6 @@ def test_a_constant_judge_agrees_with_one_class(real_sets, label):
     assert agreement.share == pytest.approx(0.1)
     name = FASHION_MNIST_CLASSES[label]
     assert set(agreement.table["predicted"]) == {name}
-    assert list(agreement.confusion[name]) == [2] * 10
-    assert agreement.confusion.to_numpy().sum() == 20
-    assert list(agreement.confusion.index) == list(FASHION_MNIST_CLASSES)
     sure = np.exp(4) / (np.exp(4) + 9)
     confidence = (2 * sure + 18 * (1 - sure) / 9) / 20
     assert agreement.confidence == pytest.approx(confidence, rel=1e-5)
