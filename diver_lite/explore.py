@@ -507,15 +507,16 @@ class _Followed:
 class _Picture(widgets.Image):
     """A picture whose tooltip is its text for readers who don't see it.
 
-    In the browser an `Image` has no `alt`, and a tooltip fails without a description.
+    In the browser an `Image` sets no `alt`, and a tooltip asks for a description.
     """
 
     description = Unicode("").tag(sync=True)
 
     def draw(self, figure: Figure, alt: str) -> None:
         title = figure.axes[0].get_title()
-        self.tooltip = f"{alt}. {title}" if title else alt
-        self.value = encode_figure(figure, "webp")
+        with self.hold_sync():  # one message for both
+            self.tooltip = f"{alt}. {title}" if title else alt
+            self.value = encode_figure(figure, "webp")
 
 
 def _live(
