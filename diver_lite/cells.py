@@ -22,9 +22,9 @@ from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable, fingerprint
 from diver_lite.protocols import Protocol, learned_lr
 
-COLUMNS = ("set", "judge", "unseen", "seed", "accuracy", "seconds", "error")
+COLUMNS = ("set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error")
 SHAS = ("set_sha", "protocol_sha", "test_sha")
-DTYPES = dict.fromkeys(("set", "judge", "error", *SHAS), str) | {
+DTYPES = dict.fromkeys(("set", "judge", "draw", "error", *SHAS), str) | {
     "unseen": bool,
     "seed": int,
     "accuracy": float,
@@ -61,6 +61,7 @@ class Cells:
         self.rows: dict[Key, dict] = {}
         self.shas: dict[str, str] = {}
         self.set_shas: dict[tuple[str, int], str] = {}
+        self.draws: dict[tuple[str, int], str] = {}
         if self.path is None:
             return
         self.shas["protocol_sha"] = protocol_fingerprint(protocol)
@@ -102,29 +103,44 @@ class Cells:
         for row in table.to_dict("records"):
             self.rows[row["set"], row["judge"], row["seed"]] = row
 
-    def register(self, name: str, seed: int, train: DistilledSet) -> None:
+    def register(
+        self, name: str, seed: int, train: DistilledSet, *, drawn: bool = False
+    ) -> None:
         """Say which set a name stands for, with a seed.
+
+        Args:
+            name: of the set.
+            seed: of the judges that shall learn from it.
+            train: the set.
+            drawn: whether another draw could have given another set; taken as true
+                where the set's provenance says so.
 
         Raises:
             InputError: the file has trainings on another set of this name.
         """
-        if self.path is None:  # nothing to compare with
+        drawn = drawn or is_drawn(train.provenance)
+        if self.path is None and not drawn:  # nothing to compare with, or to count
             return
         sha = self.set_shas[name, seed] = set_fingerprint(train)
+        self.draws[name, seed] = sha if drawn else ""
         for (other, _, k), row in self.rows.items():
-            if (other, k) == (name, seed) and row["set_sha"] != sha:
+            if (other, k) != (name, seed):
+                continue
+            if row["set_sha"] != sha:
                 raise InputError(
                     f"out {self.path}: its rows of set {name!r} are of another set; "
                     "give this one another name, choose another file, or delete those "
                     "rows"
                 )
+            row["draw"] = self.draws[name, seed]
 
     def add(self, rows: Iterable[dict]) -> None:
         """Add finished trainings and rewrite the file, whole or not at all."""
         for row in rows:
-            sha = self.set_shas.get((row["set"], row["seed"]), "")
+            which = row["set"], row["seed"]
+            found = {"set_sha": self.set_shas.get(which, "")} | self.shas
             key = row["set"], row["judge"], row["seed"]
-            self.rows[key] = row | {"set_sha": sha} | self.shas
+            self.rows[key] = row | found | {"draw": self.draws.get(which, "")}
         if self.path is not None:
             columns = [*COLUMNS, *SHAS]
             table = pd.DataFrame(list(self.rows.values()), columns=columns)
@@ -135,6 +151,18 @@ class Cells:
         """Return the rows of some trainings, in their order."""
         rows = [self.rows[key] for key in keys]
         return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def is_drawn(provenance: dict) -> bool:
+    """Return whether a set is one draw of several: recovered, or real at random.
+
+    Stage-I sets count as fixed, and so does what clipping or a VAE makes of them: other
+    runs of Stage I are other sets, and claims are about the sets in hand.
+    """
+    if provenance.get("method") in ("DIVER", "random real"):
+        return True
+    source = provenance.get("source")  # a record, or the name of a file
+    return isinstance(source, dict) and is_drawn(source)
 
 
 def set_fingerprint(train: DistilledSet) -> str:

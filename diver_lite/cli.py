@@ -366,7 +366,8 @@ def judge(
         typer.Argument(
             metavar="SET...",
             help="shipped sets, or files or folders of any published format; "
-            "NAME=FILE gives one a name in the table",
+            "NAME=FILE gives one a name in the table; {seed} in FILE stands for 0, 1, "
+            "...: a draw of its own for each seed, which a verdict needs",
         ),
     ],
     data: Annotated[
@@ -430,16 +431,24 @@ def judge(
     Prints accuracy per set and judge, the mean over judges that no set was distilled
     on, and the paired difference to a baseline.
 
+    Recovered images are one draw of noise: recover with --seed 0, 1, ... and name the
+    files mine=recovered_{seed}.safetensors, or there will be no verdict.
+
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
+    from diver_lite.compare import check_suffix
     from diver_lite.data import describe_source, load_dataset
     from diver_lite.distilled import as_subset, list_shipped, load_distilled
-    from diver_lite.evaluate import cross_architecture, summarise, write_table
+    from diver_lite.evaluate import (
+        cross_architecture,
+        footnote,
+        summarise,
+        write_table,
+    )
     from diver_lite.files import check_writable
     from diver_lite.imagenet import imagenet_subset
     from diver_lite.judges import JUDGES, UNSEEN
     from diver_lite.protocols import get_protocol
-    from diver_lite.statistics import check_suffix
 
     if out is not None and out.suffix != ".csv":
         raise InputError(f"--out is {out}; expected a name ending in .csv")
@@ -447,7 +456,7 @@ def judge(
         check_suffix(table)
         check_writable(table, overwrite=True)
     subset = subset and imagenet_subset(subset)
-    shipped, sets, subsets = list_shipped(), {}, {}
+    shipped, sets, subsets, firsts = list_shipped(), {}, {}, {}
     for source in sources:
         name, file = Path(source).stem, source
         if "=" in source and source not in shipped and not Path(source).exists():
@@ -457,9 +466,19 @@ def judge(
                 f"SET {source!r}: there is a set {name!r} already; name one of them "
                 "NAME=FILE"
             )
-        sets[name] = load_distilled(file, format=format, dataset=dataset or subset)
+        draws = [
+            load_distilled(
+                file.replace("{seed}", str(seed)),
+                format=format,
+                dataset=dataset or subset,
+            )
+            for seed in range(max(seeds, 1) if "{seed}" in file else 1)
+        ]
         if subset:
-            sets[name], subsets[name] = as_subset(sets[name], subset)
+            draws, found = zip(*(as_subset(d, subset) for d in draws), strict=True)
+            subsets[name] = found[0]
+        firsts[name] = draws[0]
+        sets[name] = draws.__getitem__ if "{seed}" in file else draws[0]
     if len(set(subsets.values())) > 1:
         raise InputError(
             f"the sets are of different subsets, {subsets}; no test images fit them all"
@@ -467,8 +486,8 @@ def judge(
     baseline = next(iter(sets)) if baseline is None else baseline
     if baseline not in sets:
         raise InputError(f"--baseline is {baseline!r}; expected one of {[*sets]}")
-    data = data or _data_of(sets)
-    size = next(iter(sets.values())).images.shape[-1]
+    data = data or _data_of(firsts)
+    size = next(iter(firsts.values())).images.shape[-1]
     images, labels, names = load_dataset(
         data, "test", root=data_root, image_size=size, subset=subsets.get(baseline)
     )
@@ -497,10 +516,12 @@ def judge(
     typer.echo(
         f"Top-1 accuracy in % on {len(images)} real images, mean ± std of {seeds} "
         f"seeds, protocol {protocol}.\nunseen: mean of all judges but ConvNet; vs: "
-        "its paired difference in points, with a 95 % bootstrap interval.\n"
+        "its paired difference in points, with a 95 % t interval over the seeds.\n"
     )
     typer.echo(summary.to_string())
     typer.echo(f"\nscored on {describe_source(data, root=data_root)}")
+    if notes := footnote(summary["verdict"]):
+        typer.echo(notes)
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
         typer.echo(f"failed: {message}", err=True)
     if table is not None:

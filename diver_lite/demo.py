@@ -57,7 +57,7 @@ def run_demo(
     from diver_lite.baselines import random_real, raw_prior, vae_only
     from diver_lite.data import load_dataset
     from diver_lite.distilled import load_distilled
-    from diver_lite.evaluate import cross_architecture, summarise
+    from diver_lite.evaluate import cross_architecture, footnote, summarise
     from diver_lite.figures import image_grid, squeeze
     from diver_lite.prior import load_prior
     from diver_lite.recovery import RecoveryConfig, recover
@@ -88,6 +88,7 @@ def run_demo(
         sets, test, judges=JUDGES, seeds=seeds, protocol="quick", device=device
     )
     summary = summarise(table, "Stage I")
+    notes = footnote(summary["verdict"])
 
     print("4/4  writing")
     first = [int((distilled.labels == c).nonzero()[0]) for c in range(10)]
@@ -114,13 +115,15 @@ def run_demo(
             f"{platform.machine()}",
             "judges": f"{seeds} seeds, {TEST_IMAGES} test images, protocol quick",
             "settings": ", ".join(f"{k}={v}" for k, v in asdict(config).items()),
-        }
+        } | ({"verdicts": notes} if notes else {})
         (folder / "report.html").write_text(
             _report(folder / "before_after.png", summary, facts), encoding="utf-8"
         )
     print(f"\nTop-1 accuracy in % on real test images, mean ± std of {seeds} seeds.")
     print("ConvNet is the network the set was distilled on; the others never saw it.\n")
     print(summary.to_string())
+    if notes:
+        print(f"\n{notes}")
     print(f"\nIn {time.perf_counter() - started:.0f} s. Open {out}/report.html")
     return table
 
@@ -164,7 +167,7 @@ and recovered as garments" src="data:image/png;base64,{picture}">
 <p>Top-1 accuracy in percent on real test images, mean ± standard deviation over
 seeds. ConvNet is the kind of network the set was distilled on; "unseen" is the mean
 of the others. The last column is the paired difference to Stage I on unseen networks,
-in points, with its 95 % bootstrap interval.</p>
+in points, with its 95 % t interval.</p>
 <div class="scroll">{table}</div>
 <p>These are quick trainings of light networks with a small prior: a demonstration,
 not the paper's numbers.</p>

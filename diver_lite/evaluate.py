@@ -3,7 +3,7 @@
 `train_judge` trains one network on a set and scores it on real test images;
 `cross_architecture` does so for many sets, judges and seeds, and can be interrupted.
 How a judge is trained is in `protocols`, the training in `fit`, and what a table of
-trainings says in `statistics`; all that users need is importable from here.
+trainings says in `compare`; all that users need is importable from here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,8 @@ from tqdm.auto import tqdm
 
 from diver_lite.cells import Cells, Key
 from diver_lite.classes import in_order_of
-from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
-from diver_lite.fit import fit_judge, fit_judges, predict
-from diver_lite.judges import PROXY, UNSEEN, check_judge
-from diver_lite.prior import resolve_device
-from diver_lite.protocols import PROTOCOLS, Protocol, get_protocol, with_statistics
-from diver_lite.statistics import (
+from diver_lite.compare import (
+    footnote,
     is_difference,
     paired_difference,
     summarise,
@@ -36,6 +31,12 @@ from diver_lite.statistics import (
     verdict,
     write_table,
 )
+from diver_lite.distilled import DistilledSet
+from diver_lite.errors import InputError
+from diver_lite.fit import fit_judge, fit_judges, predict
+from diver_lite.judges import PROXY, UNSEEN, check_judge
+from diver_lite.prior import resolve_device
+from diver_lite.protocols import PROTOCOLS, Protocol, get_protocol, with_statistics
 
 __all__ = [
     "PROTOCOLS",
@@ -44,6 +45,7 @@ __all__ = [
     "cross_architecture",
     "fit_judge",
     "fit_judges",
+    "footnote",
     "is_difference",
     "paired_difference",
     "predict",
@@ -124,7 +126,8 @@ def cross_architecture(
 
     Args:
         sets: name -> set. A value may also be a function seed -> set, for rows such
-            as "random real" that draw anew for each seed.
+            as "random real" that draw anew for each seed: a verdict about what is
+            random itself needs as many draws as seeds.
         test: real images (N, 3, H, W) in [0, 1], labels (N,) and class names. The sets
             are joined to them by name, whatever the order of either. Without names, the
             labels are taken to be in the order of the sets' classes.
@@ -145,9 +148,10 @@ def cross_architecture(
         progress: show a progress bar.
 
     Returns:
-        One row per training: set, judge, unseen (bool), seed, accuracy in [0, 1] (NaN
-        if training failed), seconds (shared equally by what ran at once), error (""
-        or why it failed).
+        One row per training: set, judge, unseen (bool), seed, draw ("" for a set that
+        isn't random, else a fingerprint of the one drawn), accuracy in [0, 1] (NaN if
+        training failed), seconds (shared equally by what ran at once), error ("" or
+        why it failed).
 
     Raises:
         InputError: before anything is trained: an unknown judge or protocol, a judge
@@ -185,7 +189,7 @@ def cross_architecture(
                 names = names or train.class_names
                 train = _joined(name, train, names, named)
                 _check_set(name, train, (images, labels), allow_empty_classes)
-                cells.register(name, seed, train)
+                cells.register(name, seed, train, drawn=callable(sets[name]))
                 drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
             todo = [key for key in mine if key not in cells.rows]

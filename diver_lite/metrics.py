@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from diver_lite.cells import images_fingerprint, protocol_fingerprint
 from diver_lite.classes import in_order_of
+from diver_lite.compare import wilson
 from diver_lite.distilled import DistilledSet
 from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path
@@ -33,7 +34,6 @@ from diver_lite.fit import fit_judge, predict
 from diver_lite.judges import PROXY, ConvNet, build_judge
 from diver_lite.prior import Prior
 from diver_lite.protocols import Protocol, get_protocol
-from diver_lite.statistics import wilson
 
 HELD_OUT = "held-out real"
 

@@ -30,13 +30,13 @@ from PIL import Image
 from provenance import begin, write_csv, write_result
 
 from diver_lite.baselines import raw_prior, vae_only
+from diver_lite.compare import wilson
 from diver_lite.data import describe_source
 from diver_lite.distilled import find_distilled
 from diver_lite.figures import image_grid, set_theme
 from diver_lite.metrics import find_failures
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.statistics import wilson
 
 
 def picture_of(dataset: str) -> Path:

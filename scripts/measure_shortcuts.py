@@ -31,12 +31,12 @@ import torch
 from provenance import begin, write_csv, write_result
 
 from diver_lite.cli import Preset, parse_config
+from diver_lite.compare import compare, footnote, tally
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import find_distilled
 from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.statistics import compare
 
 BASE, OTHER_NOISE = "base", "base, other noise"
 INTERVALS = {"from 500": (500, -1), "500 to 100": (500, 100), "until 400": (1000, 400)}
@@ -142,7 +142,7 @@ def main() -> None:
     digits = {"pixels_apart": 4, "time_over_base": 3}
     columns = ("unseen", "vs_base", "low", "high")
     summary = pd.DataFrame(rows).round(digits | dict.fromkeys(columns, 2))
-    print(summary.to_string(index=False))
+    print(summary.to_string(index=False), footnote(summary["verdict"]), sep="\n")
     write_csv(f"{out}.csv", summary)
     write_result(
         f"{out}.json",
@@ -152,6 +152,7 @@ def main() -> None:
             "base": str(ways[BASE][0]),
             "seconds_of_base": round(statistics.median(seconds[BASE]), 2),
             "images": len(distilled),
+            "verdicts": tally(summary["verdict"]),
         },
         vars(args),
         started=started,

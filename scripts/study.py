@@ -30,12 +30,12 @@ from provenance import begin, kept_recovery, write_csv, write_result
 
 from diver_lite.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.cli import Preset, parse_config
+from diver_lite.compare import compare, footnote, tally
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import UNSEEN, cross_architecture
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig
-from diver_lite.statistics import compare
 
 CONTROLS = ("clip only", "VAE only")
 RANDOM = "random real + DIVER"  # not a row of each set: one for all
@@ -158,6 +158,7 @@ def main() -> None:
     for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
         write_csv(f"{path}.csv", content)
         print(content.to_string(index=False), end="\n\n")
+    print(footnote(comparisons["verdict"]))
     failed = table[table["error"] != ""]
     write_result(
         f"{out}.json",
@@ -168,6 +169,7 @@ def main() -> None:
             "recoveries_per_variant": draws,
             "config": str(RecoveryConfig()),
             "tuned": str(settings[TUNED]) if args.tuned else None,
+            "verdicts": tally(comparisons["verdict"]),
             "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
             "training_seconds": round(float(table["seconds"].sum())),
         },

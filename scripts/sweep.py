@@ -24,12 +24,12 @@ from provenance import begin, kept_recovery, write_csv, write_result
 
 from diver_lite.baselines import random_real, vae_only
 from diver_lite.cli import Preset, parse_config
+from diver_lite.compare import compare, footnote, tally
 from diver_lite.data import describe_source, load_dataset
 from diver_lite.distilled import DistilledSet, find_distilled
 from diver_lite.evaluate import cross_architecture
 from diver_lite.prior import load_prior
 from diver_lite.recovery import RecoveryConfig
-from diver_lite.statistics import compare
 
 DEFAULT = RecoveryConfig()
 # field -> values other than the default's
@@ -135,7 +135,8 @@ def main() -> None:
             row |= compare(table, name, "default", "vs_default")
         rows.append(row)
     summary = pd.DataFrame(rows).round(2)
-    print(summary.to_string(index=False))
+    verdicts = summary.get("verdict", [])
+    print(summary.to_string(index=False), footnote(verdicts), sep="\n")
     write_csv(f"{out}.csv", summary)
     write_result(
         f"{out}.json",
@@ -143,6 +144,7 @@ def main() -> None:
             "data": describe_source(args.dataset, root=args.data_root),
             "split": "validation",
             "default": str(DEFAULT),
+            "verdicts": tally(verdicts),
         },
         vars(args),
         started=started,

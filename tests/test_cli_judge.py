@@ -112,6 +112,33 @@ def test_groups_of_judges_and_shipped_sets(cli, monkeypatch):
     assert seen["batch_models"] == 3
 
 
+def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
+    """One file of recovered images has no verdict, {seed} in a name gives one."""
+    monkeypatch.setattr(evaluate, "fit_judges", lambda *_, **__: [None])
+    score = iter(range(10_000))  # each training beats those before
+    monkeypatch.setattr(evaluate, "_score", lambda *_: next(score) / 10_000)
+    tiny_set.save("a.safetensors")
+    for seed in range(5):
+        images = (tiny_set.images + 0.01 * seed).clamp(0, 1)
+        record = {"method": "DIVER", "seed": seed}
+        names = tiny_set.class_names
+        recovered = DistilledSet(images, tiny_set.labels, names, provenance=record)
+        recovered.save(f"rec_{seed}.safetensors")
+    command = ("a.safetensors", "one=rec_0.safetensors", "each=rec_{seed}.safetensors")
+    code, out, err = cli(*command, "--judges", "ViT", *FAST)
+    assert code == 0, err
+    verdicts = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert verdicts["one"].endswith("  1 draw for 5 seeds")
+    assert verdicts["each"].endswith("  better")
+    assert "[" in verdicts["one"]  # the interval stands
+    assert "not what another draw would give; no verdict" in out
+    code, out, err = cli(*command, "--judges", "ViT", "--seeds", "6", *FAST)
+    assert code == 2
+    assert "rec_5.safetensors" in err
+    help_text = " ".join(cli("--help")[1].split())
+    assert "{seed}" in help_text
+
+
 def test_failed_trainings_are_reported(cli, sets, monkeypatch):
     """Their reason goes to stderr; the table stands."""
     error = FloatingPointError("judge ConvNet, seed 0: the loss became NaN at step 1")

@@ -34,6 +34,7 @@ def test_the_table_has_a_row_per_training():
         "judge",
         "unseen",
         "seed",
+        "draw",
         "accuracy",
         "seconds",
         "error",
@@ -245,6 +246,60 @@ def test_what_runs_at_once(monkeypatch, trained):
     ]
     with pytest.raises(InputError, match=r"batch_models is 0"):
         cross_architecture(sets, toy(), seeds=3, batch_models=0, **options)
+
+
+# --- Draws --------------------------------------------------------------------------
+
+
+def draws_of(table, name):
+    """Return the draws of a set, one per seed."""
+    mine = table[table["set"] == name].groupby("seed")["draw"]
+    assert (mine.nunique() == 1).all()
+    return mine.first().tolist()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_draws_are_recorded(trained, tmp_path, kept):
+    """What is random itself: functions of the seed, and what provenance says."""
+    recovered = {"method": "DIVER", "seed": 0, "source": {"format": "DC"}}
+    sets = {
+        "fixed": toy_set(),
+        "drawn": lambda seed: toy_set(seed=seed),
+        "in turns": lambda seed: toy_set(seed=seed % 2),
+        "recovered": toy_set(provenance=recovered),
+        "real": toy_set(seed=3, provenance={"method": "random real", "seed": 0}),
+        "VAE only": toy_set(provenance={"method": "VAE only", "source": {}}),
+        "clipped": toy_set(provenance={"method": "clip only", "source": recovered}),
+        "read": toy_set(provenance={"format": "DC", "source": "res_DM.pt"}),
+    }
+    out = tmp_path / "cells.csv" if kept else None
+    for _ in range(1 + kept):  # from its file, too
+        table = study(out, sets=sets, seeds=5, judges=["ViT", "ConvNet"])
+        for name in ("fixed", "VAE only", "read"):
+            assert draws_of(table, name) == [""] * 5
+        counts = {name: len(set(draws_of(table, name))) for name in sets}
+        assert counts["drawn"] == 5
+        assert counts["in turns"] == 2
+        for name in ("recovered", "real", "clipped"):
+            assert counts[name] == 1
+            assert draws_of(table, name)[0] != ""
+        words = summarise(table, "fixed")["verdict"]
+        assert words["in turns"] == "2 draws for 5 seeds"
+        assert words["recovered"] == words["clipped"] == "1 draw for 5 seeds"
+        assert words["drawn"] in ("better", "worse", "no difference")
+        assert words["VAE only"] == "no difference"
+
+
+def test_a_draw_is_what_it_is_now_known_to_be(trained, tmp_path):
+    """A file's rows of the same pixels, once without and once with a record."""
+    out = tmp_path / "cells.csv"
+    study(out, sets={"a": toy_set()})
+    record = {"method": "DIVER"}
+    table = study(out, sets={"a": toy_set(provenance=record)}, seeds=3)
+    assert len(set(draws_of(table, "a"))) == 1
+    assert draws_of(table, "a")[0] != ""
+    stored = pd.read_csv(out, keep_default_na=False)
+    assert (stored["draw"] == stored["set_sha"]).all()
 
 
 # --- Resuming -----------------------------------------------------------------------

@@ -6,15 +6,19 @@ so their difference says more than the difference of two means.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from diver_lite.errors import InputError
 from diver_lite.files import atomic_path
 
-CLAIM_SEEDS = 5  # with fewer, an interval is too narrow to call a difference
+CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little
+CONFIDENCE = 0.95
+VERDICTS = ("better", "worse", "no difference")
 TABLE_SUFFIXES = (".csv", ".md", ".tex")
 
 Difference = tuple[float, float, float]
@@ -25,13 +29,15 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Columns: per judge "mean ± std" in percent over seeds; "unseen": the mean over
     unseen judges; "vs <baseline>": the paired difference of that mean in points with
-    its 95 % bootstrap interval over the seeds; "verdict": what that says, in words.
+    its 95 % t interval over the seeds; "verdict": what that says, in words.
 
     Raises:
-        InputError: `baseline` is not in the table.
+        InputError: `baseline` is not in the table, or the table is not of
+            `cross_architecture`.
 
     Source: ours: evaluation with paired seeds.
     """
+    _check_columns(table)
     order = list(dict.fromkeys(table["set"]))
     if baseline not in order:
         raise InputError(f"baseline {baseline!r} is not a set; expected one of {order}")
@@ -60,13 +66,17 @@ def wilson(count: int, total: int) -> tuple[float, float]:
         count: how many of `total` have a property, 0 .. `total`.
         total: how many there are, >= 1.
 
+    Raises:
+        InputError: numbers out of these ranges.
+
     Source: Wilson 1927.
     """
-    z, share = 1.96, count / total
-    centre = share + z**2 / (2 * total)
-    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    low, high = ((centre + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    if total < 1 or not 0 <= count <= total:
+        raise InputError(
+            f"count is {count}, total {total}; expected 0 <= count <= total, total >= 1"
+        )
+    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _mean_and_std(values: pd.Series) -> str:
@@ -77,48 +87,80 @@ def _mean_and_std(values: pd.Series) -> str:
 
 def _points(difference: Difference) -> str:
     mean, low, high = (100 * value for value in difference)
-    return "-" if np.isnan(mean) else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 
-def paired_difference(
-    table: pd.DataFrame, name: str, baseline: str, *, resamples: int = 10_000
-) -> Difference:
-    """Return mean and 95 % bootstrap interval of name - baseline on unseen judges.
+def paired_difference(table: pd.DataFrame, name: str, baseline: str) -> Difference:
+    """Return mean and 95 % t interval of name - baseline on unseen judges.
 
     A pair is two trainings with the same judge and seed. The judges are a fixed panel
-    and are averaged first; what is resampled are the seeds. Failed trainings (NaN)
-    drop their seed. Without any pair all three numbers are NaN.
+    and are averaged first; the interval is over the seeds. Failed trainings (NaN)
+    drop their seed. One pair has no interval (NaN); without any all three are NaN.
 
-    Source: percentile bootstrap, Efron 1979.
+    Raises:
+        InputError: as `seed_differences`.
+
+    Source: paired t interval, Student 1908. A percentile bootstrap over 5 seeds is too
+    narrow: `scripts/simulate_verdicts.py`.
     """
-    per_seed = seed_differences(table, name, baseline)
-    if len(per_seed) == 0:
-        return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(per_seed), size=(resamples, len(per_seed)))
-    low, high = np.percentile(per_seed[draws].mean(axis=1), [2.5, 97.5])
-    return float(per_seed.mean()), float(low), float(high)
+    mean, low, high = t_interval(seed_differences(table, name, baseline))
+    return float(mean), float(low), float(high)
+
+
+def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean and 95 % t interval over the last axis.
+
+    Args:
+        values: (..., N) independent and about normal. With N = 1 the interval is NaN,
+            with N = 0 the mean, too.
+
+    Source: Student 1908.
+    """
+    count = values.shape[-1]
+    if count < 2:
+        nothing = np.full(values.shape[:-1], np.nan)
+        return (values[..., 0] if count else nothing), nothing, nothing
+    mean = values.mean(axis=-1)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    half = quantile * stats.sem(values, axis=-1)
+    return mean, mean - half, mean + half
 
 
 def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
     """Return name - baseline per complete seed, averaged over unseen judges.
 
     Raises:
-        InputError: one of the two sets is not in the table.
+        InputError: one of the two sets is not in the table, or the table is not of
+            `cross_architecture`.
     """
+    return _by_seed(table, name, baseline).to_numpy()
+
+
+def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
+    _check_columns(table)
     for which in (name, baseline):
         if which not in set(table["set"]):
             found = list(dict.fromkeys(table["set"]))
             raise InputError(f"set {which!r} is not in the table; it has {found}")
     unseen = table[table["unseen"] & table["set"].isin([name, baseline])]
     if unseen.empty:
-        return np.empty(0)
+        return pd.Series(dtype=float)
     wide = unseen.pivot_table(
         index=["seed", "judge"], columns="set", values="accuracy", dropna=False
     )
     wide = wide.reindex(columns=[name, baseline])
     difference = (wide[name] - wide[baseline]).unstack("judge")  # seeds x judges
-    return difference.mean(axis=1, skipna=False).dropna().to_numpy()
+    return difference.mean(axis=1, skipna=False).dropna()
+
+
+def _check_columns(table: pd.DataFrame, *more: str) -> None:
+    expected = ("set", "judge", "unseen", "seed", "accuracy", *more)
+    if missing := [column for column in expected if column not in table]:
+        raise InputError(
+            f"table: lacks the columns {missing}; expected one of cross_architecture"
+        )
 
 
 def is_difference(difference: Difference) -> bool:
@@ -132,11 +174,26 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
 
     Returns:
         "better" or "worse" where the 95 % interval excludes zero, else "no
-        difference"; "too few seeds" below 5 seeds, whose intervals say too much.
+        difference". No verdict, but the reason, "too few seeds", below 5; and, such as
+        "2 draws for 5 seeds", where a set that is random itself (noise, chosen images)
+        was drawn less often than judges were trained: such pairs aren't independent,
+        and the interval covers how judges start, not what another draw would give.
+
+    Raises:
+        InputError: as `seed_differences`; also a table without the column "draw".
+
+    Source: ours; for what happens without, see `scripts/simulate_verdicts.py`.
     """
-    seeds = len(seed_differences(table, name, baseline))
-    if seeds < CLAIM_SEEDS:
+    _check_columns(table, "draw")
+    seeds = _by_seed(table, name, baseline).index
+    if len(seeds) < CLAIM_SEEDS:
         return "too few seeds"
+    rows = table[table["set"].isin([name, baseline]) & table["seed"].isin(seeds)]
+    drawn = rows[rows["draw"].notna() & (rows["draw"] != "")]
+    counts = drawn.groupby("set")["draw"].nunique()  # of the sets that are random
+    draws = min(counts.tolist(), default=len(seeds))
+    if draws < len(seeds):
+        return f"{draws} draw{'s' * (draws > 1)} for {len(seeds)} seeds"
     difference = paired_difference(table, name, baseline)
     if not is_difference(difference):
         return "no difference"
@@ -148,13 +205,54 @@ def compare(table: pd.DataFrame, name: str, baseline: str, column: str) -> dict:
 
     Returns:
         `column`: the difference on unseen judges in points; "low", "high": its 95 %
-        bootstrap interval; "verdict": what that says, in words.
+        t interval; "verdict": what that says, in words.
 
     Source: ours; see `paired_difference` and `verdict`.
     """
     points = [100 * value for value in paired_difference(table, name, baseline)]
     row = dict(zip((column, "low", "high"), points, strict=True))
     return row | {"verdict": verdict(table, name, baseline)}
+
+
+def tally(verdicts: Iterable[str]) -> dict[str, float]:
+    """Count verdicts that were made at once, and how many chance alone would make.
+
+    Returns:
+        "comparisons": with a verdict; "differences": those called better or worse;
+        "by_chance": how many would be if nothing differed, 5 %; "without_verdict":
+        comparisons of too few seeds or draws.
+
+    Source: ours: one in twenty 95 % intervals misses what it is about.
+    """
+    words = [word for word in verdicts if isinstance(word, str) and word != "-"]
+    count = sum(word in VERDICTS for word in words)
+    return {
+        "comparisons": count,
+        "differences": sum(word in ("better", "worse") for word in words),
+        "by_chance": round((1 - CONFIDENCE) * count, 2),
+        "without_verdict": len(words) - count,
+    }
+
+
+def footnote(verdicts: Iterable[str]) -> str:
+    """Return what must stand below a table with verdicts, "" if nothing must.
+
+    Source: ours; see `tally`.
+    """
+    verdicts = list(verdicts)
+    found, lines = tally(verdicts), []
+    if found["comparisons"] > 1:
+        lines.append(
+            f"{found['comparisons']} comparisons, {found['differences']} called better "
+            f"or worse; if nothing differed, about {found['by_chance']:.1f} would be, "
+            "by chance."
+        )
+    if any("draw" in str(word) for word in verdicts):
+        lines.append(
+            "Fewer draws (of noise or images) than seeds: the interval covers how "
+            "judges start, not what another draw would give; no verdict."
+        )
+    return "\n".join(lines)
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
