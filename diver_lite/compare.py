@@ -133,7 +133,7 @@ def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> np.ndarra
 
     Raises:
         InputError: one of the two sets is not in the table, or the table is not of
-            `cross_architecture`.
+            `cross_architecture`, or has a training twice.
     """
     return _by_seed(table, name, baseline).to_numpy()
 
@@ -147,9 +147,11 @@ def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
     unseen = table[table["unseen"] & table["set"].isin([name, baseline])]
     if unseen.empty:
         return pd.Series(dtype=float)
-    wide = unseen.pivot_table(
-        index=["seed", "judge"], columns="set", values="accuracy", dropna=False
-    )
+    key = ["seed", "judge", "set"]
+    if (twice := unseen.duplicated(key)).any():
+        row = unseen.loc[twice, key].iloc[0].to_dict()
+        raise InputError(f"table: more than one row is of {row}; expected one")
+    wide = unseen.set_index(key)["accuracy"].unstack("set")
     wide = wide.reindex(columns=[name, baseline])
     difference = (wide[name] - wide[baseline]).unstack("judge")  # seeds x judges
     return difference.mean(axis=1, skipna=False).dropna()
@@ -185,7 +187,8 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
     Source: ours; for what happens without, see `scripts/simulate_verdicts.py`.
     """
     _check_columns(table, "draw")
-    seeds = _by_seed(table, name, baseline).index
+    by_seed = _by_seed(table, name, baseline)
+    seeds = by_seed.index
     if len(seeds) < CLAIM_SEEDS:
         return "too few seeds"
     rows = table[table["set"].isin([name, baseline]) & table["seed"].isin(seeds)]
@@ -194,7 +197,7 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
     draws = min(counts.tolist(), default=len(seeds))
     if draws < len(seeds):
         return f"{draws} draw{'s' * (draws > 1)} for {len(seeds)} seeds"
-    difference = paired_difference(table, name, baseline)
+    difference = t_interval(by_seed.to_numpy())
     if not is_difference(difference):
         return "no difference"
     return "better" if difference[0] > 0 else "worse"

@@ -213,6 +213,8 @@ def test_tables_of_something_else():
             call(table.drop(columns=["judge", "seed"]))
     with pytest.raises(InputError, match=r"lacks the columns \['draw'\]"):
         verdict(table.drop(columns="draw"), "b", "a")
+    with pytest.raises(InputError, match=r"more than one row is of \{'seed': 0, 'judg"):
+        paired_difference(pd.concat([table, table]), "b", "a")
 
 
 def test_an_interval_decides():
