@@ -169,6 +169,8 @@ def test_a_verdict_needs_as_many_draws_as_seeds(draws, words):
     table = table_of([[d, d] for d in (0.02, 0.03, 0.01, 0.02, 0.04)], draws=draws)
     assert verdict(table, "b", "a") == words
     assert verdict(table, "a", "b") == words.replace("better", "worse")
+    both = table.assign(draw=table["draw"].where(table["set"] == "b", table["seed"]))
+    assert verdict(both.astype({"draw": str}), "b", "a") == words
     row = compare(table, "b", "a", "points")
     assert row["verdict"] == words
     assert row["low"] > 0
