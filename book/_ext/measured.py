@@ -122,16 +122,30 @@ def origin(path: Path) -> str:
     device, threads = record.get("device"), record.get("threads")
     if device and threads and "CPU" in device:
         device += f", {threads} thread{'s' * (threads > 1)}"
+    commit = record.get("commit", MISSING)
+    if "recomputed" in record:
+        commit += f", intervals recomputed by {record['recomputed']['commit']}"
     facts = [
         ", ".join(filter(None, data)),
         f"{seeds} seed{'s' * (seeds != 1)}" if seeds else f"seeds {MISSING}",
         device or f"device {MISSING}",
-        f"commit {record.get('commit', MISSING)}",
+        f"commit {commit}",
         record.get("date", f"date {MISSING}"),
         content.get("whose", "our numbers"),
         content.get("note", ""),
+        _chance(path, content.get("verdicts")),
     ]
     return " · ".join(filter(None, map(str, facts)))
+
+
+def _chance(path: Path, verdicts: dict | None) -> str:
+    """Say how many verdicts a table makes at once, and how many chance would."""
+    if not verdicts or path.suffix != ".csv" or "verdict" not in load(path):
+        return ""
+    return (
+        f"{verdicts['comparisons']} verdicts, {verdicts['differences']} call a "
+        f"difference, {verdicts['by_chance']:.1f} would by chance"
+    )
 
 
 def _dataset_in(stem: str) -> str:
