@@ -22,11 +22,11 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+from provenance import COMMIT
 from study import SHARED
 
 from diver_lite.compare import compare, is_difference, paired_difference, tally
 from diver_lite.files import atomic_path
-from diver_lite.results import COMMIT
 
 RESULTS = Path("results")
 WHAT = "intervals and verdicts, from the stored trainings"
@@ -223,6 +223,8 @@ def main(arguments: list[str] | None = None) -> None:
     stale = [path for path, text in found.items() if path.read_text() != text]
     if args.check and stale:
         raise SystemExit(f"not as recomputed: {', '.join(map(str, stale))}")
+    if stale:
+        begin()  # refuses code that no commit holds
     for path in stale:
         with atomic_path(path, overwrite=True) as temporary:
             temporary.write_text(found[path])

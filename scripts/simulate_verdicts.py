@@ -20,15 +20,14 @@ results/false_verdicts.json  provenance
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from provenance import begin, write_csv, write_result
 
 from diver_lite.compare import seed_differences, t_interval, wilson
-from diver_lite.results import write_csv, write_result
 
 SEEDS = (5, 10, 15)
 DRAWS = (1, 2)  # and one for each seed
@@ -103,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20_000, help="per case")
     args = parser.parse_args(arguments)
-    started = time.perf_counter()
+    started = begin()
     stored = stored_differences(Path("results"))
     rows = []
     for what, values in cases(args.runs, stored, np.random.default_rng(0)):
