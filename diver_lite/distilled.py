@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ from diver_lite.imagenet import (
     imagenet_subset,
     numbered,
 )
+from diver_lite.normalisation import Statistics
 
 FORMAT_VERSION = 1
 _SHIPPED = "distilled/"
@@ -316,9 +317,13 @@ def load_distilled(
     zca_reference: Tensor | None = None,
     factor: int | None = None,
     space: str | None = None,
-    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalisation: Statistics | Literal["none"] | None = None,
 ) -> DistilledSet:
     """Read a distilled set, shipped or published, with its normalisation undone.
+
+    Whether pixels were normalised stands in no file: the pictures that come out are
+    compared with what the data set looks like, and with the other readings. Pixels
+    that lie in [0, 1] are read as they are; other doubts are warned about.
 
     Args:
         source: the name of a shipped set (`list_shipped()`), a file or a folder; for
@@ -326,23 +331,34 @@ def load_distilled(
         format: a key of `FORMATS`; "auto" accepts only what is unambiguous.
         dataset: what was distilled ("cifar10", "imagefruit", ...): gives class names
             and the mean and std to undo. Default: what file or folder names say.
-        experiment: dc, predd: which of the file's repetitions (default 0, the first).
+        experiment: dc, predd: which of the file's entries. Default: the first of
+            repetitions, the last of snapshots of one run, which are told apart by the
+            detail that they have in common.
         zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say,
             so it must be given for CIFAR and Tiny ImageNet (ImageNet subsets: False).
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
-            was fitted on. Without it a whitened set needs its images_zca_*.pt.
+            was fitted on. Without it a whitened set needs its images_zca_*.pt, which
+            must be of the same run.
         factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).
             Image i becomes images 4i..4i+3: top left, top right, bottom left, bottom
             right, each upsampled bilinearly to the canvas's size.
         space: glad: "wp" (default, decoded by the GAN) or "p" (plain pixels).
-        normalisation: (mean, std) to undo instead of the known ones of `dataset`.
+        normalisation: (mean, std) to undo instead of the known ones of `dataset`, or
+            "none" for pixels that are stored as they are.
 
     Returns:
-        The set; `provenance["undone"]` records every change to the pixels.
+        The set; `provenance` records under "undone" every change to the pixels, under
+        "assumed" what they were taken for, under "fit" how well that fits (see
+        `normalisation.measure`), and under "doubts" what was warned about.
 
     Raises:
         InputError: missing, damaged or ambiguous files, files that hold code (it is
-            never run), arguments that are needed or don't belong to the format.
+            never run), arguments that are needed or don't belong to the format, pixels
+            that are neither normalised nor in [0, 1], that were not whitened as
+            `zca_reference` says, or whose images_zca_*.pt is of another run.
+
+    Warns:
+        UserWarning: another reading fits much better, or a file leaves a choice open.
 
     Source: the repositories named at each reader.
     """

@@ -13,9 +13,11 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,18 @@ from torch import Tensor
 
 from diver_lite.errors import InputError
 from diver_lite.imagenet import SUBSETS, class_names, dataset_in, numbered
+from diver_lite.normalisation import (
+    OFTEN_WHITENED,
+    RAW_OUTPUT,
+    SAME_DETAIL,
+    SNAPSHOT,
+    Undoing,
+    denormalise,
+    in_unit_range,
+    looks_whitened,
+    same_detail,
+    slow_shares,
+)
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -49,32 +63,6 @@ OPTIONS = {  # argument of load_distilled -> the formats it belongs to
 }
 _SPLIT = ("mtt", "datm", "glad")
 
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-# GLaD shifts what its GAN decodes by SVHN's mean, not by ImageNet's.
-_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])
-# As in each repository's utils.py. Only DatasetCondensation has CIFAR-100's own
-# numbers (its first version had not); the others reuse CIFAR-10's.
-_STATISTICS: dict[str, dict[str, Statistics]] = {
-    "dc": {
-        "mnist": ((0.1307,), (0.3081,)),
-        "fashion-mnist": ((0.2861,), (0.3530,)),
-        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-        "cifar10": _CIFAR10,
-        "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-        "tiny-imagenet": _IMAGENET,
-        "imagenet": _IMAGENET,
-    },
-    "mtt": {
-        "cifar10": _CIFAR10,
-        "cifar100": _CIFAR10,
-        "tiny-imagenet": _IMAGENET,
-        "imagenet": _IMAGENET,
-    },
-    "glad": {"cifar10": _CIFAR10, "cifar100": _GLAD, "imagenet": _GLAD},
-}
-_OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Parts = dict[str, Any]  # the arguments of DistilledSet
@@ -134,15 +122,8 @@ def _named(path: Path, message: str) -> InputError:
 
 
 @dataclass
-class _Job:
+class _Job(Undoing):
     """What a reader works on: files and arguments in, the record of changes out."""
-
-    paths: list[Path]
-    dataset: str | None
-    format: str
-    options: dict[str, Any]
-    record: dict[str, Any] = field(default_factory=dict)
-    undone: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = (self.path.name, *(parent.name for parent in self.path.parents[:2]))
@@ -151,10 +132,6 @@ class _Job:
                 if found := dataset_in(part):
                     self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
                     break
-
-    @property
-    def path(self) -> Path:
-        return self.paths[0]
 
     @cached_property
     def payload(self) -> Any:
@@ -170,48 +147,20 @@ class _Job:
                 f"found {_describe(self.payload)}; format {self.format!r} expects a "
                 "dict whose 'data' lists [images, labels]"
             )
-        chosen = self.options.get("experiment", 0)
-        if chosen not in range(len(data)):
-            raise InputError(f"experiment {chosen!r}: expected 0..{len(data) - 1}")
+        kind = _kind_of_entries(data)
+        last = len(data) - 1
+        chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
+        if not isinstance(chosen, int) or not 0 <= chosen <= last:
+            raise InputError(f"experiment {chosen!r}: expected 0..{last}")
         self.record |= {"experiment": chosen, "experiments": len(data)}
+        if kind is not None:
+            self.record["entries_are"] = kind
+        if kind == "snapshots" and "experiment" not in self.options:
+            self.doubt(
+                f"'data' lists {len(data)} snapshots of one run: the last, {last}, was "
+                "taken, to which stored accuracies belong; experiment= chooses another"
+            )
         return _pair(data[chosen])
-
-    def denormalise(self, images: Tensor, family: str) -> Tensor:
-        """Return `images * std + mean` with the statistics that `family` uses."""
-        mean, std = self._statistics(family)
-        if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
-            raise InputError(
-                f"found images with {images.shape[1]} channel(s), but dataset "
-                f"{self.dataset!r} with {len(mean)} means and {len(std)} stds"
-            )
-        self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
-        scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (std, mean))
-        return images.float() * scale + shift
-
-    def _statistics(self, family: str) -> Statistics:
-        known = _STATISTICS[family]
-        if (given := self.options.get("normalisation")) is not None:
-            try:
-                mean, std = (tuple(float(value) for value in part) for part in given)
-                return mean, std
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"normalisation: found {given!r}; expected (mean, std), each with "
-                    "one number per channel"
-                ) from None
-        if self.dataset is None:
-            raise InputError(
-                "pixels are normalised with the mean and std of a data set that "
-                f"neither file nor name tells; pass dataset= (one of {[*known]} or an "
-                "ImageNet subset) or normalisation=(mean, std)"
-            )
-        key = "imagenet" if self.dataset in SUBSETS else self.dataset
-        if key not in known:
-            raise InputError(
-                f"dataset {self.dataset!r}: no mean and std are known for it in format "
-                f"{self.format!r} (known: {[*known]}); pass normalisation=(mean, std)"
-            )
-        return known[key]
 
     def finish(
         self,
@@ -307,7 +256,7 @@ def _read_dc(job: _Job) -> Parts:
         raise InputError(
             f"labels: found {_describe(labels)}; format 'dc' expects integers (N,)"
         )
-    return job.finish(job.denormalise(images, "dc"), labels)
+    return job.finish(job.undo(images, "dc"), labels)
 
 
 def _read_mtt(job: _Job) -> Parts:
@@ -374,9 +323,7 @@ def _read_glad(job: _Job) -> Parts:
         raise InputError(f"space {space!r}: expected 'wp' or 'p'")
     job.record["space"] = space
     images, labels = _trajectory(job)
-    return job.finish(
-        job.denormalise(images, "glad" if space == "wp" else "mtt"), labels
-    )
+    return job.finish(job.undo(images, "glad" if space == "wp" else "mtt"), labels)
 
 
 def _read_ncfm(job: _Job) -> Parts:
@@ -390,11 +337,12 @@ def _read_ncfm(job: _Job) -> Parts:
         raise InputError(
             f"found values {low:.2f}..{high:.2f}; format 'ncfm' expects [0, 1]"
         )
+    images = job.as_stored(images)
     factor = job.options.get("factor", 2)
-    if factor not in range(1, min(images.shape[-2:]) + 1):
+    if not isinstance(factor, int) or not 1 <= factor <= min(images.shape[-2:]):
         raise InputError(f"factor {factor!r}: expected tiles per side, 1 or more")
     if factor > 1:
-        images = _split_tiles(images.float(), factor)
+        images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
         job.undone["tiles"] = {"factor": factor, "order": "per image, row by row"}
     if f"{job.dataset}-ncfm" in SUBSETS:  # one class differs from the usual subset
@@ -414,8 +362,13 @@ def _read_predd(job: _Job) -> Parts:
             f"found values up to {largest:.1f}; format 'predd' expects about [-1, 1] "
             "(normalised images with a 'res' are format 'dc')"
         )
+    if in_unit_range(images):  # a decoder's blacks are at -1
+        job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
+        return job.finish(job.as_stored(images), labels)
     job.undone["range"] = "[-1, 1] to [0, 1]"
-    return job.finish((images.float() + 1) / 2, labels)
+    images = denormalise(images, RAW_OUTPUT)
+    job.judge(images, "decoder output in [-1, 1]")
+    return job.finish(images, labels)
 
 
 def _read_image_folder(job: _Job) -> Parts:
@@ -598,23 +551,60 @@ def _learned_lr(job: _Job) -> float | None:
 def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     """Undo whichever of the two was done; the file itself can't tell."""
     zca, reference = job.options.get("zca"), job.options.get("zca_reference")
+    if not isinstance(zca, bool | None):
+        raise InputError(f"zca: found {zca!r}; expected True or False")
+    if "normalisation" in job.options and (zca or reference is not None):
+        raise InputError(
+            "normalisation= is for pixels that aren't whitened, zca=True and "
+            "zca_reference= for those that are; pass one of them"
+        )
     if all(path.name.startswith("images_zca_") for path in job.paths):
-        job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
-        return images
+        return _written_inverse(job, images)
+    evidence = slow_shares(images) if images.numel() else {}
     if reference is not None:
         if zca is False:
             raise InputError("zca=False, but zca_reference is given; pass one of them")
-        job.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
-        return _invert_zca(images, reference)
+        return job.undo_zca(images, reference, evidence)
+    if zca:
+        return _copy_of_inverse(job, images, evidence)
+    whitened = job.dataset not in SUBSETS and looks_whitened(images)
     if zca is None and "normalisation" not in job.options:
-        if job.dataset in _OFTEN_WHITENED:
+        if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
+            seem = {True: "; these look whitened", False: "; these don't look so"}
             raise InputError(
                 f"{job.dataset} sets of this format are often ZCA-whitened, which the "
-                "file doesn't tell; pass zca=True or zca=False"
+                "file doesn't tell; pass zca=True or zca=False" + seem.get(whitened, "")
             )
         job.record["zca_assumed"] = False
-    if not zca:
-        return job.denormalise(images, "mtt")
+    read = job.undo(images, "mtt", **evidence)
+    if whitened and job.undone:
+        job.doubt(
+            "mean and std were undone, but the pixels look ZCA-whitened: only "
+            f"{evidence['waves']:.0%} of the variance is in slow waves and "
+            f"{evidence['brightness']:.0%} in brightness; pass zca=True, or the real "
+            "training images as zca_reference="
+        )
+    return read
+
+
+def _written_inverse(job: _Job, images: Tensor) -> Tensor:
+    """Keep images_zca_*.pt as it is; its labels lie beside images_*.pt."""
+    job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
+    whitened = [_partner(path, "images") for path in job.paths]
+    if all(path.is_file() for path in whitened):
+        _, likeness = _detail_in_common(images, whitened)
+        job.record["zca_detail"] = round(likeness, 3)
+        if likeness < SAME_DETAIL:
+            job.doubt(
+                f"{whitened[0].name} is of another run (its detail correlates "
+                f"{likeness:.2f}; 0.99 if it were the same): the labels, which lie "
+                "beside it, may not be those of these images"
+            )
+    return job.as_stored(images, "ZCA whitening, undone by the writer")
+
+
+def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> Tensor:
+    """Return the writer's copy with whitening undone, if it is of the same run."""
     inverse = [_partner(path, "images_zca") for path in job.paths]
     for path in inverse:
         if not path.is_file():
@@ -623,29 +613,37 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
                 "images_zca_{iteration}.pt itself, or the real training images as "
                 "zca_reference="
             )
-    job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
-    return torch.cat([_pixels(load_torch(path)) for path in inverse])
-
-
-def _invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
-    """Undo kornia.enhance.ZCAWhitening(eps=0.1) as fitted on `reference`.
-
-    It whitens x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T the covariance.
-    """
-    if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
+    copy, likeness = _detail_in_common(images, inverse)
+    if likeness < SAME_DETAIL:
         raise InputError(
-            f"zca_reference: found shape {tuple(reference.shape)}; expected "
-            f"(M, {', '.join(map(str, images.shape[1:]))}) with M > 1"
+            f"zca=True, but {inverse[0].name} is of another run: its finest detail "
+            f"correlates {likeness:.2f} with this file's, 0.99 would be its inverse; "
+            "pass the real training images as zca_reference="
         )
-    flat = reference.flatten(1)  # (M, D)
-    mean = flat.mean(dim=0, dtype=torch.float64)
-    covariance = mean.new_zeros(len(mean), len(mean))
-    for part in flat.split(4096):  # in parts: all of CIFAR-10 in float64 is 1.2 GB
-        centred = part.double() - mean
-        covariance.addmm_(centred.T, centred)
-    values, vectors = torch.linalg.eigh(covariance / (len(flat) - 1))
-    inverse = (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
-    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+    job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
+    job.record["zca_detail"] = round(likeness, 3)
+    return job.as_stored(copy, "ZCA whitening, undone by the writer", **evidence)
+
+
+def _detail_in_common(images: Tensor, others: list[Path]) -> tuple[Tensor, float]:
+    """Read images from other files; correlate their detail, 0 if shapes differ."""
+    other = torch.cat([_pixels(load_torch(path)) for path in others])
+    alike = other.shape == images.shape
+    return other, same_detail(images, other) if alike else 0.0
+
+
+def _kind_of_entries(data: list[Any]) -> str | None:
+    """Tell snapshots of one run from repetitions; None for a single entry.
+
+    Source: ours: snapshots have their detail in common, repetitions don't.
+    """
+    if len(data) < 2:
+        return None
+    sets = [_pair(entry)[0] for entry in data]
+    if len({images.shape for images in sets}) > 1:
+        return "repetitions"
+    likeness = [same_detail(*pair) for pair in pairwise(sets)]
+    return "snapshots" if median(likeness) > SNAPSHOT else "repetitions"
 
 
 def _split_tiles(images: Tensor, factor: int) -> Tensor:
