@@ -33,6 +33,7 @@ from diver_lite.normalisation import (
     RAW_OUTPUT,
     SAME_DETAIL,
     SNAPSHOT,
+    SNAPSHOT_IF_NUMBERED,
     Undoing,
     denormalise,
     in_unit_range,
@@ -147,7 +148,7 @@ class _Job(Undoing):
                 f"found {_describe(self.payload)}; format {self.format!r} expects a "
                 "dict whose 'data' lists [images, labels]"
             )
-        kind = _kind_of_entries(data)
+        kind = _kind_of_entries(data, self.path)
         last = len(data) - 1
         chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
         if not isinstance(chosen, int) or not 0 <= chosen <= last:
@@ -594,7 +595,7 @@ def _written_inverse(job: _Job, images: Tensor) -> Tensor:
     if all(path.is_file() for path in whitened):
         _, likeness = _detail_in_common(images, whitened)
         job.record["zca_detail"] = round(likeness, 3)
-        if likeness < SAME_DETAIL:
+        if not likeness >= SAME_DETAIL:
             job.doubt(
                 f"{whitened[0].name} is of another run (its detail correlates "
                 f"{likeness:.2f}; 0.99 if it were the same): the labels, which lie "
@@ -614,7 +615,7 @@ def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> T
                 "zca_reference="
             )
     copy, likeness = _detail_in_common(images, inverse)
-    if likeness < SAME_DETAIL:
+    if not likeness >= SAME_DETAIL:
         raise InputError(
             f"zca=True, but {inverse[0].name} is of another run: its finest detail "
             f"correlates {likeness:.2f} with this file's, 0.99 would be its inverse; "
@@ -632,7 +633,7 @@ def _detail_in_common(images: Tensor, others: list[Path]) -> tuple[Tensor, float
     return other, same_detail(images, other) if alike else 0.0
 
 
-def _kind_of_entries(data: list[Any]) -> str | None:
+def _kind_of_entries(data: list[Any], path: Path) -> str | None:
     """Tell snapshots of one run from repetitions; None for a single entry.
 
     Source: ours: snapshots have their detail in common, repetitions don't.
@@ -642,8 +643,10 @@ def _kind_of_entries(data: list[Any]) -> str | None:
     sets = [_pair(entry)[0] for entry in data]
     if len({images.shape for images in sets}) > 1:
         return "repetitions"
-    likeness = [same_detail(*pair) for pair in pairwise(sets)]
-    return "snapshots" if median(likeness) > SNAPSHOT else "repetitions"
+    iteration = re.search(r"_\d+\.pt$", path.name)
+    limit = SNAPSHOT_IF_NUMBERED if iteration else SNAPSHOT
+    likeness = median(same_detail(*pair) for pair in pairwise(sets))
+    return "snapshots" if likeness > limit else "repetitions"
 
 
 def _split_tiles(images: Tensor, factor: int) -> Tensor:
