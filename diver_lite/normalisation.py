@@ -420,10 +420,12 @@ class Undoing:
 
     def undo_zca(self, images: Tensor, reference: Any, evidence: Fit) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened."""
-        if not isinstance(reference, Tensor) or not in_unit_range(reference):
+        tensor = isinstance(reference, Tensor)
+        if not tensor or not in_unit_range(reference):
+            found = "values outside" if tensor else f"a {type(reference).__name__}"
             raise InputError(
-                "zca_reference: expected the real training images as a tensor of "
-                "values in [0, 1]"
+                f"zca_reference: found {found}; expected the real training images as "
+                "a tensor of values in [0, 1]"
             )
         read = invert_zca(images, reference)
         growth = (read.std() / images.float().std()).item()

@@ -339,15 +339,20 @@ def test_test_images_without_names(nearest_mean):
         cross_architecture({"a": toy_set(), "b": renamed}, test, **options)
 
 
-def test_explorers_join_the_sets(tiny_prior, tiny_set, drawn):
+def test_explorers_join_the_sets(tiny_prior, tiny_set, monkeypatch):
     """The class that is chosen is the same one in every set."""
+    drawn, image_grid = [], explore.image_grid
+    monkeypatch.setattr(
+        explore,
+        "image_grid",
+        lambda rows, *a, **k: drawn.append(rows) or image_grid(rows, *a, **k),
+    )
     sets = {"a": tiny_set, "b": reordered(tiny_set)}
     box = explore.explore_before_after(sets, tiny_prior, {"quick": QUICK})
     menus = {child.description: child for child in box.children[:4]}
     menus["class"].value = 3
     menus["set"].value = "b"
-    rows, _ = drawn[-1]
-    assert torch.equal(rows["before"], tiny_set.images[tiny_set.labels == 3])
+    assert torch.equal(drawn[-1]["before"], tiny_set.images[tiny_set.labels == 3])
 
 
 # --- What a set was distilled from --------------------------------------------------

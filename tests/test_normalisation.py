@@ -262,8 +262,8 @@ def test_the_writers_inverse_must_be_of_the_same_run(tmp_path, garments, whitene
         ({"zca": True, "normalisation": FASHION}, "pass one of them"),
         ({"zca_reference": 0, "normalisation": "none"}, "pass one of them"),
         ({"zca": "yes"}, "zca: found 'yes'"),
-        ({"zca_reference": np.zeros((9, 1, 32, 32))}, "as a tensor of values"),
-        ({"zca_reference": torch.full((9, 1, 32, 32), 9)}, r"values in \[0, 1\]"),
+        ({"zca_reference": np.zeros((9, 1, 32, 32))}, "found a ndarray.*as a tensor"),
+        ({"zca_reference": torch.full((9, 1, 32, 32), 9)}, "found values outside"),
     ],
 )
 def test_bad_arguments_of_whitening(tmp_path, whitened, arguments, message):
