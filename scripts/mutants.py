@@ -1,0 +1,494 @@
+"""Break the package in sixty places, one at a time, and see whether a test notices.
+
+    python scripts/mutants.py
+    python scripts/mutants.py --only recovery --jobs 2
+
+Each mutant is one wrong line as a mistake would make it: a sign, a swapped order, a
+constant of somebody's paper. It is made in a throw-away copy of the package, never in
+the working tree, and the tests that guard its file run on it until the first fails.
+Before that they run once on the unchanged copy, where all must pass: a death would
+mean nothing otherwise. Prints a line per mutant and the count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# file of the package -> the tests that guard it, in this order: quick ones first
+GUARDS = {
+    "recovery.py": ("test_recovery.py", "test_pins.py"),
+    "prior.py": ("test_prior.py", "test_recovery.py"),
+    "augment.py": ("test_augment.py", "test_judges_evaluate.py"),
+    "protocols.py": ("test_protocols.py", "test_pins.py", "test_judges_evaluate.py"),
+    "statistics.py": ("test_statistics.py",),
+    "formats.py": ("test_formats.py", "test_pins.py"),
+    "imagenet.py": ("test_pins.py", "test_subsets.py"),
+    "metrics.py": ("test_metrics.py",),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: in `file`, `new` stands where `old` stood, once."""
+
+    file: str
+    what: str
+    old: str
+    new: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.file.removesuffix('.py')}: {self.what}"
+
+    def apply(self, package: Path) -> str:
+        """Return the file's text with the mistake in it, or raise ValueError."""
+        text = (package / self.file).read_text(encoding="utf-8")
+        if (found := text.count(self.old)) != 1:
+            raise ValueError(
+                f"{self.name}: {self.old!r} occurs {found} times, not once"
+            )
+        return text.replace(self.old, self.new)
+
+
+MUTANTS = [
+    # --- recovery: the formulas, the loop, what is drawn -----------------------------
+    Mutant(
+        "recovery.py",
+        "inherited noise without the root",
+        "alpha_cumprod.sqrt() * latents + (1 - alpha_cumprod).sqrt() * noise",
+        "alpha_cumprod.sqrt() * latents + (1 - alpha_cumprod) * noise",
+    ),
+    Mutant(
+        "recovery.py",
+        "guidance pushes away",
+        "return latents - gamma * sigma * difference",
+        "return latents + gamma * sigma * difference",
+    ),
+    Mutant(
+        "recovery.py",
+        "posterior variance for its root",
+        "return ((1 - alpha_prev) / (1 - alpha) * beta).sqrt()",
+        "return (1 - alpha_prev) / (1 - alpha) * beta",
+    ),
+    Mutant(
+        "recovery.py",
+        "targets swapped",
+        'pulled = z if config.guidance_target == "latent" else x_0',
+        'pulled = x_0 if config.guidance_target == "latent" else z',
+    ),
+    Mutant(
+        "recovery.py",
+        "window closed below",
+        'else "semantic" if timestep > low',
+        'else "semantic" if timestep >= low',
+    ),
+    Mutant(
+        "recovery.py",
+        "interval of guidance one off",
+        "return self.guidance_scale if high >= timestep > low else 1.0",
+        "return self.guidance_scale if high > timestep >= low else 1.0",
+    ),
+    Mutant(
+        "recovery.py",
+        "clean latent scaled by the next abar",
+        "x_0 = (z - (1 - alpha).sqrt() * eps) / alpha.sqrt()",
+        "x_0 = (z - (1 - alpha).sqrt() * eps) / alpha_prev.sqrt()",
+    ),
+    Mutant(
+        "recovery.py",
+        "DDIM keeps this step's noise",
+        "z = alpha_prev.sqrt() * x_0 + (1 - alpha_prev).sqrt() * eps",
+        "z = alpha_prev.sqrt() * x_0 + (1 - alpha).sqrt() * eps",
+    ),
+    Mutant(
+        "recovery.py",
+        "one noise for all images",
+        "np.random.default_rng([seed, int(index)])",
+        "np.random.default_rng([seed])",
+    ),
+    Mutant(
+        "recovery.py",
+        "matched start visited twice",
+        "*(t for t in grid if t < start)",
+        "*(t for t in grid if t <= start)",
+    ),
+    Mutant(
+        "recovery.py",
+        "every batch takes the first noise",
+        "drawn if noise is None else noise[batch]",
+        "drawn if noise is None else noise[: len(images)]",
+    ),
+    Mutant(
+        "recovery.py",
+        "published window ends at 500",
+        '"published": (816, 510)',
+        '"published": (816, 500)',
+    ),
+    # --- prior: guidance, encoder, decoder -------------------------------------------
+    Mutant(
+        "prior.py",
+        "guidance counted from the conditional",
+        "guided = eps_u + guidance_scale * (eps_c - eps_u)",
+        "guided = eps_c + guidance_scale * (eps_c - eps_u)",
+    ),
+    Mutant(
+        "prior.py",
+        "halves of the batch swapped",
+        "eps_c, eps_u = both[:, :channels]",
+        "eps_u, eps_c = both[:, :channels]",
+    ),
+    Mutant(
+        "prior.py",
+        "last class for no class",
+        "null = torch.full_like(y, self.num_classes)",
+        "null = torch.full_like(y, self.num_classes - 1)",
+    ),
+    Mutant(
+        "prior.py",
+        "other channels get the unconditional",
+        "guided[:, guidance_channels:] = eps_c[:, guidance_channels:]",
+        "guided[:, guidance_channels:] = eps_u[:, guidance_channels:]",
+    ),
+    Mutant(
+        "prior.py",
+        "decoder's output not clamped",
+        "return (images.float() / 2 + 0.5).clamp(0, 1)",
+        "return images.float() / 2 + 0.5",
+    ),
+    Mutant(
+        "prior.py",
+        "encoder fed with [0, 1]",
+        "self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist",
+        "self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist",
+    ),
+    Mutant(
+        "prior.py",
+        "latents scaled before they are shifted",
+        "return (latents - self._shift) * self.vae.config.scaling_factor",
+        "return latents * self.vae.config.scaling_factor - self._shift",
+    ),
+    Mutant(
+        "prior.py",
+        "resized without antialiasing",
+        'F.interpolate(images, target, mode="bilinear", antialias=True)',
+        'F.interpolate(images, target, mode="bilinear", antialias=False)',
+    ),
+    # --- augment: DSA's strengths and geometry ---------------------------------------
+    Mutant("augment.py", "rotate by 25", "ROTATE = 15.0", "ROTATE = 25.0"),
+    Mutant("augment.py", "cutout of everything", "CUTOUT = 0.5", "CUTOUT = 1.0"),
+    Mutant("augment.py", "scale by 2", "SCALE = 1.2", "SCALE = 2.0"),
+    Mutant("augment.py", "crop by half", "CROP_PAD = 0.125", "CROP_PAD = 0.5"),
+    Mutant(
+        "augment.py",
+        "saturation up to 1",
+        "BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5",
+        "BRIGHTNESS, SATURATION, CONTRAST = 1.0, 1.0, 0.5",
+    ),
+    Mutant(
+        "augment.py",
+        "flip upside down",
+        "images.flip(-1), images",
+        "images.flip(-2), images",
+    ),
+    Mutant(
+        "augment.py",
+        "shear for rotation",
+        "theta = [angle.cos(), -angle.sin(), zero",
+        "theta = [angle.cos(), angle.sin(), zero",
+    ),
+    Mutant(
+        "augment.py",
+        "siamese ignored",
+        "rows = 1 if siamese else len(images)",
+        "rows = len(images)",
+    ),
+    # --- protocols: schedules, batches, labels ---------------------------------------
+    Mutant(
+        "protocols.py",
+        "rate falls one step late",
+        "return 1.0 if step < total // 2 else 0.1",
+        "return 1.0 if step <= total // 2 else 0.1",
+    ),
+    Mutant(
+        "protocols.py",
+        "warm-up of a hundredth",
+        "(done + 1e-3) / 0.1)",
+        "(done + 1e-3) / 0.01)",
+    ),
+    Mutant(
+        "protocols.py",
+        "last batch of a pass not counted",
+        "self.epochs * math.ceil(count / self.batch_size)",
+        "self.epochs * max(1, count // self.batch_size)",
+    ),
+    Mutant(
+        "protocols.py",
+        "batches overlap",
+        "order = order[size:]",
+        "order = order[size - 1 :]",
+    ),
+    Mutant(
+        "protocols.py",
+        "learned rate for every judge",
+        "if self.learned_lr and judge == PROXY and train is not None:",
+        "if self.learned_lr and train is not None:",
+    ),
+    Mutant(
+        "protocols.py",
+        "multiplied by the std",
+        "return (images - mean) / std",
+        "return (images - mean) * std",
+    ),
+    Mutant(
+        "protocols.py",
+        "softmax over the images",
+        "train.soft_labels.softmax(dim=1)",
+        "train.soft_labels.softmax(dim=0)",
+    ),
+    # --- statistics ------------------------------------------------------------------
+    # --- formats: what is undone, and in which order ---------------------------------
+    Mutant(
+        "formats.py",
+        "mean added before the std",
+        "return images.float() * scale + shift",
+        "return (images.float() + shift) * scale",
+    ),
+    Mutant(
+        "formats.py",
+        "ImageNet's mean for GLaD's",
+        "_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])",
+        "_GLAD = _IMAGENET",
+    ),
+    Mutant(
+        "formats.py",
+        "tiles block by block",
+        "[t for row in rows for t in row.chunk(factor, dim=3)], dim=1)",
+        "[t for row in rows for t in row.chunk(factor, dim=3)], dim=0)",
+    ),
+    Mutant(
+        "formats.py",
+        "labels of tiles block by block",
+        "labels = labels.repeat_interleave(factor**2, dim=0)",
+        "labels = labels.repeat(factor**2)",
+    ),
+    Mutant(
+        "formats.py",
+        "decoder's overshoot lost",
+        "return job.finish((images.float() + 1) / 2, labels)",
+        "return job.finish(((images.float() + 1) / 2).clamp(0, 1), labels)",
+    ),
+    Mutant(
+        "formats.py",
+        "covariance over n",
+        "torch.linalg.eigh(covariance / (len(flat) - 1))",
+        "torch.linalg.eigh(covariance / len(flat))",
+    ),
+    Mutant(
+        "formats.py",
+        "images dealt out class by class",
+        "torch.arange(num_classes).repeat_interleave(count // num_classes)",
+        "torch.arange(num_classes).repeat(count // num_classes)",
+    ),
+    Mutant(
+        "formats.py",
+        "inverse order of WordNet ids",
+        "[indices.index(i) for i in sorted(indices)]",
+        "[sorted(indices).index(i) for i in indices]",
+    ),
+    Mutant(
+        "formats.py",
+        "10.png before 2.png",
+        'return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]',
+        "return [(-1, p) for p in parts]",
+    ),
+    # --- imagenet: lists -------------------------------------------------------------
+    Mutant(
+        "imagenet.py",
+        "two classes of D swapped",
+        "258 Samoyed, 13 junco",
+        "13 junco, 258 Samoyed",
+    ),
+    Mutant(
+        "imagenet.py",
+        "two indices of E swapped",
+        "783 screw, 76 tarantula",
+        "76 screw, 783 tarantula",
+    ),
+    Mutant(
+        "imagenet.py",
+        "NCFM's fruit with the usual index",
+        '(956, "custard apple")',
+        '(948, "custard apple")',
+    ),
+    Mutant("imagenet.py", "a wrong digit", "236:n02107142", "236:n02107143"),
+    Mutant(
+        "imagenet.py",
+        "folders in sorted order",
+        "ids = [WORDNET_IDS[index] for index in indices]",
+        "ids = sorted(WORDNET_IDS[index] for index in indices)",
+    ),
+    # --- metrics ---------------------------------------------------------------------
+    Mutant(
+        "metrics.py",
+        "cross term once",
+        "squared + traces - 2 * cross",
+        "squared + traces - cross",
+    ),
+    Mutant(
+        "metrics.py",
+        "covariance over n",
+        "root = (x - mean) / (len(x) - 1) ** 0.5",
+        "root = (x - mean) / len(x) ** 0.5",
+    ),
+    Mutant(
+        "metrics.py",
+        "diagonal kept",
+        "within += (values.sum() - values.trace())",
+        "within += values.sum()",
+    ),
+    Mutant(
+        "metrics.py",
+        "features of unclipped images",
+        "predict(judge, images.clamp(0, 1), protocol)\n    finally",
+        "predict(judge, images, protocol)\n    finally",
+    ),
+    Mutant(
+        "metrics.py",
+        "layouts compared the other way",
+        '"layout_lost": layout < layout_raw',
+        '"layout_lost": layout > layout_raw',
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tests said about one copy: `killer` is the first that failed."""
+
+    killed: bool
+    killer: str
+    seconds: float
+
+
+def run_tests(tree: Path, tests: Iterable[str], limit: float) -> Outcome:
+    """Run tests of a copy until the first fails, without leaving anything in it."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    # files change within a second and keep their size: bytecode would be stale
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{name}" for name in tests)],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(True, f"no end within {limit:.0f} s", limit)
+    seconds = time.monotonic() - began
+    if done.returncode == 0:
+        return Outcome(False, "", seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    if failed is None:  # the tests didn't run: that says nothing about the mutant
+        raise RuntimeError(f"pytest failed in {tree}:\n{done.stdout}\n{done.stderr}")
+    return Outcome(True, failed[1], seconds)
+
+
+def copy_package(target: Path, root: Path = ROOT) -> Path:
+    """Copy package and tests of `root` to `target`; what ships with it is linked."""
+    target.mkdir()
+    skip = shutil.ignore_patterns("__pycache__", "distilled", "fashion-mnist", "priors")
+    for folder in ("diver_lite", "tests"):
+        shutil.copytree(root / folder, target / folder, ignore=skip)
+    for asset in (root / "diver_lite/assets").glob("*/"):
+        if asset.name != "__pycache__":
+            (target / "diver_lite/assets" / asset.name).symlink_to(asset)
+    shutil.copy(root / "pyproject.toml", target)
+    return target
+
+
+def try_mutant(mutant: Mutant, tree: Path, limit: float) -> Outcome:
+    """Make a mutant in a copy, run its tests, and undo it."""
+    path = tree / "diver_lite" / mutant.file
+    original = path.read_bytes()
+    path.write_text(mutant.apply(tree / "diver_lite"), encoding="utf-8")
+    try:
+        return run_tests(tree, GUARDS[mutant.file], limit)
+    finally:
+        path.write_bytes(original)
+
+
+def try_all(
+    mutants: Sequence[Mutant], trees: Sequence[Path], limit: float
+) -> dict[str, Outcome]:
+    """Try every mutant, one at a time in each copy, and print a line for each."""
+    for file in dict.fromkeys(mutant.file for mutant in mutants):
+        outcome = run_tests(trees[0], GUARDS[file], limit)
+        if outcome.killed:
+            raise SystemExit(f"{outcome.killer} fails without any mutant of {file}")
+        print(f"{'unchanged':<10}{outcome.seconds:5.0f} s  {file}", flush=True)
+    free: queue.Queue[Path] = queue.Queue()
+    for tree in trees:
+        free.put(tree)
+
+    def one(mutant: Mutant) -> Outcome:
+        tree = free.get()
+        try:
+            outcome = try_mutant(mutant, tree, limit)
+        finally:
+            free.put(tree)
+        verdict = "killed" if outcome.killed else "SURVIVED"
+        line = f"{verdict:<10}{outcome.seconds:5.0f} s  {mutant.name}"
+        print(f"{line:<62}{outcome.killer}".rstrip(), flush=True)
+        return outcome
+
+    with ThreadPoolExecutor(len(trees)) as pool:
+        outcomes = pool.map(one, mutants)
+        return {m.name: o for m, o in zip(mutants, outcomes, strict=True)}
+
+
+def main() -> None:
+    """Run the mutants and print how many died."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument("--limit", type=float, default=300, help="seconds per mutant")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if arguments.only in mutant.name]
+    if not chosen:
+        raise SystemExit(f"no mutant's name contains {arguments.only!r}")
+    for mutant in chosen:
+        mutant.apply(ROOT / "diver_lite")
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [
+            copy_package(Path(folder, str(i))) for i in range(max(1, arguments.jobs))
+        ]
+        outcomes = try_all(chosen, trees, arguments.limit)
+    survivors = [name for name, outcome in outcomes.items() if not outcome.killed]
+    print(f"{len(outcomes) - len(survivors)} of {len(outcomes)} mutants were killed")
+    for name in survivors:
+        print(f"survived: {name}")
+
+
+if __name__ == "__main__":
+    main()
