@@ -64,8 +64,8 @@ def dsa(
         return torch.where(uniform(0, 1) < 0.5, images.flip(-1), images)
     if family == "cutout":
         side = int(size * CUTOUT + 0.5)  # its middle may lie on the border
-        middles = [whole(0, size - side % 2) for _ in "xy"]
-        return images * _cutout_mask(images, *middles, side)
+        x, y = (whole(0, size - side % 2) for _ in "xy")
+        return images * _cutout_mask(images, x, y, side)
     one, zero = images.new_ones(rows, 1, 1, 1), images.new_zeros(rows, 1, 1, 1)
     if family == "crop":  # a shift in whole pixels
         limit = int(size * CROP_PAD + 0.5)

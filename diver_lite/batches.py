@@ -113,7 +113,8 @@ def out_of_memory(error: BaseException | None) -> bool:
     """Say whether an error means that a smaller batch might work."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    while error is not None:  # while a graph is captured, another error follows it
+    # while a graph is captured, another error follows it
+    while isinstance(error, Exception):
         named = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         if named or should_reduce_batch_size(error):
             return True
@@ -128,7 +129,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _to_cpu(result: Tensor) -> tuple[Tensor, object]:
+def _to_cpu(result: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     """Start copying a result to the CPU; return it and what to wait for."""
     if result.device.type != "cuda":
         return result, None
@@ -139,7 +140,7 @@ def _to_cpu(result: Tensor) -> tuple[Tensor, object]:
     return pinned, event
 
 
-def _collect(waiting: tuple[Tensor, object]) -> Tensor:
+def _collect(waiting: tuple[Tensor, torch.cuda.Event | None]) -> Tensor:
     result, event = waiting
     if event is None:
         return result

@@ -433,7 +433,7 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(source, str) and source in list_shipped():
         return [asset_path(f"{_SHIPPED}{source}.safetensors")]
-    several = isinstance(source, Sequence) and not isinstance(source, str)
+    several = not isinstance(source, str | Path)
     paths = [Path(item) for item in (source if several else [source])]
     for path in paths:
         if not path.exists():

@@ -103,9 +103,10 @@ def train_judge(
         allow_empty_classes=allow_empty_classes,
         progress=False,
     )
-    if table["error"][0]:
-        raise FloatingPointError(table["error"][0])
-    return float(table["accuracy"][0])
+    (row,) = table.to_dict("records")
+    if row["error"]:
+        raise FloatingPointError(row["error"])
+    return row["accuracy"]
 
 
 def cross_architecture(

@@ -229,7 +229,8 @@ Parts = tuple[list[Tensor], Callable[..., Tensor], Callable[[], None]]
 def _alone(name: str, network: nn.Module, device: torch.device) -> Parts:
     """Return parameters, the function batches -> losses (1,), and nothing to finish."""
     if device.type == "cpu" and name in CHANNELS_LAST:
-        network.to(memory_format=torch.channels_last)
+        # torch's overloads don't know that it may stand alone
+        network.to(memory_format=torch.channels_last)  # pyright: ignore
 
     def losses(images: tuple[Tensor], labels: tuple[Tensor]) -> Tensor:
         return F.cross_entropy(network(images[0]), labels[0]).unsqueeze(0)

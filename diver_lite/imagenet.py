@@ -110,7 +110,9 @@ WORDNET_IDS = {
     for index, wnid in (pair.split(":") for pair in _WORDNET_IDS.split())
 }
 
-_NUM_CLASSES = dict.fromkeys(("mnist", "fashion-mnist", "svhn", "cifar10"), 10)
+_NUM_CLASSES: dict[str, int] = dict.fromkeys(
+    ("mnist", "fashion-mnist", "svhn", "cifar10"), 10
+)
 _NUM_CLASSES |= {"cifar100": 100, "tiny-imagenet": 200, "imagenet": 1000}
 _NUM_CLASSES |= dict.fromkeys(SUBSETS, 10)
 DATASETS = tuple(_NUM_CLASSES)

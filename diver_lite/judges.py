@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision.models as tv
@@ -70,7 +71,7 @@ def _convnet(num_classes: int, size: int) -> nn.Module:
 
 
 def _resnet18(num_classes: int, size: int) -> nn.Module:
-    net = tv.resnet18(num_classes=num_classes)
+    net: Any = tv.resnet18(num_classes=num_classes)
     if size <= 64:
         net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     if size <= 32:
@@ -79,7 +80,7 @@ def _resnet18(num_classes: int, size: int) -> nn.Module:
 
 
 def _shufflenet(num_classes: int, size: int) -> nn.Module:
-    net = tv.shufflenet_v2_x0_5(num_classes=num_classes)
+    net: Any = tv.shufflenet_v2_x0_5(num_classes=num_classes)
     if size <= 64:
         net.conv1[0].stride = (1, 1)
     if size <= 32:
@@ -88,14 +89,14 @@ def _shufflenet(num_classes: int, size: int) -> nn.Module:
 
 
 def _mobilenet(num_classes: int, size: int) -> nn.Module:
-    net = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
+    net: Any = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
     if size <= 64:
         net.features[0][0].stride = (1, 1)
     return net
 
 
 def _efficientnet(num_classes: int, size: int) -> nn.Module:
-    net = tv.efficientnet_b0(
+    net: Any = tv.efficientnet_b0(
         num_classes=num_classes, dropout=0.0, stochastic_depth_prob=0.0
     )
     if size <= 64:
@@ -118,14 +119,14 @@ def _vit(num_classes: int, size: int) -> nn.Module:
 
 def _vgg11(num_classes: int, size: int) -> nn.Module:
     # as for CIFAR: five poolings leave 1x1 of 32x32, and one linear layer is enough
-    net = tv.vgg11_bn(num_classes=num_classes)
+    net: Any = tv.vgg11_bn(num_classes=num_classes)
     net.avgpool = nn.AdaptiveAvgPool2d(1)
     net.classifier = nn.Linear(512, num_classes)
     return net
 
 
 def _alexnet(num_classes: int, size: int) -> nn.Module:
-    net = tv.alexnet(num_classes=num_classes)
+    net: Any = tv.alexnet(num_classes=num_classes)
     if size <= 64:  # 3x3 at the end for 32, 64 and 128 pixels
         stride = 1 if size <= 32 else 2
         net.features[0] = nn.Conv2d(3, 64, 5, stride, 2)

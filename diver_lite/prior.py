@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +46,10 @@ class Prior:
     Source: DiT, Peebles and Xie 2023; latent diffusion, Rombach et al. 2022.
     """
 
-    transformer: torch.nn.Module
-    vae: torch.nn.Module
-    scheduler: object
+    # Any: diffusers types neither what `config` holds nor what its models return
+    transformer: Any
+    vae: Any
+    scheduler: Any
     class_names: tuple[str, ...]
     info: dict = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -47,7 +47,7 @@ class Processes:
             return
         from accelerate import PartialState
 
-        state = PartialState(cpu=cpu, backend="gloo", timeout=PATIENCE)
+        state: Any = PartialState(cpu=cpu, backend="gloo", timeout=PATIENCE)
         self.index, self.count = state.process_index, state.num_processes
         on_cpu = cpu or state.device.type == "cpu"
         self.device = torch.device("cpu") if on_cpu else state.device
@@ -58,7 +58,7 @@ class Processes:
         Raises:
             InputError: what the job raised; or a process is gone.
         """
-        outcome = [None, None]
+        outcome: list[Any] = [None, None]
         if self.index == 0:
             try:
                 outcome[0] = job()

@@ -107,8 +107,9 @@ class Protocol:
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
-        if self.epochs is None:
+        if self.steps is not None:
             return self.steps
+        assert self.epochs is not None  # one of them is set
         return self.epochs * math.ceil(count / self.batch_size)
 
     def batches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -123,7 +124,7 @@ class Protocol:
                 yield from torch.randperm(count, generator=generator).split(size)
             return
         order = torch.empty(0, dtype=torch.long)
-        for _ in range(self.steps):
+        for _ in range(self.total_steps(count)):
             if len(order) < size:
                 order = torch.randperm(count, generator=generator)
             yield order[:size]

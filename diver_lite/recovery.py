@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ class RecoveryConfig:
         return self.guidance_scale if high >= timestep > low else 1.0
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
+def _require(condition: bool, name: str, value: object, expected: object) -> None:
     if not condition:
         raise InputError(f"{name} is {value!r}; expected {expected}")
 
@@ -226,7 +227,7 @@ def _timestep(value: object, total: int, name: str, lowest: int = 0) -> int:
     return value
 
 
-def _bounds(window: str | tuple, total: int, name: str) -> tuple[int, int]:
+def _bounds(window: str | Sequence, total: int, name: str) -> tuple[int, int]:
     """Return (high, low) of a named window or a pair, in timesteps."""
     pair = WINDOWS[window] if isinstance(window, str) else window
     high, low = (_timestep(value, total, name, lowest=-1) for value in pair)
@@ -364,7 +365,9 @@ def recover_steps(
         yield Step(timestep, phase, z, x_0, guided)
 
 
-def _multistep_solver(config: RecoveryConfig, prior: Prior, timesteps: list[int]):
+def _multistep_solver(
+    config: RecoveryConfig, prior: Prior, timesteps: list[int]
+) -> Any:
     """Return diffusers' solver for these timesteps, or None for DDIM."""
     if config.solver == "ddim":
         return None
