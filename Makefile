@@ -21,15 +21,16 @@ NB ?= notebooks/*.ipynb
 # middle of a chapter, is answered by one sentence instead of a traceback.
 KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
 
-.PHONY: help demo test lint lab book refresh constraints clean
+.PHONY: help demo test lint lab book refresh wheel constraints clean
 
 help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
 	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"
-	@echo "make lint         ruff check, ruff format --check"
+	@echo "make lint         ruff check, ruff format --check, types"
 	@echo "make refresh      run the notebooks and store their outputs (NB=one.ipynb)"
+	@echo "make wheel        build dist/*.whl from the sdist, use it in an empty venv"
 	@echo "make constraints  record the installed versions in constraints-ci.txt"
 	@echo "make clean        remove what was built; .venv stays"
 	@echo
@@ -65,12 +66,16 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml
 demo: $(VENV)/.installed-base
 	$(BIN)/diver-lite demo -o demo --overwrite
 
+ON_ALL_CORES = --numprocesses=logical --dist=worksteal
+
 # A build on top of an older one hides warnings: it always starts from nothing.
-# The models of the tests are tiny: threads would wait for each other more than work.
+# The models of the tests are tiny: threads would wait for each other more than work, so
+# each core gets tests of its own, and takes from another's when it has none left.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest
-	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
+	DIVER_LITE_MODE=test $(BIN)/python -m pytest $(ON_ALL_CORES) \
+	  --nbmake --nbmake-timeout=300 notebooks
 	rm -rf _build
 	$(BIN)/jupyter-book build -W -n --keep-going .
 	$(BIN)/python scripts/check_book.py
@@ -78,6 +83,7 @@ test: lint
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 $(KERNEL_CONFIG):
 	@mkdir -p $(@D)
@@ -96,7 +102,13 @@ refresh: export OMP_NUM_THREADS = 1
 refresh: $(VENV)/.installed-test
 	DIVER_LITE_MODE=demo $(BIN)/python -m pytest --nbmake --overwrite $(NB)
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
-	  --keep-metadata-keys "metadata.widgets" $(NB)
+	  --keep-metadata-keys metadata.widgets $(NB)
+
+# The wheel is made from the sdist, so what the sdist lacks is missed here.
+wheel: $(VENV)/.installed-test
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python scripts/smoke_test.py dist/*.whl -- $(PIP_ARGS)
 
 # A record of what the tests last ran with, not a lock: nothing installs from it.
 constraints: $(VENV)/.installed-test

@@ -6,10 +6,11 @@ import enum
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from diver_lite import __version__
 from diver_lite.errors import InputError
 
 app = typer.Typer(
@@ -560,8 +561,8 @@ def train_prior(
     from diver_lite.training import PriorRecipe
     from diver_lite.training import train_prior as run
 
-    changes = {"vae_steps": vae_steps, "dit_steps": dit_steps}
-    changes = {k: v for k, v in changes.items() if v is not None}
+    steps = {"vae_steps": vae_steps, "dit_steps": dit_steps}
+    changes: dict[str, Any] = {k: v for k, v in steps.items() if v is not None}
     changes |= parse_changes(set_ or [], [f.name for f in fields(PriorRecipe)])
     done = run(
         name,
@@ -591,7 +592,8 @@ def check() -> None:
     from diver_lite.prior import shipped_priors
 
     typer.echo(f"python       {sys.version.split()[0]}")
-    for package in ("diver-lite", "torch", "torchvision", "diffusers", "safetensors"):
+    typer.echo(f"diver-lite   {__version__}")
+    for package in ("torch", "torchvision", "diffusers", "safetensors"):
         typer.echo(f"{package:<12} {metadata.version(package)}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     typer.echo(f"CUDA GPU     {gpu}\nCPU threads  {torch.get_num_threads()}")

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "build": "python-build"}
 
 
 def ranges(requirements):
     """Map each requirement's name to its range, written in one order."""
     parsed = [Requirement(line) for line in requirements]
-    return {r.name.lower(): str(r.specifier) for r in parsed}
+    return {canonicalize_name(r.name): str(r.specifier) for r in parsed}
 
 
 def conda_requirements():
@@ -62,6 +63,13 @@ def test_environment_yml_installs_the_package_itself():
         (".ci/run", "make test"),
         (".github/workflows/test.yml", ".ci/run"),
         (".github/workflows/book.yml", "make book"),
+        (".github/workflows/wheel.yml", "python -m build"),
+        (".github/workflows/wheel.yml", "scripts/smoke_test.py dist/*.whl"),
+        ("Makefile", "python -m build"),
+        ("Makefile", "scripts/smoke_test.py dist/*.whl"),
+        (".github/workflows/platforms.yml", "-e .[book,test]"),
+        (".github/workflows/versions.yml", "-e .[book,test]"),
+        (".github/workflows/release.yml", "./.github/workflows/wheel.yml"),
     ],
 )
 def test_the_commands_are_the_same_everywhere(file, command):
@@ -73,6 +81,14 @@ def test_every_target_of_the_makefile_is_in_its_help():
     targets = text.split(".PHONY:")[1].splitlines()[0].split()
     missing = [t for t in targets if t != "help" and f'"make {t}' not in text]
     assert not missing
+
+
+def test_tests_run_the_same_way_on_all_platforms():
+    options = "--numprocesses=logical --dist=worksteal"
+    assert f"ON_ALL_CORES = {options}\n" in (ROOT / "Makefile").read_text()
+    for name in ("platforms", "versions"):
+        workflow = ROOT / f".github/workflows/{name}.yml"
+        assert f"pytest {options}\n" in workflow.read_text()
 
 
 def test_ci_run_is_executable():
