@@ -185,3 +185,40 @@ def test_colour():
     )
     mean = expected.mean((1, 2, 3), keepdim=True)
     assert torch.allclose(results, (expected - mean) * c + mean, atol=1e-4)
+
+
+# --- Gradients, and one draw for all --------------------------------------------
+
+
+@pytest.mark.parametrize("siamese", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_augmentation_keeps_shapes_and_gradients(family, siamese):
+    """Every family keeps the shape, changes pixels and passes gradients back."""
+    x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_(True)
+    changed = 0
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        y = dsa(x, generator, families=(family,), siamese=siamese)
+        assert y.shape == x.shape
+        assert y.isfinite().all()
+        changed += not torch.allclose(y, x, atol=1e-3)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        assert gradient.isfinite().all()
+        assert gradient.flatten(1).abs().sum(1).min() > 0
+    assert changed >= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_siamese_means_the_same_operation(family):
+    """Two batches of any sizes, generators in one state: the same parameters."""
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        one, two, three = (torch.Generator().manual_seed(seed) for _ in range(3))
+        small = dsa(x[:1], one, families=(family,), siamese=True)
+        large = dsa(x, two, families=(family,), siamese=True)
+        assert torch.allclose(small[0], large[0], atol=1e-6)
+        assert torch.equal(one.get_state(), two.get_state())
+        copies = dsa(x[:1].repeat(8, 1, 1, 1), three, families=(family,))
+        own = (copies - copies[:1]).flatten(1).abs().amax(dim=1)
+        assert own.max() > 1e-3  # otherwise, each image has its own parameters

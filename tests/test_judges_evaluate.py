@@ -1,4 +1,4 @@
-"""Judges, their training one by one, augmentation and baselines."""
+"""Judges, their training one by one, and baselines."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ import torch
 from toy_sets import NAMES, toy, toy_set
 
 from diver_lite import fit
-from diver_lite.augment import FAMILIES, dsa
 from diver_lite.baselines import (
     clip_only,
     random_real,
@@ -199,55 +198,6 @@ def test_sets_and_tests_that_do_not_fit():
     with pytest.raises(InputError, match=r"'slow' is unknown.*'corrected'"):
         train_judge("ConvNet", toy_set(), toy(), protocol="slow")
     assert {"corrected", "quick"} <= set(PROTOCOLS)
-
-
-# --- Augmentation -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("siamese", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_augmentation_keeps_shapes_and_gradients(family, siamese):
-    """Every family keeps the shape, changes pixels and passes gradients back."""
-    x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    x.requires_grad_(True)
-    changed = 0
-    for seed in range(4):
-        generator = torch.Generator().manual_seed(seed)
-        y = dsa(x, generator, families=(family,), siamese=siamese)
-        assert y.shape == x.shape
-        assert y.isfinite().all()
-        changed += not torch.allclose(y, x, atol=1e-3)
-        (gradient,) = torch.autograd.grad(y.square().sum(), x)
-        assert gradient.isfinite().all()
-        assert gradient.flatten(1).abs().sum(1).min() > 0
-    assert changed >= 1
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_siamese_means_the_same_operation(family):
-    """Two batches of any sizes, generators in one state: the same parameters."""
-    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    for seed in range(3):
-        one, two, three = (torch.Generator().manual_seed(seed) for _ in range(3))
-        small = dsa(x[:1], one, families=(family,), siamese=True)
-        large = dsa(x, two, families=(family,), siamese=True)
-        assert torch.allclose(small[0], large[0], atol=1e-6)
-        assert torch.equal(one.get_state(), two.get_state())
-        copies = dsa(x[:1].repeat(8, 1, 1, 1), three, families=(family,))
-        own = (copies - copies[:1]).flatten(1).abs().amax(dim=1)
-        assert own.max() > 1e-3  # otherwise, each image has its own parameters
-
-
-def test_all_families_are_drawn():
-    """The default draws from all six families."""
-    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(0)
-    results = [dsa(x, generator, siamese=True) for _ in range(60)]
-    flips = sum(torch.equal(y, x.flip(-1)) for y in results)
-    cut = sum(bool(((y == 0) & (x != 0)).any()) for y in results)
-    assert flips >= 1
-    assert cut >= 1
-    assert flips + cut < 60
 
 
 # --- Baselines ----------------------------------------------------------------------

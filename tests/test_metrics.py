@@ -283,6 +283,15 @@ def test_convnet_features_are_averaged_over_cells(real_sets):
     assert torch.allclose(features, maps.mean((2, 3)), atol=1e-5)
 
 
+def test_features_are_those_of_the_visible_image(tiny_set):
+    """A judge reads values outside [0, 1] as 0 and 1, as everybody sees them."""
+    judge = build_judge("ConvNet", 10, 32, seed=0).eval()
+    found = metrics.judge_features(judge, tiny_set.images)
+    assert torch.equal(
+        found, metrics.judge_features(judge, tiny_set.images.clamp(0, 1))
+    )
+
+
 # ---------------------------------------------------------------- distributions
 
 

@@ -101,6 +101,17 @@ def test_posterior_samples(tiny_prior):
     assert torch.equal(still, mode)
 
 
+def test_a_shifted_vae(folder):
+    """Latents are shifted, then scaled, as diffusers' newer VAEs are; and back."""
+    edit(folder / "vae/config.json", shift_factor=0.3)
+    prior = load_prior(folder, device="cpu")
+    mean = prior.vae.encode(2 * images() - 1).latent_dist.mean
+    z = prior.encode(images())
+    assert torch.allclose(z, (mean - 0.3) * 2.5, atol=1e-5)
+    expected = (prior.vae.decode(mean).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(prior.decode(z), expected, atol=1e-4)
+
+
 def test_guidance_is_linear_in_its_scale(tiny_prior):
     """Scale 1 is the conditional prediction, and eps_u + s (eps_c - eps_u) holds."""
     z = latents()
@@ -171,6 +182,15 @@ def test_fit_images():
     assert fit_images(wide, 32, "pad").shape == (1, 3, 32, 32)
     flat = torch.full((1, 3, 128, 128), 0.25)
     assert torch.allclose(fit_images(flat, 32), torch.tensor(0.25))
+
+
+def test_images_are_made_smaller_without_aliasing():
+    """Lines finer than a pixel become their mean, whichever columns they are in."""
+    for first in range(4):
+        lines = torch.zeros(1, 3, 128, 128)
+        lines[..., first::4] = 1
+        small = fit_images(lines, 32)[..., 2:-2]
+        assert (small - 0.25).abs().max() < 0.1
 
 
 # --- The layout of DiT-XL/2 on the hub ----------------------------------------------

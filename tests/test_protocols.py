@@ -46,6 +46,18 @@ def test_epochs_visit_every_image_once():
     assert not torch.equal(passes[0], passes[1])
 
 
+def test_steps_visit_every_image_once_a_pass():
+    """Batches of one size share no image within a pass; what is left comes again."""
+    protocol = Protocol(steps=9, batch_size=4)
+    for count, per_pass in ((12, 3), (14, 3), (4, 1), (3, 1)):
+        batches = list(protocol.batches(count, generator()))
+        assert [len(batch) for batch in batches] == [min(4, count)] * 9
+        for first in range(0, 9, per_pass):
+            seen = torch.cat(batches[first : first + per_pass])
+            assert len(seen.unique()) == len(seen)
+        assert torch.cat(batches).unique().tolist() == [*range(count)]
+
+
 def test_the_cosine_schedule():
     """Linear warm-up over a tenth, then half a cosine down to nearly zero."""
     factors = [Protocol().factor(step, 1_000) for step in range(1_000)]

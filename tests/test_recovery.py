@@ -789,6 +789,8 @@ def test_given_noise_is_what_is_used(tiny_prior, tiny_set):
     (noise,) = draw_noise(tiny_prior.latent_shape, range(20), seed=3)
     drawn = run(tiny_set, tiny_prior)
     assert torch.equal(run(tiny_set, tiny_prior, noise=noise), drawn)
+    in_parts = run(tiny_set, tiny_prior, noise=noise, batch_size=8)
+    assert worst(in_parts, drawn) < 1e-5
 
 
 def test_neither_the_global_generator_nor_the_input_is_touched(tiny_prior, tiny_set):
