@@ -445,7 +445,7 @@ def run_tests(tree: Path, tests: Iterable[str], limit: float) -> Outcome:
     seconds = time.monotonic() - began
     if done.returncode == 0:
         return Outcome(False, "", seconds)
-    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(.+?)( - |$)", done.stdout, re.M)
     if failed is None:  # the tests didn't run: that says nothing about the mutant
         raise RuntimeError(f"pytest failed in {tree}:\n{done.stdout}\n{done.stderr}")
     return Outcome(True, failed[1], seconds)
@@ -495,8 +495,8 @@ def try_all(
         finally:
             free.put(tree)
         verdict = "killed" if outcome.killed else "SURVIVED"
-        line = f"{verdict:<10}{outcome.seconds:5.0f} s  {mutant.name}"
-        print(f"{line:<62}{outcome.killer}".rstrip(), flush=True)
+        took = f"{verdict:<10}{outcome.seconds:5.0f} s"
+        print(f"{took}  {mutant.name:<50}  {outcome.killer}".rstrip(), flush=True)
         return outcome
 
     with ThreadPoolExecutor(len(trees)) as pool:
