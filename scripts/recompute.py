@@ -22,7 +22,7 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
-from provenance import COMMIT
+from provenance import COMMIT, begin
 from study import SHARED
 
 from diver_lite.compare import compare, is_difference, paired_difference, tally
