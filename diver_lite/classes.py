@@ -72,7 +72,7 @@ def join(
             stacklevel=3,
         )
         return list(range(len(names)))
-    exact, alike = _positions(others), _positions(map(_fold, others))
+    exact, alike = _positions(others), _positions([_fold(name) for name in others])
     found = []
     for name in names:
         places = exact.get(name) or alike.get(_fold(name), [])

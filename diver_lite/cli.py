@@ -236,8 +236,8 @@ def _data_of(sets: dict) -> str:
             "choose --data"
         )
     data = next(iter(found.values()), None)
-    known = data in ("fashion-mnist", "cifar10") or (data and Path(data).is_dir())
-    if not known:
+    tested = ("fashion-mnist", "cifar10")
+    if data is None or not (data in tested or Path(data).is_dir()):
         what = f"distil {data!r}" if data else "don't say what they distil"
         raise InputError(
             f"--data is needed: the sets {what}, and test images are known for "

@@ -312,7 +312,7 @@ class Undoing:
         assumed: str,
         *,
         statistics: Statistics | None = None,
-        **evidence: float,
+        **evidence: Any,
     ) -> Fit:
         """Record what pixels were taken for, and how well that fits; return the fit."""
         fit = measure(images, self._own(statistics)) if images.numel() else {}
@@ -324,7 +324,7 @@ class Undoing:
         return known or otherwise
 
     def as_stored(
-        self, images: Tensor, assumed: str = "stored in [0, 1]", **evidence: float
+        self, images: Tensor, assumed: str = "stored in [0, 1]", **evidence: Any
     ) -> Tensor:
         """Return the images as they are, and warn if they seem to be normalised."""
         images, own = images.float(), self._own()
@@ -338,7 +338,7 @@ class Undoing:
                 )
         return images
 
-    def undo(self, images: Tensor, family: str, **evidence: float) -> Tensor:
+    def undo(self, images: Tensor, family: str, **evidence: Any) -> Tensor:
         """Return `images * std + mean` with the statistics that `family` uses.
 
         What is in [0, 1] already stays as it is, unless normalisation= was given.
@@ -418,7 +418,7 @@ class Undoing:
             )
         return statistics
 
-    def undo_zca(self, images: Tensor, reference: Any, evidence: Fit) -> Tensor:
+    def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened."""
         tensor = isinstance(reference, Tensor)
         if not tensor or not in_unit_range(reference):

@@ -195,14 +195,14 @@ def _is_one_of(value: object, words: Sequence[str]) -> bool:
     return isinstance(value, str) and value in words
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """Return Python's own number for NumPy's, also in a pair."""
     if isinstance(value, tuple | list):
         return tuple(_plain(v) for v in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _integer(value: object, name: str, lowest: int, highest: int) -> int:
+def _integer(value: Any, name: str, lowest: int, highest: int) -> int:
     """Return an integer, also one of NumPy's, or raise; True is none."""
     whole = isinstance(value := _plain(value), int) and not isinstance(value, bool)
     expected = f"an integer in {lowest} .. {highest}"
@@ -210,7 +210,7 @@ def _integer(value: object, name: str, lowest: int, highest: int) -> int:
     return value
 
 
-def _timestep(value: object, total: int, name: str, lowest: int = 0) -> int:
+def _timestep(value: Any, total: int, name: str, lowest: int = 0) -> int:
     """Turn a timestep (int) or a fraction of T (float) into a timestep, or raise.
 
     A window's bounds (lowest = -1) may lie just outside the timesteps, at T and -1.
@@ -224,7 +224,7 @@ def _timestep(value: object, total: int, name: str, lowest: int = 0) -> int:
         "(a float in [0, 1])"
     )
     _require(valid and lowest <= value <= highest, name, value, expected)
-    return value
+    return int(value)
 
 
 def _bounds(window: str | Sequence, total: int, name: str) -> tuple[int, int]:
