@@ -3,7 +3,7 @@
 A file doesn't say whether its pixels were normalised, whitened or neither. `measure`
 and its companions turn the pictures themselves into evidence; `formats` reads by it.
 
-The thresholds stand between what was measured on 18 released files of CIFAR-10,
+The thresholds stand between what was measured on 10 released sets of CIFAR-10,
 CIFAR-100 and ImageFruit (DC, DSA, DM, MTT, DATM, K-means), the sets that ship, and
 200 to 1,000 draws of 10 and 100 real images; each comment gives both sides.
 """
