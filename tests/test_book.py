@@ -215,11 +215,12 @@ def test_a_table_of_verdicts_says_how_many_chance_alone_would_make(tmp_path):
     (tmp_path / "a.csv").write_text("set,unseen\ndm,1\n")
     record = {"commit": "abc", "recomputed": {"commit": "def"}}
     verdicts = {"comparisons": 40, "differences": 7, "by_chance": 2.0}
+    verdicts["without_verdict"] = 4
     content = {"provenance": record, "verdicts": verdicts}
     (tmp_path / "a.json").write_text(json.dumps(content))
     found = measured.origin(tmp_path / "a_comparisons.csv")
     assert "commit abc, intervals recomputed by def" in found
-    assert "40 verdicts, 7 call a difference, 2.0 would by chance" in found
+    assert "40 verdicts, 7 call a difference, 2.0 would by chance; 4 comp" in found
     assert "by chance" not in measured.origin(tmp_path / "a.csv")
 
 
@@ -286,6 +287,10 @@ def test_provenance_is_found_by_the_beginning_of_the_name(tmp_path):
     )
     (tmp_path / "lonely.csv").write_text("a\n1\n")
     assert measured.origin(tmp_path / "lonely.csv").count("not recorded") == 5
+    content = {"provenance": record | {"settings": {"runs": 20_000}}}
+    (tmp_path / "chance.json").write_text(json.dumps(content))
+    (tmp_path / "chance.csv").write_text("a\n1\n")
+    assert " · 20,000 runs · " in measured.origin(tmp_path / "chance.csv")
 
 
 # ---------------------------------------------------------------- words

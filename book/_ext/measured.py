@@ -127,7 +127,7 @@ def origin(path: Path) -> str:
         commit += f", intervals recomputed by {record['recomputed']['commit']}"
     facts = [
         ", ".join(filter(None, data)),
-        f"{seeds} seed{'s' * (seeds != 1)}" if seeds else f"seeds {MISSING}",
+        _repeated(seeds, settings.get("runs")),
         device or f"device {MISSING}",
         f"commit {commit}",
         record.get("date", f"date {MISSING}"),
@@ -138,14 +138,23 @@ def origin(path: Path) -> str:
     return " · ".join(filter(None, map(str, facts)))
 
 
+def _repeated(seeds: int | None, runs: int | None) -> str:
+    if seeds or not runs:
+        return f"{seeds} seed{'s' * (seeds != 1)}" if seeds else f"seeds {MISSING}"
+    return f"{runs:,} runs"  # of a simulation
+
+
 def _chance(path: Path, verdicts: dict | None) -> str:
     """Say how many verdicts a table makes at once, and how many chance would."""
     if not verdicts or path.suffix != ".csv" or "verdict" not in load(path):
         return ""
-    return (
+    text = (
         f"{verdicts['comparisons']} verdicts, {verdicts['differences']} call a "
         f"difference, {verdicts['by_chance']:.1f} would by chance"
     )
+    if silent := verdicts.get("without_verdict"):
+        text += f"; {silent} comparisons without verdict: too few draws or seeds"
+    return text
 
 
 def _dataset_in(stem: str) -> str:
