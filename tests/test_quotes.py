@@ -93,7 +93,6 @@ def not_found(pages, intervals, elsewhere):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the texts still quote bootstrap intervals")
 def test_quoted_intervals_are_those_of_the_files():
     """Of README, book and notebooks; what is no longer quoted isn't excused either."""
     intervals = stored_intervals(ROOT / "results")
