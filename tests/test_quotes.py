@@ -19,10 +19,8 @@ NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 # what was measured, but by no file of results/: page -> quote -> how to make it again
 ELSEWHERE = {
     "README.md": {
-        "+14.6 [+12.2, +17.9]": "diver-lite demo --seeds 3",
-        "+17.4 [+12.5, +22.5]": "diver-lite demo --seeds 3",
-        "+16.8 [+14.9, +18.5]": "diver-lite demo --seeds 3",
-        "+21.0 [+17.6, +26.8]": "diver-lite demo --seeds 3",
+        "+14.9 [+8.7, +21.1]": "diver-lite demo --seeds 5",
+        "+14.1 [+10.6, +17.6]": "diver-lite demo --seeds 5",
     }
 }
 # tables of the same kind, by their first lines
