@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import torch
 
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.prior import Prior, fit_images
 from diver_lite.recovery import RecoveryConfig, recover
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.prior import VAE_BATCH, Prior
 
 CPU_BATCH = 10  # fits its caches

@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
+from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable, fingerprint
 from diver_lite.protocols import Protocol, learned_lr
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.imagenet import DATASETS, class_names, dataset_name, numbered
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from diver_lite import __version__
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 app = typer.Typer(
     add_completion=False,

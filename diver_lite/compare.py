@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.files import atomic_path
 
 CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.assets import asset_path
-from diver_lite.errors import InputError, first_line
+from diver_lite.checks import InputError, first_line
 
 FASHION_MNIST_CLASSES = (
     "T-shirt",

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.files import atomic_path, check_writable
 
 JUDGES = ("ConvNet", "ShuffleNetV2", "MobileNetV2")

@@ -30,9 +30,9 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from diver_lite.augment import dsa
+from diver_lite.checks import InputError, first_line
 from diver_lite.data import Dataset
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.judges import ConvNet
 from diver_lite.prior import resolve_device

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
+from diver_lite.checks import InputError
 from diver_lite.classes import in_order_of
-from diver_lite.errors import InputError
 from diver_lite.files import atomic_path
 from diver_lite.formats import FORMATS, naming, read, slug
 from diver_lite.imagenet import (

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diver_lite.cells import Cells, Key
+from diver_lite.checks import InputError
 from diver_lite.classes import in_order_of
 from diver_lite.compare import (
     footnote,
@@ -32,7 +33,6 @@ from diver_lite.compare import (
     write_table,
 )
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.fit import fit_judge, fit_judges, predict
 from diver_lite.judges import PROXY, UNSEEN, check_judge
 from diver_lite.prior import resolve_device

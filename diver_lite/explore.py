@@ -23,9 +23,9 @@ from torch import Tensor
 from traitlets import Unicode
 
 from diver_lite.augment import shift_colour
+from diver_lite.checks import InputError
 from diver_lite.classes import in_order_of, prior_classes
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.fast import accelerate_prior
 from diver_lite.figures import duration_bars, encode_figure, image_grid
 from diver_lite.prior import Prior
@@ -484,7 +484,7 @@ def _seed() -> widgets.IntSlider:
     return widgets.IntSlider(0, 0, 9)
 
 
-class _Followed:
+class _Followed(Prior):
     """A prior that shows, now and then, the latents about which it is asked.
 
     It answers as the prior does, so `recover` takes it. Pictures take at most a fifth
@@ -492,10 +492,12 @@ class _Followed:
     """
 
     def __init__(self, prior: Prior, see: Callable[[Tensor, str], None]) -> None:
+        parts = (prior.transformer, prior.vae, prior.scheduler)
+        super().__init__(*parts, prior.class_names, prior.info)
         self._prior, self._see, self._due = prior, see, 0.0
 
-    def __getattr__(self, name: str):
-        return getattr(self._prior, name)
+    def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
+        self._prior.prepare(timesteps, class_labels)
 
     def predict_noise(self, latents: Tensor, timestep: int, *args, **options) -> Tensor:
         if (started := monotonic()) >= self._due:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.prior import Prior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
@@ -113,6 +113,7 @@ class FastPrior(Prior):
         guidance_channels: int | None = None,
     ) -> Tensor:
         """Predict the noise in `latents`, as `Prior.predict_noise` does."""
+        self.check_request(latents, timestep, class_labels, guidance_scale)
         timestep = int(timestep)
         known = timestep in self._timesteps
         if not known or not torch.equal(class_labels.cpu(), self._labels):

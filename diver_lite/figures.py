@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 # One colour per method in the whole book (seaborn's "colorblind" palette, by hand, so
 # that leaving a method out of a figure does not recolour the others).

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from diver_lite.errors import InputError, first_line
+from diver_lite.checks import InputError, first_line
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor

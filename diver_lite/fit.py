@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from diver_lite.augment import dsa
-from diver_lite.errors import InputError, first_line
+from diver_lite.checks import InputError, first_line
 from diver_lite.judges import CHANNELS_LAST, build_judge
 from diver_lite.prior import resolve_device
 from diver_lite.protocols import Protocol, get_protocol

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.imagenet import SUBSETS, class_names, dataset_in, numbered
 from diver_lite.normalisation import (
     OFTEN_WHITENED,

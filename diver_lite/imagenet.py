@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from diver_lite.checks import InputError
 from diver_lite.data import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
-from diver_lite.errors import InputError
 
 
 def _subset(table: str) -> tuple[tuple[int, str], ...]:

@@ -23,7 +23,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 
 class ConvNet(nn.Module):

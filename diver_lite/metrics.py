@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diver_lite.cells import images_fingerprint, protocol_fingerprint
+from diver_lite.checks import InputError, first_line
 from diver_lite.classes import in_order_of
 from diver_lite.compare import wilson
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path
 from diver_lite.fit import fit_judge, predict
 from diver_lite.judges import PROXY, ConvNet, build_judge

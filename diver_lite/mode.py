@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TypeVar
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 T = TypeVar("T")
 MODES = ("test", "demo", "full")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.imagenet import SUBSETS
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel

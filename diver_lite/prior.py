@@ -20,7 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.errors import InputError, first_line
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    first_line,
+    floats,
+    integer,
+    number,
+)
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -106,6 +113,12 @@ class Prior:
         Returns:
             (B, C, h, w) float32, about unit variance over the training data.
         """
+        size = self.image_size
+        floats(images, "images", ("B", 3, size, size))
+        if posterior_noise is not None:
+            floats(
+                posterior_noise, "posterior_noise", (len(images), *self.latent_shape)
+            )
         posteriors = [
             self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist
             for x in images.split(VAE_BATCH)
@@ -119,6 +132,7 @@ class Prior:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
+        floats(latents, "latents", ("B", *self.latent_shape))
         z = latents / self.vae.config.scaling_factor + self._shift
         z = z.to(self.device, self.vae.dtype)
         images = torch.cat(
@@ -157,6 +171,7 @@ class Prior:
         Source: Ho and Salimans 2022, eq. 6. The original DiT sampler guides 3 of 4
         channels, diffusers all of them.
         """
+        self.check_request(latents, timestep, class_labels, guidance_scale)
         x = latents.to(self.device, self.dtype)
         y = class_labels.to(self.device)
         channels = self.latent_shape[0]
@@ -170,6 +185,15 @@ class Prior:
         if guidance_channels is not None:
             guided[:, guidance_channels:] = eps_c[:, guidance_channels:]
         return guided
+
+    def check_request(
+        self, latents: Tensor, timestep: int, class_labels: Tensor, scale: float
+    ) -> None:
+        """Raise `InputError` where `predict_noise` can't answer."""
+        floats(latents, "latents", ("B", *self.latent_shape))
+        integer(timestep, "timestep", 0, len(self.scheduler.alphas_cumprod) - 1)
+        class_indices(class_labels, "class_labels", len(latents), self.num_classes)
+        number(scale, "guidance_scale", 1)
 
     def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x),), int(timestep), device=x.device)

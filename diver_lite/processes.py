@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from diver_lite.errors import InputError, first_line
+from diver_lite.checks import InputError, first_line
 
 # torchrun and accelerate, MPICH and Intel MPI, Open MPI, MVAPICH2
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from diver_lite.augment import FAMILIES
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.judges import PROXY
 
 Statistics = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]

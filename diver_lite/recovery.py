@@ -22,9 +22,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.batches import choose_batch_size, run_batches, to_device
+from diver_lite.checks import (
+    class_indices,
+    floats,
+    instance,
+    integer,
+    is_one_of,
+    number,
+    plain,
+    require,
+)
 from diver_lite.classes import prior_classes
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.prior import Prior, fit_images
 from diver_lite.shards import recover_in_shards, run_facts
@@ -108,35 +117,32 @@ class RecoveryConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         for name, allowed in (CHOICES | {"solver": tuple(SOLVERS)}).items():
             value = getattr(self, name)
-            _require(_is_one_of(value, allowed), name, value, f"one of {allowed}")
+            require(is_one_of(value, allowed), name, value, f"one of {allowed}")
         for name in ("inheritance", "clip_input"):
             value = getattr(self, name)
-            _require(isinstance(value, bool), name, value, "True or False")
-        _integer(self.num_inference_steps, "num_inference_steps", 1, 1000)
+            require(isinstance(value, bool), name, value, "True or False")
+        integer(self.num_inference_steps, "num_inference_steps", 1, 1000)
         for name, least in {"guidance_scale": 1, "guidance_factor": 0}.items():
-            value = getattr(self, name)
-            valid = isinstance(value, int | float) and not isinstance(value, bool)
-            valid = valid and least <= value < 1e4
-            _require(valid, name, value, f"a finite number >= {least}")
+            number(getattr(self, name), name, least, 1e4)
         _timestep(self.noise_timestep, 1000, "noise_timestep")
-        if not _is_one_of(self.start, ("published", "matched")):
+        if not is_one_of(self.start, ("published", "matched")):
             expected = "'published', 'matched' or a timestep"
-            _require(not isinstance(self.start, str), "start", self.start, expected)
+            require(not isinstance(self.start, str), "start", self.start, expected)
             _timestep(self.start, 1000, "start")
         for name, known in {
             "window": (*WINDOWS, "none"),
             "guidance_interval": tuple(WINDOWS),
         }.items():
             value = getattr(self, name)
-            if _is_one_of(value, known):
+            if is_one_of(value, known):
                 continue
             valid = isinstance(value, tuple) and len(value) == 2
-            _require(valid, name, value, f"one of {known} or a pair (high, low)")
+            require(valid, name, value, f"one of {known} or a pair (high, low)")
             high, low = _bounds(value, 1000, name)
-            _require(high >= low, name, value, "high >= low")
+            require(high >= low, name, value, "high >= low")
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -155,11 +161,11 @@ class RecoveryConfig:
         scheduler = deepcopy(prior.scheduler)
         total = scheduler.config.num_train_timesteps
         steps = self.num_inference_steps
-        _require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
+        require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
         scheduler.set_timesteps(steps)
         grid = [int(t) for t in scheduler.timesteps]
         expected = f"steps that the schedule's steps_offset leaves below T = {total}"
-        _require(grid[0] < total, "num_inference_steps", steps, expected)
+        require(grid[0] < total, "num_inference_steps", steps, expected)
         if not self.inheritance or self.start == "published":
             return grid
         matched = self.start == "matched"
@@ -186,30 +192,6 @@ class RecoveryConfig:
         return self.guidance_scale if high >= timestep > low else 1.0
 
 
-def _require(condition: bool, name: str, value: object, expected: object) -> None:
-    if not condition:
-        raise InputError(f"{name} is {value!r}; expected {expected}")
-
-
-def _is_one_of(value: object, words: Sequence[str]) -> bool:
-    return isinstance(value, str) and value in words
-
-
-def _plain(value: Any) -> Any:
-    """Return Python's own number for NumPy's, also in a pair."""
-    if isinstance(value, tuple | list):
-        return tuple(_plain(v) for v in value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _integer(value: Any, name: str, lowest: int, highest: int) -> int:
-    """Return an integer, also one of NumPy's, or raise; True is none."""
-    whole = isinstance(value := _plain(value), int) and not isinstance(value, bool)
-    expected = f"an integer in {lowest} .. {highest}"
-    _require(whole and lowest <= value <= highest, name, value, expected)
-    return value
-
-
 def _timestep(value: Any, total: int, name: str, lowest: int = 0) -> int:
     """Turn a timestep (int) or a fraction of T (float) into a timestep, or raise.
 
@@ -223,7 +205,7 @@ def _timestep(value: Any, total: int, name: str, lowest: int = 0) -> int:
         f"a training timestep (an integer in {lowest} .. {highest}) or a fraction "
         "(a float in [0, 1])"
     )
-    _require(valid and lowest <= value <= highest, name, value, expected)
+    require(valid and lowest <= value <= highest, name, value, expected)
     return int(value)
 
 
@@ -266,6 +248,9 @@ def inherit(latents: Tensor, noise: Tensor, alpha_cumprod: Tensor | float) -> Te
 
     Source: paper, semantic inheritance; the forward process of DDPM.
     """
+    floats(latents, "latents", "BChw")
+    floats(noise, "noise", latents.shape)
+    number(alpha_cumprod, "alpha_cumprod", 0, 1)
     alpha_cumprod = torch.as_tensor(alpha_cumprod, dtype=latents.dtype)
     return alpha_cumprod.sqrt() * latents + (1 - alpha_cumprod).sqrt() * noise
 
@@ -285,6 +270,10 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
 
     Source: paper, semantic guidance.
     """
+    floats(latents, "latents", "BChw")
+    floats(difference, "difference", latents.shape)
+    number(sigma, "sigma", 0)
+    number(gamma, "gamma", 0)
     return latents - gamma * sigma * difference
 
 
@@ -324,6 +313,11 @@ def recover_steps(
     Source: paper, algorithm 1; DDIM with eta = 0 (Song et al. 2021, eq. 12);
         DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), as diffusers has it.
     """
+    instance(prior, "prior", Prior)
+    instance(config, "config", RecoveryConfig)
+    floats(latents, "latents", ("B", *prior.latent_shape))
+    floats(noise, "noise", latents.shape)
+    class_indices(class_labels, "class_labels", len(latents), prior.num_classes)
     alphas_cumprod = prior.scheduler.alphas_cumprod
     total = len(alphas_cumprod)
     timesteps = config.timesteps(prior)
@@ -466,27 +460,23 @@ def recover(
         ("distilled", distilled, DistilledSet),
         ("prior", prior, Prior),
         ("config", config, RecoveryConfig),
-        ("out", Path() if out is None else out, str | Path),
+        ("out", "" if out is None else out, str | Path),
         ("fast", fast, bool),
-        ("compile", compile or False, bool),
+        ("compile", False if compile is None else compile, bool),
         ("float8", float8, bool),
+        ("progress", progress, bool),
         ("overwrite", overwrite, bool),
     ):
-        expected = getattr(kind, "__name__", kind)
-        _require(isinstance(value, kind), name, value, f"a value of type {expected}")
-    seed = _integer(seed, "seed", 0, 2**31 - 1)
+        instance(value, name, kind)
+    seed = integer(seed, "seed", 0, 2**31 - 1)
     if batch_size is not None:
-        batch_size = _integer(batch_size, "batch_size", 1, 2**31 - 1)
-    size = None if size is None else _integer(size, "size", 1, 2**14)
+        batch_size = integer(batch_size, "batch_size", 1, 2**31 - 1)
+    size = None if size is None else integer(size, "size", 1, 2**14)
     if noise is not None:
-        found = getattr(noise, "shape", type(noise))
-        valid = isinstance(noise, Tensor)
-        valid = valid and found == (len(distilled), *prior.latent_shape)
-        expected = f"a tensor {(len(distilled), *prior.latent_shape)}"
-        _require(valid, "noise", found, expected)
+        floats(noise, "noise", (len(distilled), *prior.latent_shape))
     classes = prior_classes(distilled, prior, class_map)
     config.timesteps(prior)  # a bad setting must fail before the first image
-    _require(fast or not float8, "float8", float8, "the fast path (no --plain)")
+    require(fast or not float8, "float8", float8, "the fast path (no --plain)")
     target = (size, size) if size else tuple(distilled.images.shape[-2:])
     how = prior.info.get("image_fit", "resize")
     if fast:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 PYTHON = (3, 11)  # as in pyproject.toml, whose other requirements are read at run time
 DATASETS = ("fashion-mnist", "cifar10")

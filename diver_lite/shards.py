@@ -32,8 +32,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.batches import run_batches
+from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError, first_line
 from diver_lite.files import (
     atomic_path,
     check_writable,

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from diver_lite.checks import InputError, first_line
 from diver_lite.data import describe_source, load_dataset
-from diver_lite.errors import InputError, first_line
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.prior import resolve_device
 

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from diver_lite import assets
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diver_lite.batches import choose_batch_size, out_of_memory, run_batches
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 

@@ -17,10 +17,10 @@ from diver_lite import cli as commands
 from diver_lite import data, evaluate, explore
 from diver_lite import prior as priors
 from diver_lite.baselines import clip_only, random_real, vae_only
+from diver_lite.checks import InputError
 from diver_lite.classes import in_order_of, join, origin, prior_classes
 from diver_lite.data import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet, list_shipped, load_distilled
-from diver_lite.errors import InputError
 from diver_lite.evaluate import cross_architecture, train_judge
 from diver_lite.imagenet import class_names, imagenet_indices, numbered
 from diver_lite.prior import Prior

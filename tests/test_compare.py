@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from diver_lite.checks import InputError
 from diver_lite.compare import (
     compare,
     footnote,
@@ -23,7 +24,6 @@ from diver_lite.compare import (
     wilson,
     write_table,
 )
-from diver_lite.errors import InputError
 
 
 def table_of(differences, judges=("ViT", "ResNet18"), base=0.5, draws=()):

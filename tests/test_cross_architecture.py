@@ -8,8 +8,8 @@ from toy_sets import NAMES, toy, toy_set
 
 from diver_lite import evaluate
 from diver_lite.cells import TRAINING, code_of
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.evaluate import cross_architecture, predict, summarise
 from diver_lite.fit import fit_judges
 from diver_lite.judges import JUDGES

@@ -11,6 +11,7 @@ import torchvision
 from PIL import Image
 
 from diver_lite import data
+from diver_lite.checks import InputError
 from diver_lite.data import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
@@ -19,7 +20,6 @@ from diver_lite.data import (
     load_dataset,
     split_indices,
 )
-from diver_lite.errors import InputError
 
 RNG = np.random.default_rng(0)
 

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from diver_lite import distill as module
 from diver_lite.augment import dsa
+from diver_lite.checks import InputError
 from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distill import (
     METHODS,
@@ -20,7 +21,6 @@ from diver_lite.distill import (
     unflatten,
 )
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.judges import ConvNet
 
 

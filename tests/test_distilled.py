@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diver_lite import assets, distilled
+from diver_lite.checks import InputError
 from diver_lite.distilled import (
     DistilledSet,
     find_distilled,
     list_shipped,
     load_distilled,
 )
-from diver_lite.errors import InputError
 from diver_lite.files import sha256
 from diver_lite.imagenet import (
     ALIASES,

@@ -13,8 +13,8 @@ from PIL import Image
 
 from diver_lite import augment, explore
 from diver_lite.baselines import raw_prior
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.figures import duration, duration_bars
 from diver_lite.recovery import CHOICES, RecoveryConfig, draw_noise, inherit, recover
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite import cli, fast
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.fast import FastPrior, accelerate_prior, why_not_fast
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import SOLVERS, RecoveryConfig, recover, recover_steps

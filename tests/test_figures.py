@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from diver_lite import figures
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 METHODS = [
     "random real",

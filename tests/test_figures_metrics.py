@@ -5,7 +5,7 @@ import pytest
 from drawing import no_figure_stays_open, rendered  # noqa: F401
 
 from diver_lite import figures
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 
 
 def plane(stages=("real", "Stage I", "VAE only", "DIVER"), classes=("a", "b")):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.files import atomic_path, check_writable
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from diver_lite.checks import InputError
 from diver_lite.distilled import load_distilled
-from diver_lite.errors import InputError
 from diver_lite.imagenet import SUBSETS, class_names
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -14,8 +14,8 @@ from diver_lite.baselines import (
     vae_only,
     variants,
 )
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.evaluate import (
     PROTOCOLS,
     Protocol,

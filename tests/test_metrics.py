@@ -9,9 +9,9 @@ from toy_sets import reordered
 
 from diver_lite import metrics
 from diver_lite.baselines import random_real
+from diver_lite.checks import InputError
 from diver_lite.data import FASHION_MNIST_CLASSES, load_dataset
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.judges import build_judge
 from diver_lite.protocols import Protocol
 

@@ -16,9 +16,9 @@ from test_formats import (
     save_run,
 )
 
+from diver_lite.checks import InputError
 from diver_lite.data import load_dataset
 from diver_lite.distilled import DistilledSet, load_distilled
-from diver_lite.errors import InputError
 from diver_lite.normalisation import (
     looks_whitened,
     measure,

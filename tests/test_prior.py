@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diver_lite import assets
+from diver_lite.checks import InputError
 from diver_lite.data import FASHION_MNIST_CLASSES
-from diver_lite.errors import InputError
 from diver_lite.files import sha256
 from diver_lite.prior import fit_images, load_prior, resolve_device, shipped_priors
 from diver_lite.recovery import RecoveryConfig, recover

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diver_lite import processes
+from diver_lite.checks import InputError
 from diver_lite.cli import main
-from diver_lite.errors import InputError
 from diver_lite.files import exclusive
 from diver_lite.processes import Processes, launched_device
 

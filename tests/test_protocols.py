@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from toy_sets import toy, toy_set
 
 from diver_lite import fit
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.evaluate import PROTOCOLS, fit_judge, predict, train_judge
 from diver_lite.protocols import LITERATURE, Protocol, learned_lr, with_statistics
 

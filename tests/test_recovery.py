@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.assets import asset_path, list_assets
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.prior import Prior, shipped_priors
 from diver_lite.recovery import (
     CHOICES,

@@ -10,7 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from diver_lite import setup_check
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.setup_check import SetupError, require
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diver_lite import shards
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.errors import InputError
 from diver_lite.recovery import RecoveryConfig, recover
 
 CONFIG = RecoveryConfig(num_inference_steps=2)

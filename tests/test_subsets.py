@@ -18,10 +18,10 @@ from test_formats import (
 )
 from torchvision.datasets import Imagenette
 
+from diver_lite.checks import InputError
 from diver_lite.cli import main
 from diver_lite.data import load_dataset
 from diver_lite.distilled import DistilledSet, as_subset
-from diver_lite.errors import InputError
 from diver_lite.imagenet import (
     SUBSETS,
     WORDNET_IDS,

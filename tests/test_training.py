@@ -12,8 +12,8 @@ from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
 from diver_lite import training
+from diver_lite.checks import InputError
 from diver_lite.data import FASHION_MNIST_CLASSES
-from diver_lite.errors import InputError
 from diver_lite.prior import load_prior
 from diver_lite.training import RECIPES, build_dit, build_vae, train_prior
 

@@ -20,8 +20,8 @@ from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from diver_lite.checks import InputError
 from diver_lite.compare import paired_difference
-from diver_lite.errors import InputError
 from diver_lite.judges import JUDGES
 
 LONG = {"set", "judge", "unseen", "seed", "accuracy"}  # one row per training

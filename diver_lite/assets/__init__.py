@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from diver_lite.errors import InputError
+from diver_lite.checks import InputError
 from diver_lite.files import sha256
 
 ROOT = Path(__file__).parent

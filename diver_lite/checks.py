@@ -1,0 +1,129 @@
+"""Say what is wrong with an input: the one exception, and the validators that share it.
+
+Each validator names the argument, what was found and what is expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the set-up check must run where torch is missing
+    from torch import Tensor
+
+
+class InputError(ValueError):
+    """Say in one line what was given, what was found and what is expected.
+
+    Every check of user input in this package raises it; the command line prints the
+    message without a traceback and exits with code 2. Source: ours.
+    """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def require(condition: bool, name: str, value: object, expected: object) -> None:
+    """Raise `InputError` unless a condition holds."""
+    if not condition:
+        raise InputError(f"{name} is {describe(value)}; expected {expected}")
+
+
+def describe(value: object) -> str:
+    """Return a value in a few words; of a tensor its type and shape."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None and len(shape):
+        return f"{dtype} {tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def plain(value: Any) -> Any:
+    """Return Python's own number for NumPy's, also in a pair."""
+    if isinstance(value, tuple | list):
+        return tuple(plain(v) for v in value)
+    numpy_scalar = hasattr(value, "item") and getattr(value, "shape", None) == ()
+    return value.item() if numpy_scalar else value
+
+
+def is_one_of(value: object, words: Sequence[str]) -> bool:
+    """Return whether a value is one of some words, whatever type it has."""
+    return isinstance(value, str) and value in words
+
+
+def integer(value: Any, name: str, lowest: int, highest: int) -> int:
+    """Return an integer, also one of NumPy's, or raise; True is none."""
+    whole = isinstance(value := plain(value), int) and not isinstance(value, bool)
+    expected = f"an integer in {lowest} .. {highest}"
+    require(whole and lowest <= value <= highest, name, value, expected)
+    return value
+
+
+def number(value: Any, name: str, lowest: float, highest: float = math.inf) -> float:
+    """Return a finite number in lowest .. highest, or raise; True is none."""
+    found = isinstance(value := plain(value), int | float)
+    fits = found and not isinstance(value, bool) and lowest <= value <= highest
+    upto = f">= {lowest}" if highest == math.inf else f"in {lowest} .. {highest}"
+    require(fits and math.isfinite(value), name, value, f"a finite number {upto}")
+    return value
+
+
+def instance(value: Any, name: str, kind: Any) -> None:
+    """Raise unless a value is of a class, or of one of a union."""
+    if not isinstance(value, kind):
+        expected = getattr(kind, "__name__", str(kind))
+        raise InputError(
+            f"{name} is of type {type(value).__name__}; expected a value of type "
+            f"{expected}"
+        )
+
+
+def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
+    """Raise unless a value is a dense float tensor of a shape.
+
+    Args:
+        value: what was given.
+        name: of the argument.
+        shape: sizes; a letter stands for any size of at least 1.
+    """
+    _tensor(value, name, shape, value_kind="float")
+
+
+def class_indices(value: Any, name: str, count: int, classes: int) -> None:
+    """Raise unless a value is (count,) integers in 0 .. classes-1.
+
+    On a GPU the range isn't looked at: that would wait for it.
+    """
+    _tensor(value, name, (count,), value_kind="integer")
+    if value.device.type == "cpu":
+        low, high = int(value.min()), int(value.max())
+        expected = f"0 .. {classes - 1}"
+        require(low >= 0 and high < classes, name, f"{low} .. {high}", expected)
+
+
+def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
+    import torch
+
+    expected = f"a {value_kind} tensor ({', '.join(map(str, shape))})"
+    if not isinstance(value, torch.Tensor):
+        raise InputError(
+            f"{name} is of type {type(value).__name__}; expected {expected}"
+        )
+    tensor: Tensor = value
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    kind = tensor.is_floating_point() if value_kind == "float" else whole
+    kind = kind and tensor.dtype != torch.bool and not tensor.is_quantized
+    dense = tensor.layout is torch.strided and tensor.device.type != "meta"
+    fits = tensor.ndim == len(shape) and all(
+        found >= 1 if isinstance(wanted, str) else found == wanted
+        for found, wanted in zip(tensor.shape, shape, strict=True)
+    )
+    if not (kind and dense and fits):
+        where = "" if dense else f" ({tensor.layout}, {tensor.device.type})"
+        raise InputError(
+            f"{name} is {tensor.dtype} {tuple(tensor.shape)}{where}; expected "
+            f"{expected}"
+        )
