@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, integer, labelled_images
 from diver_lite.distilled import DistilledSet
 from diver_lite.prior import Prior, fit_images
 from diver_lite.recovery import RecoveryConfig, recover
@@ -17,7 +17,9 @@ from diver_lite.recovery import RecoveryConfig, recover
 
 def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
     """Draw `ipc` real images per class: the baseline that everything must beat."""
-    images, labels, class_names = dataset
+    images, labels, class_names = labelled_images(dataset, "dataset")
+    ipc = integer(ipc, "ipc", 1, 2**31 - 1)
+    seed = integer(seed, "seed", 0, 2**63 - 1)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in range(len(class_names)):

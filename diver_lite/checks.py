@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
@@ -35,9 +36,9 @@ def require(condition: bool, name: str, value: object, expected: object) -> None
 def describe(value: object) -> str:
     """Return a value in a few words; of a tensor its type and shape."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is not None and dtype is not None and len(shape):
+    if shape is not None and dtype is not None and math.prod(shape) > 8:
         return f"{dtype} {tuple(shape)}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
@@ -81,6 +82,42 @@ def instance(value: Any, name: str, kind: Any) -> None:
         )
 
 
+def path(value: Any, name: str) -> Path:
+    """Return a path that the system can be asked about, or raise."""
+    try:
+        if not isinstance(value, str | Path) or "\0" in str(value):
+            raise ValueError
+        Path(value).exists()  # a name that is too long
+        return Path(value)
+    except (OSError, ValueError):
+        raise InputError(f"{name} is {describe(value)}; expected a path") from None
+
+
+def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
+    """Return (images, labels, class names, ...) as of `load_dataset`, or raise.
+
+    Args:
+        value: images (N, C, H, W) float and finite, labels (N,) >= 0 and, if there are
+            three, class names, more than any label.
+        name: of the argument.
+        size: how many parts there must be at least.
+    """
+    if not isinstance(value, tuple | list) or len(value) < size:
+        parts = "images, labels" + (", class names" if size > 2 else "")
+        raise InputError(f"{name} is {describe(value)}; expected ({parts})")
+    images, labels, *rest = value
+    floats(images, f"{name}: images", "NCHW")
+    names = rest[0] if rest else None
+    if names is not None and not isinstance(names, tuple | list):
+        raise InputError(f"{name}: class names are {describe(names)}; expected a tuple")
+    classes = 2**31 if names is None else len(names)
+    class_indices(labels, f"{name}: labels", len(images), classes)
+    require(images.device.type != "meta", f"{name}: images", images, "pixels")
+    if not bool(images.isfinite().all()):
+        raise InputError(f"{name}: images hold NaN or infinite values; expected none")
+    return (images, labels, *rest)
+
+
 def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
     """Raise unless a value is a dense float tensor of a shape.
 
@@ -100,8 +137,11 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
     _tensor(value, name, (count,), value_kind="integer")
     if value.device.type == "cpu":
         low, high = int(value.min()), int(value.max())
-        expected = f"0 .. {classes - 1}"
-        require(low >= 0 and high < classes, name, f"{low} .. {high}", expected)
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"{name} are {low} .. {high}; expected 0 .. {classes - 1}, an index "
+                "for each class"
+            )
 
 
 def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
@@ -116,13 +156,13 @@ def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
     whole = not (tensor.is_floating_point() or tensor.is_complex())
     kind = tensor.is_floating_point() if value_kind == "float" else whole
     kind = kind and tensor.dtype != torch.bool and not tensor.is_quantized
-    dense = tensor.layout is torch.strided and tensor.device.type != "meta"
+    dense = tensor.layout is torch.strided
     fits = tensor.ndim == len(shape) and all(
         found >= 1 if isinstance(wanted, str) else found == wanted
         for found, wanted in zip(tensor.shape, shape, strict=True)
     )
     if not (kind and dense and fits):
-        where = "" if dense else f" ({tensor.layout}, {tensor.device.type})"
+        where = "" if dense else f" ({tensor.layout})"
         raise InputError(
             f"{name} is {tensor.dtype} {tuple(tensor.shape)}{where}; expected "
             f"{expected}"

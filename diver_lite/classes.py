@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, describe
 from diver_lite.imagenet import DATASETS, class_names, dataset_name, numbered
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def prior_classes(
     except (TypeError, ValueError, RuntimeError):
         table = torch.empty(0)
     if table.ndim != 1 or table.is_floating_point() or table.dtype == torch.bool:
-        raise InputError(f"class_map is {class_map!r}; expected integers")
+        raise InputError(f"class_map is {describe(class_map)}; expected integers")
     if len(table) != len(names):
         raise InputError(
             f"class_map has {len(table)} entries; the set has {len(names)} classes"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, instance
 from diver_lite.files import atomic_path
 
 CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little
@@ -158,6 +158,7 @@ def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
 
 
 def _check_columns(table: pd.DataFrame, *more: str) -> None:
+    instance(table, "table", pd.DataFrame)
     expected = ("set", "judge", "unseen", "seed", "accuracy", *more)
     if missing := [column for column in expected if column not in table]:
         raise InputError(

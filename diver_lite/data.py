@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, describe, first_line, is_one_of, path
 
 FASHION_MNIST_CLASSES = (
     "T-shirt",
@@ -93,8 +93,11 @@ def load_dataset(
 
     Source: Fashion-MNIST, Xiao et al. 2017; CIFAR-10, Krizhevsky 2009; splits: ours.
     """
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is unknown; expected one of {SPLITS}")
+    path(name, "dataset")
+    if not is_one_of(split, SPLITS):
+        raise InputError(
+            f"split {describe(split)} is unknown; expected one of {SPLITS}"
+        )
     if subset is not None and not Path(name).is_dir():
         raise InputError(
             f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder"
@@ -118,7 +121,7 @@ def _root(root: str | Path | None) -> Path | None:
     root = root or os.environ.get("DIVER_LITE_DATA")
     if root is None:
         return None
-    if not Path(root).is_dir():
+    if not path(root, "data root").is_dir():
         raise InputError(f"data root {root} is not a folder")
     return Path(root)
 

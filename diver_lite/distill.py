@@ -30,7 +30,14 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from diver_lite.augment import dsa
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import (
+    InputError,
+    describe,
+    first_line,
+    integer,
+    is_one_of,
+    labelled_images,
+)
 from diver_lite.data import Dataset
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, check_writable
@@ -84,7 +91,7 @@ class DistillConfig:
     lr_lr: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.init not in INITS:
+        if not is_one_of(self.init, INITS):
             raise InputError(f"init {self.init!r} is unknown; expected one of {INITS}")
         for field in fields(self):
             value = getattr(self, field.name)
@@ -127,10 +134,11 @@ def recipe(method: str, ipc: int, **changes: object) -> DistillConfig:
     images, so the learning rate grows with `ipc`. MTT: Cazenavette et al.'s settings
     for CIFAR-10 without whitening.
     """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown; expected one of {[*METHODS]}")
-    if not isinstance(ipc, int) or ipc < 1:
-        raise InputError(f"ipc is {ipc}; expected an integer >= 1")
+    if not is_one_of(method, [*METHODS]):
+        raise InputError(
+            f"method {describe(method)} is unknown; expected one of {[*METHODS]}"
+        )
+    ipc = integer(ipc, "ipc", 1, 100_000)
     known = {field.name for field in fields(DistillConfig)}
     if unknown := set(changes) - known:
         raise InputError(
@@ -419,9 +427,8 @@ def distill(
     Source: see the methods.
     """
     config = recipe(method, ipc, **changes)
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed is {seed}; expected 0 .. 2^31 - 1")
-    images, labels, class_names = dataset
+    seed = integer(seed, "seed", 0, 2**31 - 1)
+    images, labels, class_names = labelled_images(dataset, "dataset")
     counts = torch.bincount(labels, minlength=len(class_names))
     if counts.min() < ipc:
         poorest = int(counts.argmin())

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, describe, instance, is_one_of, path, require
 from diver_lite.classes import in_order_of
 from diver_lite.files import atomic_path
 from diver_lite.formats import FORMATS, naming, read, slug
@@ -60,12 +60,15 @@ class DistilledSet:
 
     def __post_init__(self) -> None:
         self.images = _checked_images(self.images)
+        several = isinstance(self.class_names, tuple | list | str)
+        require(several, "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
         self.labels = _checked_labels(self.labels, len(self), len(self.class_names))
         if self.soft_labels is not None:
             self.soft_labels = _checked_soft_labels(
                 self.soft_labels, (len(self), len(self.class_names))
             )
+        instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
         except (TypeError, ValueError) as error:
@@ -224,6 +227,8 @@ def _checked_images(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images: found {found}; expected a float tensor on [0, 1]")
+    dense = images.layout is torch.strided and images.device.type != "meta"
+    require(dense, "images", images, "a tensor that holds every pixel")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise InputError(
             f"images: found shape {tuple(images.shape)}; expected (N, 3, H, W) "
@@ -243,8 +248,17 @@ def _checked_images(images: Tensor) -> Tensor:
 
 
 def _checked_labels(labels: Tensor, count: int, num_classes: int) -> Tensor:
-    labels = torch.as_tensor(labels).detach().cpu()
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    try:
+        labels = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise InputError(
+            f"labels: found {describe(labels)}; expected integer class indices"
+        ) from None
+    if (
+        (not labels.dtype.is_signed and labels.dtype != torch.uint8)
+        or (labels.is_floating_point() or labels.is_complex())
+        or labels.layout is not torch.strided
+    ):
         raise InputError(
             f"labels: found {labels.dtype}; expected integer class indices"
         )
@@ -263,6 +277,7 @@ def _checked_labels(labels: Tensor, count: int, num_classes: int) -> Tensor:
 
 
 def _checked_soft_labels(soft_labels: Tensor, shape: tuple[int, int]) -> Tensor:
+    instance(soft_labels, "soft_labels", Tensor)
     found = tuple(soft_labels.shape)
     if not soft_labels.is_floating_point() or found != shape:
         raise InputError(
@@ -362,8 +377,10 @@ def load_distilled(
 
     Source: the repositories named at each reader.
     """
-    if format not in ("auto", *FORMATS):
-        raise InputError(f"format {format!r}: expected 'auto' or one of {[*FORMATS]}")
+    if not is_one_of(format, ("auto", *FORMATS)):
+        raise InputError(
+            f"format {describe(format)}: expected 'auto' or one of {[*FORMATS]}"
+        )
     paths = _find(source)
     dataset = dataset_name(dataset) if dataset else None
     given = {
@@ -434,12 +451,14 @@ def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(source, str) and source in list_shipped():
         return [asset_path(f"{_SHIPPED}{source}.safetensors")]
     several = not isinstance(source, str | Path)
-    paths = [Path(item) for item in (source if several else [source])]
-    for path in paths:
-        if not path.exists():
+    if several:
+        instance(source, "source", list | tuple)
+    paths = [path(item, "source") for item in (source if several else [source])]
+    for file in paths:
+        if not file.exists():
             shipped = ", ".join(list_shipped()) or "none"
             raise InputError(
-                f"source {str(path)!r}: no such file or folder, and not the name of a "
+                f"source {str(file)!r}: no such file or folder, and not the name of a "
                 f"shipped set (shipped: {shipped})"
             )
     if not paths:

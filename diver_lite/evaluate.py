@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diver_lite.cells import Cells, Key
-from diver_lite.checks import InputError
+from diver_lite.checks import (
+    InputError,
+    instance,
+    integer,
+    labelled_images,
+    path,
+    require,
+)
 from diver_lite.classes import in_order_of
 from diver_lite.compare import (
     footnote,
@@ -163,15 +169,23 @@ def cross_architecture(
     Source: ours.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
+    instance(sets, "sets", Mapping)
+    instance(judges, "judges", list | tuple)
+    require(isinstance(allow_empty_classes, bool), "allow_empty_classes",
+            allow_empty_classes, "True or False")  # fmt: skip
+    if out is not None:
+        path(out, "out")
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
-    seeds = list(range(seeds) if isinstance(seeds, int) else map(_seed, seeds))
+    if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
+        seeds = [_seed(seed) for seed in seeds]
+    else:
+        seeds = list(range(integer(seeds, "seeds", 0, 100_000)))
     images, labels = _check_test(test)
     _check_lists(sets, judges, seeds, images.shape[-1])
     if batch_models is None:
         batch_models = len(seeds) if device.type == "cuda" else 1
-    if batch_models < 1:
-        raise InputError(f"batch_models is {batch_models}; expected at least 1")
+    batch_models = integer(batch_models, "batch_models", 1, 2**31 - 1)
     protocol = with_statistics(protocol, images)
     named = len(test) > 2
     names = tuple(test[2]) if named else ()
@@ -187,6 +201,7 @@ def cross_architecture(
                 for k in block
             }
             for (name, seed), train in drawn.items():
+                instance(train, f"set {name!r}", DistilledSet)
                 names = names or train.class_names
                 train = _joined(name, train, names, named)
                 _check_set(name, train, (images, labels), allow_empty_classes)
@@ -278,6 +293,8 @@ def _on_device(images: Tensor, device: torch.device) -> Tensor:
 def _check_lists(
     sets: Sets, judges: Sequence[str], seeds: Sequence[int], image_size: int
 ) -> None:
+    for judge in judges:
+        instance(judge, "judges: one of them", str)
     given = {"sets": [*sets], "judges": [*judges], "seeds": [*seeds]}
     for what, values in given.items():
         if not values:
@@ -290,26 +307,14 @@ def _check_lists(
 
 def _seed(seed: int) -> int:
     """Return a seed as a plain int, whichever integer type it has."""
-    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-        raise InputError(f"seeds: found {seed!r}; expected integers >= 0")
-    return int(seed)
+    return integer(seed, "seeds: one of them", 0, 2**63 - 1)
 
 
 def _check_test(test: tuple) -> tuple[Tensor, Tensor]:
-    images, labels = test[:2]
-    if images.ndim != 4 or not len(images) or labels.shape != images.shape[:1]:
-        raise InputError(
-            f"test: found images {tuple(images.shape)}, labels {tuple(labels.shape)}; "
-            "expected (N, 3, H, W) and (N,), N at least 1"
-        )
+    images, labels, *_ = labelled_images(test, "test", 2)
     if images.shape[-1] != images.shape[-2]:
         raise InputError(
             f"test: found images {tuple(images.shape)}; expected square ones"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (len(test) > 2 and high >= len(test[2])):
-        raise InputError(
-            f"test: found labels {low} .. {high}; expected indices into its class names"
         )
     return images, labels
 

@@ -23,7 +23,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, describe
 
 
 class ConvNet(nn.Module):
@@ -157,7 +157,9 @@ TAKES = dict.fromkeys(JUDGES, (32, 1)) | {"ConvNet": (8, 1), "ViT": (32, 8)}
 def check_judge(name: str, image_size: int) -> None:
     """Raise `InputError` if a judge is unknown or can't take images of a size."""
     if name not in JUDGES:
-        raise InputError(f"judge {name!r} is unknown; expected one of {[*JUDGES]}")
+        raise InputError(
+            f"judge {describe(name)} is unknown; expected one of {[*JUDGES]}"
+        )
     smallest, multiple = TAKES.get(name, (32, 1))
     if image_size < smallest or image_size % multiple:
         of = f"a multiple of {multiple}, " if multiple > 1 else ""

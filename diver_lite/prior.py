@@ -23,10 +23,13 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import (
     InputError,
     class_indices,
+    describe,
     first_line,
     floats,
     integer,
     number,
+    path,
+    require,
 )
 
 NETWORKS = {
@@ -251,6 +254,9 @@ def load_prior(
 
     Source: ours; the folder format is diffusers'.
     """
+    path(name, "prior")
+    known = (None, torch.float32, torch.float16, torch.bfloat16)
+    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
     device = resolve_device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -271,9 +277,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):
         raise InputError(
-            f"device {device!r} is unknown; expected cpu, cuda or cuda:N"
+            f"device {describe(device)} is unknown; expected cpu, cuda or cuda:N"
         ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(

@@ -31,7 +31,15 @@ import torch
 from torch import Tensor
 
 from diver_lite.augment import FAMILIES
-from diver_lite.checks import InputError
+from diver_lite.checks import (
+    InputError,
+    describe,
+    instance,
+    integer,
+    is_one_of,
+    number,
+    require,
+)
 from diver_lite.distilled import DistilledSet
 from diver_lite.judges import PROXY
 
@@ -85,25 +93,41 @@ class Protocol:
             "labels": ("hard", "soft"),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"protocol: {name} is {getattr(self, name)!r}; expected one of "
-                    f"{allowed}"
-                )
+            value = getattr(self, name)
+            expected = f"one of {allowed}"
+            require(is_one_of(value, allowed), f"protocol: {name}", value, expected)
+        for name in ("steps", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None or name == "batch_size":
+                integer(value, f"protocol: {name}", 1, 2**31 - 1)
+        for name in ("lr", "weight_decay"):
+            number(getattr(self, name), f"protocol: {name}", 0)
+        require(self.lr > 0, "protocol: lr", self.lr, "more than 0")
+        require(isinstance(self.learned_lr, bool), "protocol: learned_lr",
+                self.learned_lr, "True or False")  # fmt: skip
+        self._check_statistics()
         if (self.steps is None) == (self.epochs is None):
             raise InputError(
                 f"protocol: steps is {self.steps}, epochs {self.epochs}; expected one "
                 "of them, and the other None"
             )
-        for name in ("steps", "epochs", "batch_size", "lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"protocol: {name} is {value}; expected more than 0")
-        unknown = [name for name in self.augment if name not in FAMILIES]
+        instance(self.augment, "protocol: augment", tuple | list)
+        unknown = [name for name in self.augment if not is_one_of(name, FAMILIES)]
         if unknown:
             raise InputError(
-                f"protocol: augment has {unknown}; expected some of {FAMILIES}"
+                f"protocol: augment has {describe(unknown)}; expected some of "
+                f"{FAMILIES}"
             )
+
+    def _check_statistics(self) -> None:
+        if self.statistics is None:
+            return
+        pair = isinstance(self.statistics, tuple | list) and len(self.statistics) == 2
+        what = "protocol: statistics"
+        require(pair, what, self.statistics, "(mean, std) or None")
+        for value in self.statistics:
+            for one in value if isinstance(value, tuple | list) else (value,):
+                number(one, what, -1e3, 1e3)
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
@@ -230,8 +254,8 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
     """
     if isinstance(protocol, Protocol):
         return protocol
-    if protocol not in PROTOCOLS:
+    if not is_one_of(protocol, [*PROTOCOLS]):
         raise InputError(
-            f"protocol {protocol!r} is unknown; expected one of {[*PROTOCOLS]}"
+            f"protocol {describe(protocol)} is unknown; expected one of {[*PROTOCOLS]}"
         )
     return PROTOCOLS[protocol]

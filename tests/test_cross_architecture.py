@@ -421,14 +421,17 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
         ({"judges": ["ViT", "ViT"]}, r"judges: found \['ViT'\] more than once"),
         ({"seeds": 0}, r"seeds: found none"),
         ({"seeds": [1, 2, 1]}, r"seeds: found \[1\] more than once"),
-        ({"seeds": [-1]}, r"seeds: found -1"),
-        ({"seeds": [0.5]}, r"seeds: found 0.5"),
+        ({"seeds": [-1]}, r"seeds: one of them is -1"),
+        ({"seeds": [0.5]}, r"seeds: one of them is 0.5"),
         ({"sets": {}}, r"sets: found none"),
         ({"protocol": "slow"}, r"protocol 'slow' is unknown"),
         ({"steps": 0}, r"steps is 0"),
         ({"device": "tpu9"}, r"device 'tpu9' is unknown"),
-        ({"test": (torch.rand(0, 3, 32, 32), torch.zeros(0))}, r"test: found images"),
-        ({"test": (toy()[0], toy()[1][:-1])}, r"test: found .* labels \(23,\)"),
+        (
+            {"test": (torch.rand(0, 3, 32, 32), torch.zeros(0))},
+            r"test: images is .* \(0, 3, 32, 32\)",
+        ),
+        ({"test": (toy()[0], toy()[1][:-1])}, r"test: labels is .* \(23,\); .* \(24\)"),
         ({"test": (torch.rand(3, 3, 32, 30), torch.arange(3))}, r"expected square"),
         ({"test": toy(size=28), "sets": {"s": toy_set(size=28)}}, r"ViT: image size"),
         ({"test": toy(size=64)}, r"set 'a': its images are \(3, 32, 32\), the test"),
@@ -436,9 +439,9 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
         ({"test": (toy()[0], toy()[1] + 1)}, r"test labels go up to 3; .* 3 classes"),
         (
             {"test": (*toy()[:2], NAMES[:2])},
-            r"test: found labels 0 \.\. 2; exp",
+            r"test: labels are 0 \.\. 2; expected 0 \.\. 1",
         ),
-        ({"test": (toy()[0], toy()[1] - 1)}, r"test: found labels -1 \.\. 1"),
+        ({"test": (toy()[0], toy()[1] - 1)}, r"test: labels are -1 \.\. 1; expected"),
     ],
 )
 def test_bad_input_ends_before_any_training(trained, changes, message):

