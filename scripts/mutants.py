@@ -35,7 +35,8 @@ GUARDS = {
     "augment.py": ("test_augment.py",),
     "protocols.py": ("test_protocols.py", "test_pins.py"),
     "compare.py": ("test_compare.py",),
-    "formats.py": ("test_formats.py", "test_pins.py"),
+    "formats.py": ("test_formats.py",),
+    "normalisation.py": ("test_formats.py", "test_pins.py", "test_normalisation.py"),
     "imagenet.py": ("test_pins.py", "test_subsets.py"),
     "metrics.py": ("test_metrics.py",),
 }
@@ -298,13 +299,13 @@ MUTANTS = [
     ),
     # --- formats: what is undone, and in which order ---------------------------------
     Mutant(
-        "formats.py",
+        "normalisation.py",
         "mean added before the std",
-        "return images.float() * scale + shift",
-        "return (images.float() + shift) * scale",
+        "return images.float() * std + mean",
+        "return (images.float() + mean) * std",
     ),
     Mutant(
-        "formats.py",
+        "normalisation.py",
         "ImageNet's mean for GLaD's",
         "_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])",
         "_GLAD = _IMAGENET",
@@ -324,11 +325,11 @@ MUTANTS = [
     Mutant(
         "formats.py",
         "decoder's overshoot lost",
-        "return job.finish((images.float() + 1) / 2, labels)",
-        "return job.finish(((images.float() + 1) / 2).clamp(0, 1), labels)",
+        "images = denormalise(images, RAW_OUTPUT)",
+        "images = denormalise(images, RAW_OUTPUT).clamp(0, 1)",
     ),
     Mutant(
-        "formats.py",
+        "normalisation.py",
         "covariance over n",
         "torch.linalg.eigh(covariance / (len(flat) - 1))",
         "torch.linalg.eigh(covariance / len(flat))",
