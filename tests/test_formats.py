@@ -378,6 +378,16 @@ def test_dd_ranking_folder(tmp_path, kind):
     assert (loaded.soft_labels is not None) == soft
 
 
+def test_soft_labels_below_zero_are_logits(tmp_path):
+    """Rows that sum to one are no probabilities if some are negative."""
+    logits = 2 * torch.eye(10)[class_major()] - 0.1
+    assert torch.allclose(logits.sum(1), torch.ones(20))
+    torch.save(normalise(pixels(), CIFAR10), tmp_path / "images.pt")
+    torch.save(logits, tmp_path / "labels.pt")
+    loaded = load_distilled(tmp_path, dataset="cifar10", zca=False)
+    assert loaded.provenance["soft_labels"] == "logits"
+
+
 # --- Image folders -----------------------------------------------------------------
 
 
@@ -462,6 +472,15 @@ def test_grey_images_become_three_channels(tmp_path):
     Image.new("L", (4, 4), 51).save(tmp_path / "a" / "0.png")
     loaded = load_distilled(tmp_path)
     assert torch.allclose(loaded.images, torch.full((1, 3, 4, 4), 0.2))
+
+
+def test_colours_and_sides_stay_where_they_were(tmp_path):
+    """Red, green, blue; left and right; top and bottom: as the picture has them."""
+    array = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(array).save(tmp_path / "a" / "0.png")
+    found = load_distilled(tmp_path).images[0] * 255
+    assert torch.equal(found.round(), torch.from_numpy(array).permute(2, 0, 1).float())
 
 
 def mixed_sizes(root):

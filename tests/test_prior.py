@@ -18,7 +18,13 @@ from diver_lite import assets
 from diver_lite.checks import InputError
 from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.files import sha256
-from diver_lite.prior import fit_images, load_prior, resolve_device, shipped_priors
+from diver_lite.prior import (
+    Prior,
+    fit_images,
+    load_prior,
+    resolve_device,
+    shipped_priors,
+)
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.training import RECIPES
 
@@ -99,6 +105,16 @@ def test_posterior_samples(tiny_prior):
     assert torch.allclose(sample - mode, posterior.std * noise * factor, atol=1e-5)
     still = tiny_prior.encode(x, posterior_noise=torch.zeros_like(noise))
     assert torch.equal(still, mode)
+
+
+def test_many_images_are_encoded_and_decoded_in_parts(tiny_prior):
+    """Each as if it were alone, also where they are more than the VAE takes at once."""
+    x = images(19)
+    z = tiny_prior.encode(x)
+    alone = torch.cat([tiny_prior.encode(one) for one in x.split(1)])
+    assert torch.allclose(z, alone, atol=1e-5)
+    alone = torch.cat([tiny_prior.decode(one) for one in z.split(1)])
+    assert torch.allclose(tiny_prior.decode(z), alone, atol=1e-5)
 
 
 def test_a_shifted_vae(folder):
@@ -182,6 +198,18 @@ def test_fit_images():
     assert fit_images(wide, 32, "pad").shape == (1, 3, 32, 32)
     flat = torch.full((1, 3, 128, 128), 0.25)
     assert torch.allclose(fit_images(flat, 32), torch.tensor(0.25))
+
+
+def test_only_small_borders_are_padded(tiny_prior):
+    """Up to 4 pixels in all, and only where a prior says so; the rest is resized."""
+    white = torch.ones(1, 3, 32, 32)
+    for size, border in {28: 0, 30: 0, 31: 1, 26: 1, 24: 1}.items():
+        padded = fit_images(white[..., :size, :size], 32, "pad")
+        assert padded[0, 0, 0, 0] == border
+    silent = Prior(tiny_prior.transformer, tiny_prior.vae, tiny_prior.scheduler, ())
+    assert tiny_prior.info["image_fit"] == "pad"
+    assert tiny_prior.fit_images(white[..., :28, :28]).min() == 0
+    assert silent.fit_images(white[..., :28, :28]).min() == 1
 
 
 def test_images_are_made_smaller_without_aliasing():
