@@ -20,6 +20,7 @@ from diver_lite.checks import InputError
 from diver_lite.data import load_dataset
 from diver_lite.distilled import DistilledSet, load_distilled
 from diver_lite.normalisation import (
+    better_neighbour,
     looks_whitened,
     measure,
     same_detail,
@@ -57,6 +58,24 @@ def shipped(name):
         return found, CIFAR10, "res_DC_CIFAR10_ConvNet_1ipc.pt"
     found.images = found.images[:, :1].contiguous()
     return found, FASHION, "res_DC_FashionMNIST_ConvNet_1ipc.pt"
+
+
+def test_a_neighbour_must_be_clearly_better():
+    """Grey or glaring, and an offset that falls below .8 of what it is."""
+
+    def better(contrast, offset, neighbour, count=10):
+        here = {"contrast": contrast, "offset": offset}
+        before, after = ({"offset": n} for n in neighbour)
+        return better_neighbour(count, before, here, after)
+
+    assert better(0.79, 0.5, (0.39, 9)) == "before"
+    assert better(0.79, 0.5, (0.41, 0)) is None
+    assert better(2.01, 0.5, (9, 0.39)) == "after"
+    assert better(2.01, 0.5, (0, 0.41)) is None
+    assert better(0.81, 0.5, (0, 0)) is None  # neither grey nor glaring
+    assert better(1.99, 0.5, (0, 0)) is None
+    assert better(0.79, 0.15, (0, 0)) is None  # fits as it is
+    assert better(0.79, 0.5, (0, 0), count=9) is None  # too few to tell
 
 
 # --- Mean and std ------------------------------------------------------------------
