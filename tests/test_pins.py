@@ -13,7 +13,13 @@ from test_formats import class_major, close, normalise, pixels, save_dc, save_ru
 from torchvision.models import ResNet18_Weights
 
 from diver_lite.distilled import load_distilled
-from diver_lite.imagenet import SUBSETS, WORDNET_IDS, class_names, imagenet_indices
+from diver_lite.imagenet import (
+    SUBSETS,
+    WORDNET_IDS,
+    class_names,
+    dataset_name,
+    imagenet_indices,
+)
 from diver_lite.prior import load_prior, shipped_priors
 from diver_lite.protocols import PROTOCOLS
 from diver_lite.recovery import WINDOWS
@@ -115,6 +121,33 @@ def test_cifar100():
     places = {0: "apple", 1: "aquarium fish", 2: "baby", 23: "cloud", 36: "hamster"}
     places |= {47: "maple tree", 58: "pickup truck", 71: "sea", 99: "worm"}
     assert {place: names[place] for place in places} == places
+
+
+SPELLINGS = {  # MTT's and PReDD's words, GLaD's Greek letters, and our names
+    "imagenette": "imagenette imagenet-nette nette ImageNette",
+    "imagewoof": "imagewoof imagenet-woof woof",
+    "imagemeow": "imagemeow imagenet-cats cats imagenet-meow meow images-meow",
+    "imagesquawk": "imagesquawk imagenet-birds birds imagenet-squawk squawk",
+    "imagefruit": "imagefruit imagenet-fruits fruits imagenet-fruit",
+    "imageyellow": "imageyellow imagenet-yellow yellow",
+    "imageidc": "imageidc imagenet-10",
+    "imagenet-a": "imagenet-a imagenet-alpha ImageNet_A",
+    "imagenet-b": "imagenet-b imagenet-beta",
+    "imagenet-c": "imagenet-c imagenet-gamma",
+    "imagenet-d": "imagenet-d imagenet-delta",
+    "imagenet-e": "imagenet-e imagenet-epsilon",
+    "tiny-imagenet": "Tiny TinyImageNet",
+    "fashion-mnist": "FashionMNIST",
+    "imagenet": "ImageNet ILSVRC2012",
+}
+
+
+def test_spellings():
+    """Each repository's words for a data set mean that one."""
+    for dataset, words in SPELLINGS.items():
+        assert {word: dataset_name(word) for word in words.split()} == dict.fromkeys(
+            words.split(), dataset
+        )
 
 
 # --- Normalisation ------------------------------------------------------------------
