@@ -162,7 +162,7 @@ class Prior:
         Args:
             latents: (B, C, h, w) at `timestep`.
             timestep: training timestep, 0 .. T-1.
-            class_labels: (B,) int64, 0 .. num_classes-1.
+            class_labels: (B,) int64, 0 .. num_classes-1, or num_classes for "no class".
             guidance_scale: s >= 1 in eps_u + s (eps_c - eps_u); 1 skips the
                 unconditional half, which halves the cost.
             guidance_channels: guide only this many leading channels and leave the
@@ -195,7 +195,8 @@ class Prior:
         """Raise `InputError` where `predict_noise` can't answer."""
         floats(latents, "latents", ("B", *self.latent_shape))
         integer(timestep, "timestep", 0, len(self.scheduler.alphas_cumprod) - 1)
-        class_indices(class_labels, "class_labels", len(latents), self.num_classes)
+        classes = self.num_classes + 1  # the last one is "no class"
+        class_indices(class_labels, "class_labels", len(latents), classes)
         number(scale, "guidance_scale", 1)
 
     def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:

@@ -317,7 +317,7 @@ def recover_steps(
     instance(config, "config", RecoveryConfig)
     floats(latents, "latents", ("B", *prior.latent_shape))
     floats(noise, "noise", latents.shape)
-    class_indices(class_labels, "class_labels", len(latents), prior.num_classes)
+    class_indices(class_labels, "class_labels", len(latents), prior.num_classes + 1)
     alphas_cumprod = prior.scheduler.alphas_cumprod
     total = len(alphas_cumprod)
     timesteps = config.timesteps(prior)
