@@ -178,7 +178,8 @@ def cross_architecture(
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
     if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
-        seeds = [_seed(seed) for seed in seeds]
+        several: Sequence = seeds  # pyright: ignore[reportAssignmentType]
+        seeds = [_seed(seed) for seed in several]
     else:
         seeds = list(range(integer(seeds, "seeds", 0, 100_000)))
     images, labels = _check_test(test)
