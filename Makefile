@@ -85,9 +85,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-$(KERNEL_CONFIG):
+$(KERNEL_CONFIG): Makefile
 	@mkdir -p $(@D)
-	@echo 'c.InteractiveShellApp.extensions = ["diver_lite.setup_check"]' > $@
+	@echo 'c.InteractiveShellApp.extensions = ["diver_lite.book.setup"]' > $@
 
 lab: $(VENV)/.installed-book $(KERNEL_CONFIG)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/01_quick_start.ipynb

@@ -1,3 +1,58 @@
 """diver_lite: DIVER in the open, as a runnable book with a companion package."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"  # the one place: pyproject.toml reads it
+
+if TYPE_CHECKING:
+    from diver_lite.checks import InputError
+    from diver_lite.distilled import DistilledSet
+    from diver_lite.judge.table import cross_architecture, train_judge
+    from diver_lite.make.distill import distill
+    from diver_lite.prior import Prior, load_prior
+    from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+    from diver_lite.sets.load import load_distilled
+    from diver_lite.sets.real import load_dataset
+
+# name -> where it is defined; read at first use, as torch and diffusers take seconds
+_ADDRESSES = {
+    "DistilledSet": "distilled",
+    "InputError": "checks",
+    "Prior": "prior",
+    "RecoveryConfig": "recovery",
+    "cross_architecture": "judge.table",
+    "distill": "make.distill",
+    "load_dataset": "sets.real",
+    "load_distilled": "sets.load",
+    "load_prior": "prior",
+    "recover": "recovery",
+    "recover_steps": "recovery",
+    "train_judge": "judge.table",
+}
+__all__ = [
+    "DistilledSet",
+    "InputError",
+    "Prior",
+    "RecoveryConfig",
+    "cross_architecture",
+    "distill",
+    "load_dataset",
+    "load_distilled",
+    "load_prior",
+    "recover",
+    "recover_steps",
+    "train_judge",
+]
+
+
+def __getattr__(name: str):
+    if name not in _ADDRESSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ADDRESSES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

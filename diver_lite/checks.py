@@ -6,7 +6,8 @@ Each validator names the argument, what was found and what is expected.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,30 @@ class InputError(ValueError):
     message without a traceback and exits with code 2. Source: ours.
     """
 
+    path: Path | None = None  # the file that is named, see `file_error`
+
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with its contents, once."""
+    try:
+        yield
+    except InputError as error:
+        if error.path:
+            raise
+        raise file_error(path, f": {error}") from None
+
+
+def file_error(path: Path, message: str) -> InputError:
+    """Return an error that begins with a file's name, for `naming` to leave alone."""
+    error = InputError(f"{path}{message}")
+    error.path = path
+    return error
 
 
 def require(condition: bool, name: str, value: object, expected: object) -> None:

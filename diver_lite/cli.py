@@ -147,13 +147,13 @@ def recover(
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.distilled import as_subset, load_distilled
     from diver_lite.files import check_writable
-    from diver_lite.imagenet import imagenet_indices, imagenet_subset
     from diver_lite.prior import load_prior
-    from diver_lite.processes import Processes, launched_device
     from diver_lite.recovery import recover as run
-    from diver_lite.shards import check_output
+    from diver_lite.run.processes import Processes, launched_device
+    from diver_lite.run.to_file import check_output
+    from diver_lite.sets.load import as_subset, load_distilled
+    from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
@@ -208,8 +208,8 @@ def recover(
 
 def _prior_of(distilled) -> str:
     """Return the shipped prior of what a set was distilled from."""
-    from diver_lite.classes import origin
     from diver_lite.prior import shipped_priors
+    from diver_lite.sets.classes import origin
 
     found = origin(distilled)
     if found not in shipped_priors():
@@ -226,7 +226,7 @@ def _data_of(sets: dict) -> str:
 
     A set whose origin isn't known is scored on the others' data, if it has its classes.
     """
-    from diver_lite.classes import origin
+    from diver_lite.sets.classes import origin
 
     origins = {name: origin(distilled) for name, distilled in sets.items()}
     found = {name: data for name, data in origins.items() if data}
@@ -330,10 +330,10 @@ def distill(
     """
     import torch
 
-    from diver_lite.data import describe_source, load_dataset
-    from diver_lite.distill import distill as run
-    from diver_lite.distill import recipe
     from diver_lite.files import check_writable
+    from diver_lite.make.distill import distill as run
+    from diver_lite.make.distill import recipe
+    from diver_lite.sets.real import describe_source, load_dataset
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
@@ -437,19 +437,19 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.compare import check_suffix
-    from diver_lite.data import describe_source, load_dataset
-    from diver_lite.distilled import as_subset, list_shipped, load_distilled
-    from diver_lite.evaluate import (
+    from diver_lite.files import check_writable
+    from diver_lite.judge.compare import check_suffix
+    from diver_lite.judge.networks import JUDGES, UNSEEN
+    from diver_lite.judge.protocols import get_protocol
+    from diver_lite.judge.table import (
         cross_architecture,
         footnote,
         summarise,
         write_table,
     )
-    from diver_lite.files import check_writable
-    from diver_lite.imagenet import imagenet_subset
-    from diver_lite.judges import JUDGES, UNSEEN
-    from diver_lite.protocols import get_protocol
+    from diver_lite.sets.load import as_subset, list_shipped, load_distilled
+    from diver_lite.sets.names import imagenet_subset
+    from diver_lite.sets.real import describe_source, load_dataset
 
     if out is not None and out.suffix != ".csv":
         raise InputError(f"--out is {out}; expected a name ending in .csv")
@@ -558,8 +558,8 @@ def train_prior(
 
     The finished prior is a diffusers folder at OUT/prior, for --prior OUT/prior.
     """
-    from diver_lite.training import PriorRecipe
-    from diver_lite.training import train_prior as run
+    from diver_lite.make.train_prior import PriorRecipe
+    from diver_lite.make.train_prior import train_prior as run
 
     steps = {"vae_steps": vae_steps, "dit_steps": dit_steps}
     changes: dict[str, Any] = {k: v for k, v in steps.items() if v is not None}
@@ -588,8 +588,8 @@ def check() -> None:
     import torch
 
     from diver_lite.assets import asset_path, list_assets
-    from diver_lite.distilled import list_shipped
     from diver_lite.prior import shipped_priors
+    from diver_lite.sets.load import list_shipped
 
     typer.echo(f"python       {sys.version.split()[0]}")
     typer.echo(f"diver-lite   {__version__}")

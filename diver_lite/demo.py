@@ -54,13 +54,13 @@ def run_demo(
     check_writable(out, overwrite=overwrite)
     started = time.perf_counter()
 
-    from diver_lite.baselines import random_real, raw_prior, vae_only
-    from diver_lite.data import load_dataset
-    from diver_lite.distilled import load_distilled
-    from diver_lite.evaluate import cross_architecture, footnote, summarise
-    from diver_lite.figures import image_grid, squeeze
+    from diver_lite.book.figures import image_grid, squeeze
+    from diver_lite.judge.table import cross_architecture, footnote, summarise
+    from diver_lite.make.baselines import random_real, raw_prior, vae_only
     from diver_lite.prior import load_prior
     from diver_lite.recovery import RecoveryConfig, recover
+    from diver_lite.sets.load import load_distilled
+    from diver_lite.sets.real import load_dataset
 
     print(f"1/4  loading the prior and the distilled set (DM, {ipc} per class)")
     prior = load_prior("fashion-mnist", device=device)

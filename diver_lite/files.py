@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -240,3 +241,8 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
             # as bytes, because NumPy has no bfloat16
             digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def slug(name: str) -> str:
+    """Return a name as a folder can carry it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.batches import choose_batch_size, run_batches, to_device
 from diver_lite.checks import (
     class_indices,
     floats,
@@ -32,11 +31,12 @@ from diver_lite.checks import (
     plain,
     require,
 )
-from diver_lite.classes import prior_classes
 from diver_lite.distilled import DistilledSet
-from diver_lite.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.prior import Prior, fit_images
-from diver_lite.shards import recover_in_shards, run_facts
+from diver_lite.run.batches import choose_batch_size, run_batches, to_device
+from diver_lite.run.fast import COMPILE_FROM, accelerate_prior
+from diver_lite.run.to_file import recover_in_shards, run_facts
+from diver_lite.sets.classes import prior_classes
 
 # Guided while high >= t > low, in training timesteps of T = 1000.
 WINDOWS = {
@@ -433,7 +433,7 @@ def recover(
             name.
         batch_size: images at a time; default: 10 on the CPU, on CUDA what fits into
             the free memory, up to 64. Halved where memory runs out.
-        fast: prepare the conditioning (`diver_lite.fast`): the same up to rounding.
+        fast: prepare the conditioning (`diver_lite.run.fast`): the same up to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
         float8: multiply with 8-bit numbers in the fast path, which changes the images;
@@ -560,7 +560,7 @@ def refine_batch(
         config: what to do.
         seed: see `recover`.
         noise: (N, C, h, w) of the whole set, or None to draw it from `seed`.
-        denoiser: predicts the noise in the prior's place; see `diver_lite.fast`.
+        denoiser: predicts the noise in the prior's place; see `diver_lite.run.fast`.
 
     Returns:
         (B, 3, S, S) on the prior's device, S its image size; pixels in [0, 1].

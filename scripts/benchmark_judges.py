@@ -16,11 +16,9 @@ import time
 import torch
 from provenance import begin, write_result
 
-from diver_lite import fit
-from diver_lite.data import load_dataset
-from diver_lite.distilled import load_distilled
-from diver_lite.evaluate import cross_architecture
-from diver_lite.judges import JUDGES, PROXY, UNSEEN
+from diver_lite import cross_architecture, load_dataset, load_distilled
+from diver_lite.judge import training as fit
+from diver_lite.judge.networks import JUDGES, PROXY, UNSEEN
 from diver_lite.prior import resolve_device
 
 

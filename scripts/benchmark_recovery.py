@@ -36,10 +36,10 @@ from provenance import begin, write_result
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from diver_lite.distilled import DistilledSet
-from diver_lite.fast import why_not_fast
-from diver_lite.prior import Prior, load_prior, resolve_device
-from diver_lite.recovery import RecoveryConfig, draw_noise, recover
+from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior, recover
+from diver_lite.prior import resolve_device
+from diver_lite.recovery import draw_noise
+from diver_lite.run.fast import why_not_fast
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCALE = 4.0

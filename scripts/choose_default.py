@@ -14,12 +14,16 @@ from dataclasses import replace
 import pandas as pd
 from provenance import begin, write_csv, write_result
 
-from diver_lite.baselines import random_real, vae_only
-from diver_lite.data import load_dataset
-from diver_lite.distilled import load_distilled
-from diver_lite.evaluate import cross_architecture, paired_difference
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite import (
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_distilled,
+    load_prior,
+    recover,
+)
+from diver_lite.judge.table import paired_difference
+from diver_lite.make.baselines import random_real, vae_only
 
 BASE = RecoveryConfig(
     guidance_scale=1.5, noise_timestep=500, start="matched", guidance_factor=0.0

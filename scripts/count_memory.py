@@ -32,10 +32,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diver_lite.distilled import DistilledSet
-from diver_lite.fast import FastPrior
-from diver_lite.prior import Prior
-from diver_lite.recovery import RecoveryConfig, refine_batch
+from diver_lite import DistilledSet, Prior, RecoveryConfig
+from diver_lite.recovery import refine_batch
+from diver_lite.run.fast import FastPrior
 
 BLOCK = 512  # bytes
 BASELINE = Path("results/baseline_gpu_stock.json")

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import torch
 
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distill import distill
-from diver_lite.distilled import DistilledSet
+from diver_lite import DistilledSet, distill, load_dataset
+from diver_lite.sets.real import describe_source
 
 REAL = {"init": "real", "real_batch": 64}
 # four experts of four epochs, each matched over one epoch (two of three at IPC 10)

@@ -29,14 +29,13 @@ from measure_metrics import add_arguments, load_real
 from PIL import Image
 from provenance import begin, write_csv, write_result
 
-from diver_lite.baselines import raw_prior, vae_only
-from diver_lite.compare import wilson
-from diver_lite.data import describe_source
-from diver_lite.distilled import find_distilled
-from diver_lite.figures import image_grid, set_theme
-from diver_lite.metrics import find_failures
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite import RecoveryConfig, load_prior, recover
+from diver_lite.book.figures import image_grid, set_theme
+from diver_lite.judge.compare import wilson
+from diver_lite.make.baselines import raw_prior, vae_only
+from diver_lite.measure.metrics import find_failures
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 
 def picture_of(dataset: str) -> Path:

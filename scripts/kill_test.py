@@ -21,12 +21,11 @@ from pathlib import Path
 
 import torch
 
-from diver_lite import cli
-from diver_lite.data import FASHION_MNIST_CLASSES
-from diver_lite.distilled import DistilledSet
+from diver_lite import DistilledSet, cli
 from diver_lite.files import sha256
-from diver_lite.shards import parts_folder
-from diver_lite.training import RECIPES, build_dit, build_vae, export_prior
+from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, export_prior
+from diver_lite.run.to_file import parts_folder
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 METHODS = multiprocessing.get_all_start_methods()
 FORKS = multiprocessing.get_context("fork" if "fork" in METHODS else "spawn")

@@ -3,10 +3,8 @@
 Run: python scripts/make_before_after.py
 """
 
-from diver_lite.distilled import load_distilled
-from diver_lite.figures import image_grid, set_theme, squeeze
-from diver_lite.prior import load_prior
-from diver_lite.recovery import recover
+from diver_lite import load_distilled, load_prior, recover
+from diver_lite.book.figures import image_grid, set_theme, squeeze
 
 distilled = load_distilled("fashion-mnist-dm-ipc1")
 recovered = recover(distilled, load_prior("fashion-mnist", device="cpu"))

@@ -25,12 +25,11 @@ import pandas as pd
 from measure_metrics import add_arguments, load_real
 from provenance import begin, write_csv, write_result
 
-from diver_lite.baselines import random_real, raw_prior, vae_only
-from diver_lite.data import describe_source
-from diver_lite.distilled import find_distilled
-from diver_lite.metrics import copying_distances, copying_summary
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite import RecoveryConfig, load_prior, recover
+from diver_lite.make.baselines import random_real, raw_prior, vae_only
+from diver_lite.measure.metrics import copying_distances, copying_summary
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ import pandas as pd
 from provenance import begin, write_csv, write_result
 from study import TUNED, TUNED_PRIOR
 
-from diver_lite.baselines import random_real, raw_prior, vae_only, variants
+from diver_lite import DistilledSet, RecoveryConfig, load_dataset, load_prior, recover
 from diver_lite.cli import Preset, parse_config
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import DistilledSet, find_distilled
-from diver_lite.fit import predict
-from diver_lite.metrics import (
+from diver_lite.judge.protocols import PROTOCOLS
+from diver_lite.judge.training import predict
+from diver_lite.make.baselines import random_real, raw_prior, vae_only, variants
+from diver_lite.measure.metrics import (
     class_agreement,
     copying_distances,
     embed_2d,
@@ -46,9 +46,8 @@ from diver_lite.metrics import (
     real_judge,
     source_distances,
 )
-from diver_lite.prior import load_prior
-from diver_lite.protocols import PROTOCOLS
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"

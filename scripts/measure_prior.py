@@ -22,12 +22,16 @@ import torch
 from measure_metrics import add_arguments, load_real
 from provenance import begin, kept_recovery, write_result
 
-from diver_lite.baselines import random_real, vae_only, variants
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import DistilledSet
-from diver_lite.evaluate import cross_architecture, paired_difference, predict
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig
+from diver_lite import (
+    DistilledSet,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_prior,
+)
+from diver_lite.judge.table import paired_difference, predict
+from diver_lite.make.baselines import random_real, vae_only, variants
+from diver_lite.sets.real import describe_source
 
 
 def main() -> None:

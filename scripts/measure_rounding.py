@@ -23,9 +23,10 @@ from benchmark_recovery import DTYPES, SCALE, build_prior
 from provenance import begin, write_result
 from torch import Tensor
 
-from diver_lite.fast import FastPrior
-from diver_lite.prior import Prior, resolve_device
+from diver_lite import Prior
+from diver_lite.prior import resolve_device
 from diver_lite.recovery import draw_noise
+from diver_lite.run.fast import FastPrior
 
 TIMESTEPS = (900, 500, 100)
 

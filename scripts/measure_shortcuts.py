@@ -30,13 +30,18 @@ import pandas as pd
 import torch
 from provenance import begin, write_csv, write_result
 
+from diver_lite import (
+    Prior,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_prior,
+    recover,
+)
 from diver_lite.cli import Preset, parse_config
-from diver_lite.compare import compare, footnote, tally
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import find_distilled
-from diver_lite.evaluate import cross_architecture
-from diver_lite.prior import Prior, load_prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.judge.compare import compare, footnote, tally
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 BASE, OTHER_NOISE = "base", "base, other noise"
 INTERVALS = {"from 500": (500, -1), "500 to 100": (500, 100), "until 400": (1000, 400)}

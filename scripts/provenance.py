@@ -18,16 +18,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from diver_lite.distilled import DistilledSet
+from diver_lite import DistilledSet, Prior, RecoveryConfig, recover
 from diver_lite.files import atomic_path, fingerprint
-from diver_lite.prior import Prior
-from diver_lite.recovery import RecoveryConfig, prior_classes, recover
-from diver_lite.shards import run_facts
+from diver_lite.recovery import prior_classes
+from diver_lite.run.to_file import run_facts
 
 ROOT = Path(__file__).parents[1]
 CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
 # whose text decides about the pixels of a recovery
-_PIXELS = ("batches", "distilled", "fast", "prior", "recovery")
+_PIXELS = ("distilled", "prior", "recovery", "run/batches", "run/fast")
 
 
 def begin() -> float:

@@ -2,9 +2,9 @@
 
 Run: python scripts/recompute.py [--check] [--since COMMIT]
 
-Nothing is trained: whoever changes how trainings are compared (`diver_lite.compare`)
-runs this, and commits what changed. A file that says the same already stays as it is;
-in the others the provenance says that they were recomputed, by which commit.
+Nothing is trained: whoever changes how trainings are compared (`judge.compare`) runs
+this, and commits what changed. A file that says the same already stays as it is; in the
+others the provenance says that they were recomputed, by which commit.
 --check writes nothing, and fails if there is something to write.
 --since lists the verdicts that are others than at that commit, as a Markdown table.
 
@@ -25,8 +25,8 @@ import pandas as pd
 from provenance import COMMIT, begin
 from study import SHARED
 
-from diver_lite.compare import compare, is_difference, paired_difference, tally
 from diver_lite.files import atomic_path
+from diver_lite.judge.compare import compare, is_difference, paired_difference, tally
 
 RESULTS = Path("results")
 WHAT = "intervals and verdicts, from the stored trainings"

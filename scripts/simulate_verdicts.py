@@ -4,7 +4,7 @@ Run: python scripts/simulate_verdicts.py [--runs 20000]
 
 Nothing is trained: paired differences, one per seed, are drawn from distributions of
 mean zero, and each interval that excludes zero is a false verdict. Two intervals: the t
-interval, which `diver_lite.compare` takes, and the percentile bootstrap, which it once
+interval, which `judge.compare` takes, and the percentile bootstrap, which it once
 took. Four distributions: normal; heavy-tailed (t with 3 degrees of freedom); skewed
 (exponential); and "stored", the seeds' differences of results/shortcuts_*, which have
 15 seeds each, every comparison centred and divided by its standard deviation.
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from provenance import begin, write_csv, write_result
 
-from diver_lite.compare import seed_differences, t_interval, wilson
+from diver_lite.judge.compare import seed_differences, t_interval, wilson
 
 SEEDS = (5, 10, 15)
 DRAWS = (1, 2)  # and one for each seed

@@ -26,7 +26,7 @@ assert "torch" not in sys.modules
 RESULT = "recovered.safetensors"
 RECOVERED = """
 import sys
-from diver_lite.distilled import DistilledSet
+from diver_lite import DistilledSet
 found = DistilledSet.load(sys.argv[1])
 assert found.images.shape == (10, 3, 32, 32), found.images.shape
 assert found.images.min() >= 0 and found.images.max() <= 1

@@ -19,9 +19,9 @@ import argparse
 import pandas as pd
 from provenance import begin, write_csv, write_result
 
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import find_distilled
-from diver_lite.evaluate import cross_architecture
+from diver_lite import cross_architecture, load_dataset
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 # top-1 % of a ConvNet at 1 and 10 images per class. DC and DSA: the README of
 # github.com/VICO-UoE/DatasetCondensation. DM on Fashion-MNIST: from memory, its paper

@@ -28,14 +28,19 @@ from pathlib import Path
 import pandas as pd
 from provenance import begin, kept_recovery, write_csv, write_result
 
-from diver_lite.baselines import clip_only, random_real, vae_only, variants
+from diver_lite import (
+    DistilledSet,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_prior,
+)
 from diver_lite.cli import Preset, parse_config
-from diver_lite.compare import compare, footnote, tally
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import DistilledSet, find_distilled
-from diver_lite.evaluate import UNSEEN, cross_architecture
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig
+from diver_lite.judge.compare import compare, footnote, tally
+from diver_lite.judge.table import UNSEEN
+from diver_lite.make.baselines import clip_only, random_real, vae_only, variants
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 CONTROLS = ("clip only", "VAE only")
 RANDOM = "random real + DIVER"  # not a row of each set: one for all

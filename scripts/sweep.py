@@ -22,14 +22,18 @@ from pathlib import Path
 import pandas as pd
 from provenance import begin, kept_recovery, write_csv, write_result
 
-from diver_lite.baselines import random_real, vae_only
+from diver_lite import (
+    DistilledSet,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_prior,
+)
 from diver_lite.cli import Preset, parse_config
-from diver_lite.compare import compare, footnote, tally
-from diver_lite.data import describe_source, load_dataset
-from diver_lite.distilled import DistilledSet, find_distilled
-from diver_lite.evaluate import cross_architecture
-from diver_lite.prior import load_prior
-from diver_lite.recovery import RecoveryConfig
+from diver_lite.judge.compare import compare, footnote, tally
+from diver_lite.make.baselines import random_real, vae_only
+from diver_lite.sets.load import find_distilled
+from diver_lite.sets.real import describe_source
 
 DEFAULT = RecoveryConfig()
 # field -> values other than the default's

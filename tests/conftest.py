@@ -11,10 +11,10 @@ import diffusers
 import pytest
 import torch
 
-from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet
+from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
 from diver_lite.prior import load_prior
-from diver_lite.training import PriorRecipe, build_dit, build_vae, export_prior
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 RECIPE = PriorRecipe(
     dataset="fashion-mnist",

@@ -12,9 +12,9 @@ from PIL import Image
 
 from diver_lite import assets
 from diver_lite.cli import Preset, app, main, parse_config
-from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
 FAST = ("--set", "num_inference_steps=2", "--device", "cpu")
@@ -26,7 +26,7 @@ def cli(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     # if a test asks for real data that isn't here, nothing may be downloaded
-    monkeypatch.setattr("diver_lite.data._DEBIAN", tmp_path / "no-debian")
+    monkeypatch.setattr("diver_lite.sets.real._DEBIAN", tmp_path / "no-debian")
     for loader in ("FashionMNIST", "CIFAR10"):
         monkeypatch.setattr(f"torchvision.datasets.{loader}", no_network)
 

@@ -14,14 +14,10 @@ from safetensors.torch import save_file
 
 from diver_lite import assets, distilled
 from diver_lite.checks import InputError
-from diver_lite.distilled import (
-    DistilledSet,
-    find_distilled,
-    list_shipped,
-    load_distilled,
-)
+from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
-from diver_lite.imagenet import (
+from diver_lite.sets.load import find_distilled, list_shipped, load_distilled
+from diver_lite.sets.names import (
     ALIASES,
     DATASETS,
     SUBSETS,

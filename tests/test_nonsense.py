@@ -13,15 +13,14 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from diver_lite.baselines import random_real
 from diver_lite.checks import InputError
-from diver_lite.compare import summarise
-from diver_lite.data import load_dataset
-from diver_lite.distill import distill
-from diver_lite.distilled import DistilledSet, load_distilled
-from diver_lite.evaluate import cross_architecture, train_judge
+from diver_lite.distilled import DistilledSet
+from diver_lite.judge.compare import summarise
+from diver_lite.judge.protocols import Protocol
+from diver_lite.judge.table import cross_architecture, train_judge
+from diver_lite.make.baselines import random_real
+from diver_lite.make.distill import distill
 from diver_lite.prior import load_prior
-from diver_lite.protocols import Protocol
 from diver_lite.recovery import (
     RecoveryConfig,
     guide,
@@ -29,6 +28,8 @@ from diver_lite.recovery import (
     recover,
     recover_steps,
 )
+from diver_lite.sets.load import load_distilled
+from diver_lite.sets.real import load_dataset
 
 SHAPES = ((), (0,), (1,), (3,), (2, 3), (2, 3, 4, 4), (0, 3, 4, 4), (1, 4, 2, 2))
 DTYPES = (
@@ -168,7 +169,7 @@ DISTILLED = {
 @pytest.mark.parametrize("name", JUDGED)
 def test_judging_nonsense(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # "a" is a fine name for a file
-    monkeypatch.setattr("diver_lite.evaluate._judge", lambda *_: [])
+    monkeypatch.setattr("diver_lite.judge.table._judge", lambda *_: [])
 
     @often
     @given(nonsense)
@@ -183,7 +184,7 @@ def test_judging_nonsense(name, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["name", "train", "test", "seed", "protocol"])
 def test_training_a_judge_on_nonsense(name, monkeypatch):
-    monkeypatch.setattr("diver_lite.evaluate._judge", lambda *_: [])
+    monkeypatch.setattr("diver_lite.judge.table._judge", lambda *_: [])
     good = {"name": "ConvNet", "train": real_set(), "test": JUDGED["test"], "seed": 0}
     good |= {"protocol": "quick", "device": "cpu"}
 

@@ -77,7 +77,9 @@ def test_what_is_imported_is_declared(folder, extras):
     files = [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".ipynb")]
     files = [path for path in files if ".ipynb_checkpoints" not in path.parts]
     assert files
-    ours = {p.stem for part in ("scripts", "tests") for p in (ROOT / part).glob("*.py")}
+    ours = {
+        p.stem for part in ("scripts", "tests") for p in Path(ROOT, part).rglob("*.py")
+    }
     known = sys.stdlib_module_names | ours | {"diver_lite"}
     for path in files:
         for name in sorted(imported(source(path)) - known):

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from diver_lite import assets
 from diver_lite.checks import InputError
-from diver_lite.data import FASHION_MNIST_CLASSES
 from diver_lite.files import sha256
+from diver_lite.make.train_prior import RECIPES
 from diver_lite.prior import (
     Prior,
     fit_images,
@@ -26,7 +26,7 @@ from diver_lite.prior import (
     shipped_priors,
 )
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.training import RECIPES
+from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
 DIT_WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 LABELS = torch.tensor([1, 4, 4])

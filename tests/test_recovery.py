@@ -156,7 +156,7 @@ def test_stock_diffusers_opens_an_exported_prior(tiny_prior_folder, tiny_prior):
 
 def test_stock_diffusers_opens_the_shipped_prior():
     """The prior that ships is there, and a stock `DiTPipeline` samples from it."""
-    from diver_lite.data import FASHION_MNIST_CLASSES
+    from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
     assert "fashion-mnist" in shipped_priors()
     files = list_assets("priors/fashion-mnist/")

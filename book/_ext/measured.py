@@ -21,8 +21,8 @@ from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from diver_lite.checks import InputError
-from diver_lite.compare import paired_difference
-from diver_lite.judges import JUDGES
+from diver_lite.judge.compare import paired_difference
+from diver_lite.judge.networks import JUDGES
 
 LONG = {"set", "judge", "unseen", "seed", "accuracy"}  # one row per training
 MAX_ROWS = 100

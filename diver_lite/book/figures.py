@@ -1,0 +1,631 @@
+"""Figures of the book: image grids, bars, and sliders that work without a kernel.
+
+Every function returns what it drew and leaves no figure open, so a notebook shows it
+once, as the value of its cell.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from diver_lite.checks import InputError
+
+# One colour per method in the whole book (seaborn's "colorblind" palette, by hand, so
+# that leaving a method out of a figure does not recolour the others).
+METHOD_COLORS: dict[str, str] = {
+    "random real": "#949494",
+    "held-out real": "#949494",
+    "Stage I": "#d55e00",
+    "VAE only": "#ca9161",
+    "raw prior": "#56b4e9",
+    "SI published": "#ece133",
+    "SI matched": "#029e73",
+    "SG only": "#cc78bc",
+    "SI + SG": "#de8f05",
+    "DIVER published": "#fbafe4",
+    "DIVER": "#0173b2",
+}
+
+Frame = Image.Image | Figure | np.ndarray | Tensor
+
+
+def set_theme() -> None:
+    """Give every figure of the book the same look. Source: ours."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+
+
+def method_colors(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to its colour, `METHOD_COLORS` first, then a second palette.
+
+    Args:
+        names: names of methods or sets, in the order in which they are drawn.
+
+    Returns:
+        One colour per name. Names that aren't methods of the book get colours of
+        seaborn's "dark" palette, in their order.
+
+    Source: ours.
+    """
+    spare = itertools.cycle(sns.color_palette("dark").as_hex())
+    return {n: METHOD_COLORS[n] if n in METHOD_COLORS else next(spare) for n in names}
+
+
+def image_grid(
+    rows: Mapping[str, Tensor],
+    column_titles: Sequence[str] | None = None,
+    *,
+    nearest: bool = True,
+    scale: float = 0.8,
+    title: str | None = None,
+) -> Figure:
+    """Draw one row of images per entry, with the entry's name at its left.
+
+    Args:
+        rows: name -> images (N,3,H,W) or (N,1,H,W), float, [0,1] scale; values outside
+            are clipped. Rows may differ in N and in resolution.
+        column_titles: one title per column, above the first row.
+        nearest: show hard pixels (right for 32x32), else smooth them (photographs).
+        scale: side of one image in inches, > 0.
+        title: title of the whole figure.
+
+    Raises:
+        InputError: no rows, a tensor of another shape, or too many column titles.
+
+    Source: ours.
+    """
+    for name, images in rows.items():
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise InputError(
+                f"rows[{name!r}] has shape {tuple(images.shape)}; expected (N,3,H,W) "
+                "or (N,1,H,W)"
+            )
+    columns = max((len(images) for images in rows.values()), default=0)
+    if columns == 0:
+        raise InputError(f"rows holds {len(rows)} rows without any image")
+    titles = list(column_titles or [])
+    if len(titles) > columns:
+        raise InputError(f"column_titles has {len(titles)} entries; columns: {columns}")
+
+    return _draw_grid(
+        {name: _to_pixels(images) for name, images in rows.items()},
+        titles,
+        scale,
+        title=title,
+        interpolation="nearest" if nearest else "antialiased",
+    )
+
+
+class Jpeg:
+    """A figure as JPEG, which notebooks display. `as_jpeg` makes it.
+
+    IPython's own `Image` would do, and be all that the package needs IPython for.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Jpeg({len(self.data):,} bytes)"
+
+    def _repr_jpeg_(self) -> bytes:
+        return self.data
+
+
+def as_jpeg(figure: Figure) -> Jpeg:
+    """Encode a grid of colour images as JPEG: PNG takes twice to three times the room.
+
+    Args:
+        figure: what `image_grid` returned; plots and grey images are better as PNG.
+
+    Source: ours: a notebook with many colour images has to stay small.
+    """
+    return Jpeg(encode_figure(figure, "jpeg"))
+
+
+def encode_figure(figure: Figure, format: str) -> bytes:
+    """Encode a figure as notebooks show it: cut tight, so that row titles stay whole.
+
+    Args:
+        figure: of any size.
+        format: "jpeg" or "webp".
+
+    Source: ours.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer,
+        format=format,
+        pil_kwargs={"quality": 85},
+        bbox_inches="tight",
+        facecolor="white",
+    )
+    return buffer.getvalue()
+
+
+def squeeze(images: Tensor) -> Tensor:
+    """Map each image's own range of values to [0, 1], so that nothing is cut off.
+
+    Args:
+        images: (N,3,H,W) float of any range, as Stage I leaves them.
+
+    Source: ours: distilled pixels run far outside the visible range.
+    """
+    low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
+    return (images - low) / (high - low).clamp(min=1e-12)
+
+
+def latent_grid(
+    rows: Mapping[str, Tensor],
+    column_titles: Sequence[str] | None = None,
+    *,
+    limit: float | None = None,
+    scale: float = 1.1,
+) -> Figure:
+    """Draw the channels of one latent per row, on a colour scale with 0 in the middle.
+
+    Args:
+        rows: name -> latent (C,h,w), float, in the prior's scaled units.
+        column_titles: one title per channel; "channel 0", ... if left out.
+        limit: value of the two ends of the colour scale, > 0; the largest absolute
+            value of all rows if left out.
+        scale: side of one channel in inches, > 0.
+
+    Raises:
+        InputError: no rows, or a tensor of another shape.
+
+    Source: ours.
+    """
+    if not rows:
+        raise InputError("rows is empty; expected at least one latent (C,h,w)")
+    for name, latent in rows.items():
+        if latent.ndim != 3:
+            raise InputError(
+                f"rows[{name!r}] has shape {tuple(latent.shape)}; expected (C,h,w)"
+            )
+    values = {n: latent.detach().float().cpu().numpy() for n, latent in rows.items()}
+    limit = limit or max(float(np.abs(latent).max()) for latent in values.values())
+    columns = max(len(latent) for latent in values.values())
+    fig = _draw_grid(
+        values,
+        column_titles or [f"channel {c}" for c in range(columns)],
+        scale,
+        margin=0.7,  # of the colour scale
+        interpolation="nearest",
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+    )
+    (ax,) = fig.axes
+    fig.colorbar(ax.images[0], ax=ax, fraction=0.03, pad=0.02)
+    return fig
+
+
+def accuracy_bars(table: pd.DataFrame) -> Figure:
+    """Draw mean accuracy per judge and set, with the std over the seeds as error bars.
+
+    Args:
+        table: long form, one row per training run, with columns `set`, `judge`, `seed`
+            and `accuracy` in [0, 1], as `cross_architecture` returns it; runs without
+            an accuracy (NaN) are left out. Bars keep the order of the rows.
+
+    Raises:
+        InputError: the table is empty or lacks a column, or accuracies exceed 1.
+
+    Source: ours; `sd` is pandas' sample standard deviation (n - 1).
+    """
+    _check_columns(table, ("set", "judge", "seed", "accuracy"))
+    if table["accuracy"].max() > 1:
+        raise InputError(
+            f"table has an accuracy of {table['accuracy'].max()}; expected [0, 1]"
+        )
+    table = table.dropna(subset="accuracy").assign(accuracy=100 * table["accuracy"])
+    sets = list(dict.fromkeys(table["set"]))
+    judges = list(dict.fromkeys(table["judge"]))
+    seeds = table.groupby(["set", "judge"])["seed"].nunique()
+    # Room for each bar, so that many sets widen the figure instead of thinning bars.
+    width = min(12.0, max(4.5, 0.28 * len(sets) * len(judges) + 2.0))
+    fig = _figure(width, 3.8)
+    ax = fig.add_subplot()
+    sns.barplot(
+        table,
+        x="judge",
+        y="accuracy",
+        hue="set",
+        order=judges,
+        hue_order=sets,
+        palette=method_colors(sets),
+        saturation=1,
+        errorbar="sd",
+        err_kws={"linewidth": 1.2},
+        ax=ax,
+    )
+    ax.set(xlabel="", ylabel="test accuracy (%)")
+    n = "-".join(str(n) for n in sorted({seeds.min(), seeds.max()}))
+    ax.legend(
+        title=f"mean ± std, n = {n}",
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+    )
+    return fig
+
+
+def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> Figure:
+    """Draw how long each of several ways takes, on a logarithmic scale.
+
+    Args:
+        seconds: name of the way -> its wall time in seconds, > 0.
+        title: title of the figure.
+
+    Raises:
+        InputError: nothing to draw, or a time that isn't positive and finite.
+
+    Source: ours.
+    """
+    wrong = {k: v for k, v in seconds.items() if not 0 < v < float("inf")}
+    if wrong or not seconds:
+        raise InputError(f"seconds holds {wrong or 'nothing'}; expected times > 0")
+    fig = _figure(8, 0.42 * len(seconds) + 1.2)
+    ax = fig.add_subplot(title=title)
+    bars = ax.barh(list(seconds), list(seconds.values()), color=sns.color_palette()[0])
+    ax.bar_label(bars, [duration(v) for v in seconds.values()], padding=4)
+    ticks = {"1 s": 1, "1 min": 60, "1 h": 3600, "1 day": 86400, "1 month": 30 * 86400}
+    ax.set(xscale="log", xlim=(0.1, 60 * 86400))
+    ax.set_xticks([*ticks.values()], [*ticks])
+    ax.minorticks_off()
+    ax.invert_yaxis()
+    return fig
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the largest unit that leaves at least 1.5 of it."""
+    units = {"days": 86400, "h": 3600, "min": 60, "s": 1}
+    name = next((n for n, size in units.items() if seconds >= 1.5 * size), "s")
+    value = seconds / units[name]
+    return f"{value:.0f} {name}" if value >= 10 else f"{value:.2g} {name}"
+
+
+def embedding_scatter(table: pd.DataFrame) -> Figure:
+    """Draw a plane of images, one panel per stage, one colour per class.
+
+    Every panel shows all other stages' images as grey dots, so that one sees where a
+    stage lies among them. Axes carry no ticks: t-SNE's units mean nothing.
+
+    Args:
+        table: columns `x`, `y`, `stage` and `class`, as `embed_2d` returns
+            it; panels and colours keep the order of its rows.
+
+    Raises:
+        InputError: the table is empty or lacks a column.
+
+    Source: ours.
+    """
+    _check_columns(table, ("x", "y", "stage", "class"))
+    stages = list(dict.fromkeys(table["stage"]))
+    classes = list(dict.fromkeys(table["class"]))
+    palette = "colorblind" if len(classes) <= 10 else "husl"  # the former has ten
+    palette = sns.color_palette(palette, len(classes)).as_hex()
+    colors = dict(zip(classes, palette, strict=True))
+    columns = 2 if len(stages) == 4 else min(3, len(stages))  # no panel alone
+    rows = -(-len(stages) // columns)
+    fig = _figure(2.9 * columns + 1.5, 2.9 * rows)
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(stages) :]:
+        ax.set_visible(False)
+    for ax, stage in zip(axes.flat, stages, strict=False):
+        mine = table["stage"] == stage
+        # few images deserve large dots
+        size = float(np.clip(3_000 / mine.sum(), 8, 40))
+        ax.scatter(*table.loc[~mine, ["x", "y"]].to_numpy().T, s=5, color="0.87")
+        points = table[mine]
+        ax.scatter(
+            points["x"], points["y"], s=size, c=points["class"].map(colors).tolist()
+        )
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{stage} ({mine.sum()})", fontsize="medium")
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=colors[c], label=c)
+        for c in classes
+    ]
+    fig.legend(handles=handles, loc="outside right center", frameon=False)
+    return fig
+
+
+def copying_plot(
+    table: pd.DataFrame, *, colors: Mapping[str, str] | None = None
+) -> Figure:
+    """Draw, per set, which share of its images lies how near to a training image.
+
+    Args:
+        table: columns `space` (a panel each), `set` and `ratio`, the distance to the
+            nearest training image, as `copying_distances` gives it.
+        colors: colour per set; default: `method_colors`.
+
+    Returns:
+        Cumulative curves: the further left a curve rises, the nearer its images are;
+        grey is what new real images have.
+
+    Raises:
+        InputError: the table is empty or lacks a column.
+
+    Source: ours.
+    """
+    _check_columns(table, ("space", "set", "ratio"))
+    spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
+    colors = method_colors(sets) | dict(colors or {})
+    fig = _figure(3.6 * len(spaces) + 2.4, 3.4)
+    axes = fig.subplots(1, len(spaces), sharey=True, squeeze=False)[0]
+    for ax, space in zip(axes, spaces, strict=True):
+        for name in sets:
+            mine = table[(table["space"] == space) & (table["set"] == name)]["ratio"]
+            share = np.arange(1, len(mine) + 1) / len(mine)
+            style = {"color": colors[name], "label": f"{name} ({len(mine)})"}
+            ax.step(np.sort(mine), share, where="post", **style)
+        ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+        ax.set(xlabel="distance (held-out real = 1)", xlim=(0, None), ylim=(0, 1))
+        ax.set_title(space, fontsize="medium")
+    axes[0].set_ylabel("share of images")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside right center", frameon=False)
+    return fig
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing or table.empty:
+        raise InputError(
+            f"table has {len(table)} rows and lacks columns {missing}; expected "
+            f"{', '.join(columns)}"
+        )
+
+
+class FrameSlider:
+    """Precomputed frames under a slider, as HTML that needs neither kernel nor network.
+
+    `frame_slider` makes it. In JupyterLab and in the built book the slider and the
+    arrow keys change the frame; where scripts don't run (an untrusted notebook, paper)
+    the first frame stands alone, without a dead control.
+    """
+
+    # Counts what this process has shown, so that one slider shown twice has two ids.
+    # Not random: a notebook that is run again keeps its outputs byte for byte.
+    _shown = itertools.count()
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        labels: Sequence[str],
+        alt: str,
+        caption: str | None,
+    ) -> None:
+        self.sources = list(sources)
+        self.labels = list(labels)
+        self.alt = alt
+        self.caption = caption
+
+    def __repr__(self) -> str:
+        return f"FrameSlider({len(self.sources)} frames: {self.alt})"
+
+    def _repr_html_(self) -> str:
+        digest = hashlib.sha256("".join(self.sources).encode()).hexdigest()[:10]
+        caption = html.escape(self.caption or "")
+        return _SLIDER_HTML.format(
+            id=f"frames-{digest}-{next(FrameSlider._shown)}",
+            source=self.sources[0],
+            alt=html.escape(f"{self.alt}: {self.labels[0]}"),
+            caption=f"<figcaption>{caption}</figcaption>" if caption else "",
+            # "</" would end the script element early.
+            sources=json.dumps(self.sources).replace("</", "<\\/"),
+            labels=json.dumps(self.labels).replace("</", "<\\/"),
+            alt_json=json.dumps(self.alt).replace("</", "<\\/"),
+        )
+
+
+def frame_slider(
+    frames: Sequence[Frame],
+    labels: Sequence[str],
+    *,
+    alt: str,
+    caption: str | None = None,
+    quality: int = 85,
+) -> FrameSlider:
+    """Put precomputed frames under a slider that works in JupyterLab and offline HTML.
+
+    Args:
+        frames: PIL images, matplotlib figures, arrays (H,W) or (H,W,3), or tensors
+            (C,H,W); float [0,1] or uint8; all of one size.
+        labels: one short text per frame, shown beside the slider.
+        alt: what the pictures show, for readers who don't see them; not empty.
+        caption: text below the slider.
+        quality: of the WebP encoding, 1 to 100.
+
+    Returns:
+        An object that notebooks display as HTML.
+
+    Raises:
+        InputError: no frames, another number of labels, no alt text, or mixed sizes.
+
+    Source: ours: a slider with a Python callback is dead in a static page.
+    """
+    if not frames or len(frames) != len(labels):
+        raise InputError(
+            f"frames has {len(frames)} entries and labels {len(labels)}; expected as "
+            "many labels as frames, at least one"
+        )
+    if not alt.strip():
+        raise InputError("alt is empty; expected a sentence on what the pictures show")
+    pictures = [_to_picture(frame) for frame in frames]
+    sizes = sorted({picture.size for picture in pictures})
+    if len(sizes) > 1:
+        raise InputError(f"frames have sizes {sizes}; expected one size for all")
+    sources = [encode_frame(picture, quality=quality) for picture in pictures]
+    return FrameSlider(sources, [str(label) for label in labels], alt, caption)
+
+
+def encode_frame(frame: Frame, *, quality: int = 85, min_side: int = 256) -> str:
+    """Encode one picture as a WebP data URI.
+
+    Args:
+        frame: PIL image, matplotlib figure, array (H,W) or (H,W,3), or tensor (C,H,W);
+            float [0,1] (clipped) or uint8.
+        quality: of the WebP encoding, 1 to 100.
+        min_side: smaller pictures grow by a whole factor, with hard pixels, until
+            their shorter side has at least this many pixels: browsers would blur them.
+
+    Returns:
+        "data:image/webp;base64,..."
+
+    Raises:
+        InputError: `frame` is none of these or has another shape.
+
+    Source: ours; WebP because PNG frames take several times the room.
+    """
+    picture = _to_picture(frame)
+    factor = -(-min_side // min(picture.size))
+    if factor > 1:
+        size = (picture.width * factor, picture.height * factor)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=quality, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _to_pixels(images: Tensor) -> np.ndarray:
+    """Turn images (N,1|3,H,W) into an array (N,H,W,3) of float in [0,1]."""
+    images = images.detach().float().cpu().clamp(0, 1)
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def _to_picture(frame: Frame) -> Image.Image:
+    """Turn whatever a frame may be into an RGB picture."""
+    if isinstance(frame, Figure):
+        buffer = io.BytesIO()
+        frame.savefig(buffer, format="png", facecolor="white")
+        frame = Image.open(buffer)
+    if isinstance(frame, Image.Image):
+        return frame.convert("RGB")
+    if isinstance(frame, torch.Tensor):
+        frame = frame.detach().cpu()
+        if frame.ndim != 3 or frame.shape[0] not in (1, 3):
+            raise InputError(
+                f"frame is a tensor of shape {tuple(frame.shape)}; expected (3,H,W) "
+                "or (1,H,W)"
+            )
+        frame = frame.permute(1, 2, 0).squeeze(-1)
+        frame = (frame.float() if frame.is_floating_point() else frame).numpy()
+    if not isinstance(frame, np.ndarray) or (
+        frame.ndim != 2 and (frame.ndim != 3 or frame.shape[-1] != 3)
+    ):
+        shape = getattr(frame, "shape", None)
+        raise InputError(
+            f"frame is a {type(frame).__name__} of shape {shape}; expected a PIL "
+            "image, a matplotlib figure, an array (H,W) or (H,W,3), or a tensor (C,H,W)"
+        )
+    if frame.dtype != np.uint8:
+        frame = (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(frame).convert("RGB")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Make a figure of so many inches, and close it: it can be drawn on all the same.
+
+    Without pyplot, notebooks would print its name instead of showing it.
+    """
+    fig = plt.figure(figsize=(width, height), layout="constrained")
+    plt.close(fig)
+    return fig
+
+
+def _draw_grid(
+    rows: Mapping[str, np.ndarray],
+    column_titles: Sequence[str],
+    scale: float,
+    *,
+    title: str | None = None,
+    margin: float = 0.0,
+    **look,
+) -> Figure:
+    """Draw pictures (N,H,W,...) per row on one axes whose unit is one picture."""
+    # All share one axes: a hundred axes take seconds to draw, this does not.
+    columns = max(len(pictures) for pictures in rows.values())
+    label_width = 0.09 * max(len(name) for name in rows) + 0.3 + margin
+    fig = _figure(columns * scale + label_width, len(rows) * scale + 0.4)
+    ax = fig.add_subplot(title=title)
+    for row, pictures in enumerate(rows.values()):
+        for column, pixels in enumerate(pictures):
+            extent = (column, column + 0.94, row + 0.94, row)
+            ax.imshow(pixels, extent=extent, **look)
+    # the titles are tick labels; each imshow has changed the limits
+    ax.set_yticks(np.arange(len(rows)) + 0.47, [*rows])
+    ax.set_xticks(np.arange(len(column_titles)) + 0.47, column_titles)
+    ax.set(xlim=(0, columns - 0.06), ylim=(len(rows) - 0.06, 0), aspect="equal")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize="small")
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    return fig
+
+
+# The script makes the controls: where no script runs there is no dead slider. Styles
+# are inline because a notebook page has no stylesheet of ours. JupyterLab binds the
+# arrow keys to moving between cells, so they are handled here and go no further.
+_SLIDER_HTML = """\
+<figure class="frame-slider" id="{id}" style="margin: 1em 0; max-width: 100%">
+<img src="{source}" alt="{alt}" style="max-width: 100%; height: auto">
+{caption}
+<script>
+(() => {{
+  const figure = document.getElementById("{id}");
+  const image = figure.querySelector("img");
+  const sources = {sources};
+  const labels = {labels};
+  const alt = {alt_json};
+
+  const range = document.createElement("input");
+  Object.assign(range, {{type: "range", min: 0, max: sources.length - 1, value: 0}});
+  range.setAttribute("aria-label", alt);
+  range.style.cssText = "width: min(100%, 24em); vertical-align: middle";
+  const output = document.createElement("output");
+  const controls = document.createElement("div");
+  controls.className = "frame-slider-controls";
+  controls.append(range, " ", output);
+  image.after(controls);
+
+  const show = (index) => {{
+    range.value = index;
+    index = Number(range.value);
+    image.src = sources[index];
+    image.alt = alt + ": " + labels[index];
+    output.textContent = labels[index];
+    range.setAttribute("aria-valuetext", labels[index]);
+  }};
+  range.addEventListener("input", () => show(range.value));
+  range.addEventListener("keydown", (event) => {{
+    const index = Number(range.value);
+    const target = {{ArrowLeft: index - 1, ArrowDown: index - 1, ArrowRight: index + 1,
+      ArrowUp: index + 1, Home: 0, End: sources.length - 1}}[event.key];
+    if (target === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    show(target);
+  }});
+  show(0);
+}})();
+</script>
+</figure>
+"""

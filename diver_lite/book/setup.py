@@ -1,0 +1,264 @@
+"""What chapters begin with: is all here that they need, and how much shall they do?
+
+`require` says what is missing, and what to do about it, in one sentence instead of a
+traceback. It also makes the kernel do so later on: for cells run out of order, for bad
+input, and when memory runs out. Nothing here needs torch, which may be what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import os
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from diver_lite.assets import asset_path, list_assets
+from diver_lite.checks import InputError
+
+PYTHON = (3, 11)  # as in pyproject.toml, whose other requirements are read at run time
+DATASETS = ("fashion-mnist", "cifar10")
+MODES = ("test", "demo", "full")
+T = TypeVar("T")
+
+
+class SetupError(RuntimeError):
+    """Say in one sentence what a chapter lacks; a notebook shows nothing else."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython shows for this exception
+        return [f"{type(self).__name__}: {self}"]
+
+
+def require(
+    *, data: str | None = None, gpu: bool = False, memory_gb: float | None = None
+) -> bool:
+    """Check that a chapter can run here; print nothing if all is well.
+
+    What every chapter needs (Python, the packages of pyproject.toml, the shipped files)
+    must be there. The arguments name what only some cells need: if that is missing, one
+    sentence is printed and those cells are for the caller to skip.
+
+    Args:
+        data: a data set whose training split is needed, one of `DATASETS`; it is looked
+            for, never downloaded.
+        gpu: whether a CUDA GPU is needed.
+        memory_gb: free main memory that is needed, in GB, > 0.
+
+    Returns:
+        Whether everything that the arguments name is there.
+
+    Raises:
+        SetupError: what every chapter needs is missing, too old or damaged.
+        InputError: an unknown data set, or a memory that is no positive number.
+
+    Source: ours.
+    """
+    explain_errors()
+    if data not in (None, *DATASETS):
+        raise InputError(f"data is {data!r}; expected one of {DATASETS}")
+    number = isinstance(memory_gb, int | float) and memory_gb > 0
+    if memory_gb is not None and not number:
+        raise InputError(f"memory_gb is {memory_gb!r}; expected a number > 0")
+    _check_packages()
+    _check_assets()
+    missing = [
+        _missing_data(data) if data else "",
+        _missing_gpu() if gpu else "",
+        _missing_memory(memory_gb) if memory_gb else "",
+    ]
+    missing = [sentence for sentence in missing if sentence]
+    if missing:
+        print(*missing, "Cells that need it are skipped.")
+    return not missing
+
+
+def _check_packages() -> None:
+    if sys.version_info < PYTHON:
+        raise SetupError(
+            f"Python {'.'.join(map(str, PYTHON))} or newer is needed, but this kernel "
+            f"runs {sys.version.split()[0]}: make a new environment as the page 'Set "
+            "up and read' describes, and choose its kernel."
+        )
+    try:
+        requirements = metadata.requires("diver-lite") or []
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError as error:  # includes PackageNotFoundError
+        raise SetupError(
+            f"{error.name} is not installed for this kernel's Python "
+            f"({sys.executable}): run %pip install -e '.[book]' in the folder that "
+            "holds pyproject.toml, then restart the kernel."
+        ) from None
+    wanted, found = [], []
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue  # only for building the book, or for its tests
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = "none"
+        fits = version != "none" and requirement.specifier.contains(
+            version, prereleases=True
+        )
+        if not fits:
+            wanted.append(f'"{requirement.name}{requirement.specifier}"')
+            found.append(f"{requirement.name} {version}")
+    if wanted:
+        raise SetupError(
+            f"Packages are missing or of the wrong version (found: {', '.join(found)})"
+            f": run %pip install {' '.join(wanted)} in a cell, then restart the kernel."
+        )
+
+
+def _check_assets() -> None:
+    names = list_assets()
+    try:
+        for name in names:
+            asset_path(name)
+    except InputError as error:
+        raise SetupError(f"A file that ships with the package: {error}.") from None
+    if not names:
+        raise SetupError(
+            "The files that ship with diver_lite are not there: reinstall it, or clone "
+            "the repository again."
+        )
+
+
+def _missing_data(name: str) -> str:
+    import platformdirs
+
+    from diver_lite.sets.real import find_source
+
+    cache = platformdirs.user_cache_dir("diver_lite")
+    root = Path(os.environ.get("DIVER_LITE_DATA") or cache)
+    try:
+        find_source(name, root)  # with a root it never downloads
+    except InputError:
+        return (
+            f"The training images of {name} are not on this machine: name a folder "
+            "that holds them in the environment variable DIVER_LITE_DATA, or let "
+            f"diver_lite.sets.real.load_dataset({name!r}, 'train') download them once."
+        )
+    return ""
+
+
+def _missing_gpu() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return ""
+    return (
+        "PyTorch sees no CUDA GPU here: run these cells on a machine that has one, "
+        "with a CUDA build of PyTorch."
+    )
+
+
+def _missing_memory(wanted: float) -> str:
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    if free >= wanted:
+        return ""
+    return (
+        f"Only {free:.1f} GB of memory are free, and {wanted:g} GB are wanted: close "
+        "other programs, or shut down other notebooks' kernels."
+    )
+
+
+# ---------------------------------------------------------------- inside chapters
+
+
+def mode() -> str:
+    """Return "test" (proves that it runs), "demo" (the default) or "full" (a GPU).
+
+    Raises:
+        InputError: `DIVER_LITE_MODE` holds something else.
+    """
+    value = os.environ.get("DIVER_LITE_MODE", "demo")
+    if value not in MODES:
+        raise InputError(f"DIVER_LITE_MODE is {value!r}; expected one of {MODES}")
+    return value
+
+
+def pick(test: T, demo: T, full: T) -> T:
+    """Return the argument that belongs to the current mode."""
+    return {"test": test, "demo": demo, "full": full}[mode()]
+
+
+def stored(name: str) -> Path:
+    """Return a file of results/, wherever in the repository the notebook is.
+
+    Raises:
+        InputError: the file isn't there.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "results" / name).exists():
+            return folder / "results" / name
+    raise InputError(f"results/{name} is not here; open the notebook in a full clone")
+
+
+# ---------------------------------------------------------------- errors of cells
+
+
+def explain_errors(shell=None) -> None:
+    """Let a kernel answer the usual mistakes with one sentence; `%tb` shows the rest.
+
+    Args:
+        shell: IPython's shell; default: the running one. Without any, nothing is done.
+
+    Source: ours.
+    """
+    if shell is None and "IPython" in sys.modules:
+        shell = sys.modules["IPython"].get_ipython()
+    if shell is not None:
+        usual = (NameError, InputError, MemoryError, RuntimeError)
+        shell.set_custom_exc(usual, _show)
+
+
+def load_ipython_extension(shell) -> None:
+    """Do so from a kernel's start: `%load_ext diver_lite.book.setup`, or its config.
+
+    So it also works after a restart in the middle of a chapter.
+    """
+    explain_errors(shell)
+
+
+def _show(shell, kind, error, traceback, tb_offset=None) -> None:
+    sentence = explain(error, shell.user_global_ns)
+    if sentence and not hasattr(error, "_render_traceback_"):
+        error._render_traceback_ = lambda: [sentence]
+        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+        del error._render_traceback_  # so that %tb shows the whole traceback
+    else:
+        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+
+
+def explain(error: BaseException, namespace: dict) -> str | None:
+    """Return the sentence for an error that a cell raised, or None if there is none.
+
+    Args:
+        error: the exception, with its traceback.
+        namespace: the global variables of the notebook.
+
+    Source: ours.
+    """
+    if isinstance(error, InputError):
+        return f"InputError: {error}"
+    text = str(error).lower()
+    memory = "out of memory" in text or "not enough memory" in text
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and memory):
+        return (
+            "Memory ran out: restart the kernel, then use fewer images or a smaller "
+            "batch_size, or start Jupyter with DIVER_LITE_MODE=test in its environment."
+        )
+    if type(error) is not NameError or not error.name:
+        return None
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    if traceback is None or traceback.tb_frame.f_globals is not namespace:
+        return None  # a bug of some package, not of this notebook
+    return (
+        f"{error.name} is not defined yet: run the cells above this one first (menu "
+        "Run, Run All Above Selected Cell), then this one again. If you wrote the name "
+        "yourself, check its spelling."
+    )

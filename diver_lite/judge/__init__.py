@@ -1,0 +1,1 @@
+"""Train judges on sets, and compare what they learned."""

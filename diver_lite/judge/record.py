@@ -1,0 +1,201 @@
+"""The file of finished trainings that lets an interrupted evaluation go on.
+
+One row per training, with fingerprints of the set, the protocol, the code that trains
+and the test images: a number is only taken from the file if it would come out the same
+again. What isn't recorded is the machine, whose rounding differs.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from diver_lite.checks import InputError, first_line
+from diver_lite.distilled import DistilledSet
+from diver_lite.files import atomic_path, check_writable, fingerprint
+from diver_lite.judge.protocols import Protocol, learned_lr
+
+COLUMNS = ("set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error")
+SHAS = ("set_sha", "protocol_sha", "test_sha")
+DTYPES = dict.fromkeys(("set", "judge", "draw", "error", *SHAS), str) | {
+    "unseen": bool,
+    "seed": int,
+    "accuracy": float,
+    "seconds": float,
+}
+
+TRAINING = ("augment.py", "networks.py", "protocols.py", "training.py")
+
+Key = tuple[str, str, int]  # set, judge, seed
+
+
+class Cells:
+    """Hold finished trainings, and keep them in a CSV file if there is a path.
+
+    Args:
+        path: the file, made if it doesn't exist; None keeps the rows in memory only.
+        protocol: how judges are trained.
+        images: (N, 3, H, W) that score.
+        labels: (N,) of those.
+
+    Raises:
+        InputError: the file is of something else, damaged, or can't be written; or it
+            was made with another protocol or other test images.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        protocol: Protocol,
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.rows: dict[Key, dict] = {}
+        self.shas: dict[str, str] = {}
+        self.set_shas: dict[tuple[str, int], str] = {}
+        self.draws: dict[tuple[str, int], str] = {}
+        if self.path is None:
+            return
+        self.shas["protocol_sha"] = protocol_fingerprint(protocol)
+        self.shas["test_sha"] = images_fingerprint(images, labels)
+        if self.path.is_dir():
+            raise InputError(f"out {self.path} is a folder; expected a .csv file")
+        check_writable(self.path, overwrite=True)
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            table = pd.read_csv(
+                self.path,
+                dtype=DTYPES,
+                keep_default_na=False,  # a set may be called "None" or "NA"
+                na_values={"accuracy": [""]},
+            )
+        except (ValueError, OSError) as error:  # parser errors are ValueErrors
+            raise InputError(
+                f"out {self.path}: not a table of trainings ({first_line(error)}); "
+                "choose another file"
+            ) from None
+        if missing := [c for c in (*COLUMNS, *SHAS) if c not in table]:
+            raise InputError(
+                f"out {self.path}: not a table of trainings, it lacks the columns "
+                f"{missing}; choose another file"
+            )
+        words = {
+            "protocol_sha": "another protocol or other code",
+            "test_sha": "other test images",
+        }
+        for column, word in words.items():
+            if (table[column] != self.shas[column]).any():
+                raise InputError(
+                    f"out {self.path} was made with {word}; choose another file, or "
+                    "delete it to start anew"
+                )
+        for row in table.to_dict("records"):
+            self.rows[row["set"], row["judge"], row["seed"]] = row
+
+    def register(
+        self, name: str, seed: int, train: DistilledSet, *, drawn: bool = False
+    ) -> None:
+        """Say which set a name stands for, with a seed.
+
+        Args:
+            name: of the set.
+            seed: of the judges that shall learn from it.
+            train: the set.
+            drawn: whether another draw could have given another set; taken as true
+                where the set's provenance says so.
+
+        Raises:
+            InputError: the file has trainings on another set of this name.
+        """
+        drawn = drawn or is_drawn(train.provenance)
+        if self.path is None and not drawn:  # nothing to compare with, or to count
+            return
+        sha = self.set_shas[name, seed] = set_fingerprint(train)
+        self.draws[name, seed] = sha if drawn else ""
+        for (other, _, k), row in self.rows.items():
+            if (other, k) != (name, seed):
+                continue
+            if row["set_sha"] != sha:
+                raise InputError(
+                    f"out {self.path}: its rows of set {name!r} are of another set; "
+                    "give this one another name, choose another file, or delete those "
+                    "rows"
+                )
+            row["draw"] = self.draws[name, seed]
+
+    def add(self, rows: Iterable[dict]) -> None:
+        """Add finished trainings and rewrite the file, whole or not at all."""
+        for row in rows:
+            which = row["set"], row["seed"]
+            found = {"set_sha": self.set_shas.get(which, "")} | self.shas
+            key = row["set"], row["judge"], row["seed"]
+            self.rows[key] = row | found | {"draw": self.draws.get(which, "")}
+        if self.path is not None:
+            columns = [*COLUMNS, *SHAS]
+            table = pd.DataFrame(list(self.rows.values()), columns=columns)
+            with atomic_path(self.path, overwrite=True) as temporary:
+                table.to_csv(temporary, index=False, lineterminator="\n")
+
+    def table(self, keys: Iterable[Key]) -> pd.DataFrame:
+        """Return the rows of some trainings, in their order."""
+        rows = [self.rows[key] for key in keys]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def is_drawn(provenance: dict) -> bool:
+    """Return whether a set is one draw of several: recovered, or real at random.
+
+    Stage-I sets count as fixed, and so does what clipping or a VAE makes of them: other
+    runs of Stage I are other sets, and claims are about the sets in hand.
+    """
+    if provenance.get("method") in ("DIVER", "random real"):
+        return True
+    source = provenance.get("source")  # a record, or the name of a file
+    return isinstance(source, dict) and is_drawn(source)
+
+
+def set_fingerprint(train: DistilledSet) -> str:
+    """Return a digest of what a judge may learn from a set: pixels, labels, step size.
+
+    Names and provenance don't count, so a set equals itself after saving and loading.
+    """
+    facts = f"{len(train.class_names)} classes, step size {learned_lr(train)}"
+    return fingerprint([train.images, train.labels, train.soft_labels], facts)
+
+
+def images_fingerprint(images: Tensor, labels: Tensor) -> str:
+    """Return a digest of the images and labels that score."""
+    return fingerprint([images, labels], "")
+
+
+def protocol_fingerprint(protocol: Protocol) -> str:
+    """Return a digest of all fields of a protocol, and of the code that follows it."""
+    facts = [asdict(protocol), code_of(Path(__file__).parent)]
+    return fingerprint([], json.dumps(facts, sort_keys=True))
+
+
+@cache
+def code_of(package: Path) -> list[str]:
+    """Return what trains a judge, without comments, docstrings and imports."""
+    files = [package / name for name in TRAINING]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body if not _says_nothing(part)]
+    return [ast.dump(tree) for tree in trees]
+
+
+def _says_nothing(node: ast.stmt) -> bool:
+    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return text or isinstance(node, ast.Import | ast.ImportFrom)

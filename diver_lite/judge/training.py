@@ -1,0 +1,283 @@
+"""Train judges, one by one or many at once, and ask them for predictions.
+
+A judge learns from 10 to 500 images, so on a GPU its training is a long queue of tiny
+kernels that leaves the device idle. Trainings are independent: `fit_judges` stacks the
+weights of several and runs them as one (`torch.func.vmap`), each with the batches and
+the augmentation that it would have had alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+
+from diver_lite.checks import InputError, first_line
+from diver_lite.judge.augment import dsa
+from diver_lite.judge.networks import CHANNELS_LAST, build_judge
+from diver_lite.judge.protocols import Protocol, get_protocol
+from diver_lite.prior import resolve_device
+
+CHECK_EVERY = 50  # steps between two looks at the losses: a look waits for the GPU
+
+
+def fit_judge(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    protocol: str | Protocol = "corrected",
+    lr: float | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> nn.Module:
+    """Train one judge and return it in evaluation mode.
+
+    Args:
+        name: a key of `diver_lite.judge.networks.JUDGES`.
+        images: (N, 3, H, W) on the [0, 1] scale.
+        labels: (N,) int64, or (N, num_classes) probabilities.
+        num_classes: number of outputs.
+        seed: fixes initial weights, batches and augmentation.
+        protocol: a name or a `Protocol`.
+        lr: peak learning rate instead of the protocol's.
+        device: default: CUDA if there is one.
+        progress: show a progress bar.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite.
+
+    Source: ours; DSA augmentation as in Zhao and Bilen 2021.
+    """
+    (result,) = fit_judges(
+        name,
+        [images],
+        [labels],
+        [seed],
+        num_classes=num_classes,
+        protocol=protocol,
+        lr=lr,
+        device=device,
+        progress=progress,
+    )
+    if isinstance(result, FloatingPointError):
+        raise result
+    return result
+
+
+def fit_judges(
+    name: str,
+    images: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    seeds: Sequence[int],
+    *,
+    num_classes: int,
+    protocol: str | Protocol = "corrected",
+    lr: float | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> list[nn.Module | FloatingPointError]:
+    """Train several judges of one kind at once, each as `fit_judge` would.
+
+    Args:
+        name: a key of `diver_lite.judge.networks.JUDGES`.
+        images: one (N, 3, H, W) per training, all of one shape.
+        labels: one (N,) or (N, num_classes) per training.
+        seeds: one per training.
+        num_classes: number of outputs.
+        protocol: a name or a `Protocol`.
+        lr: peak learning rate of all, instead of the protocol's.
+        device: default: CUDA if there is one.
+        progress: show a progress bar.
+
+    Returns:
+        For each training its network in evaluation mode, or, where the loss became NaN
+        or infinite, the error that `fit_judge` would raise.
+
+    Raises:
+        InputError: differing numbers or shapes of images and labels.
+
+    Source: ours; the results agree with one-by-one training up to rounding.
+    """
+    protocol, device = get_protocol(protocol), resolve_device(device)
+    shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=True)}
+    if len(shapes) != 1 or len(seeds) != len(images):
+        raise InputError(
+            f"images, labels and seeds: found shapes {sorted(shapes)} and {len(seeds)} "
+            "seeds; expected one shape, and a seed for each training"
+        )
+    run = _Run(name, num_classes, protocol, lr or protocol.peak_lr(name), device)
+    tasks = list(zip(images, labels, seeds, strict=True))
+    if len(tasks) > 1:
+        try:
+            return run(tasks, progress)
+        except RuntimeError as error:  # no batching rule for an operation, or no memory
+            warnings.warn(
+                f"judge {name} can't be trained {len(tasks)} at a time "
+                f"({first_line(error)}); training one by one",
+                stacklevel=2,
+            )
+    return [result for task in tasks for result in run([task], progress)]
+
+
+Task = tuple[Tensor, Tensor, int]  # images, labels, seed
+
+
+class _Run:
+    """What trainings that run at once have in common."""
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        protocol: Protocol,
+        lr: float,
+        device: torch.device,
+    ) -> None:
+        self.name, self.num_classes = name, num_classes
+        self.protocol, self.lr, self.device = protocol, lr, device
+
+    def __call__(
+        self, tasks: list[Task], progress: bool
+    ) -> list[nn.Module | FloatingPointError]:
+        count, size = len(tasks[0][0]), tasks[0][0].shape[-1]
+        networks = [
+            build_judge(self.name, self.num_classes, size, seed).to(self.device).train()
+            for *_, seed in tasks
+        ]
+        if len(tasks) == 1:
+            parameters, losses, finish = _alone(self.name, networks[0], self.device)
+        else:
+            parameters, losses, finish = _stacked(networks)
+        optimizer = self._optimizer(parameters)
+        streams = [_batches(*task, self.protocol, self.device) for task in tasks]
+        total = self.protocol.total_steps(count)
+        history, failed = [], {}
+        for step in tqdm(range(total), desc=self.name, disable=not progress):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * self.protocol.factor(step, total)
+            if self.protocol.schedule == "step" and step == total // 2:
+                optimizer.state.clear()
+            loss = losses(*zip(*map(next, streams), strict=True))
+            optimizer.zero_grad()
+            loss.sum().backward()  # each loss depends on its own network alone
+            optimizer.step()
+            history.append(loss.detach())
+            if len(history) == CHECK_EVERY or step == total - 1:
+                first = step - len(history) + 1
+                failed = _failures(torch.stack(history), first) | failed
+                history.clear()
+            if len(failed) == len(tasks):
+                break
+        finish()
+        return [
+            FloatingPointError(
+                f"judge {self.name}, seed {seed}: the loss became NaN at step "
+                f"{failed[index]}"
+            )
+            if index in failed
+            else network.eval()
+            for index, (network, (*_, seed)) in enumerate(
+                zip(networks, tasks, strict=True)
+            )
+        ]
+
+    def _optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        decay = self.protocol.weight_decay
+        if self.protocol.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=decay)
+        return torch.optim.SGD(parameters, self.lr, 0.9, weight_decay=decay)
+
+
+def _failures(losses: Tensor, first_step: int) -> dict[int, int]:
+    """Map each training whose loss (steps, trainings) is not finite to its step."""
+    broken = ~losses.isfinite()
+    steps = broken.int().argmax(dim=0).tolist()
+    failed = broken.any(dim=0).nonzero().flatten().tolist()
+    return {index: first_step + steps[index] for index in failed}
+
+
+def _batches(
+    images: Tensor, labels: Tensor, seed: int, protocol: Protocol, device: torch.device
+):
+    """Yield one training's normalised, augmented images and its labels, per step."""
+    few = len(images) <= 5_000
+    if images.stride(1) == 0 and not few:  # grey: move one channel only
+        images = images[:, :1].to(device).expand(-1, 3, -1, -1)
+    images, labels = images.to(device), labels.to(device)
+    if few:  # once for all steps
+        images = protocol.normalise(images)
+    generator = torch.Generator().manual_seed(seed)
+    for index in protocol.batches(len(labels), generator):
+        index = index.to(device)
+        x = images[index] if few else protocol.normalise(images[index])
+        if protocol.augment:
+            x = dsa(x, generator, families=protocol.augment)
+        yield x, labels[index]
+
+
+Parts = tuple[list[Tensor], Callable[..., Tensor], Callable[[], None]]
+
+
+def _alone(name: str, network: nn.Module, device: torch.device) -> Parts:
+    """Return parameters, the function batches -> losses (1,), and nothing to finish."""
+    if device.type == "cpu" and name in CHANNELS_LAST:
+        # torch's overloads don't know that it may stand alone
+        network.to(memory_format=torch.channels_last)  # pyright: ignore
+
+    def losses(images: tuple[Tensor], labels: tuple[Tensor]) -> Tensor:
+        return F.cross_entropy(network(images[0]), labels[0]).unsqueeze(0)
+
+    return list(network.parameters()), losses, lambda: None
+
+
+def _stacked(networks: list[nn.Module]) -> Parts:
+    """Return stacked parameters, batches -> losses (M,), and what unstacks at the end.
+
+    BatchNorm's running statistics are stacked, too, and updated in place by `vmap`.
+    """
+    parameters, buffers = torch.func.stack_module_state(networks)
+
+    def one_loss(parameters: dict, buffers: dict, x: Tensor, y: Tensor) -> Tensor:
+        logits = torch.func.functional_call(networks[0], (parameters, buffers), (x,))
+        return F.cross_entropy(logits, y)
+
+    all_losses = torch.func.vmap(one_loss)
+
+    def losses(images: tuple[Tensor, ...], labels: tuple[Tensor, ...]) -> Tensor:
+        # fused attention has no batching rule on every device; plain attention has
+        with sdpa_kernel(SDPBackend.MATH):
+            return all_losses(
+                parameters, buffers, torch.stack(images), torch.stack(labels)
+            )
+
+    @torch.no_grad()
+    def finish() -> None:
+        for index, network in enumerate(networks):
+            state = [*network.named_parameters(), *network.named_buffers()]
+            for key, value in state:
+                value.copy_((parameters | buffers)[key][index])
+
+    return list(parameters.values()), losses, finish
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, images: Tensor, protocol: str | Protocol = "corrected"
+) -> Tensor:
+    """Return a judge's logits (N, K) for images (N, 3, H, W) in [0, 1]."""
+    protocol = get_protocol(protocol)
+    device = next(network.parameters()).device
+    return torch.cat(
+        [
+            network(protocol.normalise(part.to(device))).cpu()
+            for part in images.split(500 if device.type == "cpu" else 2_000)
+        ]
+    )

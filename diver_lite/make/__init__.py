@@ -1,0 +1,1 @@
+"""Make what a recovery needs or is compared with: distilled sets, priors, baselines."""

@@ -1,0 +1,723 @@
+"""Stage I: squeeze a training set into a few images per class.
+
+Four methods, each a generator of losses for the pixels to descend, in the order of
+what they ask of the images:
+
+- `distribution_matching` (DM): the same mean features as real images, in random
+  networks;
+- `gradient_matching` (DC; DSA with augmentation): the same gradients as real images,
+  in networks that are being trained;
+- `trajectory_matching` (MTT): that training on them moves the weights to where
+  training on real images moved them.
+
+`distill` runs one of them, with checkpoints; `train_experts` makes MTT's trajectories.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from diver_lite.checks import (
+    InputError,
+    describe,
+    first_line,
+    integer,
+    is_one_of,
+    labelled_images,
+)
+from diver_lite.distilled import DistilledSet
+from diver_lite.files import atomic_path, check_writable
+from diver_lite.judge.augment import dsa
+from diver_lite.judge.networks import ConvNet
+from diver_lite.prior import resolve_device
+from diver_lite.sets.real import Dataset
+
+INITS = ("real", "noise")
+CHECKPOINT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything that can be chosen about one distillation.
+
+    Attributes:
+        steps: iterations, each with a fresh network (DM, DC, DSA) or expert (MTT).
+        lr: learning rate of the pixels, in the data's standard deviations.
+        init: start from "real" images or from "noise".
+        real_batch: real images per class and step.
+        augment: apply one DSA operation to real and synthetic images alike.
+        outer_loops: (DC, DSA) times a network is matched before a fresh one comes.
+        inner_loops: (DC, DSA) steps it is trained on the synthetic set in between.
+        network_lr: learning rate of those steps, and of MTT's experts.
+        num_experts: (MTT) trajectories to train and to choose from.
+        expert_epochs: (MTT) epochs on real data of each trajectory.
+        max_start_epoch: (MTT) the latest epoch to start from, exclusive.
+        target_epochs: (MTT) epochs on real data that the synthetic steps shall equal.
+        syn_steps: (MTT) training steps on the synthetic set, unrolled.
+        syn_batch: (MTT) synthetic images in such a step; a smaller set is used whole.
+        syn_lr: (MTT) initial step size of those steps; it is learned along.
+        lr_lr: (MTT) learning rate of that step size.
+
+    Source: the papers' published code, see `recipe`.
+    """
+
+    steps: int
+    lr: float
+    init: str
+    real_batch: int = 256
+    augment: bool = True
+    outer_loops: int = 1
+    inner_loops: int = 0
+    network_lr: float = 0.01
+    num_experts: int = 100
+    expert_epochs: int = 50
+    max_start_epoch: int = 20
+    target_epochs: int = 2
+    syn_steps: int = 30
+    syn_batch: int = 256
+    syn_lr: float = 0.01
+    lr_lr: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not is_one_of(self.init, INITS):
+            raise InputError(f"init {self.init!r} is unknown; expected one of {INITS}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}
+            if not isinstance(value, kind[field.type]) or (
+                isinstance(value, bool) and field.type != "bool"
+            ):
+                raise InputError(
+                    f"{field.name} is {value!r}; expected a value of type {field.type}"
+                )
+            lowest = 0 if field.name in ("inner_loops", "lr", "lr_lr") else 1
+            if field.type == "int" and value < lowest:
+                raise InputError(
+                    f"{field.name} is {value}; expected an integer >= {lowest}"
+                )
+            if field.type == "float" and not 0 <= value < float("inf"):
+                raise InputError(f"{field.name} is {value}; expected a number >= 0")
+        if self.max_start_epoch + self.target_epochs - 1 > self.expert_epochs:
+            raise InputError(
+                f"max_start_epoch is {self.max_start_epoch} and target_epochs "
+                f"{self.target_epochs}: a start at epoch {self.max_start_epoch - 1} "
+                f"needs expert_epochs >= "
+                f"{self.max_start_epoch + self.target_epochs - 1}, "
+                f"found {self.expert_epochs}"
+            )
+
+
+def recipe(method: str, ipc: int, **changes: object) -> DistillConfig:
+    """Return the published settings of a method, with changes.
+
+    Args:
+        method: "dm", "dc", "dsa" or "mtt".
+        ipc: images per class; it sets the loops of DC and DSA and the start of MTT.
+        changes: fields of `DistillConfig`.
+
+    Raises:
+        InputError: unknown method or field, or a value out of range.
+
+    Source: DM, DC, DSA: Zhao and Bilen's code; its DM loss is a mean over the class's
+    images, so the learning rate grows with `ipc`. MTT: Cazenavette et al.'s settings
+    for CIFAR-10 without whitening.
+    """
+    if not is_one_of(method, [*METHODS]):
+        raise InputError(
+            f"method {describe(method)} is unknown; expected one of {[*METHODS]}"
+        )
+    ipc = integer(ipc, "ipc", 1, 100_000)
+    known = {field.name for field in fields(DistillConfig)}
+    if unknown := set(changes) - known:
+        raise InputError(
+            f"{sorted(unknown)[0]!r} is no field of DistillConfig; expected one of "
+            f"{sorted(known)}"
+        )
+    if method == "dm":
+        values = {"steps": 20_000, "lr": 1.0 * ipc, "init": "real"}
+    elif method == "mtt":
+        values = {"steps": 5_000, "lr": 100.0, "init": "real"}
+        if ipc == 1:
+            values |= {"syn_steps": 50, "max_start_epoch": 2, "lr_lr": 1e-7}
+    else:
+        loops = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 50: (50, 10)}
+        outer, inner = loops[min(loops, key=lambda known: abs(known - ipc))]
+        values = {"steps": 1_000, "lr": 0.1, "init": "noise"}
+        values |= {"outer_loops": outer, "inner_loops": inner}
+        values |= {"augment": method == "dsa"}
+    return DistillConfig(**values | changes)
+
+
+@dataclass
+class Task:
+    """What a method works on: real images, a source of chance, and a network.
+
+    Attributes:
+        images: (N, ch, H, W) real images, normalised, on the device.
+        labels: (C * ipc,) labels of the synthetic images, class-major.
+        per_class: for each class, the indices of its real images.
+        network: a ConvNet whose weights `redraw` replaces.
+        generator: a CPU generator that everything random draws from.
+        config: the settings.
+        experts: (MTT) one (epochs + 1, P) tensor of weights per trajectory.
+        syn_lr: (MTT) the learned step size.
+        compile: compile `embed` and `classify`, which need no second derivative.
+        dtype: of these two.
+    """
+
+    images: Tensor
+    labels: Tensor
+    per_class: list[Tensor]
+    network: ConvNet
+    generator: torch.Generator
+    config: DistillConfig
+    experts: list[Tensor] | None = None
+    syn_lr: Tensor | None = None
+    compile: bool = False
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        wrap = torch.compile if self.compile else lambda function: function
+        self._embed, self._classify = wrap(self.network.embed), wrap(self.network)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return features (B, D) in float32."""
+        with torch.autocast(images.device.type, self.dtype, self._low):
+            return self._embed(images).float()
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) in float32."""
+        with torch.autocast(images.device.type, self.dtype, self._low):
+            return self._classify(images).float()
+
+    @property
+    def _low(self) -> bool:
+        return self.dtype != torch.float32
+
+    def redraw(self) -> None:
+        """Give the network new random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.draw(2**31))
+            fresh = ConvNet(
+                self.network.classifier.out_features,
+                self.images.shape[-1],
+                self.images.shape[1],
+            )
+        self.network.load_state_dict(fresh.state_dict())
+
+    def draw(self, high: int) -> int:
+        """Return a random integer in [0, high)."""
+        return int(torch.randint(high, (), generator=self.generator))
+
+    def real(self, label: int) -> Tensor:
+        """Return (real_batch, ch, H, W): random real images of a class."""
+        rows = self.per_class[label]
+        chosen = torch.randint(
+            len(rows), (self.config.real_batch,), generator=self.generator
+        )
+        return self.images[rows[chosen].to(self.images.device)]
+
+    def augment_alike(self, *batches: Tensor) -> list[Tensor]:
+        """Apply one random DSA operation to all batches, or nothing."""
+        if not self.config.augment:
+            return list(batches)
+        operation = self.generator.get_state()
+        results = []
+        for batch in batches:
+            self.generator.set_state(operation)
+            results.append(dsa(batch, self.generator, siamese=True))
+        return results
+
+
+# --- the methods --------------------------------------------------------------------
+
+
+def distribution_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
+    """Yield DM's loss: the squared distance of mean features, summed over classes.
+
+    || mean f(A(real)) - mean f(A(synthetic)) ||^2, for one random ConvNet f and one
+    random DSA operation A. No network is ever trained.
+
+    Source: Zhao and Bilen 2023, "Dataset condensation with distribution matching",
+    eq. 6.
+    """
+    classes = len(task.per_class)
+    task.redraw()
+    task.network.requires_grad_(False)
+    real = torch.cat([task.real(label) for label in range(classes)])
+    real, ours = task.augment_alike(real, synthetic)
+    with torch.no_grad():
+        target = task.embed(real).view(classes, task.config.real_batch, -1).mean(1)
+    ours = task.embed(ours).view(classes, len(synthetic) // classes, -1).mean(1)
+    yield ((target - ours) ** 2).sum()
+
+
+def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
+    """Yield the losses of DC or DSA for one random network, while it is trained.
+
+    A loss compares, class by class, the gradient of the weights on real images with
+    that on the synthetic ones. Between two losses the network takes a few steps on the
+    synthetic set, so that matching goes on where training would lead.
+
+    Source: Zhao, Mopuri and Bilen 2021, "Dataset condensation with gradient matching",
+    algorithm 1; with augmentation Zhao and Bilen 2021, "Dataset condensation with
+    differentiable siamese augmentation".
+    """
+    config, network = task.config, task.network
+    task.redraw()
+    network.requires_grad_(True)
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.network_lr)
+    for outer in range(config.outer_loops):
+        loss = torch.zeros((), device=synthetic.device)
+        for label in range(len(task.per_class)):
+            of_class = task.labels == label
+            real, ours = task.augment_alike(task.real(label), synthetic[of_class])
+            y = torch.full((len(real),), label, device=real.device)
+            target = torch.autograd.grad(
+                F.cross_entropy(task.classify(real), y), weights
+            )
+            gradient = torch.autograd.grad(
+                F.cross_entropy(network(ours), y[: len(ours)]),
+                weights,
+                create_graph=True,
+            )
+            loss = loss + gradient_distance(target, gradient)
+        yield loss
+        if outer == config.outer_loops - 1:
+            return  # the last training would change nothing any more
+        for _ in range(config.inner_loops):
+            x = synthetic.detach()
+            x = dsa(x, task.generator) if config.augment else x
+            optimizer.zero_grad()
+            F.cross_entropy(task.classify(x), task.labels).backward()
+            optimizer.step()
+
+
+def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+    """Sum 1 - cosine over the output units of all layers.
+
+    Args:
+        first: gradients of weights (out, in, ...); biases are left out.
+        second: the same shapes.
+
+    Source: DC, section 3.2 (equation 10), with the published code's 1e-6.
+    """
+    total = torch.zeros((), device=first[0].device)
+    for a, b in zip(first, second, strict=True):
+        a, b = a.flatten(1), b.flatten(1)
+        total = (
+            total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+        )
+    return total
+
+
+def trajectory_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
+    """Yield MTT's loss: how far training on the synthetic images ends from an expert.
+
+    || student - expert[e + M] ||^2 / || expert[e] - expert[e + M] ||^2, where the
+    student starts at expert[e] and takes N steps on synthetic images, all of which are
+    differentiated through. The step size is learned along with the pixels.
+
+    Source: Cazenavette et al. 2022, "Dataset distillation by matching training
+    trajectories", eq. 2 and algorithm 1.
+    """
+    config = task.config
+    expert = task.experts[task.draw(len(task.experts))]
+    epoch = task.draw(config.max_start_epoch)
+    start = expert[epoch].to(synthetic.device)
+    target = expert[epoch + config.target_epochs].to(synthetic.device)
+    student, order = start.clone().requires_grad_(True), []
+    for _ in range(config.syn_steps):
+        if not order:
+            shuffled = torch.randperm(len(synthetic), generator=task.generator)
+            order = list(shuffled.to(synthetic.device).split(config.syn_batch))
+        index = order.pop()
+        x = synthetic[index]
+        x = dsa(x, task.generator) if config.augment else x
+        logits = functional_call(task.network, unflatten(task.network, student), x)
+        loss = F.cross_entropy(logits, task.labels[index])
+        (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
+        student = student - task.syn_lr * gradient
+    yield ((student - target) ** 2).sum() / ((start - target) ** 2).sum()
+
+
+def flatten(network: nn.Module) -> Tensor:
+    """Return all parameters as one vector (P,)."""
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def unflatten(network: nn.Module, vector: Tensor) -> dict[str, Tensor]:
+    """Return views of a vector (P,) with the names and shapes of the parameters."""
+    named = dict(network.named_parameters())
+    parts = vector.split([p.numel() for p in named.values()])
+    return {
+        name: part.view_as(p)
+        for (name, p), part in zip(named.items(), parts, strict=True)
+    }
+
+
+METHODS = {
+    "dm": distribution_matching,
+    "dc": gradient_matching,
+    "dsa": gradient_matching,
+    "mtt": trajectory_matching,
+}
+
+
+# --- running them -------------------------------------------------------------------
+
+
+def distill(
+    dataset: Dataset,
+    method: str = "dm",
+    *,
+    ipc: int,
+    seed: int = 0,
+    statistics: tuple | None = None,
+    experts: str | Path | None = None,
+    compile: bool | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    out: str | Path | None = None,
+    **changes: object,
+) -> DistilledSet:
+    """Distil a dataset into `ipc` images per class.
+
+    Args:
+        dataset: what `load_dataset` returns: images (N, 3, H, W) in [0, 1], labels
+            (N,), class names.
+        method: "dm", "dc", "dsa" or "mtt".
+        ipc: images per class, >= 1.
+        seed: of initialisation, batches, networks and augmentation.
+        statistics: per-channel (mean, std) to normalise with; default: the data's.
+        experts: (MTT) folder of trajectories; missing ones are trained there first.
+        compile: use torch.compile for what needs no second derivative; default: on
+            CUDA only, for it costs half a minute at the start.
+        dtype: of the same parts; torch.bfloat16 is faster where hardware has it.
+        device: default: CUDA if there is one.
+        progress: show a progress bar.
+        checkpoint: file to go on from and to save to each minute; removed at the
+            end.
+        out: also save the set there, as .safetensors.
+        changes: fields of `DistillConfig` that differ from `recipe(method, ipc)`.
+
+    Returns:
+        A class-major `DistilledSet` of C * ipc images; pixels are not clipped.
+
+    Raises:
+        InputError: a value out of range, a class with fewer images than `ipc`, a
+            checkpoint or trajectories of another run.
+        FloatingPointError: the loss became NaN or infinite.
+
+    Source: see the methods.
+    """
+    config = recipe(method, ipc, **changes)
+    seed = integer(seed, "seed", 0, 2**31 - 1)
+    images, labels, class_names = labelled_images(dataset, "dataset")
+    counts = torch.bincount(labels, minlength=len(class_names))
+    if counts.min() < ipc:
+        poorest = int(counts.argmin())
+        raise InputError(
+            f"ipc is {ipc}, but class {class_names[poorest]!r} has only "
+            f"{int(counts[poorest])} images"
+        )
+    if method == "mtt" and experts is None:
+        raise InputError(
+            "method 'mtt' needs a folder for its expert trajectories: pass experts "
+            "(--experts on the command line); missing ones are trained there"
+        )
+    if out is not None:
+        check_writable(out)
+    device = resolve_device(device)
+    compile = device.type == "cuda" if compile is None else compile
+    images, mean, std = _normalised(images, statistics)
+    task = Task(
+        images.to(device),
+        torch.arange(len(class_names), device=device).repeat_interleave(ipc),
+        [(labels == c).nonzero().flatten() for c in range(len(class_names))],
+        ConvNet(len(class_names), images.shape[-1], images.shape[1]).to(device),
+        torch.Generator().manual_seed(seed),
+        config,
+        compile=compile,
+        dtype=dtype,
+    )
+    # the initial pixels are drawn first, so they are the same for every method
+    synthetic = _initial(task, ipc).to(device).requires_grad_(True)
+    groups = [{"params": [synthetic], "lr": config.lr}]
+    if method == "mtt":
+        task.experts = train_experts(
+            dataset,
+            experts,
+            config,
+            statistics=statistics,
+            compile=compile,
+            dtype=dtype,
+            device=device,
+            progress=progress,
+        )
+        task.syn_lr = torch.tensor(config.syn_lr, device=device, requires_grad=True)
+        groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
+    record = {
+        "method": method.upper(),
+        "ipc": ipc,
+        **asdict(config),
+        "seed": seed,
+        "proxy": "ConvNet",
+        "normalisation": {
+            "mean": mean.flatten().tolist(),
+            "std": std.flatten().tolist(),
+        },
+    }
+    losses = _optimise(method, task, synthetic, optimizer, record, checkpoint, progress)
+    if method == "mtt":
+        record["learned_lr"] = float(task.syn_lr.detach())
+    pixels = synthetic.detach().cpu() * std + mean
+    result = DistilledSet(
+        pixels.expand(-1, 3, -1, -1).contiguous(),
+        task.labels.cpu(),
+        class_names,
+        provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
+    )
+    if out is not None:
+        result.save(out)
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return result
+
+
+def _normalised(images: Tensor, statistics: tuple | None) -> tuple[Tensor, ...]:
+    """Return normalised images and (1, ch, 1, 1) mean and std; grey is one channel."""
+    if images.stride(1) == 0:  # one channel is optimised, and repeated at the end
+        images = images[:, :1]
+    if statistics is None:
+        part = images[:10_000]
+        statistics = part.mean((0, 2, 3)).tolist(), part.std((0, 2, 3)).tolist()
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
+    return (images - mean) / std, mean, std
+
+
+def _initial(task: Task, ipc: int) -> Tensor:
+    if task.config.init == "noise":
+        shape = (len(task.labels), *task.images.shape[1:])
+        return torch.randn(shape, generator=task.generator)
+    chosen = [
+        rows[torch.randperm(len(rows), generator=task.generator)[:ipc]]
+        for rows in task.per_class
+    ]
+    return task.images[torch.cat(chosen).to(task.images.device)].clone()
+
+
+def _optimise(
+    method: str,
+    task: Task,
+    synthetic: Tensor,
+    optimizer: torch.optim.Optimizer,
+    record: dict,
+    checkpoint: str | Path | None,
+    progress: bool,
+) -> list[float]:
+    """Descend the method's losses in place; return about a hundred, per class."""
+    steps, losses, first = task.config.steps, [], 0
+    if checkpoint is not None and Path(checkpoint).exists():
+        first, losses = _restore(checkpoint, task, synthetic, optimizer, record)
+    every, saved = max(1, steps // 100), time.monotonic()
+    terms = 1 if method == "mtt" else len(task.per_class)  # the others' loss is a sum
+    bar = tqdm(
+        range(first, steps), method.upper(), steps, initial=first, mininterval=1,
+        disable=not progress,
+    )  # fmt: skip
+    wanted = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in bar:
+        for loss in METHODS[method](task, synthetic):
+            # of the pixels and the step size alone, not of the network in between
+            gradients = torch.autograd.grad(loss, wanted)
+            for parameter, gradient in zip(wanted, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        if step % every == 0 or step == steps - 1:
+            losses.append(round(loss.item() / terms, 5))
+            bar.set_postfix(loss=losses[-1])
+            _check_finite(method, synthetic, step, task.config.lr)
+        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _check_finite(method, synthetic, step, task.config.lr)
+            _store(checkpoint, task, synthetic, optimizer, record, step + 1, losses)
+            saved = time.monotonic()
+    return losses
+
+
+def _check_finite(method: str, synthetic: Tensor, step: int, lr: float) -> None:
+    if not torch.isfinite(synthetic).all():
+        raise FloatingPointError(
+            f"{method}: pixels became NaN or infinite at step {step}; try a smaller lr "
+            f"than {lr}"
+        )
+
+
+def _store(path, task, synthetic, optimizer, record, step, losses) -> None:
+    content = {
+        "record": json.dumps(record),
+        "step": step,
+        "losses": losses,
+        "synthetic": synthetic.detach(),
+        "syn_lr": None if task.syn_lr is None else task.syn_lr.detach(),
+        "optimizer": optimizer.state_dict(),
+        "generator": task.generator.get_state(),
+    }
+    with atomic_path(path, overwrite=True) as temporary:
+        torch.save(content, temporary)
+
+
+def _restore(path, task, synthetic, optimizer, record) -> tuple[int, list[float]]:
+    device = synthetic.device
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        theirs = json.loads(content["record"])
+    except Exception as error:
+        raise InputError(
+            f"checkpoint {path} can't be read ({first_line(error)}); delete it to "
+            "start anew"
+        ) from None
+    if theirs != (ours := json.loads(json.dumps(record))):
+        different = [
+            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            for key in {**ours, **theirs}
+            if theirs.get(key) != ours.get(key)
+        ]
+        raise InputError(
+            f"checkpoint {path} belongs to another run: {'; '.join(different)}; "
+            "delete it to start anew"
+        )
+    with torch.no_grad():
+        synthetic.copy_(content["synthetic"])
+        if task.syn_lr is not None:
+            task.syn_lr.copy_(content["syn_lr"])
+    optimizer.load_state_dict(content["optimizer"])
+    task.generator.set_state(content["generator"].cpu())
+    return content["step"], content["losses"]
+
+
+def train_experts(
+    dataset: Dataset,
+    folder: str | Path,
+    config: DistillConfig,
+    *,
+    statistics: tuple | None = None,
+    compile: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> list[Tensor]:
+    """Train MTT's experts, or load those that a folder holds already.
+
+    Expert k is a ConvNet trained with seed k on all of `dataset`: SGD without momentum,
+    batches of 256, DSA augmentation. An incomplete last batch is left out.
+
+    Args:
+        dataset: as for `distill`.
+        folder: one file per finished expert, so an interrupted run goes on.
+        config: `num_experts`, `expert_epochs`, `network_lr` and `augment` matter.
+        statistics: per-channel (mean, std) to normalise with; default: the data's.
+        compile: use torch.compile.
+        dtype: of the forward and backward pass.
+        device: default: CUDA if there is one.
+        progress: show a progress bar.
+
+    Returns:
+        For each expert (expert_epochs + 1, P): its weights before training and after
+        each epoch, on the CPU.
+
+    Raises:
+        InputError: a file in the folder belongs to other data or settings.
+
+    Source: Cazenavette et al. 2022, section 3.2.
+    """
+    folder, device = Path(folder), resolve_device(device)
+    images, labels, class_names = dataset
+    images, _, _ = _normalised(images, statistics)
+    record = {
+        "images": list(images.shape),
+        "content": f"{images[:: max(1, len(images) // 1000)].double().sum():.6f}",
+        "epochs": config.expert_epochs,
+        "lr": config.network_lr,
+        "augment": config.augment,
+    }
+    trajectories = []
+    for index in range(config.num_experts):
+        path = folder / f"expert_{index:03d}.safetensors"
+        if not path.exists():
+            weights, accuracy = _train_expert(
+                (images.to(device), labels.to(device), len(class_names)),
+                config, index, compile=compile, dtype=dtype, progress=progress,
+            )  # fmt: skip
+            metadata = record | {"train_accuracy": round(accuracy, 4)}
+            # a run beside this one may have been faster, with the same result
+            with atomic_path(path, overwrite=True) as temporary:
+                save_file(
+                    {"weights": weights}, temporary, {"expert": json.dumps(metadata)}
+                )
+        trajectories.append(_load_expert(path, record))
+    return trajectories
+
+
+def _train_expert(
+    data: tuple, config: DistillConfig, seed: int, *, compile, dtype, progress
+) -> tuple[Tensor, float]:
+    images, labels, classes = data
+    generator = torch.Generator().manual_seed(seed)
+    network = ConvNet(classes, images.shape[-1], images.shape[1]).to(images.device)
+    task = Task(images, labels, [], network, generator, config, compile=compile,
+                dtype=dtype)  # fmt: skip
+    task.redraw()
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.network_lr)
+    weights, size = [flatten(network).cpu()], min(256, len(images))
+    epochs = tqdm(range(config.expert_epochs), f"expert {seed}", disable=not progress)
+    for _ in epochs:
+        right = torch.zeros((), device=images.device)
+        order = torch.randperm(len(images), generator=generator).split(size)
+        for index in order[: len(images) // size]:
+            index = index.to(images.device)
+            x = dsa(images[index], generator) if config.augment else images[index]
+            logits = task.classify(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels[index]).backward()
+            optimizer.step()
+            right += (logits.argmax(1) == labels[index]).sum()
+        weights.append(flatten(network).cpu())
+        accuracy = right.item() / (len(images) // size * size)
+        epochs.set_postfix(train_accuracy=f"{accuracy:.3f}")
+    return torch.stack(weights), accuracy
+
+
+def _load_expert(path: Path, record: dict) -> Tensor:
+    try:
+        with safe_open(path, "pt") as file:
+            theirs = json.loads((file.metadata() or {}).get("expert", "{}"))
+            weights = file.get_tensor("weights")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"expert {path} can't be read ({first_line(error)}); delete it"
+        ) from None
+    different = [key for key in record if theirs.get(key) != record[key]]
+    if different:
+        key = different[0]
+        raise InputError(
+            f"expert {path} was trained otherwise: {key} is {theirs.get(key)!r} there, "
+            f"{record[key]!r} here; choose another folder"
+        )
+    return weights

@@ -1,0 +1,568 @@
+"""Train a prior: first the VAE, then a DiT on its latents.
+
+Both stages run through one loop, `_optimise`, which keeps an exponential moving
+average, writes a checkpoint and stops when its time is up; calling `train_prior` again
+goes on where it stopped. Batch n is drawn from a generator seeded by n, so a run in
+pieces sees the same batches as a run in one go.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diver_lite.checks import InputError, first_line
+from diver_lite.files import atomic_path, check_writable
+from diver_lite.prior import resolve_device
+from diver_lite.sets.real import describe_source, load_dataset
+
+CURVE_POINTS = 50  # of a loss curve, at least
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """Sizes and schedules of one prior.
+
+    Attributes:
+        dataset: a name that `load_dataset` knows; its `fit` split is trained on.
+        flip: add mirrored images (natural images yes, shoes that all point left no).
+        vae_channels: channels per resolution, each half of the one before. One halving
+            keeps the reconstruction sharp, which matters more than the size of the DiT.
+        kl_weight: weight of the mean KL per latent element.
+        heads, head_dim, layers, patch_size: the DiT; 64 tokens for 16x16 latents.
+        vae_steps, vae_batch, vae_lr: optimisation of the VAE.
+        dit_steps, dit_batch, dit_lr: optimisation of the DiT.
+        label_dropout: probability of replacing a label by "no class".
+        ema_decay: of the averaged weights that are kept.
+        snr_gamma: weigh the DiT's loss by min(SNR, gamma) / SNR (Hang et al. 2023), so
+            that nearly clean latents, whose noise is mostly guesswork, don't outweigh
+            the others; None weighs all alike.
+    """
+
+    dataset: str
+    flip: bool
+    image_fit: str
+    vae_channels: tuple[int, ...]
+    kl_weight: float
+    heads: int
+    layers: int
+    vae_steps: int
+    dit_steps: int
+    dit_lr: float
+    head_dim: int = 64
+    patch_size: int = 2
+    latent_channels: int = 4
+    vae_batch: int = 64
+    vae_lr: float = 1e-3
+    dit_batch: int = 128
+    label_dropout: float = 0.1
+    ema_decay: float = 0.999
+    snr_gamma: float | None = None
+
+
+RECIPES = {
+    # sized for two CPU cores and about 75 minutes: the shipped prior was made so, but
+    # for the narrow start of the posterior, which came later
+    "fashion-mnist": PriorRecipe(
+        dataset="fashion-mnist",
+        flip=False,
+        image_fit="pad",
+        vae_channels=(16, 32),
+        kl_weight=2e-3,
+        heads=3,
+        layers=6,
+        vae_steps=2_500,
+        dit_steps=6_600,
+        dit_lr=6e-4,
+    ),
+    # sized for two CPU cores with bf16 matrix units and 100 minutes (with compile=True)
+    "cifar10": PriorRecipe(
+        dataset="cifar10",
+        flip=True,
+        image_fit="resize",
+        vae_channels=(48, 96),
+        kl_weight=1e-3,
+        heads=4,
+        layers=7,
+        vae_steps=3_600,
+        dit_steps=9_800,
+        dit_lr=1e-3,
+        snr_gamma=5.0,
+    ),
+}
+
+
+def train_prior(
+    name: str,
+    out: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    device: str | None = None,
+    minutes: float | None = None,
+    recipe: PriorRecipe | None = None,
+    compile: bool | None = None,
+    progress: bool = True,
+    on_step: Callable[[str, int, float], None] | None = None,
+    **changes,
+) -> bool:
+    """Train a prior, or go on training it, and export it when it is done.
+
+    Args:
+        name: a recipe's name: "fashion-mnist" or "cifar10".
+        out: working folder; checkpoints lie in it, the finished prior in `out/prior`.
+        data_root: where the training data is, see `load_dataset`.
+        device: default: CUDA if there is one.
+        minutes: stop after so many minutes, with a checkpoint; None runs to the end.
+        recipe: use another recipe than the named one.
+        compile: use `torch.compile` (default: on CUDA only).
+        on_step: called with "vae" or "dit", the number of the step and its loss; on a
+            GPU this waits for every step, so leave it out of long runs.
+        changes: fields of the recipe to change, such as `dit_steps=2000`.
+
+    Returns:
+        True if training is complete, False if time ran out.
+
+    Raises:
+        InputError: unknown recipe or field, missing data, or a checkpoint of
+            networks of another shape.
+
+    Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
+    epsilon loss; the sizes: ours.
+    """
+    if recipe is None and name not in RECIPES:
+        raise InputError(f"recipe {name!r} is unknown; expected one of {[*RECIPES]}")
+    try:
+        recipe = replace(recipe or RECIPES[name], **changes)
+    except TypeError as error:
+        raise InputError(f"recipe {name!r}: {error}") from None
+    for field in ("vae_steps", "dit_steps"):
+        value = getattr(recipe, field)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{field} is {value!r}; expected an integer >= 1")
+    if not (minutes is None or (isinstance(minutes, int | float) and minutes >= 0)):
+        raise InputError(f"minutes is {minutes!r}; expected a number >= 0")
+    device = resolve_device(device)
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"output {out} is a file; expected a working folder")
+    check_writable(out / "vae.pt", overwrite=True)
+    images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
+    source = describe_source(recipe.dataset, root=data_root)
+    out.mkdir(parents=True, exist_ok=True)
+    on_gpu = device.type == "cuda"
+    bf16 = on_gpu or _cpu_has_bf16_matrix_units()
+    compile = on_gpu if compile is None else compile
+    options = {"deadline": deadline, "progress": progress, "on_step": on_step}
+
+    images = (images[:, :1] if _is_grey(images) else images).to(device)
+    with torch.random.fork_rng(devices=[]):  # initial weights are always the same
+        torch.manual_seed(0)
+        vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
+    vae, dit = vae.to(device), dit.to(device)
+    if not on_gpu:
+        _use_plain_attention(dit)
+    done, vae_losses = _optimise(
+        vae,
+        lambda model, g: _vae_loss(model, images, recipe, g),
+        recipe.vae_steps,
+        recipe.vae_lr,
+        out / "vae.pt",
+        decay=min(recipe.ema_decay, 0.999),
+        autocast=bf16,
+        compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
+        **options,
+    )
+    if not done:
+        return False
+    latents, scaling_factor = _encode_all(vae, images, recipe.flip)
+    vae.register_to_config(scaling_factor=scaling_factor)
+
+    labels = labels.to(device)
+    done, dit_losses = _optimise(
+        dit,
+        lambda model, g: _dit_loss(model, latents, labels, recipe, g),
+        recipe.dit_steps,
+        recipe.dit_lr,
+        out / "dit.pt",
+        decay=recipe.ema_decay,
+        autocast=bf16,
+        compile=compile,
+        **options,
+    )
+    if not done:
+        return False
+    export_prior(
+        out / "prior",
+        vae,
+        dit,
+        class_names,
+        name,
+        recipe,
+        trained_on=f"{source}, fit split",
+        losses={"vae": vae_losses, "dit": dit_losses},
+    )
+    return True
+
+
+def _cpu_has_bf16_matrix_units() -> bool:
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)  # newer PyTorch only
+    return bool(check and check())
+
+
+def _use_plain_attention(dit) -> None:
+    """Replace fused attention: on a CPU its backward pass takes a third of a step."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    for block in dit.transformer_blocks:
+        block.attn1.set_processor(AttnProcessor())
+
+
+def _is_grey(images: Tensor) -> bool:
+    return images.stride(1) == 0  # a grey channel repeated by a view
+
+
+# ---------------------------------------------------------------- networks
+
+
+def build_vae(recipe: PriorRecipe):
+    """Build an untrained `AutoencoderKL` with a halving per entry after the first.
+
+    Its posterior starts narrow (a variance of e^-6): one of unit variance would drown
+    the signal, and the first hundreds of steps would go into learning to shrink it.
+    """
+    import diffusers
+
+    depth = len(recipe.vae_channels)
+    vae = diffusers.AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        block_out_channels=recipe.vae_channels,
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=16,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+    torch.nn.init.constant_(vae.quant_conv.bias[recipe.latent_channels :], -6.0)
+    return vae
+
+
+def build_dit(recipe: PriorRecipe, num_classes: int):
+    """Build an untrained `DiTTransformer2DModel`, initialised as in the DiT paper."""
+    import diffusers
+
+    dit = diffusers.DiTTransformer2DModel(
+        num_attention_heads=recipe.heads,
+        attention_head_dim=recipe.head_dim,
+        in_channels=recipe.latent_channels,
+        out_channels=recipe.latent_channels,
+        num_layers=recipe.layers,
+        sample_size=32 // 2 ** (len(recipe.vae_channels) - 1),
+        patch_size=recipe.patch_size,
+        num_embeds_ada_norm=num_classes,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+    )
+    for module in dit.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+        if type(module).__name__ == "LabelEmbedding":
+            # diffusers would drop labels in every block separately; `_dit_loss` drops
+            # them once per batch
+            module.dropout_prob = 0.0
+            torch.nn.init.normal_(module.embedding_table.weight, std=0.02)
+    # every block starts as the identity, and the network as zero
+    for block in dit.transformer_blocks:
+        torch.nn.init.zeros_(block.norm1.linear.weight)
+    for linear in (dit.proj_out_1, dit.proj_out_2):
+        torch.nn.init.zeros_(linear.weight)
+    return dit
+
+
+# ---------------------------------------------------------------- losses
+
+
+def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
+    """Draw a batch, send it through the VAE, and return its loss."""
+    device = images.device
+    index = torch.randint(
+        len(images), (recipe.vae_batch,), device=device, generator=generator
+    )
+    x = images[index].expand(-1, 3, -1, -1) * 2 - 1
+    if recipe.flip:
+        x = _flip_half(x, generator)
+    posterior = vae.encode(x).latent_dist
+    mean, std = posterior.mean.float(), posterior.std.float()
+    eps = torch.randn(mean.shape, device=device, generator=generator)
+    y = vae.decode(mean + std * eps).sample.float()
+    return vae_loss(x, y, mean, std, recipe.kl_weight)
+
+
+def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> Tensor:
+    """Return 2 |x - y| + |grad x - grad y| + weight * KL, each a mean.
+
+    Args:
+        x: (B, 3, H, W) images in [-1, 1].
+        y: (B, 3, H, W) their reconstructions.
+        mean, std: (B, C, h, w) of the latents' posterior.
+        weight: of the Kullback-Leibler divergence from the standard normal.
+
+    Source: the evidence lower bound, Kingma and Welling 2014, with L1 instead of L2,
+    and differences of neighbouring pixels for sharp edges: ours.
+    """
+    kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
+    edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
+    edges = edges + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
+    return 2 * F.l1_loss(y, x) + edges + weight * kl
+
+
+def _flip_half(x: Tensor, generator) -> Tensor:
+    flip = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
+    return torch.where(flip, x.flip(-1), x)
+
+
+def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generator):
+    """Mean squared error of the predicted noise (DDPM's simple loss), weighted.
+
+    latents: (V, N, C, h, w) with V = 2 views when images are flipped.
+    """
+    batch, device = recipe.dit_batch, latents.device
+    draw = {"device": device, "generator": generator}
+    index = torch.randint(latents.shape[1], (batch,), **draw)
+    view = torch.randint(len(latents), (batch,), **draw)
+    z_0 = latents[view, index].float()
+    y = labels[index]
+    drop = torch.rand(batch, **draw) < recipe.label_dropout
+    y = torch.where(drop, dit.config.num_embeds_ada_norm, y)
+    # stratified timesteps: one per equal slice of [0, T), for a steadier loss
+    t = torch.rand(batch, **draw).add_(torch.arange(batch, device=device))
+    t = (t * 1000 / batch).long().clamp_(max=999)
+    alpha = _alphas_cumprod(device)[t].view(-1, 1, 1, 1)
+    noise = torch.randn(z_0.shape, **draw)
+    z_t = alpha.sqrt() * z_0 + (1 - alpha).sqrt() * noise
+    noise_pred = dit(z_t, timestep=t, class_labels=y).sample
+    errors = (noise_pred.float() - noise).square()
+    if recipe.snr_gamma is not None:
+        snr = alpha / (1 - alpha)  # (B, 1, 1, 1)
+        errors = errors * (recipe.snr_gamma / snr).clamp(max=1)
+    return errors.mean()
+
+
+def _alphas_cumprod(device) -> Tensor:
+    return (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
+
+
+@torch.no_grad()
+def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
+    """Encode the training set once: latents (V, N, C, h, w) of unit variance."""
+    views = []
+    for mirrored in (False, True)[: 1 + flip]:
+        parts = []
+        for part in images.split(500):
+            part = part.expand(-1, 3, -1, -1) * 2 - 1
+            part = part.flip(-1) if mirrored else part
+            parts.append(vae.encode(part).latent_dist.mode())
+        views.append(torch.cat(parts))
+    latents = torch.stack(views)
+    scaling_factor = 1 / latents.std().item()
+    return latents.mul_(scaling_factor), scaling_factor
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def _optimise(
+    model: torch.nn.Module,
+    loss_of: Callable[[torch.nn.Module, torch.Generator], Tensor],
+    steps: int,
+    lr: float,
+    checkpoint: Path,
+    *,
+    decay: float,
+    deadline: float,
+    autocast: bool,
+    compile: bool,
+    progress: bool,
+    on_step: Callable[[str, int, float], None] | None = None,
+) -> tuple[bool, list[tuple[int, float]]]:
+    """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
+
+    Returns whether all `steps` are done (False when `deadline` came first), and the
+    losses so far: pairs of a step and the mean since the pair before.
+    """
+    device = next(model.parameters()).device
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lr, weight_decay=0.01, fused=True
+    )
+    step, losses, pending = _load_checkpoint(
+        checkpoint, model, average, optimizer, device
+    )
+    # reading a loss waits for the GPU, so rarely
+    every = max(1, min(100, steps // CURVE_POINTS))
+    total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
+    if compile and step < steps:
+        # in place: the model keeps its attributes, parameters and config
+        for name in ("forward", "encode", "decode"):
+            if hasattr(model, name):
+                setattr(model, name, torch.compile(getattr(model, name)))
+    saved = time.monotonic()
+    bar = tqdm(
+        total=steps,
+        initial=step,
+        desc=checkpoint.stem,
+        disable=not progress,
+        mininterval=1,
+    )
+    model.train()
+    with bar:
+        while step < steps and time.monotonic() < deadline:
+            warm_up, left = min(1, (step + 1) / 300), max(0, 1 - step / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+            generator = torch.Generator(device).manual_seed(step)
+            with torch.autocast(device.type, torch.bfloat16, autocast):
+                loss = loss_of(model, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            # a short memory at first, so that the random start is forgotten
+            average.multi_avg_fn = torch.optim.swa_utils.get_ema_multi_avg_fn(
+                min(decay, (1 + step) / (10 + step))
+            )
+            average.update_parameters(model)
+            step += 1
+            bar.update()
+            if on_step:
+                on_step(checkpoint.stem, step, loss.item())
+            total += loss.detach()
+            if step % every == 0 or step == steps:
+                since = step - (losses[-1][0] if losses else 0)
+                losses.append((step, round(total.item() / since, 6)))
+                total.zero_()
+                bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
+                if not math.isfinite(losses[-1][1]):
+                    raise FloatingPointError(
+                        f"{checkpoint.stem}: the loss became {losses[-1][1]} before "
+                        f"step {step}; the last checkpoint is {checkpoint}"
+                    )
+            if time.monotonic() - saved > 120:
+                history = (step, losses, total)
+                _save_checkpoint(checkpoint, model, average, optimizer, *history)
+                saved = time.monotonic()
+    _save_checkpoint(checkpoint, model, average, optimizer, step, losses, total)
+    for name in ("forward", "encode", "decode"):
+        model.__dict__.pop(name, None)  # back to the uncompiled methods
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    return step >= steps, losses
+
+
+def _save_checkpoint(
+    path: Path, model, average, optimizer, step: int, losses: list, total: Tensor
+) -> None:
+    state = {
+        "step": step,
+        "losses": losses,
+        "pending": total.item(),
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path, overwrite=True) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_checkpoint(
+    path: Path, model, average, optimizer, device
+) -> tuple[int, list, float]:
+    """Fill model, average and optimiser; return the step, losses and pending sum."""
+    if not path.exists():
+        return 0, [], 0.0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["step"], state["losses"], state["pending"]
+    except Exception as error:  # truncated, or of networks of another shape
+        raise InputError(
+            f"checkpoint {path} does not fit this recipe "
+            f"({first_line(error)}); choose another folder or delete it"
+        ) from None
+
+
+# ---------------------------------------------------------------- export
+
+
+def export_prior(
+    folder: str | Path,
+    vae,
+    dit,
+    class_names,
+    name: str,
+    recipe: PriorRecipe,
+    *,
+    trained_on: str = "nothing",
+    losses: dict[str, list] | None = None,
+) -> None:
+    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors.
+
+    Args:
+        folder: to write; an older one is replaced.
+        vae, dit: the trained networks.
+        class_names: one name per class.
+        name: of the prior.
+        recipe: how it was trained.
+        trained_on: where the training images came from.
+        losses: "vae" and "dit" -> pairs (step, mean loss since the pair before).
+
+    Source: ours; the format is diffusers'.
+    """
+    import copy
+
+    import diffusers
+
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=False,
+    )
+    with atomic_path(folder, overwrite=True) as temporary:
+        pipeline = diffusers.DiTPipeline(
+            transformer=torch.nn.Module.half(copy.deepcopy(dit)),
+            vae=torch.nn.Module.half(copy.deepcopy(vae)),
+            scheduler=scheduler,
+        )
+        pipeline.save_pretrained(temporary)
+        # diffusers reads class names from the index, but does not write them
+        index = json.loads((temporary / "model_index.json").read_text())
+        index["id2label"] = {str(i): label for i, label in enumerate(class_names)}
+        info = {
+            "name": name,
+            "image_fit": recipe.image_fit,
+            "trained_on": trained_on,
+            "recipe": asdict(recipe),
+            "losses": losses or {},
+        }
+        for file, content in {"model_index": index, "diver_lite": info}.items():
+            text = json.dumps(content, indent=1) + "\n"
+            (temporary / f"{file}.json").write_text(text)

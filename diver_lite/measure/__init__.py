@@ -1,0 +1,1 @@
+"""Measure what a recovery did to a set."""

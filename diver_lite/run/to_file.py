@@ -1,0 +1,423 @@
+"""Recover in shards, so that a run can be killed, gone on with, and split.
+
+A shard holds the results of one batch: images i .. i+B-1 of the set, for i = 0, B, 2B
+and so on. Its pixels depend on those images alone, and batches are always cut there, so
+the merged file has the same bytes however often a run was interrupted and however many
+processes shared it, as long as machine, number of threads and versions are the same
+(the last two are compared, like every setting).
+
+The folder OUT.parts beside the output holds the shards, each with a digest; what they
+are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
+Everything in it is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diver_lite.checks import InputError, first_line
+from diver_lite.distilled import DistilledSet
+from diver_lite.files import (
+    atomic_path,
+    check_writable,
+    exclusive,
+    fingerprint,
+    move,
+    sha256,
+)
+from diver_lite.prior import Prior
+from diver_lite.run.batches import run_batches
+from diver_lite.run.processes import Processes
+
+MANIFEST, RESULT, LOCK = "manifest.json", "result.json", "lock"
+WHOLE = "whole.safetensors"  # the output, until it is moved to its place
+_OURS = re.compile(r"(\d{6}|whole)\.safetensors|(manifest|result)\.json|lock|\..*")
+_PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
+# Facts that are digests of something: how to say that they differ.
+_DIGESTS = {
+    "images": "other input images",
+    "classes": "other labels or another class_map",
+    "prior": "another prior",
+    "noise": "other noise",
+}
+
+
+def recover_in_shards(
+    out: str | Path,
+    refine: Callable[[range], Tensor],
+    assemble: Callable[[Tensor], DistilledSet],
+    *,
+    facts: Callable[[], dict],
+    count: int,
+    batch_size: int | None,
+    default_batch_size: int,
+    device: torch.device,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> DistilledSet:
+    """Refine images batch by batch, keep every batch, and write the whole set.
+
+    Under `accelerate launch` all processes call this with the same arguments: each does
+    its share of the batches, process 0 merges them, all return the set.
+
+    Args:
+        out: the .safetensors file to write.
+        refine: returns the finished images (B, 3, H, W) of the indices it is given.
+        assemble: makes the set from all images (N, 3, H, W).
+        facts: returns what the result depends on; see `run_facts`.
+        count: N.
+        batch_size: images per batch; None: as in the folder, if a run was interrupted.
+        default_batch_size: what None means otherwise.
+        device: where the work is done.
+        overwrite: replace `out` if it exists, also if it appears during the run.
+        progress: show a progress bar; it begins with what is done already.
+
+    Raises:
+        InputError: `out` exists; the folder holds another run or is in use, or can't
+            be written to; or another process of this run failed.
+
+    Source: ours.
+    """
+    processes = Processes(cpu=device.type == "cpu")
+    shards = Shards(Path(out), count, overwrite)
+    with ExitStack() as stack:
+
+        def begin() -> tuple[dict, list[int] | None]:
+            stack.enter_context(shards.locked(alone=processes.count == 1))
+            pending = shards.begin(facts(), batch_size or 0, default_batch_size)
+            return shards.manifest, pending
+
+        shards.manifest, pending = processes.first(begin)
+        if pending is None:  # killed after the last step of all
+            processes.first(shards.remove)
+            return DistilledSet.load(out)
+        if not (shards.folder / MANIFEST).exists():
+            raise InputError(
+                f"process {processes.index} of {processes.count} doesn't see "
+                f"{shards.folder}; all processes need one shared folder for --out"
+            )
+        with tqdm(
+            total=count,
+            initial=shards.images_done(),
+            desc="recover",
+            unit="img",
+            disable=not progress or processes.index > 0,
+        ) as bar:
+            looked = time.monotonic()
+            for index in pending[processes.index :: processes.count]:
+                batch = shards.batch(index)  # in parts where memory runs out
+                parts = run_batches(refine, batch, len(batch))
+                shards.write(index, torch.cat([*parts]))
+                if time.monotonic() > looked + 1:  # others make shards, too
+                    bar.update(shards.images_done() - bar.n)
+                    looked = time.monotonic()
+            processes.wait()
+            bar.update(shards.images_done() - bar.n)
+        merged = []
+        processes.first(lambda: merged.append(shards.finish(assemble)))
+    return merged[0] if merged else DistilledSet.load(out)
+
+
+@dataclass
+class Shards:
+    """The finished batches of one run, in a folder beside its output.
+
+    Attributes:
+        out: the run's output.
+        count: number of images.
+        overwrite: whether `out` may be replaced.
+        manifest: what the run is; set by `begin`.
+        begun: whether the folder is known to be this run's.
+    """
+
+    out: Path
+    count: int
+    overwrite: bool = False
+    manifest: dict | None = None
+    begun: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The working folder, OUT.parts."""
+        return parts_folder(self.out)
+
+    @property
+    def run(self) -> str:
+        """Digest of the manifest, which every shard of this run carries."""
+        return fingerprint([], json.dumps(self.manifest, sort_keys=True))
+
+    def batch(self, index: int) -> range:
+        """Return which images shard `index` holds."""
+        size = self.manifest["batch_size"]
+        return range(index * size, min((index + 1) * size, self.count))
+
+    def path(self, index: int) -> Path:
+        """Return the file of shard `index`."""
+        return self.folder / f"{index:06d}.safetensors"
+
+    def _indices(self) -> range:
+        return range(-(-self.count // self.manifest["batch_size"]))
+
+    def images_done(self) -> int:
+        """Return how many images have a shard, whichever process made it."""
+        names = set(os.listdir(self.folder)) if self.folder.is_dir() else ()
+        return sum(
+            len(self.batch(index))
+            for index in self._indices()
+            if self.path(index).name in names
+        )
+
+    @contextmanager
+    def locked(self, *, alone: bool):
+        """Make the folder, and keep other runs out of it."""
+        if self.out.suffix != ".safetensors":
+            raise InputError(
+                f"output {self.out}: expected a name ending in .safetensors"
+            )
+        check_output(self.out, overwrite=self.overwrite)
+        if self.folder.exists():
+            strange = [self.folder.name] if not self.folder.is_dir() else []
+            strange = strange or [
+                p.name for p in self.folder.iterdir() if not _OURS.fullmatch(p.name)
+            ]
+            if strange:
+                raise InputError(
+                    f"output {self.out}: its working folder {self.folder} would hide "
+                    f"{strange[0]!r}, which is none of ours; move that, or choose "
+                    "another --out"
+                )
+        with exclusive(self.folder / LOCK, self.out):
+            try:
+                yield
+            except BaseException:
+                if alone and self.begun and not self.images_done():
+                    self.remove()  # nothing in it is worth keeping
+                raise
+
+    def begin(self, facts: dict, batch_size: int, default: int) -> list[int] | None:
+        """Compare the folder with the run that begins, and return what is to do.
+
+        Args:
+            facts: what the result depends on.
+            batch_size: images per shard, or 0 for what the folder says, or `default`.
+            default: what to take in a new folder.
+
+        Returns:
+            Indices of the shards to make; None if even the output is finished.
+
+        Raises:
+            InputError: the folder, or the output, holds another run.
+        """
+        for scratch in self.folder.glob(".*"):  # half-written when killed
+            shutil.rmtree(scratch, ignore_errors=True)
+        stored = self._stored()
+        size = batch_size or (stored or {}).get("batch_size") or default
+        facts = facts | {"batch_size": size, "count": self.count}
+        self.manifest = json.loads(json.dumps(facts))
+        if is_finished(self.out):
+            if stored == self.manifest:
+                return None
+            check_writable(self.out, overwrite=self.overwrite)
+            stored = self._empty()  # left over from a run that was done
+        if stored is not None and stored != self.manifest:
+            raise InputError(
+                f"working folder {self.folder} belongs to another run "
+                f"({_differences(stored, self.manifest)}); go on with the settings of "
+                "that run, delete the folder, or choose another --out"
+            )
+        if stored is None:
+            self._empty()
+            self._write_json(MANIFEST, self.manifest)
+        for name in (RESULT, WHOLE):
+            (self.folder / name).unlink(missing_ok=True)
+        self.begun = True
+        return [index for index in self._indices() if self.read(index) is None]
+
+    def _stored(self) -> dict | None:
+        path = self.folder / MANIFEST
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(stored, dict):
+                raise ValueError("not an object")
+            return stored
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} can't be read ({first_line(error)}), so nobody knows which "
+                f"run its shards belong to; delete the folder {self.folder}"
+            ) from None
+
+    def read(self, index: int) -> Tensor | None:
+        """Return a shard's images, or None if there is no whole and right shard."""
+        path = self.path(index)
+        try:
+            with safe_open(path, framework="pt") as stored:
+                tags = stored.metadata() or {}
+                images = stored.get_tensor("images")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            return self._damaged(index, first_line(error))
+        if tags != self._tags(index, images):
+            return self._damaged(index, "its contents don't fit its digest")
+        return images
+
+    def _tags(self, index: int, images: Tensor) -> dict[str, str]:
+        return {"run": self.run, "index": str(index), "images": fingerprint([images])}
+
+    def _damaged(self, index: int, why: str) -> None:
+        where = self.batch(index)
+        tqdm.write(
+            f"shard {self.path(index)} is damaged ({why}): images {where[0]} .. "
+            f"{where[-1]} are recovered again",
+            file=sys.stderr,
+        )
+        self.path(index).unlink(missing_ok=True)
+
+    def write(self, index: int, images: Tensor) -> None:
+        """Store a shard, whole or not at all."""
+        images = images.contiguous()
+        content = safetensors.torch.save({"images": images}, self._tags(index, images))
+        with self._keeping(), atomic_path(self.path(index), overwrite=True) as path:
+            path.write_bytes(content)
+
+    def finish(self, assemble: Callable[[Tensor], DistilledSet]) -> DistilledSet:
+        """Merge all shards into the output, and remove the folder.
+
+        Raises:
+            InputError: a shard is missing by now, or the output can't be written.
+        """
+        images = None
+        for index in self._indices():
+            shard = self.read(index)
+            if shard is None:
+                raise InputError(
+                    f"{self.path(index)} is missing or damaged although it was "
+                    "finished; run the same command again (several processes need one "
+                    "shared folder for --out)"
+                )
+            if images is None:
+                images = shard.new_empty(self.count, *shard.shape[1:])
+            images[self.batch(index).start : self.batch(index).stop] = shard
+        result = assemble(images)
+        with self._keeping():
+            whole = result.save(self.folder / WHOLE, overwrite=True)
+            # from here on a new start finds out that only tidying up is left
+            self._write_json(RESULT, {"sha256": sha256(whole)})
+            move(whole, self.out, overwrite=self.overwrite)
+        self.remove()
+        return result
+
+    def remove(self) -> None:
+        """Remove the folder; its manifest and result go last."""
+        self._empty()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _empty(self) -> None:
+        for path in self.folder.glob("*.safetensors"):
+            path.unlink()
+        for name in (MANIFEST, RESULT):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _write_json(self, name: str, content: dict) -> None:
+        with self._keeping(), atomic_path(self.folder / name, overwrite=True) as path:
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    @contextmanager
+    def _keeping(self):
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"output {self.out} can't be written ({first_line(error)}); finished "
+                f"images are kept in {self.folder}: make room and run the same "
+                "command again"
+            ) from None
+
+
+def parts_folder(out: str | Path) -> Path:
+    """Return the working folder of an output."""
+    return Path(out).with_suffix(".parts")
+
+
+def is_finished(out: str | Path) -> bool:
+    """Return whether a run ended with `out` in place and only its folder left over."""
+    folder = parts_folder(out)
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return (folder / MANIFEST).exists() and result["sha256"] == sha256(out)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_output(out: str | Path, *, overwrite: bool = False) -> None:
+    """Raise `InputError` if `out` may not be written; see `files.check_writable`.
+
+    An output that was finished just before its run was killed counts as unfinished, so
+    the same command ends well when it is run again.
+    """
+    check_writable(out, overwrite=overwrite or is_finished(out))
+
+
+def run_facts(
+    images: Tensor,
+    labels: Tensor,
+    classes: Tensor,
+    prior: Prior,
+    noise: Tensor | None,
+    settings: dict,
+) -> dict:
+    """Return what a recovery's result depends on, to the last bit, as JSON can hold it.
+
+    Args:
+        images: (N, 3, H, W) the input.
+        labels: (N,) of the set.
+        classes: (N,) of the prior.
+        prior: the prior; its weights count, its place on disk doesn't.
+        noise: (N, C, h, w) if it was given.
+        settings: names and plain values.
+    """
+    parts = (prior.transformer, prior.vae, prior.scheduler)
+    # names with an underscore say where it came from, and with which version
+    plain = [
+        {k: v for k, v in p.config.items() if not k.startswith("_")} for p in parts
+    ]
+    weights = [w for p in parts[:2] for w in p.state_dict().values()]
+    fit = prior.info.get("image_fit")
+    description = json.dumps([plain, fit], sort_keys=True, default=str)
+    return {
+        "images": fingerprint([images]),
+        "classes": fingerprint([labels, classes]),
+        "prior": fingerprint(weights, description),
+        "noise": None if noise is None else fingerprint([noise]),
+        "dtype": str(prior.dtype),
+        "device": prior.device.type,
+        "threads": torch.get_num_threads() if prior.device.type == "cpu" else None,
+        **{package: metadata.version(package) for package in _PACKAGES},
+        **settings,
+    }
+
+
+def _differences(there: dict, here: dict) -> str:
+    differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    return "; ".join(
+        _DIGESTS.get(key) or f"{key} {there.get(key)!r} there, {here.get(key)!r} now"
+        for key in differing
+    )

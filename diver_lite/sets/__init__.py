@@ -1,0 +1,1 @@
+"""Sets of images from elsewhere: published files, real datasets, class names."""

@@ -1,0 +1,221 @@
+"""Join sets, priors and test images by the names of their classes."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diver_lite.checks import InputError, describe
+from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
+
+if TYPE_CHECKING:
+    from diver_lite.distilled import DistilledSet
+    from diver_lite.prior import Prior
+
+_NAME_THEM = "name the set's classes with dataset= (--dataset, --subset)"
+_OTHER_DATA = f"choose data of the same classes (--data), or {_NAME_THEM}"
+
+
+def join(
+    names: Sequence[str],
+    others: Sequence[str],
+    ours: str,
+    theirs: str,
+    advice: str = _OTHER_DATA,
+) -> list[int]:
+    """Return where each class name of one list stands in another.
+
+    Case, hyphens, blanks and underscores don't matter where that leaves one candidate.
+    The names that a loader gives where it knows none ("class 0", "class 1", ...) stand
+    for numbers: with as many classes on both sides they are taken to be in order, with
+    a warning. No other names do, digits ("0" .. "9") least of all. Equal lists are
+    joined by position, so lists with repeated names (some of ImageNet's) can be.
+
+    Args:
+        names: of the classes to find.
+        others: of the classes among which they are looked for.
+        ours, theirs: whose these are, in words ("the set", "the prior").
+        advice: what to do about classes that can't be joined.
+
+    Returns:
+        An index into `others` for each of `names`.
+
+    Raises:
+        InputError: a name that isn't there, or more than once on either side; numbers
+            for another number of classes.
+
+    Source: ours.
+    """
+    names, others = list(names), list(others)
+    if names == others:
+        return list(range(len(names)))
+    sides = f"({ours}: {_few(names)}; {theirs}: {_few(others)}); {advice}"
+    if _is_numbered(names) or _is_numbered(others):
+        nameless, named = (ours, others) if _is_numbered(names) else (theirs, names)
+        # the folders "0", "1", "10", "11", ..., "2" are sorted, but not in order
+        matches = [re.fullmatch(r"[A-Za-z]*[-_ ]?(\d+)", name) for name in named]
+        numbers = [int(match[1]) for match in matches if match]
+        disorder = len(numbers) == len(named) and numbers != sorted(numbers)
+        if len(names) != len(others) or disorder:
+            raise InputError(
+                f"the classes of {nameless} have no names, and can't be taken in order "
+                f"{sides}"
+            )
+        warnings.warn(
+            f"the classes of {nameless} have no names; taken to be in order {sides}",
+            stacklevel=3,
+        )
+        return list(range(len(names)))
+    exact, alike = _positions(others), _positions([_fold(name) for name in others])
+    found = []
+    for name in names:
+        places = exact.get(name) or alike.get(_fold(name), [])
+        if not places:
+            raise InputError(
+                f"class {name!r} of {ours} is not among those of {theirs} {sides}"
+            )
+        if len(places) > 1 or places[0] in found:
+            whose = theirs if len(places) > 1 else ours
+            raise InputError(
+                f"class {name!r} is there more than once among those of {whose}, so "
+                f"names don't tell which is meant {sides}"
+            )
+        found += places
+    return found
+
+
+def in_order_of(
+    distilled: DistilledSet,
+    names: Sequence[str],
+    ours: str = "the set",
+    theirs: str = "the test images",
+) -> DistilledSet:
+    """Return a set whose labels mean the classes of another list, the same classes.
+
+    Args:
+        distilled: is returned itself if its classes are in that order already.
+        names: the class names, in the order that is wanted.
+        ours, theirs: whose these are, for messages.
+
+    Raises:
+        InputError: a class that is missing on either side; see `join`.
+
+    Source: ours.
+    """
+    if len(names) > len(distilled.class_names):
+        join(names, distilled.class_names, theirs, ours)  # names what the set lacks
+    order = join(distilled.class_names, names, ours, theirs)
+    if order == list(range(len(order))):
+        return distilled
+    soft, table = distilled.soft_labels, torch.tensor(order)
+    return replace(
+        distilled,
+        labels=table[distilled.labels],
+        class_names=tuple(names),
+        soft_labels=None if soft is None else soft[:, table.argsort()],
+    )
+
+
+def prior_classes(
+    distilled: DistilledSet, prior: Prior, class_map: Sequence[int] | None = None
+) -> Tensor:
+    """Return the prior's class for each image: found by name, unless there is a map.
+
+    Args:
+        distilled: the set; the prior may know more classes.
+        prior: the prior.
+        class_map: the prior's class for each class of the set.
+
+    Returns:
+        (N,) int64, 0 .. num_classes-1.
+
+    Raises:
+        InputError: classes that can't be joined, see `join`; a map of wrong length or
+            range.
+
+    Source: ours.
+    """
+    names = distilled.class_names
+    if class_map is None:
+        class_map = join(
+            names,
+            prior.class_names,
+            "the set",
+            "the prior",
+            "pass class_map (--class-map) with the prior's class for each class of the "
+            f"set, or {_NAME_THEM}",
+        )
+    try:
+        table = torch.as_tensor(
+            class_map if isinstance(class_map, Tensor) else list(class_map)
+        )
+    except (TypeError, ValueError, RuntimeError):
+        table = torch.empty(0)
+    if table.ndim != 1 or table.is_floating_point() or table.dtype == torch.bool:
+        raise InputError(f"class_map is {describe(class_map)}; expected integers")
+    if len(table) != len(names):
+        raise InputError(
+            f"class_map has {len(table)} entries; the set has {len(names)} classes"
+        )
+    wrong = table[(table < 0) | (table >= prior.num_classes)]
+    if len(wrong):
+        raise InputError(
+            f"class_map names class {int(wrong[0])}; the prior knows classes 0 .. "
+            f"{prior.num_classes - 1}"
+        )
+    return table[distilled.labels]
+
+
+def origin(distilled: DistilledSet) -> str | None:
+    """Return what a set was distilled from, however often it was refined since.
+
+    Returns:
+        A data set's canonical name, or the folder that was given to `distill`. Where
+        the record doesn't say, the data set that has the set's class names; None if
+        there is no such, or more than one (MNIST's and SVHN's are the same).
+
+    Source: ours.
+    """
+    record = distilled.provenance
+    while isinstance(record, dict):
+        if found := record.get("dataset") or record.get("data"):
+            try:
+                return dataset_name(str(found))
+            except InputError:
+                return str(found)
+        record = record.get("source")  # of a refined set: the record of its source
+    names = distilled.class_names
+    fits = [
+        name
+        for name in DATASETS
+        if (name != "imagenet" or len(names) == 1000)  # whose list costs seconds
+        and not _is_numbered(class_names(name))
+        and sorted(class_names(name)) == sorted(names)
+    ]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _is_numbered(names: Sequence[str]) -> bool:
+    return tuple(names) == numbered(len(names))
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[-_\s]+", " ", name).strip().casefold()
+
+
+def _positions(names: Sequence[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        places.setdefault(name, []).append(index)
+    return places
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return shown if len(names) <= 3 else f"{shown}, ..., {len(names)} in all"

@@ -1,0 +1,759 @@
+"""How each published method stores its distilled images, and how to undo it.
+
+`read` returns what `DistilledSet` is made of. One reader per format says which
+repository it follows and what it undoes; nothing that a file leaves open is guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diver_lite.checks import InputError, file_error, naming
+from diver_lite.files import slug
+from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
+from diver_lite.sets.normalisation import (
+    OFTEN_WHITENED,
+    RAW_OUTPUT,
+    SAME_DETAIL,
+    SNAPSHOT,
+    SNAPSHOT_IF_NUMBERED,
+    Undoing,
+    denormalise,
+    in_unit_range,
+    looks_whitened,
+    same_detail,
+    slow_shares,
+)
+
+FORMATS = {
+    "diver-lite": "our own .safetensors file",
+    "dc": "DC, DSA, DM: a dict of images normalised with mean and std",
+    "mtt": "MTT: images_*.pt and labels_*.pt, normalised or ZCA-whitened",
+    "datm": "DATM, EDF: as MTT, with logits for labels and lr_*.pt",
+    "glad": "GLaD: as MTT, normalised with GLaD's own mean",
+    "ncfm": "NCFM: a list [images, labels] in [0, 1], 2x2 tiles per image",
+    "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M: class folders",
+    "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
+    "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
+}
+_WITH_ZCA = ("mtt", "datm", "dd-ranking")
+OPTIONS = {  # argument of load_distilled -> the formats it belongs to
+    "experiment": ("dc", "predd"),
+    "zca": _WITH_ZCA,
+    "zca_reference": _WITH_ZCA,
+    "factor": ("ncfm",),
+    "space": ("glad",),
+    "normalisation": ("dc", "glad", *_WITH_ZCA),
+}
+_SPLIT = ("mtt", "datm", "glad")
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+Parts = dict[str, Any]  # the arguments of DistilledSet
+
+
+def read(
+    paths: Sequence[Path], format: str, dataset: str | None, options: dict[str, Any]
+) -> Parts:
+    """Read published files, with everything undone that `load_distilled` describes.
+
+    Args:
+        paths: existing files or folders; several only for a set that is split.
+        format: a key of `FORMATS` but "diver-lite", or "auto".
+        dataset: a canonical data set name, or None to take it from the files' names.
+        options: the format's own arguments, by name.
+
+    Returns:
+        The arguments of `DistilledSet`.
+
+    Raises:
+        InputError: see `load_distilled`.
+
+    Source: the repositories named at each reader.
+    """
+    job = _Job(list(paths), dataset, format, options)
+    with naming(job.path):
+        if format == "auto":
+            job.format = _detect(job)
+        for name in options:
+            if job.format not in OPTIONS[name]:
+                raise InputError(
+                    f"{name}= has no meaning for format {job.format!r}; it is for "
+                    f"{', '.join(OPTIONS[name])}"
+                )
+        if len(paths) > 1 and job.format not in _SPLIT:
+            raise InputError(
+                f"found {len(paths)} files; format {job.format!r} expects one"
+            )
+        return _READERS[job.format](job)
+
+
+@dataclass
+class _Job(Undoing):
+    """What a reader works on: files and arguments in, the record of changes out."""
+
+    def __post_init__(self) -> None:
+        parts = (self.path.name, *(parent.name for parent in self.path.parents[:2]))
+        if self.dataset is None:
+            for part in parts:
+                if found := dataset_in(part):
+                    self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
+                    break
+
+    @cached_property
+    def payload(self) -> Any:
+        if self.path.is_dir():
+            raise InputError(f"found a folder; format {self.format!r} expects a file")
+        return load_torch(self.path)
+
+    def dict_pair(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a DatasetCondensation dict."""
+        data = self.payload.get("data") if isinstance(self.payload, dict) else None
+        if not isinstance(data, list) or not data:
+            raise InputError(
+                f"found {_describe(self.payload)}; format {self.format!r} expects a "
+                "dict whose 'data' lists [images, labels]"
+            )
+        kind = _kind_of_entries(data, self.path)
+        last = len(data) - 1
+        chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
+        if not isinstance(chosen, int) or not 0 <= chosen <= last:
+            raise InputError(f"experiment {chosen!r}: expected 0..{last}")
+        self.record |= {"experiment": chosen, "experiments": len(data)}
+        if kind is not None:
+            self.record["entries_are"] = kind
+        if kind == "snapshots" and "experiment" not in self.options:
+            self.doubt(
+                f"'data' lists {len(data)} snapshots of one run: the last, {last}, was "
+                "taken, to which stored accuracies belong; experiment= chooses another"
+            )
+        return _pair(data[chosen])
+
+    def finish(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        names: Sequence[str] | None = None,
+        soft_kind: str | None = None,
+    ) -> Parts:
+        """Give images three channels, split hard from soft labels, add the record."""
+        soft = None
+        if labels.ndim == 2 and labels.is_floating_point():
+            soft, labels = labels, labels.argmax(dim=1)
+            self.record["soft_labels"] = soft_kind or _soft_kind(soft)
+            if len(soft) % soft.shape[1] == 0:  # does the order say another class?
+                order = _class_major(len(soft), soft.shape[1])
+                self.record["argmax_not_class_major"] = int((labels != order).sum())
+        if images.shape[1] == 1:
+            images = images.repeat(1, 3, 1, 1)
+            self.undone["grey"] = "one channel repeated to three"
+        if names is None and self.dataset is not None:
+            names = class_names(self.dataset)
+        if names is None:
+            seen = int(labels.max()) + 1 if labels.numel() else 1
+            names = numbered(seen if soft is None else soft.shape[1])
+        provenance = {
+            "format": self.format,
+            "source": ", ".join(path.name for path in self.paths),
+            "dataset": self.dataset,
+            "undone": self.undone,
+            **self.record,
+        }
+        return {
+            "images": images,
+            "labels": labels,
+            "class_names": names,
+            "soft_labels": soft,
+            "provenance": provenance,
+        }
+
+
+def _describe(item: Any) -> str:
+    if isinstance(item, Tensor):
+        return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
+    if isinstance(item, dict):
+        return f"a dict with keys {[*item]}"
+    size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
+    return f"a {type(item).__name__}{size}"
+
+
+def _pair(item: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        raise InputError(f"found {_describe(item)}; expected [images, labels]")
+    return _pixels(item[0]), _tensor(item[1])
+
+
+def _tensor(item: Any) -> Tensor:
+    if not isinstance(item, Tensor):
+        raise InputError(f"found {_describe(item)}; expected a tensor")
+    return item.detach()
+
+
+def _pixels(item: Any) -> Tensor:
+    images = _tensor(item)
+    grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
+    if not grey_or_colour or not images.is_floating_point():
+        raise InputError(
+            f"images: found {_describe(images)}; expected float (N, 1 or 3, H, W)"
+        )
+    return images
+
+
+def _soft_kind(soft: Tensor) -> str:
+    sums = soft.float().sum(dim=1)
+    is_one = sums.allclose(torch.ones_like(sums), atol=1e-2)  # stored in float16, too
+    return "probabilities" if is_one and bool((soft >= 0).all()) else "logits"
+
+
+def _class_major(count: int, num_classes: int) -> Tensor:
+    return torch.arange(num_classes).repeat_interleave(count // num_classes)
+
+
+# --- One reader per format ---------------------------------------------------------
+
+
+def _read_dc(job: _Job) -> Parts:
+    """Read VICO-UoE/DatasetCondensation (DC, DSA, DM) and PReDD's dm_base.py.
+
+    Undone: mean and std of the data set; a single grey channel.
+    """
+    images, labels = job.dict_pair()
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'dc' expects integers (N,)"
+        )
+    return job.finish(job.undo(images, "dc"), labels)
+
+
+def _read_mtt(job: _Job) -> Parts:
+    """Read GeorgeCazenavette/mtt-distillation.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    images, labels = _trajectory(job)
+    if labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'mtt' expects integers ('datm' "
+            "has logits)"
+        )
+    job.record["lr"] = None  # it was learned, but never saved
+    return job.finish(_undo_zca_or_mean(job, images), labels)
+
+
+def _read_datm(job: _Job) -> Parts:
+    """Read NUS-HPC-AI-Lab/DATM and EDF, whose trainers apply a softmax to the labels.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    images, labels = _trajectory(job)
+    if labels.ndim != 2 or not labels.is_floating_point():
+        raise InputError(
+            f"labels: found {_describe(labels)}; format 'datm' expects float logits "
+            "(N, K) ('mtt' has integers)"
+        )
+    job.record["lr"] = _learned_lr(job)
+    return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
+
+
+def _read_dd_ranking(job: _Job) -> Parts:
+    """Read NUS-HPC-AI-Lab/DD-Ranking's folder; without labels.pt: class-major.
+
+    Undone: mean and std of the data set, or ZCA whitening.
+    """
+    if job.path.is_dir():
+        job.paths = [job.path / "images.pt"]
+    if _partner(job.path, "labels").is_file():
+        images, labels = _trajectory(job)
+    else:
+        if job.dataset is None:
+            raise InputError("without labels.pt the classes are unknown; pass dataset=")
+        images, classes = _pixels(job.payload), len(class_names(job.dataset))
+        if len(images) % classes:
+            raise InputError(
+                f"found {len(images)} images and no labels.pt; expected a multiple of "
+                f"the {classes} classes of {job.dataset!r}, in class-major order"
+            )
+        labels = _class_major(len(images), classes)
+        job.record["labels_from"] = "class-major order"
+    job.record["lr"] = _learned_lr(job)
+    return job.finish(_undo_zca_or_mean(job, images), labels)
+
+
+def _read_glad(job: _Job) -> Parts:
+    """Read GeorgeCazenavette/glad.
+
+    Undone: GLaD's own mean and std (space "wp"), or the data set's (space "p").
+    """
+    space = job.options.get("space", "wp")
+    if space not in ("wp", "p"):
+        raise InputError(f"space {space!r}: expected 'wp' or 'p'")
+    job.record["space"] = space
+    images, labels = _trajectory(job)
+    return job.finish(job.undo(images, "glad" if space == "wp" else "mtt"), labels)
+
+
+def _read_ncfm(job: _Job) -> Parts:
+    """Read gszfwsb/NCFM, whose pixels are in [0, 1] already.
+
+    Undone: `factor` x `factor` tiles per image become images of their own.
+    """
+    images, labels = _pair(job.payload)
+    low, high = (images.min().item(), images.max().item()) if len(images) else (0, 0)
+    if low < -0.05 or high > 1.05:
+        raise InputError(
+            f"found values {low:.2f}..{high:.2f}; format 'ncfm' expects [0, 1]"
+        )
+    images = job.as_stored(images)
+    factor = job.options.get("factor", 2)
+    if not isinstance(factor, int) or not 1 <= factor <= min(images.shape[-2:]):
+        raise InputError(f"factor {factor!r}: expected tiles per side, 1 or more")
+    if factor > 1:
+        images = _split_tiles(images, factor)
+        labels = labels.repeat_interleave(factor**2, dim=0)
+        job.undone["tiles"] = {"factor": factor, "order": "per image, row by row"}
+    if f"{job.dataset}-ncfm" in SUBSETS:  # one class differs from the usual subset
+        job.dataset = f"{job.dataset}-ncfm"
+    return job.finish(images, labels)
+
+
+def _read_predd(job: _Job) -> Parts:
+    """Read what PReDD and DIVER write: the VAE decoder's output as it is.
+
+    Undone: the decoder's range, x -> (x + 1) / 2.
+    """
+    images, labels = job.dict_pair()
+    largest = images.abs().max().item() if len(images) else 0
+    if largest > 3:
+        raise InputError(
+            f"found values up to {largest:.1f}; format 'predd' expects about [-1, 1] "
+            "(normalised images with a 'res' are format 'dc')"
+        )
+    if in_unit_range(images):  # a decoder's blacks are at -1
+        job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
+        return job.finish(job.as_stored(images), labels)
+    job.undone["range"] = "[-1, 1] to [0, 1]"
+    images = denormalise(images, RAW_OUTPUT)
+    job.judge(images, "decoder output in [-1, 1]")
+    return job.finish(images, labels)
+
+
+def _read_image_folder(job: _Job) -> Parts:
+    """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
+
+    Undone: 8 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own training
+    loop and stays where it is.
+    """
+    if not job.path.is_dir():
+        raise InputError("found a file; format 'image-folder' expects a folder")
+    if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
+        job.dataset = None
+    files: dict[str, list[Path]] = {}
+    for folder in _natural(path for path in job.path.iterdir() if path.is_dir()):
+        inside = _natural(folder.iterdir())
+        if not inside:
+            raise InputError(f"class folder {folder.name!r} is empty; expected images")
+        files[folder.name] = [f for f in inside if f.suffix.lower() in _IMAGE_SUFFIXES]
+    if not any(files.values()):
+        raise InputError(
+            f"found {len(files)} folders and no images directly in them; expected one "
+            f"folder per class with {', '.join(_IMAGE_SUFFIXES)} files"
+        )
+    if other := [name for name, images in files.items() if not images]:
+        job.record["folders_left_out"] = other  # FKD labels, for example
+    folders = [name for name, images in files.items() if images]
+    labels, names = _folder_labels(job, folders)
+    order = sorted(zip(labels, folders, strict=True))
+    images, targets = [], []
+    for label, folder in order:
+        for path in files[folder]:
+            images.append(_read_image(path))
+            targets.append(label)
+            if images[-1].shape != images[0].shape:
+                first = files[order[0][1]][0]
+                raise InputError(
+                    f"images differ in size: {path} is {_size(images[-1])}, {first} is "
+                    f"{_size(images[0])}; expected one size"
+                )
+    pixels = torch.stack(images).float() / 255
+    return job.finish(pixels, torch.tensor(targets), names=names)
+
+
+def _folder_labels(
+    job: _Job, folders: list[str]
+) -> tuple[list[int], Sequence[str] | None]:
+    """Turn folder names into labels, and into class names if no data set has them.
+
+    A data set's class names come first, then integers in the names (its labels, or a
+    subset's ImageNet indices), then the order of the names. WordNet ids sort like
+    ImageNet's indices, so as many of them as a subset has classes tell each label.
+    """
+    dataset, record = job.dataset, job.record
+    known = class_names(dataset) if dataset else ()
+    indices = [index for index, _ in SUBSETS.get(dataset or "", ())]
+    by_name = {slug(name): label for label, name in enumerate(known)}
+    if all(slug(folder) in by_name for folder in folders):
+        record["labels_from"] = "class names"
+        return [by_name[slug(folder)] for folder in folders], None
+    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(set(numbers)) == len(folders):
+        if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
+            record["labels_from"] = "ImageNet indices in folder names"
+            return [indices.index(number) for number in numbers], None
+        record["labels_from"] = "numbers in folder names"
+        names = list(numbered(max(numbers) + 1))
+        for number, folder in zip(numbers, folders, strict=True):
+            names[number] = folder
+        return numbers, known or _names_in_table(job.path, names)
+    record["labels_from"] = "sorted folder names"
+    if not dataset:
+        return list(range(len(folders))), folders
+    if len(folders) != len(known) or not all(
+        re.fullmatch(r"n\d{8}", folder) for folder in folders
+    ):
+        raise InputError(
+            f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
+            f"or class names of {dataset!r}; expected those, or its {len(known)} "
+            "WordNet ids"
+        )
+    return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), None
+
+
+def _names_in_table(root: Path, names: list[str]) -> list[str]:
+    """Use the class names in labels.csv, if `to_image_folder` wrote one."""
+    if (root / "labels.csv").is_file():
+        with (root / "labels.csv").open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                label = row.get("label") or ""
+                if label.isdecimal() and int(label) < len(names):
+                    names[int(label)] = row.get("class_name") or names[int(label)]
+    return names
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            mode, array = image.mode, np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path} can't be read ({error})") from None
+    if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
+        raise InputError(f"image {path} has mode {mode}; expected 8 bits per channel")
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]}x{image.shape[1]}"
+
+
+def _natural(paths: Iterable[Path]) -> list[Path]:
+    """Sort so that 2.png comes before 10.png, and leave out hidden files."""
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", path.name)
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+    return sorted((path for path in paths if path.name[0] != "."), key=key)
+
+
+_READERS: dict[str, Callable[[_Job], Parts]] = {
+    "dc": _read_dc,
+    "mtt": _read_mtt,
+    "datm": _read_datm,
+    "glad": _read_glad,
+    "ncfm": _read_ncfm,
+    "image-folder": _read_image_folder,
+    "dd-ranking": _read_dd_ranking,
+    "predd": _read_predd,
+}
+
+
+# --- What several readers share ----------------------------------------------------
+
+
+def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
+    """Read images_*.pt with its labels_*.pt, or several of them one after another."""
+    if job.path.is_dir():
+        job.paths = [_best(job.path)]
+    images = [_pixels(load_torch(path)) for path in job.paths]
+    labels = [_tensor(load_torch(_partner(path, "labels"))) for path in job.paths]
+    shapes = {tuple(part.shape[1:]) for part in images}
+    if len(shapes) > 1 or len({tuple(part.shape[1:]) for part in labels}) > 1:
+        raise InputError(f"split files differ in shape: images {sorted(shapes)}")
+    return torch.cat(images), torch.cat(labels)
+
+
+def _best(folder: Path) -> Path:
+    files = [f for f in _natural(folder.glob("images_*.pt")) if "_zca_" not in f.name]
+    if (folder / "images_best.pt") in files:
+        return folder / "images_best.pt"
+    if len(files) != 1:
+        raise InputError(
+            f"found {len(files)} files images_*.pt and no images_best.pt; pass the one "
+            "you want, or a list of files if the set is split"
+        )
+    return files[0]
+
+
+def _partner(images: Path, kind: str) -> Path:
+    """Return the labels, lr or inverse-whitened file that belongs to an images file."""
+    if not re.match(r"images[_.]", images.name):
+        raise InputError(
+            f"file name {images.name!r}: expected images_*.pt or images.pt"
+        )
+    stem = images.name.replace("images_zca_", "images_")
+    return images.with_name(stem.replace("images", kind, 1))
+
+
+def _learned_lr(job: _Job) -> float | None:
+    path = _partner(job.path, "lr")
+    return float(_tensor(load_torch(path))) if path.is_file() else None
+
+
+def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
+    """Undo whichever of the two was done; the file itself can't tell."""
+    zca, reference = job.options.get("zca"), job.options.get("zca_reference")
+    if not isinstance(zca, bool | None):
+        raise InputError(f"zca: found {zca!r}; expected True or False")
+    if "normalisation" in job.options and (zca or reference is not None):
+        raise InputError(
+            "normalisation= is for pixels that aren't whitened, zca=True and "
+            "zca_reference= for those that are; pass one of them"
+        )
+    if all(path.name.startswith("images_zca_") for path in job.paths):
+        return _written_inverse(job, images)
+    evidence = slow_shares(images) if images.numel() else {}
+    if reference is not None:
+        if zca is False:
+            raise InputError("zca=False, but zca_reference is given; pass one of them")
+        return job.undo_zca(images, reference, evidence)
+    if zca:
+        return _copy_of_inverse(job, images, evidence)
+    whitened = job.dataset not in SUBSETS and looks_whitened(images)
+    if zca is None and "normalisation" not in job.options:
+        if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
+            seem = {True: "; these look whitened", False: "; these don't look so"}
+            raise InputError(
+                f"{job.dataset} sets of this format are often ZCA-whitened, which the "
+                "file doesn't tell; pass zca=True or zca=False" + seem.get(whitened, "")
+            )
+        job.record["zca_assumed"] = False
+    read = job.undo(images, "mtt", **evidence)
+    if whitened and job.undone:
+        job.doubt(
+            "mean and std were undone, but the pixels look ZCA-whitened: only "
+            f"{evidence['waves']:.0%} of the variance is in slow waves and "
+            f"{evidence['brightness']:.0%} in brightness; pass zca=True, or the real "
+            "training images as zca_reference="
+        )
+    return read
+
+
+def _written_inverse(job: _Job, images: Tensor) -> Tensor:
+    """Keep images_zca_*.pt as it is; its labels lie beside images_*.pt."""
+    job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
+    whitened = [_partner(path, "images") for path in job.paths]
+    if all(path.is_file() for path in whitened):
+        _, likeness = _detail_in_common(images, whitened)
+        job.record["zca_detail"] = round(likeness, 3)
+        if not likeness >= SAME_DETAIL:
+            job.doubt(
+                f"{whitened[0].name} is of another run (its detail correlates "
+                f"{likeness:.2f}; 0.99 if it were the same): the labels, which lie "
+                "beside it, may not be those of these images"
+            )
+    return job.as_stored(images, "ZCA whitening, undone by the writer")
+
+
+def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> Tensor:
+    """Return the writer's copy with whitening undone, if it is of the same run."""
+    inverse = [_partner(path, "images_zca") for path in job.paths]
+    for path in inverse:
+        if not path.is_file():
+            raise InputError(
+                f"zca=True, but its inverse-whitened copy {path.name} is absent; pass "
+                "images_zca_{iteration}.pt itself, or the real training images as "
+                "zca_reference="
+            )
+    copy, likeness = _detail_in_common(images, inverse)
+    if not likeness >= SAME_DETAIL:
+        raise InputError(
+            f"zca=True, but {inverse[0].name} is of another run: its finest detail "
+            f"correlates {likeness:.2f} with this file's, 0.99 would be its inverse; "
+            "pass the real training images as zca_reference="
+        )
+    job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
+    job.record["zca_detail"] = round(likeness, 3)
+    return job.as_stored(copy, "ZCA whitening, undone by the writer", **evidence)
+
+
+def _detail_in_common(images: Tensor, others: list[Path]) -> tuple[Tensor, float]:
+    """Read images from other files; correlate their detail, 0 if shapes differ."""
+    other = torch.cat([_pixels(load_torch(path)) for path in others])
+    alike = other.shape == images.shape
+    return other, same_detail(images, other) if alike else 0.0
+
+
+def _kind_of_entries(data: list[Any], path: Path) -> str | None:
+    """Tell snapshots of one run from repetitions; None for a single entry.
+
+    Source: ours: snapshots have their detail in common, repetitions don't.
+    """
+    if len(data) < 2:
+        return None
+    sets = [_pair(entry)[0] for entry in data]
+    if len({images.shape for images in sets}) > 1:
+        return "repetitions"
+    iteration = re.search(r"_\d+\.pt$", path.name)
+    limit = SNAPSHOT_IF_NUMBERED if iteration else SNAPSHOT
+    likeness = median(same_detail(*pair) for pair in pairwise(sets))
+    return "snapshots" if likeness > limit else "repetitions"
+
+
+def _split_tiles(images: Tensor, factor: int) -> Tensor:
+    """Return (N * factor^2, C, H, W): NCFM's decode_zoom, but image by image."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % factor, 0, -height % factor), value=0.5)
+    rows = padded.chunk(factor, dim=2)
+    tiles = torch.stack([t for row in rows for t in row.chunk(factor, dim=3)], dim=1)
+    return F.interpolate(
+        tiles.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False
+    )
+
+
+# --- Detection ---------------------------------------------------------------------
+
+
+def _detect(job: _Job) -> str:
+    """Name the format if only one fits; otherwise say which ones could."""
+    path = job.path
+    if path.is_dir():
+        if (path / "images.pt").is_file():
+            return "dd-ranking"
+        if any(path.glob("images_*.pt")):
+            return _detect_trajectory(_best(path))
+        if any(child.is_dir() for child in path.iterdir()):
+            return "image-folder"
+        raise InputError("the folder holds neither images*.pt nor class folders")
+    payload = job.payload
+    if isinstance(payload, dict) and "data" in payload:
+        if path.name.startswith("imagenet_distill_"):
+            return "predd"
+        by_name = re.match(r"res_(\d+_)?(DC|DSA|DM)_", path.name)
+        if by_name or "accs_all_exps" in payload:
+            return "dc"
+        raise _ambiguous(_describe(payload), "dc", "predd")
+    if isinstance(payload, list | tuple) and len(payload) == 2:
+        return "ncfm"
+    if isinstance(payload, Tensor):
+        return _detect_trajectory(path)
+    raise InputError(
+        f"found {_describe(payload)}, which no known format has; formats: {[*FORMATS]}"
+    )
+
+
+def _detect_trajectory(images: Path) -> str:
+    if images.name == "images.pt":
+        return "dd-ranking"
+    labels = _tensor(load_torch(_partner(images, "labels")))
+    if labels.ndim == 2 and labels.is_floating_point():
+        return "datm"
+    iteration = re.fullmatch(r"images_(\d+)\.pt", images.name)
+    if iteration and len(iteration[1]) == 5 and iteration[1][0] == "0":
+        return "glad"  # it pads iterations with zeros to five digits
+    if "images_zca_" in images.name or (iteration and len(iteration[1]) < 5):
+        return "mtt"
+    raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
+
+
+def _ambiguous(found: str, *formats: str) -> InputError:
+    readings = "; ".join(f"{name!r} is {FORMATS[name]}" for name in formats)
+    return InputError(f"{found} fits several formats; pass format= ({readings})")
+
+
+# --- Files from strangers ----------------------------------------------------------
+
+# The accuracies that DatasetCondensation stores are numpy scalars; these names can
+# build a number and nothing else. Older files spell the module without underscore.
+_NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+
+
+def load_torch(path: Path) -> Any:
+    """Read what torch.save wrote, and never run code that the file may hold.
+
+    Raises:
+        InputError: the file is missing, damaged, not from torch.save, or holds code.
+
+    Source: ours: published sets are pickles, and a pickle can run anything.
+    """
+    if not path.is_file():
+        raise file_error(path, ": no such file, but the set needs it")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(12)
+    except OSError as error:
+        raise file_error(path, f" can't be read ({error.strerror})") from None
+    try:
+        with (
+            torch.serialization.safe_globals(_NUMPY_SCALARS),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # about pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in any way
+        code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
+        if not head:
+            found = "the file is empty (0 bytes)"
+        elif code:
+            found = f"the file holds code ({code[0]}), which was not executed"
+        elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
+            found = "the file is truncated or damaged (a zip archive without its end)"
+        elif head.startswith((b"PK", b"\x80")):
+            found = "the file is damaged, or not from torch.save"
+        elif head.startswith(b"version http"):
+            found = "the file is a Git LFS pointer, not the data it points to"
+        else:
+            found = f"the file is not a torch file (it begins with {head!r})"
+        raise file_error(path, f": {found}; expected tensors from torch.save") from None
+
+
+def _imports(path: Path) -> list[str]:
+    """List what a bare pickle would import, without running it.
+
+    torch's reader stops at opcodes that it doesn't know before it meets the name.
+    """
+    strings: list[str] = []
+    found = []
+    try:
+        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+            if opcode.name == "GLOBAL":
+                found.append(argument.replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:
+        pass  # not a pickle, or only the beginning of one
+    return [name for name in found if not name.startswith(("torch.", "collections."))]

@@ -1,0 +1,204 @@
+"""One loader for every distilled set: shipped, or of any published format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from diver_lite.assets import asset_path, list_assets
+from diver_lite.checks import InputError, describe, instance, is_one_of, naming, path
+from diver_lite.distilled import DistilledSet
+from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.formats import FORMATS, read
+from diver_lite.sets.names import (
+    SUBSETS,
+    class_names,
+    dataset_name,
+    imagenet_subset,
+    numbered,
+)
+from diver_lite.sets.normalisation import Statistics
+
+_SHIPPED = "distilled/"
+
+
+def list_shipped() -> tuple[str, ...]:
+    """Return the names of the distilled sets that ship with the package."""
+    files = (Path(name) for name in list_assets(_SHIPPED))
+    return tuple(file.stem for file in files if file.suffix == ".safetensors")
+
+
+def find_distilled(name: str, folder: str | Path | None = None) -> DistilledSet:
+    """Load a set by its name from a folder, or else a shipped one.
+
+    Args:
+        name: such as "cifar10-dsa-ipc10"; or a path, which is read as it is.
+        folder: where freshly distilled sets lie as NAME.safetensors; what lies there
+            comes before what ships.
+
+    Raises:
+        InputError: neither in the folder nor shipped; the message lists both places.
+
+    Source: ours.
+    """
+    if folder is not None:
+        path = Path(folder) / f"{name}.safetensors"
+        if path.exists():
+            return load_distilled(path)
+        if name not in list_shipped() and not Path(name).exists():
+            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
+            raise InputError(
+                f"set {name!r} does not ship, and folder {folder} holds "
+                f"{found or 'no .safetensors file'}; make it with "
+                "scripts/distill_sets.py"
+            )
+    return load_distilled(name)
+
+
+def load_distilled(
+    source: str | Path | Sequence[str | Path],
+    *,
+    format: str = "auto",
+    dataset: str | None = None,
+    experiment: int | None = None,
+    zca: bool | None = None,
+    zca_reference: Tensor | None = None,
+    factor: int | None = None,
+    space: str | None = None,
+    normalisation: Statistics | Literal["none"] | None = None,
+) -> DistilledSet:
+    """Read a distilled set, shipped or published, with its normalisation undone.
+
+    Whether pixels were normalised stands in no file: the pictures that come out are
+    compared with what the data set looks like, and with the other readings. Pixels
+    that lie in [0, 1] are read as they are; other doubts are warned about.
+
+    Args:
+        source: the name of a shipped set (`list_shipped()`), a file or a folder; for
+            sets split over several images_*.pt, all of those files in order.
+        format: a key of `FORMATS`; "auto" accepts only what is unambiguous.
+        dataset: what was distilled ("cifar10", "imagefruit", ...): gives class names
+            and the mean and std to undo. Default: what file or folder names say.
+        experiment: dc, predd: which of the file's entries. Default: the first of
+            repetitions, the last of snapshots of one run, which are told apart by the
+            detail that they have in common.
+        zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say,
+            so it must be given for CIFAR and Tiny ImageNet (ImageNet subsets: False).
+        zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
+            was fitted on. Without it a whitened set needs its images_zca_*.pt, which
+            must be of the same run.
+        factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).
+            Image i becomes images 4i..4i+3: top left, top right, bottom left, bottom
+            right, each upsampled bilinearly to the canvas's size.
+        space: glad: "wp" (default, decoded by the GAN) or "p" (plain pixels).
+        normalisation: (mean, std) to undo instead of the known ones of `dataset`, or
+            "none" for pixels that are stored as they are.
+
+    Returns:
+        The set; `provenance` records under "undone" every change to the pixels, under
+        "assumed" what they were taken for, under "fit" how well that fits (see
+        `normalisation.measure`), and under "doubts" what was warned about.
+
+    Raises:
+        InputError: missing, damaged or ambiguous files, files that hold code (it is
+            never run), arguments that are needed or don't belong to the format, pixels
+            that are neither normalised nor in [0, 1], that were not whitened as
+            `zca_reference` says, or whose images_zca_*.pt is of another run.
+
+    Warns:
+        UserWarning: another reading fits much better, or a file leaves a choice open.
+
+    Source: the repositories named at each reader.
+    """
+    if not is_one_of(format, ("auto", *FORMATS)):
+        raise InputError(
+            f"format {describe(format)}: expected 'auto' or one of {[*FORMATS]}"
+        )
+    paths = _find(source)
+    dataset = dataset_name(dataset) if dataset else None
+    given = {
+        "experiment": experiment,
+        "zca": zca,
+        "zca_reference": zca_reference,
+        "factor": factor,
+        "space": space,
+        "normalisation": normalisation,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    own = format == "diver-lite" or paths[0].suffix == ".safetensors"
+    if own and format in ("auto", "diver-lite"):
+        if options or len(paths) > 1:
+            raise InputError(
+                f"{paths[0]}: format 'diver-lite' is one file and has nothing to undo; "
+                f"found {len(paths)} file(s) and {[*options]}"
+            )
+        stored = DistilledSet.load(paths[0])
+        if dataset and stored.provenance.get("dataset") not in (None, dataset):
+            raise InputError(
+                f"{paths[0]}: dataset {dataset!r} was asked for, but the file says "
+                f"{stored.provenance['dataset']!r}"
+            )
+        return stored
+    with naming(paths[0]):
+        return DistilledSet(**read(paths, format, dataset, options))
+
+
+def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
+    """Check that a set's classes are those of an ImageNet subset, and name them.
+
+    Args:
+        distilled: the set; classes that have only numbers get the subset's names,
+            classes in another order the subset's order.
+        subset: any spelling of an ImageNet subset, or "imagenet".
+
+    Returns:
+        The set, and the subset's canonical name: NCFM's variant if the set is NCFM's.
+
+    Raises:
+        InputError: another number of classes, or other names.
+
+    Source: ours; label orders as in `imagenet.SUBSETS`.
+    """
+    subset = imagenet_subset(subset)
+    if distilled.provenance.get("dataset") == f"{subset}-ncfm":
+        subset = f"{subset}-ncfm"
+    names, found = class_names(subset), distilled.class_names
+    if len(found) != len(names):
+        raise InputError(
+            f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
+        )
+    if found == numbered(len(found)):
+        return replace(distilled, class_names=names), subset
+    if strange := list(Counter(found) - Counter(names)):
+        (lacking, *_) = Counter(names) - Counter(found)
+        fits = [name for name in SUBSETS if class_names(name) == found]
+        raise InputError(
+            f"the set's classes are not those of subset {subset!r}: it has "
+            f"{strange[0]!r} instead of {lacking!r}"
+            + (f"; they are those of {fits[0]!r}" if fits else "")
+        )
+    return in_order_of(distilled, names, theirs=f"subset {subset!r}"), subset
+
+
+def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    if isinstance(source, str) and source in list_shipped():
+        return [asset_path(f"{_SHIPPED}{source}.safetensors")]
+    several = not isinstance(source, str | Path)
+    if several:
+        instance(source, "source", list | tuple)
+    paths = [path(item, "source") for item in (source if several else [source])]
+    for file in paths:
+        if not file.exists():
+            shipped = ", ".join(list_shipped()) or "none"
+            raise InputError(
+                f"source {str(file)!r}: no such file or folder, and not the name of a "
+                f"shipped set (shipped: {shipped})"
+            )
+    if not paths:
+        raise InputError("source: found an empty list; expected at least one file")
+    return paths

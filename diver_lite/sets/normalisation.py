@@ -1,0 +1,452 @@
+"""How published pixels were normalised: undoing it, and how well that fits.
+
+A file doesn't say whether its pixels were normalised, whitened or neither. `measure`
+and its companions turn the pictures themselves into evidence; `formats` reads by it.
+
+The thresholds stand between what was measured on 10 released sets of CIFAR-10,
+CIFAR-100 and ImageFruit (DC, DSA, DM, MTT, DATM, K-means), the sets that ship, and
+200 to 1,000 draws of 10 and 100 real images; each comment gives both sides.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diver_lite.checks import InputError
+from diver_lite.sets.names import SUBSETS
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
+Fit = dict[str, float]
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+# GLaD shifts what its GAN decodes by SVHN's mean, not by ImageNet's.
+_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])
+# As in each repository's utils.py. Only DatasetCondensation has CIFAR-100's own
+# numbers (its first version had not); the others reuse CIFAR-10's.
+_STATISTICS: dict[str, dict[str, Statistics]] = {
+    "dc": {
+        "mnist": ((0.1307,), (0.3081,)),
+        "fashion-mnist": ((0.2861,), (0.3530,)),
+        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        "cifar10": _CIFAR10,
+        "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "tiny-imagenet": _IMAGENET,
+        "imagenet": _IMAGENET,
+    },
+    "mtt": {
+        "cifar10": _CIFAR10,
+        "cifar100": _CIFAR10,
+        "tiny-imagenet": _IMAGENET,
+        "imagenet": _IMAGENET,
+    },
+    "glad": {"cifar10": _CIFAR10, "cifar100": _GLAD, "imagenet": _GLAD},
+}
+OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
+RAW_OUTPUT: Statistics = ((0.5,), (0.5,))  # undone, [-1, 1] becomes [0, 1]
+
+# Stored values that need no undoing. Normalised, black is at -0.4 (MNIST) .. -2.4.
+_UNIT_RANGE = (-0.05, 1.05)
+# Contrast below: grey pictures. Read rightly, 10 real images have >= .72 (garments;
+# CIFAR-10 .91), distilled ones >= .97. In [0, 1] and denormalised again: <= .76.
+_GREY = 0.8
+# Above, the pictures may be normalised still: 2.4 .. 26. Wild sets have 2 .. 6.6 when
+# read rightly, so the offset has to agree.
+_GLARING = 2.0
+# An offset below says nothing (DM's are so wild that any mean fits). Above, a reading
+# whose offset is below .8 of it fits better: rightly read, the wrong neighbour's is
+# 1.2 .. 200 times as far; wrongly read, the right one's is .03 .. .73 of it.
+_OFFSET, _CLOSER = 0.15, 0.8
+# Whitened, both are low: waves .001 .. .13 (10 real images: .18), brightness .001 ..
+# .03 (.07). Not whitened, one of them is not: waves .22 .. .69, or (DM) .01 .. .03
+# with brightness .085 .. .13; DC has brightness .02 with waves .43. (Garments: .06 ..
+# .32 and .01 whitened, .57 .. .69 and .03 .. .17 not: some of them go unnoticed.)
+_WAVES, _BRIGHTNESS = 0.16, 0.05
+# Inverted with the training images, whitened pixels' std grows .8 .. 1.2 times, what
+# was never whitened 2.0 (DM) .. 5.5 times.
+_GROWTH = 1.6
+# Rightly inverted: up to .73 outside [0, 1]; explosions: .88 .. 1.
+_EXPLODED = 0.8
+# Correlation of finest detail: a whitened set with its own inverse .99 (.94 where 500
+# images fitted it); with another from the same initial images <= .39, else <= .01.
+SAME_DETAIL = 0.9
+# The same between entries of a file: repetitions <= .05, the same initial images in
+# other methods' hands <= .32; snapshots .86 .. .99, two that are half a run apart .24.
+SNAPSHOT, SNAPSHOT_IF_NUMBERED = 0.5, 0.15  # the latter: the name ends in an iteration
+_ENOUGH_IMAGES, _ENOUGH_PIXELS = 10, 16  # fewer tell nothing
+
+
+def known_statistics(dataset: str, family: str = "dc") -> Statistics | None:
+    """Return the mean and std that a family of repositories has for a data set.
+
+    Args:
+        dataset: a canonical name; ImageNet subsets have ImageNet's numbers.
+        family: "dc" (each data set's own numbers), "mtt" or "glad".
+
+    Source: each repository's utils.py.
+    """
+    key = "imagenet" if dataset in SUBSETS else dataset
+    return _STATISTICS[family].get(key)
+
+
+def known_datasets(family: str) -> list[str]:
+    """Return the data sets that `known_statistics` has for a family. Source: ours."""
+    return [*_STATISTICS[family]]
+
+
+def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
+    """Return `images * std + mean`, (N, C, H, W) float32.
+
+    Source: every repository's `transforms.Normalize`, inverted.
+    """
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
+    return images.float() * std + mean
+
+
+def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
+    """Undo kornia.enhance.ZCAWhitening(eps=0.1) as fitted on `reference`.
+
+    It whitens x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T the covariance.
+
+    Args:
+        images: (N, C, H, W), whitened.
+        reference: (M, C, H, W) in [0, 1], M > 1.
+        eps: what was added to the eigenvalues.
+
+    Raises:
+        InputError: a reference of another shape.
+
+    Source: kornia, as MTT and DATM call it.
+    """
+    if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
+        raise InputError(
+            f"zca_reference: found shape {tuple(reference.shape)}; expected "
+            f"(M, {', '.join(map(str, images.shape[1:]))}) with M > 1"
+        )
+    flat = reference.flatten(1)  # (M, D)
+    mean = flat.mean(dim=0, dtype=torch.float64)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in flat.split(4096):  # in parts: all of CIFAR-10 in float64 is 1.2 GB
+        centred = part.double() - mean
+        covariance.addmm_(centred.T, centred)
+    values, vectors = torch.linalg.eigh(covariance / (len(flat) - 1))
+    inverse = (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
+    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+
+
+# --- Evidence ----------------------------------------------------------------------
+
+
+def measure(images: Tensor, statistics: Statistics | None) -> Fit:
+    """Say in numbers how much images look like pictures of a data set.
+
+    Args:
+        images: (N, C, H, W), as read: black 0, white 1.
+        statistics: the data set's own mean and std, or None if it is unknown.
+
+    Returns:
+        `outside`: share of values outside [0, 1]; `far_outside`: outside [-1, 2];
+        with statistics also `contrast`: std in units of the data set's, averaged over
+        channels, and `offset`: distance of a channel's mean from the data set's in
+        units of the channel's own std, of the channel that is furthest off.
+
+    Source: ours.
+    """
+    low, high = images < 0, images > 1
+    far = (images < -1) | (images > 2)
+    found = {
+        "outside": (low | high).float().mean().item(),
+        "far_outside": far.float().mean().item(),
+    }
+    if statistics is not None:
+        mean, std = (torch.tensor(v) for v in statistics)
+        own = images.std((0, 2, 3), correction=0)  # (C,)
+        distance = (images.mean((0, 2, 3)) - mean).abs()
+        found["contrast"] = (own / std).mean().item()
+        found["offset"] = (distance / own.clamp(min=1e-6)).max().item()
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def slow_shares(images: Tensor) -> Fit:
+    """Return what whitening takes away: the share of slow changes in the variance.
+
+    Returns:
+        `brightness`: differences in brightness between images; `waves`: changes
+        within images over 16 pixels or more.
+
+    Source: ours; natural images have most of their variance there.
+    """
+    images = images[:: -(-len(images) // 1000)].float()  # a thousand are enough
+    images = images - images.mean((0, 2, 3), keepdim=True)
+    level = images.mean((2, 3), keepdim=True)
+    power = torch.fft.fft2(images - level).abs().square().sum((0, 1))  # (H, W)
+    rows, columns = (torch.fft.fftfreq(size) for size in power.shape)  # per pixel
+    slow = rows[:, None] ** 2 + columns**2 <= (1 / 16) ** 2
+    brightness = level.square().mean() / images.square().mean().clamp(min=1e-12)
+    waves = power[slow].sum() / power.sum().clamp(min=1e-12)
+    return {"waves": round(waves.item(), 3), "brightness": round(brightness.item(), 3)}
+
+
+def same_detail(first: Tensor, second: Tensor) -> float:
+    """Correlate the finest detail, which no reading changes, of two sets of images.
+
+    Args:
+        first: (N, C, H, W) images.
+        second: as many of the same shape.
+
+    Returns:
+        -1 .. 1, of differences between neighbours in both directions at once: near 1
+        if both are the same pictures, whitened or not; near 0 for other pictures of
+        the same classes, which have large shapes in common, but no detail.
+
+    Source: ours.
+    """
+    first, second = (
+        images[..., 1:, 1:]
+        - images[..., :-1, 1:]
+        - images[..., 1:, :-1]
+        + images[..., :-1, :-1]
+        for images in (first.float(), second.float())
+    )
+    product = first.norm() * second.norm()
+    return ((first * second).sum() / product.clamp(min=1e-12)).item()
+
+
+def in_unit_range(images: Tensor) -> bool:
+    """Tell whether all values lie in [0, 1], give or take what clamping leaves.
+
+    Source: ours: normalised sets have negative values, for black or dark colours.
+    """
+    low, high = _UNIT_RANGE
+    return images.numel() > 0 and bool(((images >= low) & (images <= high)).all())
+
+
+def looks_like_bytes(images: Tensor) -> bool:
+    """Tell whether values have no sign and are far beyond 1, as 0 .. 255.
+
+    Source: ours.
+    """
+    if images.numel() == 0 or not bool(images.isfinite().all()):
+        return False
+    return images.min().item() >= _UNIT_RANGE[0] and images.max().item() > 2
+
+
+def looks_whitened(images: Tensor) -> bool | None:
+    """Tell whether stored images lack what whitening takes away; None if too few.
+
+    Source: ours, see `slow_shares`.
+    """
+    if len(images) < _ENOUGH_IMAGES or min(images.shape[-2:]) < _ENOUGH_PIXELS:
+        return None
+    found = slow_shares(images)
+    return found["waves"] < _WAVES and found["brightness"] < _BRIGHTNESS
+
+
+def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | None:
+    """Say which reading fits better: one undoing less, one more, or (None) neither.
+
+    Args:
+        count: number of images; few tell nothing.
+        before: `measure` with one undoing of mean and std less.
+        here: as they were read.
+        after: with one more.
+
+    Returns:
+        "before", "after" or None.
+
+    Source: ours.
+    """
+    if count < _ENOUGH_IMAGES or not here["offset"] > _OFFSET:
+        return None
+    limit = _CLOSER * here["offset"]
+    if here["contrast"] < _GREY and before["offset"] < limit:
+        return "before"
+    if here["contrast"] > _GLARING and after["offset"] < limit:
+        return "after"
+    return None
+
+
+# --- Undoing -----------------------------------------------------------------------
+
+
+@dataclass
+class Undoing:
+    """Undo what was done to pixels, judge the outcome, and keep a record of both.
+
+    Attributes:
+        paths: the files that the pixels come from, for messages.
+        dataset: its canonical name, or None.
+        format: a key of `formats.FORMATS`.
+        options: arguments that the caller of `load_distilled` gave.
+        record: what else the provenance shall say: `assumed`, `fit` (see `measure`),
+            `doubts`.
+        undone: every change to the pixels.
+    """
+
+    paths: list[Path]
+    dataset: str | None
+    format: str
+    options: dict[str, Any]
+    record: dict[str, Any] = field(default_factory=dict)
+    undone: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return self.paths[0]
+
+    def doubt(self, message: str) -> None:
+        """Warn, and keep what was said in the record."""
+        self.record.setdefault("doubts", []).append(message)
+        warnings.warn(f"{self.path}: {message}", stacklevel=2)
+
+    def judge(
+        self,
+        images: Tensor,
+        assumed: str,
+        *,
+        statistics: Statistics | None = None,
+        **evidence: Any,
+    ) -> Fit:
+        """Record what pixels were taken for, and how well that fits; return the fit."""
+        fit = measure(images, self._own(statistics)) if images.numel() else {}
+        self.record |= {"assumed": assumed, "fit": fit | evidence}
+        return fit
+
+    def _own(self, otherwise: Statistics | None = None) -> Statistics | None:
+        known = known_statistics(self.dataset) if self.dataset else None
+        return known or otherwise
+
+    def as_stored(
+        self, images: Tensor, assumed: str = "stored in [0, 1]", **evidence: Any
+    ) -> Tensor:
+        """Return the images as they are, and warn if they seem to be normalised."""
+        images, own = images.float(), self._own()
+        fit = self.judge(images, assumed, **evidence)
+        if own and images.numel():
+            undone = measure(denormalise(images, own), own)
+            if better_neighbour(len(images), fit, fit, undone):
+                self.doubt(
+                    f"read as stored, but the pixels look normalised: {_fits(fit)}; "
+                    f"with mean and std of {self.dataset!r} undone {_fits(undone)}"
+                )
+        return images
+
+    def undo(self, images: Tensor, family: str, **evidence: Any) -> Tensor:
+        """Return `images * std + mean` with the statistics that `family` uses.
+
+        What is in [0, 1] already stays as it is, unless normalisation= was given.
+        """
+        given = self.options.get("normalisation")
+        if isinstance(given, str) and given == "none":
+            return self.as_stored(images, **evidence)
+        if given is None and in_unit_range(images):
+            self.doubt(
+                "all values lie in [0, 1], so no mean and std were applied: read as "
+                "stored (normalisation=(mean, std) undoes them nevertheless)"
+            )
+            return self.as_stored(images, **evidence)
+        if given is None and looks_like_bytes(images):
+            raise InputError(
+                f"found values {images.min().item():.2f}..{images.max().item():.2f}, "
+                "none negative: neither normalised nor in [0, 1]; expected one of them "
+                "(8-bit values must be divided by 255)"
+            )
+        statistics = mean, std = self._statistics(family)
+        if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
+            raise InputError(
+                f"found images with {images.shape[1]} channel(s), but dataset "
+                f"{self.dataset!r} with {len(mean)} means and {len(std)} stds"
+            )
+        self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
+        read = denormalise(images, statistics)
+        fit = self.judge(read, "mean and std", statistics=statistics, **evidence)
+        if images.numel():
+            self._compare(images, read, fit, statistics)
+        return read
+
+    def _compare(
+        self, stored: Tensor, read: Tensor, fit: Fit, used: Statistics
+    ) -> None:
+        """Warn if images fit better as stored, or with mean and std undone twice."""
+        own = self._own(used)
+        before, after = measure(stored, own), measure(denormalise(read, used), own)
+        better = better_neighbour(len(stored), before, fit, after)
+        if in_unit_range(stored) and not torch.equal(stored, read):
+            better = "before"  # normalisation= was given, but nothing normalised
+        if better == "before":
+            self.doubt(
+                "mean and std were undone, but the pixels look as if they had never "
+                f"been applied: {_fits(fit)}, as stored {_fits(before)}; "
+                "normalisation='none' reads them as stored"
+            )
+        elif better == "after":
+            self.doubt(
+                "mean and std were undone, but the pixels look normalised still: "
+                f"{_fits(fit)}, undone twice {_fits(after)}"
+            )
+
+    def _statistics(self, family: str) -> Statistics:
+        if (given := self.options.get("normalisation")) is not None:
+            try:
+                mean, std = (tuple(float(value) for value in part) for part in given)
+                if all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std):
+                    return mean, std
+            except (TypeError, ValueError):
+                pass
+            raise InputError(
+                f"normalisation: found {given!r}; expected (mean, std), each with one "
+                "number per channel and std above 0, or 'none'"
+            )
+        known = known_datasets(family)
+        if self.dataset is None:
+            raise InputError(
+                "pixels are normalised with the mean and std of a data set that "
+                f"neither file nor name tells; pass dataset= (one of {known} or an "
+                "ImageNet subset) or normalisation=(mean, std)"
+            )
+        if (statistics := known_statistics(self.dataset, family)) is None:
+            raise InputError(
+                f"dataset {self.dataset!r}: no mean and std are known for it in format "
+                f"{self.format!r} (known: {known}); pass normalisation=(mean, std)"
+            )
+        return statistics
+
+    def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
+        """Invert the whitening; refuse what explodes because it wasn't whitened."""
+        tensor = isinstance(reference, Tensor)
+        if not tensor or not in_unit_range(reference):
+            found = "values outside" if tensor else f"a {type(reference).__name__}"
+            raise InputError(
+                f"zca_reference: found {found}; expected the real training images as "
+                "a tensor of values in [0, 1]"
+            )
+        read = invert_zca(images, reference)
+        growth = (read.std() / images.float().std()).item()
+        fit = self.judge(read, "ZCA whitening", growth=round(growth, 2), **evidence)
+        self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
+        if growth > _GROWTH:
+            found = (
+                "the pixels were not whitened as zca_reference would have done: its "
+                f"inverse makes them {growth:.1f} times as large, and "
+                f"{fit['outside']:.0%} lie outside [0, 1]"
+            )
+            if in_unit_range(images):  # whitened ones have negative values
+                raise InputError(
+                    f"{found}; as stored all lie in it: pass normalisation='none'"
+                )
+            better = "leave it out and pass zca=False"
+            if fit["outside"] > _EXPLODED:
+                raise InputError(f"{found}; {better}")
+            self.doubt(f"{found}; if the colours are wrong, {better}")
+        return read
+
+
+def _fits(fit: Fit) -> str:
+    return f"contrast {fit['contrast']:.2f}, mean {fit['offset']:.2f} std away"

@@ -1,0 +1,363 @@
+"""Real datasets: what ships, and where the rest is found.
+
+Every image leaves this module as float32 (N, 3, H, W) in [0, 1]. Fashion-MNIST is
+zero-padded from 28 to 32 pixels, which loses nothing and lets every network of the
+book see one size; its grey channel is repeated by a view, so it costs no memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zipfile
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diver_lite.assets import asset_path
+from diver_lite.checks import InputError, describe, first_line, is_one_of, path
+from diver_lite.sets.names import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
+
+SPLITS = ("train", "test", "fit", "validation", "sample")
+VALIDATION_PER_CLASS = 500
+SAMPLE_PER_CLASS = 100
+_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+Dataset = tuple[Tensor, Tensor, tuple[str, ...]]
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    subset: str | None = None,
+) -> Dataset:
+    """Load a split of a real dataset.
+
+    The official training split is `train`. All choices of this project are made on
+    `validation` (its last 500 images of each class); what is trained on is `fit`
+    (the other ones). `sample` is the first 100 images per class of `fit`; it ships
+    with the package for Fashion-MNIST, as does `test`.
+
+    Args:
+        name: `"fashion-mnist"`, `"cifar10"`, or a folder with one sub-folder per
+            split that holds one sub-folder per class.
+        split: `train`, `test`, `fit`, `validation` or `sample`.
+        root: where the files are; default: the environment variable
+            `DIVER_LITE_DATA`, then the places that `find_source` names. CIFAR-10 may
+            lie there as cifar-10-batches-py, as cifar10_jpeg.npz, or as PNG files
+            train/airplane/*.png, test/airplane/*.png and so on.
+        image_size: for a folder, resize and centre-crop images to this size; without
+            it they must agree in size.
+        subset: for a folder, take the classes of this ImageNet subset only, in its
+            label order. Class folders may be named by WordNet id, class name or
+            ImageNet index. Split folders may be ImageNet's (train, val), may lie in a
+            folder imagenette2*, as torchvision leaves it, or be missing: then the
+            folder itself is the test split.
+
+    Returns:
+        images (N, 3, H, W) float32 in [0, 1], labels (N,) int64, class names.
+
+    Raises:
+        InputError: unknown name or split, or files that are missing or broken.
+
+    Source: Fashion-MNIST, Xiao et al. 2017; CIFAR-10, Krizhevsky 2009; splits: ours.
+    """
+    path(name, "dataset")
+    if not is_one_of(split, SPLITS):
+        raise InputError(
+            f"split {describe(split)} is unknown; expected one of {SPLITS}"
+        )
+    if subset is not None and not Path(name).is_dir():
+        raise InputError(
+            f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder"
+        )
+    if name == "fashion-mnist" and subset is None:
+        loader, names = _fashion_mnist, FASHION_MNIST_CLASSES
+    elif name == "cifar10" and subset is None:
+        loader, names = _cifar10, CIFAR10_CLASSES
+    elif Path(name).is_dir():
+        return _image_folder(Path(name), split, image_size, subset)
+    else:
+        raise InputError(
+            f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
+            "existing folder with train/ and test/ sub-folders of class folders"
+        )
+    images, labels = loader(split, _root(root))
+    return images, labels, names
+
+
+def _root(root: str | Path | None) -> Path | None:
+    root = root or os.environ.get("DIVER_LITE_DATA")
+    if root is None:
+        return None
+    if not path(root, "data root").is_dir():
+        raise InputError(f"data root {root} is not a folder")
+    return Path(root)
+
+
+def split_indices(labels: Tensor, split: str) -> Tensor:
+    """Return which training images make up `fit`, `validation` or `sample`.
+
+    Args:
+        labels: (N,) labels of the official training split, in its order.
+        split: one of the three names.
+
+    Returns:
+        Sorted indices (M,) int64.
+
+    Source: ours: a fixed, class-balanced hold-out, so that no choice needs the test
+    split.
+    """
+    chosen = []
+    for label in labels.unique():
+        indices = (labels == label).nonzero().flatten()
+        cut = len(indices) - min(VALIDATION_PER_CLASS, len(indices) // 5)
+        chosen.append(
+            {
+                "fit": indices[:cut],
+                "validation": indices[cut:],
+                "sample": indices[: min(cut, SAMPLE_PER_CLASS)],
+            }[split]
+        )
+    return torch.cat(chosen).sort().values
+
+
+# ---------------------------------------------------------------- Fashion-MNIST
+
+
+def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
+    if split in ("test", "sample"):  # these ship with the package
+        stem = "t10k" if split == "test" else "sample"
+        folder = "fashion-mnist"
+        images = asset_path(f"{folder}/{stem}-images-idx3-ubyte.gz")
+        labels = asset_path(f"{folder}/{stem}-labels-idx1-ubyte.gz")
+        return _to_rgb32(_read_idx(images)), torch.from_numpy(_read_idx(labels)).long()
+    folder = find_source("fashion-mnist", root)
+    images = _to_rgb32(_read_idx(folder / "train-images-idx3-ubyte.gz"))
+    labels = torch.from_numpy(_read_idx(folder / "train-labels-idx1-ubyte.gz")).long()
+    if len(images) != len(labels):
+        raise InputError(
+            f"data folder {folder}: {len(images)} images but {len(labels)} labels"
+        )
+    if split == "train":
+        return images, labels
+    indices = split_indices(labels, split)
+    return images[:, :1][indices].expand(-1, 3, -1, -1), labels[indices]
+
+
+def _to_rgb32(pixels: np.ndarray) -> Tensor:
+    """(N, 28, 28) uint8 -> (N, 3, 32, 32) float32; the channels share memory."""
+    images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
+    return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read one file of the IDX format (big-endian header, uint8 body)."""
+    if not path.exists() and path.with_suffix("").exists():
+        path = path.with_suffix("")  # some archives are stored unpacked
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as stream:
+            content = stream.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"data file {path} can't be read: {error}") from None
+    ndim = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(content, ">u4", ndim, 4) if ndim else ()
+    if not ndim or len(content) != 4 + 4 * ndim + int(np.prod(shape)):
+        raise InputError(f"data file {path} is not a complete IDX file of bytes")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
+
+
+def describe_source(name: str, *, root: str | Path | None = None) -> str:
+    """Say which files a dataset was read from, for the record of a result.
+
+    Args:
+        name, root: as for `load_dataset`.
+
+    Returns:
+        Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number
+        that was measured on the latter must not be called "CIFAR-10" alone.
+
+    Source: ours.
+    """
+    if name == "fashion-mnist":
+        return "Fashion-MNIST (official files)"
+    if name != "cifar10":
+        return f"image folder {Path(name).name}"
+    folder = find_source("cifar10", _root(root))
+    if (folder / "cifar-10-batches-py").exists():
+        return "CIFAR-10 (official files)"
+    if (folder / "cifar10_jpeg.npz").exists():
+        return "CIFAR-10 (JPEG re-encoding)"
+    return "CIFAR-10 (image folder)"
+
+
+def find_source(name: str, root: Path | None = None) -> Path:
+    """Find the training files of a dataset, downloading them as the last resort.
+
+    Searched in this order: `root` (or `root/name`); for Fashion-MNIST the folder of
+    Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
+
+    Raises:
+        InputError: not found and not downloadable; the message says what to do.
+    """
+    wanted = {
+        "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
+        "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz", "train/airplane"),
+    }[name]
+    places = [root, root / name, root / "FashionMNIST/raw"] if root else []
+    places += [_DEBIAN] if name == "fashion-mnist" else []
+    for place in places:
+        if any((place / file).exists() for file in wanted):
+            return place
+    if root:
+        raise InputError(
+            f"data root {root} holds none of {wanted} (for {name}); "
+            "put one of them there"
+        )
+    import platformdirs
+    import torchvision
+
+    cache = Path(platformdirs.user_cache_dir("diver_lite"))
+    classes = {
+        "fashion-mnist": torchvision.datasets.FashionMNIST,
+        "cifar10": torchvision.datasets.CIFAR10,
+    }
+    try:
+        classes[name](str(cache), train=True, download=True)
+    except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
+        raise InputError(
+            f"the training split of {name} is not on this machine and could not be "
+            f"downloaded ({type(error).__name__}); set DIVER_LITE_DATA or pass root= "
+            f"(--data-root) to a folder that holds {wanted[0]}"
+        ) from None
+    return cache / "FashionMNIST/raw" if name == "fashion-mnist" else cache
+
+
+# ---------------------------------------------------------------- CIFAR-10, folders
+
+
+def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
+    folder = find_source("cifar10", root)
+    subset = "test" if split == "test" else "train"
+    if (folder / "cifar-10-batches-py").exists():
+        import torchvision
+
+        data = torchvision.datasets.CIFAR10(str(folder), train=subset == "train")
+        pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2)
+        labels = torch.tensor(data.targets)
+    elif (folder / "cifar10_jpeg.npz").exists():
+        pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
+    else:
+        images, labels, names = _image_folder(folder, split, None, None)
+        if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
+            raise InputError(
+                f"image folder {folder}: found classes {names} of "
+                f"{tuple(images.shape[-2:])} pixels; expected {CIFAR10_CLASSES} of "
+                "(32, 32)"
+            )
+        return images, labels
+    if split not in ("train", "test"):
+        indices = split_indices(labels, split)
+        pixels, labels = pixels[indices], labels[indices]
+    return pixels.float().div_(255), labels
+
+
+def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
+    """Decode JPEG files stored back to back: keys {subset}_blob, _offs, _y."""
+    import io
+
+    from PIL import Image
+
+    try:
+        with np.load(path) as packed:
+            blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
+        files = (blob[start:end].tobytes() for start, end in pairwise(offs))
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"data file {path} can't be read ({error}); expected arrays "
+            f"{subset}_blob, {subset}_offs and {subset}_y"
+        ) from None
+    # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
+    order = np.random.default_rng(0).permutation(len(y))
+    return (
+        torch.from_numpy(pixels[order]).permute(0, 3, 1, 2),
+        torch.from_numpy(y[order]).long(),
+    )
+
+
+def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
+    """Return the folder of class folders that holds a split."""
+    part = "test" if split == "test" else "train"
+    if subset is None:
+        return folder / part
+    inside = sorted(path for path in folder.glob("imagenette2*") if path.is_dir())
+    if len(inside) > 1:
+        names = ", ".join(path.name for path in inside)
+        raise InputError(f"image folder {folder} holds {names}; pass one of them")
+    folder = inside[0] if inside else folder
+    parts = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
+    if not parts and part == "test":
+        return folder
+    return folder / ("val" if part == "test" and "test" not in parts else part)
+
+
+def _image_folder(
+    folder: Path, split: str, image_size: int | None, subset: str | None
+) -> Dataset:
+    import torchvision
+    from torchvision.transforms import v2
+
+    from diver_lite.sets.names import class_names, imagenet_subset, match_folders
+
+    class Folder(torchvision.datasets.ImageFolder):
+        def find_classes(self, directory):
+            names, labels = super().find_classes(directory)
+            if subset is None:
+                return names, labels
+            try:
+                labels = match_folders(names, subset)
+            except InputError as error:
+                raise InputError(f"image folder {directory}: {error}") from None
+            return list(labels), labels
+
+    subset = None if subset is None else imagenet_subset(subset)
+    place = _split_folder(folder, split, subset)
+    steps = [v2.ToImage()]
+    if image_size:
+        steps += [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
+    transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
+    try:
+        data = Folder(str(place), transform)
+    except (FileNotFoundError, OSError) as error:
+        raise InputError(
+            f"image folder {place}: expected one sub-folder per class with "
+            f"images in it ({first_line(error)})"
+        ) from None
+    labels = torch.tensor(data.targets)
+    indices = torch.arange(len(labels))
+    if split not in ("train", "test"):
+        indices = split_indices(labels, split)
+    images = []
+    for index in indices.tolist():
+        path = data.samples[index][0]
+        try:
+            images.append(data[index][0])
+        except OSError as error:
+            raise InputError(f"image {path} can't be read: {error}") from None
+        if images[-1].shape != images[0].shape:
+            raise InputError(
+                f"image {path} is {tuple(images[-1].shape[1:])} pixels, others are "
+                f"{tuple(images[0].shape[1:])}; pass image_size to resize them"
+            )
+    names = tuple(data.classes) if subset is None else class_names(subset)
+    return torch.stack(images), labels[indices], names

@@ -1,0 +1,354 @@
+"""The book's pages: complete, linked, and with numbers that are where they say."""
+
+import ast
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+pytest.importorskip("sphinx", reason="the tools of the book are not installed")
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT / "book"
+RESULTS = ROOT / "results"
+PAGES = sorted(BOOK.glob("*.md"))
+CHAPTERS = [
+    "01_quick_start",
+    "02_distilled_data",
+    "03_diffusion_prior",
+    "04_semantic_inheritance",
+    "05_semantic_guidance",
+    "06_semantic_fusion",
+    "07_ablations",
+    "08_cross_architecture",
+    "09_colour_images",
+    "10_imagenet_and_gpu",
+    "11_bring_your_own",
+]
+NOT_OURS = ("ModuleNotFoundError", "jupyter_client.")  # messages of other programs
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+
+
+def extension(name):
+    """Import an extension of the book, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, BOOK / "_ext" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+measured = extension("measured")
+docstrings = extension("plain_docstrings")
+
+
+def sections(text, level):
+    """Map the titles of one level to what stands below them."""
+    parts = re.split(rf"(?m)^{'#' * level} (.+)$", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_the_contents_list_every_chapter_and_page():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    listed = [toc["root"]]
+    listed += [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    there = [f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("*.ipynb")]
+    there += [f"book/{page.stem}" for page in PAGES]
+    assert sorted(listed) == sorted(there)
+    chapters = [entry for entry in listed if entry.startswith("notebooks/")]
+    assert chapters == sorted(chapters), "chapters stand in the order of their numbers"
+
+
+def test_notebooks_have_the_names_that_pages_link_to():
+    found = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert found <= set(CHAPTERS)
+
+
+@every_page
+def test_links_to_chapters_name_chapters(page):
+    text = page.read_text("utf-8")
+    targets = re.findall(r"{chapter}`[^`<]*<(\w+)>`", text)
+    assert set(targets) <= set(CHAPTERS)
+    linked = re.findall(r"\.\./notebooks/(\w+)", text)
+    assert all((ROOT / "notebooks" / f"{name}.ipynb").exists() for name in linked)
+
+
+def test_every_module_is_in_the_reference():
+    text = (BOOK / "api.md").read_text("utf-8")
+    package = ROOT / "diver_lite"
+    files = {path.relative_to(package) for path in package.rglob("[a-z]*.py")}
+    modules = {".".join(path.with_suffix("").parts) for path in files} | {"assets"}
+    documented = set(re.findall(r"automodule:: diver_lite\.([\w.]+)", text))
+    assert documented == modules
+
+
+def test_lab_opens_the_quick_start():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r"jupyter lab .*notebooks/01_quick_start\.ipynb", text)
+    config = re.search(r"echo '(.*diver_lite\.book\.setup.*)' > \$@", text)[1]
+    # the file is Python: an extension that the kernel loads
+    assignment = ast.parse(config).body[0]
+    assert ast.literal_eval(assignment.value) == ["diver_lite.book.setup"]
+
+
+# ---------------------------------------------------------------- the paper
+
+
+PAPER = (BOOK / "paper.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("title", "count"), [("Seven open points", 7), ("Nine questions", 9)]
+)
+def test_each_point_and_question_is_answered(title, count):
+    answers = sections(sections(PAPER, 2)[title], 3)
+    assert [int(heading.split(".")[0]) for heading in answers] == [*range(1, count + 1)]
+    for heading, text in answers.items():
+        prose = re.sub(r"(?s)```{results}.*?```", "", text)
+        number = re.search(r"{(result|paired)}`|\d", prose)
+        assert number, f"{heading!r} is answered without a number"
+        if title == "Nine questions":
+            assert "{chapter}`" in text, f"{heading!r} leads to no chapter"
+
+
+def test_every_figure_of_the_paper_has_its_counterpart():
+    table = next(t for h, t in sections(PAPER, 2).items() if h.startswith("Every fig"))
+    rows = re.findall(r"(?m)^\| (\d[^|]*)\|[^|]*\|(.*)\|$", table)
+    figures = set()
+    for figure, here in rows:
+        numbers = [int(n) for n in re.findall(r"\d+", figure)]
+        figures |= set(range(min(numbers), max(numbers) + 1))
+        assert re.search(r"{chapter}`", here), f"figure {figure}: no link"
+    assert figures == set(range(1, 15))
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@every_page
+def test_numbers_in_sentences_are_in_results(page):
+    text = page.read_text("utf-8")
+    for role, read in (("result", measured.lookup), ("paired", measured.paired)):
+        for address in re.findall(rf"{{{role}}}`([^`]*)`", text):
+            assert read(RESULTS, address) not in ("", "nan"), address
+
+
+# what paper.md says in words: study -> (row, against) -> verdicts, over the sets
+SAID = {
+    "fashion-mnist_ipc1": {
+        ("VAE only", "Stage I"): {"better"},  # question 1
+        ("DIVER", "VAE only"): {"2 draws for 5 seeds"},  # introduction
+    },
+    "fashion-mnist_ipc10": {
+        ("VAE only", "Stage I"): {"better"},  # question 1
+        ("DIVER", "SI matched"): {"1 draw for 5 seeds"},  # question 3
+    },
+    "cifar10_ipc1": {
+        ("VAE only", "Stage I"): {"no difference"},  # question 1
+        ("DIVER", "VAE only"): {"no difference"},  # question 1
+        ("DIVER tuned", "raw prior tuned"): {"no difference"},  # question 2
+        ("DIVER", "SI matched"): {"no difference", "worse"},  # question 3
+        ("DIVER", "random real"): {"no difference"},  # question 6
+        ("DIVER tuned", "random real"): {"better"},  # question 6
+    },
+    "cifar10_ipc10": {("DIVER tuned", "raw prior tuned"): {"1 draw for 5 seeds"}},
+}
+
+
+@pytest.mark.parametrize("study", SAID)
+def test_sentences_about_the_studies_still_hold(study):
+    """Numbers renew themselves, sentences don't: after another run, read paper.md."""
+    table = pd.read_csv(RESULTS / f"study_{study}_comparisons.csv")
+    verdicts = table.groupby(["row", "against"])["verdict"].agg(set)
+    assert {pair: verdicts[pair] for pair in SAID[study]} == SAID[study]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.iterdir()), ids=lambda p: p.name)
+def test_stored_results_can_be_printed(path):
+    """Files may still be written to by a run: an empty table is no mistake."""
+    if path.suffix not in (".csv", ".json"):
+        pytest.skip("not shown")
+    assert " · " in measured.origin(path)
+    for table in measured.tables(path):
+        lines = measured.markdown(measured.printable(table))
+        assert len({line.count(" | ") for line in lines}) == 1
+        assert not re.search(r"\bnan\b|None", "".join(lines[:1]))
+
+
+def test_lookup(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"x": {"1.5": {"share": 0.8412}}}))
+    (tmp_path / "b.csv").write_text('setting,unseen\n"scale 4, late",-0.125\n')
+    assert measured.lookup(tmp_path, "a.json: x: 1.5: share | %") == "84.1 %"
+    assert measured.lookup(tmp_path, "a.json: x: 1.5: share | .2f") == "0.84"
+    address = "b.csv: scale 4, late: unseen | points"
+    assert measured.lookup(tmp_path, address) == "\N{MINUS SIGN}12.5"
+    with pytest.raises(KeyError):
+        measured.lookup(tmp_path, "b.csv: scale 5: unseen | %")
+    (tmp_path / "c.csv").write_text("set,row,points\ndm,x,1.5\ndm,y,-2.25\n")
+    assert measured.lookup(tmp_path, "c.csv: dm: y: points | +.1f") == "−2.2"
+    with pytest.raises(KeyError, match="2 rows"):
+        measured.lookup(tmp_path, "c.csv: dm: points | +.1f")
+
+
+def trainings():
+    rows = [
+        {
+            "set": name,
+            "judge": judge,
+            "unseen": judge != "ConvNet",
+            "seed": seed,
+            "accuracy": accuracy + 0.01 * seed,
+            "seconds": 1.0,
+        }
+        for name, accuracy in (("Stage I", 0.1), ("DIVER", 0.3))
+        for judge in ("ConvNet", "ViT")
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_trainings_are_summarised():
+    table = measured.printable(trainings())
+    assert [*table.columns] == ["set", "ConvNet", "ViT", "unseen", "seeds"]
+    assert [*table.iloc[1]] == ["DIVER", "31.0 ± 1.0", "31.0 ± 1.0", "31.0", "3"]
+
+
+def test_paired(tmp_path):
+    trainings().to_csv(tmp_path / "t.csv", index=False)
+    found = measured.paired(tmp_path, "t.csv: DIVER vs Stage I")
+    assert found == "+20.0 [+20.0, +20.0]"
+
+
+def test_a_table_of_verdicts_says_how_many_chance_alone_would_make(tmp_path):
+    """And that its intervals are younger than its trainings."""
+    (tmp_path / "a_comparisons.csv").write_text("set,points,verdict\ndm,1,better\n")
+    (tmp_path / "a.csv").write_text("set,unseen\ndm,1\n")
+    record = {"commit": "abc", "recomputed": {"commit": "def"}}
+    verdicts = {"comparisons": 40, "differences": 7, "by_chance": 2.0}
+    verdicts["without_verdict"] = 4
+    content = {"provenance": record, "verdicts": verdicts}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = measured.origin(tmp_path / "a_comparisons.csv")
+    assert "commit abc, intervals recomputed by def" in found
+    assert "40 verdicts, 7 call a difference, 2.0 would by chance; 4 comp" in found
+    assert "by chance" not in measured.origin(tmp_path / "a.csv")
+
+
+def test_fractions_and_percent_read_alike():
+    fractions = pd.DataFrame(
+        {"setting": ["a"], "unseen": [0.31], "vs_x": [-0.02], "low": [-0.03],
+         "high": [0.0]}
+    )  # fmt: skip
+    percent = fractions.assign(unseen=31.0, vs_x=-2.0, low=-3.0)
+    for table in (fractions, percent):
+        text = "\n".join(measured.markdown(measured.printable(table)))
+        assert "| a | 31.0 | −2.0 [−3.0, +0.0] |" in text
+    points = pd.DataFrame({"row": ["a"], "points": [0.5], "low": [-0.1], "high": [1.0]})
+    assert "+0.5 [−0.1, +1.0]" in measured.printable(points).to_string()
+
+
+def test_a_column_is_spread_across():
+    table = measured.printable(
+        pd.DataFrame(
+            {
+                "set": ["dm", "dm", "mtt"],
+                "row": ["DIVER", "VAE only", "DIVER"],
+                "points": [4.0, -1.0, 0.5],
+                "low": [2.0, -3.0, -0.5],
+                "high": [6.0, 1.0, 1.5],
+                "verdict": ["better", "no difference", "no difference"],
+            }
+        )
+    )
+    wide = measured.spread(table, "set")
+    assert [*wide.columns] == ["row", "dm", "mtt"]  # what's missing stays empty
+    assert wide.to_numpy().tolist() == [
+        ["DIVER", "**+4.0 [+2.0,\xa0+6.0]**", "+0.5 [−0.5,\xa0+1.5]"],
+        ["VAE only", "−1.0 [−3.0,\xa0+1.0]", ""],
+    ]
+    assert measured.markdown(wide)[1] == "| --- | ---: | ---: |"
+
+
+def test_spreads_stand_beside_means():
+    table = pd.DataFrame(
+        {"set": ["a", "b"], "ViT": [30.0, 20.0], "ViT std": [1.25, float("nan")]}
+    )
+    printed = measured.printable(table)
+    assert [*printed.columns] == ["set", "ViT"]
+    assert [*printed["ViT"]] == ["30.0 ± 1.2", "20.0"]
+
+
+def test_provenance_is_found_by_the_beginning_of_the_name(tmp_path):
+    record = {
+        "commit": "abc",
+        "device": "x86_64 CPU",
+        "threads": 1,
+        "date": "2026",
+    }
+    settings = {"dataset": "fashion-mnist", "seeds": 5, "ipc": 1}
+    content = {"provenance": record | {"settings": settings}, "split": "test"}
+    (tmp_path / "study_x.json").write_text(json.dumps(content))
+    path = tmp_path / "study_x_comparisons.csv"
+    path.write_text("a\n1\n")
+    assert measured.sidecar(path).name == "study_x.json"
+    assert measured.origin(path) == (
+        "fashion-mnist, IPC 1, test split · 5 seeds · x86_64 CPU, 1 thread · "
+        "commit abc · 2026 · our numbers"
+    )
+    (tmp_path / "lonely.csv").write_text("a\n1\n")
+    assert measured.origin(tmp_path / "lonely.csv").count("not recorded") == 5
+    content = {"provenance": record | {"settings": {"runs": 20_000}}}
+    (tmp_path / "chance.json").write_text(json.dumps(content))
+    (tmp_path / "chance.csv").write_text("a\n1\n")
+    assert " · 20,000 runs · " in measured.origin(tmp_path / "chance.csv")
+
+
+# ---------------------------------------------------------------- words
+
+
+def source_strings():
+    """Return every string of the package and the Makefile, blanks made one."""
+    strings = [(ROOT / "Makefile").read_text("utf-8")]
+    for path in (ROOT / "diver_lite").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.append(node.value)
+    return " ".join(" ".join(strings).split())
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_program():
+    text = (BOOK / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"(?s)```text\n(.*?)\n```", text)
+    assert len(messages) > 10
+    known = source_strings()
+    for message in messages:
+        if message.startswith(NOT_OURS):
+            continue
+        for clause in re.split(
+            "…|; |: |expected ", message.removeprefix("SetupError: ")
+        ):
+            clause = clause.strip(" .,()")
+            if len(clause) > 12:
+                assert clause in known, f"{clause!r} is in no message of ours"
+
+
+def test_docstrings_are_read_as_plain_text():
+    lines = ["a * b, |x|, z_ and `c * d_`", "", "one: more", "    of it", "two: less"]
+    docstrings.protect(None, "module", "m", None, None, lines)
+    assert lines == [
+        r"a \* b, \|x\|, z\_ and `c * d_`",
+        "",
+        "* one: more",
+        "  of it",
+        "* two: less",
+    ]
+    lines = ["Args:", "    x: a * b"]
+    docstrings.protect(None, "function", "f", None, None, lines)
+    assert lines == ["Args:", r"    x: a \* b"]

@@ -1,0 +1,224 @@
+"""`diver-lite judge`: tables, resuming, and one line for every bad input."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from toy_sets import toy, toy_set
+
+from diver_lite.cli import main
+from diver_lite.distilled import DistilledSet
+from diver_lite.judge import table as evaluate
+from diver_lite.judge.protocols import PROTOCOLS
+from diver_lite.sets.real import FASHION_MNIST_CLASSES
+
+FAST = ("--steps", "2", "--test-images", "50", "--device", "cpu")
+ONE = ("--judges", "ConvNet", "--seeds", "1")
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """Return a function that runs `diver-lite judge`: code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main(["judge", *(str(a) for a in arguments)])
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def sets(cli, tiny_set):
+    """Write two sets of ten classes: a.safetensors and b.safetensors."""
+    tiny_set.save("a.safetensors")
+    other = DistilledSet(tiny_set.images.flip(3), tiny_set.labels, tiny_set.class_names)
+    other.save("b.safetensors")
+
+
+def test_the_table_and_its_files(cli, sets):
+    """Sets get their names, -o a row per training, --table what is printed."""
+    code, out, err = cli(
+        *("a.safetensors", "mine=b.safetensors", "--judges", "ConvNet,ShuffleNetV2"),
+        *("--seeds", "2", *FAST, "-o", "cells.csv", "--table", "table.md"),
+        *("--baseline", "mine"),
+    )
+    assert code == 0, err
+    assert "on 50 real images, mean ± std of 2 seeds, protocol corrected" in out
+    header = "ConvNet ShuffleNetV2 unseen vs mine verdict"
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    start = lines.index(header)
+    assert lines[start + 1].startswith("a ")
+    assert lines[start + 1].endswith("too few seeds")
+    assert lines[start + 2].startswith("mine ")
+    rows = list(csv.DictReader(Path("cells.csv").read_text().splitlines()))
+    found = {(row["set"], row["judge"], row["seed"]) for row in rows}
+    assert len(found) == len(rows) == 2 * 2 * 2
+    markdown = Path("table.md").read_text()
+    assert "| set | ConvNet | ShuffleNetV2 | unseen | vs mine | verdict |" in markdown
+
+
+def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
+    """Ctrl-C: exit code 130; the same command again repeats nothing."""
+    real, calls = evaluate.fit_judges, []
+
+    def interrupted(name, *arguments, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(evaluate, "fit_judges", interrupted)
+    command = ("a.safetensors", "b.safetensors", "--judges", "ConvNet", "--seeds", "2")
+    code, out, err = cli(*command, *FAST, "-o", "cells.csv")
+    assert (code, out) == (130, "")
+    assert len(Path("cells.csv").read_text().splitlines()) == 1 + 2
+    calls.clear()
+    code, out, err = cli(*command, *FAST, "-o", "cells.csv")
+    assert code == 0, err
+    assert len(calls) == 2
+    content = Path("cells.csv").read_text()
+    again = cli(*command, *FAST, "-o", "cells.csv")
+    assert (again[0], again[1]) == (0, out)
+    assert Path("cells.csv").read_text() == content
+    code, out, err = cli(*command, "--steps", "3", *FAST[2:], "-o", "cells.csv")
+    assert (code, out) == (2, "")
+    assert "cells.csv was made with another protocol" in err
+
+
+def test_groups_of_judges_and_shipped_sets(cli, monkeypatch):
+    """'unseen' is the paper's five; a shipped set goes by its name."""
+    seen = {}
+
+    def spy(sets, test, **options):
+        seen.update(options, sets=sets, test=test)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "cross_architecture", spy)
+    name = "fashion-mnist-dm-ipc1"
+    assert cli(name, "--judges", "ConvNet,unseen,ViT")[0] == 130
+    assert list(seen["sets"]) == [name]
+    assert seen["judges"] == ["ConvNet", *evaluate.UNSEEN]
+    assert len(seen["test"][0]) == 10_000
+    assert (seen["seeds"], seen["out"]) == (5, None)
+    assert seen["protocol"] == PROTOCOLS["corrected"]
+    cli(name, "--test-images", "20", "--batch-models", "3", "--soft-labels")
+    assert seen["protocol"].labels == "soft"
+    images, labels, names = seen["test"]
+    assert (images.shape, labels.shape) == ((20, 3, 32, 32), (20,))
+    assert len(names) == 10
+    assert seen["batch_models"] == 3
+
+
+def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
+    """One file of recovered images has no verdict, {seed} in a name gives one."""
+    monkeypatch.setattr(evaluate, "fit_judges", lambda *_, **__: [None])
+    score = iter(range(10_000))  # each training beats those before
+    monkeypatch.setattr(evaluate, "_score", lambda *_: next(score) / 10_000)
+    tiny_set.save("a.safetensors")
+    for seed in range(5):
+        images = (tiny_set.images + 0.01 * seed).clamp(0, 1)
+        record = {"method": "DIVER", "seed": seed}
+        names = tiny_set.class_names
+        recovered = DistilledSet(images, tiny_set.labels, names, provenance=record)
+        recovered.save(f"rec_{seed}.safetensors")
+    command = ("a.safetensors", "one=rec_0.safetensors", "each=rec_{seed}.safetensors")
+    code, out, err = cli(*command, "--judges", "ViT", *FAST)
+    assert code == 0, err
+    verdicts = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert verdicts["one"].endswith("  1 draw for 5 seeds")
+    assert verdicts["each"].endswith("  better")
+    assert "[" in verdicts["one"]  # the interval stands
+    assert "not what another draw would give; no verdict" in out
+    code, out, err = cli(*command, "--judges", "ViT", "--seeds", "6", *FAST)
+    assert code == 2
+    assert "rec_5.safetensors" in err
+    help_text = " ".join(cli("--help")[1].split())
+    assert "{seed}" in help_text
+
+
+def test_failed_trainings_are_reported(cli, sets, monkeypatch):
+    """Their reason goes to stderr; the table stands."""
+    error = FloatingPointError("judge ConvNet, seed 0: the loss became NaN at step 1")
+    monkeypatch.setattr(evaluate, "fit_judges", lambda *_, **__: [error])
+    code, out, err = cli("a.safetensors", *ONE, *FAST)
+    assert code == 0
+    assert "too few seeds" not in out  # the baseline alone
+    assert f"failed: {error}" in err
+
+
+def toys():
+    """Write sets that don't fit Fashion-MNIST."""
+    toy_set().save("three.safetensors")
+    names = FASHION_MNIST_CLASSES
+    images, labels, _ = toy(size=64)
+    DistilledSet(images, labels, names).save("large.safetensors")
+    DistilledSet(images[..., :32, :32], labels, names).save("empty.safetensors")
+    eleven = torch.arange(11)
+    DistilledSet(torch.rand(11, 3, 32, 32), eleven, [*names, "10"]).save(
+        "eleven.safetensors"
+    )
+    DistilledSet(
+        torch.rand(10, 3, 32, 32), eleven[:10], "0123456789", None, {"dataset": "svhn"}
+    ).save("svhn.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.pt"], "nowhere.pt"),
+        (["a.safetensors", "sub=a.safetensors", "a.safetensors"], "set 'a' already"),
+        (["a.safetensors", "--judges", "VGG19"], "judge 'VGG19' is unknown"),
+        (["a.safetensors", "--judges", ""], "judge '' is unknown"),
+        (["a.safetensors", "--seeds", "0"], "seeds: found none"),
+        (["a.safetensors", "--protocol", "slow"], "protocol 'slow' is unknown"),
+        (["a.safetensors", "--steps", "0"], "steps is 0"),
+        (["a.safetensors", "--baseline", "b"], "--baseline is 'b'; expected one of"),
+        (["a.safetensors", "--test-images", "0"], "--test-images is 0"),
+        (["a.safetensors", "--test-images", "10001"], "expected 1 .. 10000"),
+        (["a.safetensors", "--batch-models", "0"], "batch_models is 0"),
+        (["a.safetensors", "--data", "mnist"], "dataset 'mnist' is unknown"),
+        (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
+        (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
+        (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),
+        (["a.safetensors", "--format", "zip"], "format 'zip'"),
+        (["three.safetensors"], "--data is needed: the sets don't say what they dis"),
+        (
+            ["three.safetensors", "--data", "fashion-mnist"],
+            "class 'T-shirt' of the test images is not among those of set 'three'",
+        ),
+        (["large.safetensors"], "set 'large': its images are (3, 64, 64)"),
+        (["empty.safetensors"], "set 'empty': no image of 'Dress', 'Coat'"),
+        (
+            ["eleven.safetensors", "--data", "fashion-mnist"],
+            "class '10' of set 'eleven' is not among those of the test images",
+        ),
+        (
+            ["fashion-mnist-dm-ipc1", "cifar10-dsa-ipc1"],
+            "the sets distil different data, {'fashion-mnist-dm-ipc1': 'fashion-mnist'",
+        ),
+        (["svhn.safetensors"], "--data is needed: the sets distil 'svhn', and test"),
+        (
+            ["svhn.safetensors", "--data", "fashion-mnist"],
+            "class '0' of set 'svhn' is not among those of the test images",
+        ),
+        (
+            ["cifar10-dsa-ipc1", "--data-root", "."],
+            "data root . holds none of ('cifar-10-batches-py', 'cifar10_jpeg.npz'",
+        ),
+        (["a.safetensors", "--dataset", "cifar11"], "dataset 'cifar11' is unknown"),
+    ],
+)
+def test_bad_input(cli, sets, tmp_path, arguments, message):
+    """Exit code 2, one line that names it, nothing written."""
+    if torch.cuda.is_available() and "cuda:7" in arguments:
+        pytest.skip("needs a machine without a GPU")
+    toys()
+    before = sorted(tmp_path.iterdir())
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("diver-lite: error: ")
+    assert message in err.splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == before

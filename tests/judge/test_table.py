@@ -1,0 +1,480 @@
+"""The table of trainings: many at once, failures, resuming, and bad input."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_sets import NAMES, toy, toy_set
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.judge import table as evaluate
+from diver_lite.judge.networks import JUDGES
+from diver_lite.judge.protocols import LITERATURE, Protocol
+from diver_lite.judge.record import TRAINING, code_of
+from diver_lite.judge.table import cross_architecture, predict, summarise
+from diver_lite.judge.training import fit_judges
+
+QUICK = {"steps": 2, "progress": False}
+
+
+def test_the_table_has_a_row_per_training():
+    """Sets x judges x seeds, with functions drawn anew for each seed."""
+    drawn = []
+    sets = {
+        "fixed": toy_set(),
+        "drawn": lambda seed: drawn.append(seed) or toy_set(seed=seed),
+    }
+    options = {"protocol": "quick", **QUICK}
+    table = cross_architecture(
+        sets, toy(seed=9), judges=("ConvNet", "ShuffleNetV2"), seeds=2, **options
+    )
+    assert list(table.columns) == [
+        "set",
+        "judge",
+        "unseen",
+        "seed",
+        "draw",
+        "accuracy",
+        "seconds",
+        "error",
+    ]
+    assert len(table) == 2 * 2 * 2
+    assert not table.duplicated(["set", "judge", "seed"]).any()
+    assert table["accuracy"].between(0, 1).all()
+    assert set(table[~table["unseen"]]["judge"]) == {"ConvNet"}
+    assert drawn == [0, 1]
+    one = cross_architecture(
+        {"fixed": toy_set()}, toy(seed=9), judges=["ConvNet"], seeds=[1], **options
+    )
+    assert one["seed"].tolist() == [1]
+    cell = table[(table["set"] == "fixed") & (table["judge"] == "ConvNet")]
+    assert one["accuracy"][0] == cell[cell["seed"] == 1]["accuracy"].item()
+
+
+class Stub(torch.nn.Module):
+    """A network that guesses by its seed, in no time."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3, bias=False)
+        torch.nn.init.normal_(
+            self.layer.weight, generator=torch.Generator().manual_seed(seed)
+        )
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replace training by stubs; return the list of (judge, seed) that were trained.
+
+    A judge and seed in `trained.failing` fails; `trained.stop_at` many trainings later
+    the user presses Ctrl-C.
+    """
+
+    class Trained(list):
+        failing = frozenset()
+        stop_at = None
+
+    log = Trained()
+
+    def stub(name, images, labels, seeds, **_):
+        results = []
+        for seed in seeds:
+            if len(log) == log.stop_at:
+                raise KeyboardInterrupt
+            log.append((name, seed))
+            message = f"judge {name}, seed {seed}: the loss became NaN at step 120"
+            broken = (name, seed) in log.failing
+            results.append(FloatingPointError(message) if broken else Stub(seed).eval())
+        return results
+
+    monkeypatch.setattr(evaluate, "fit_judges", stub)
+    return log
+
+
+def test_a_failed_training_marks_its_cell_alone(trained):
+    """NaN where the loss exploded; all other cells stand, and so does the summary."""
+    trained.failing = {("ViT", 1)}
+    sets = {"a": toy_set(), "b": toy_set(seed=2)}
+    table = cross_architecture(
+        sets, toy(seed=9), judges=("ConvNet", "ViT"), seeds=3, **QUICK
+    )
+    failed = (table["judge"] == "ViT") & (table["seed"] == 1)
+    assert table["accuracy"].isna().equals(failed)
+    assert failed.sum() == 2
+    words = "judge ViT, seed 1: the loss became NaN at step 120"
+    assert set(table[failed]["error"]) == {words}
+    assert set(table[~failed]["error"]) == {""}
+    summary = summarise(table, "a")
+    assert summary.loc["a", "vs a"] == "-"
+    assert "nan" not in summary.loc["b"].to_string()
+
+
+# --- Many at once -------------------------------------------------------------------
+
+
+@pytest.fixture
+def double():
+    """Compute in float64, where rounding can't hide a mistake, nor look like one."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", JUDGES)
+def test_many_at_once_equal_one_by_one(name, optimizer, double, recwarn):
+    """Weights, running statistics and predictions, for two sets and two seeds."""
+    if optimizer == "adamw" and name not in ("ConvNet", "ShuffleNetV2"):
+        pytest.skip("the optimiser doesn't depend on the judge")
+    protocol = Protocol(steps=2, optimizer=optimizer, lr=0.01)
+    sets = [toy(count=1, seed=seed) for seed in (0, 1)]
+    images, labels = [s[0] for s in sets], [s[1] for s in sets]
+    options = {"num_classes": 3, "protocol": protocol, "device": "cpu"}
+    many = fit_judges(name, images, labels, [4, 7], **options)
+    alone = [
+        fit_judges(name, [x], [y], [seed], **options)[0]
+        for x, y, seed in zip(images, labels, (4, 7), strict=True)
+    ]
+    assert not recwarn.list  # no batching rule was missing
+    x = toy(count=2, seed=5)[0]
+    for one, other in zip(many, alone, strict=True):
+        assert not one.training
+        state = other.state_dict()
+        assert one.state_dict().keys() == state.keys()
+        # a bias in front of a normalisation has no gradient, but AdamW moves it by
+        # the sign of its rounding error; predictions can't see that
+        for key, value in one.state_dict().items() if optimizer == "sgd" else ():
+            torch.testing.assert_close(value, state[key], rtol=1e-6, atol=1e-8)
+        logits = predict(one, x, protocol), predict(other, x, protocol)
+        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(*(predict(n, x, protocol) for n in many))
+
+
+def test_one_of_many_that_explodes(monkeypatch):
+    """Its neighbours learn as if they were alone."""
+    images, labels, _ = toy(count=2)
+    broken = images.clone()
+    broken[0] = float("inf")
+    options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
+    first, bad, last = fit_judges(
+        "ConvNet", [images, broken, images], [labels] * 3, [0, 1, 2], **options
+    )
+    assert isinstance(bad, FloatingPointError)
+    assert str(bad) == "judge ConvNet, seed 1: the loss became NaN at step 0"
+    for seed, network in ((0, first), (2, last)):
+        (alone,) = fit_judges("ConvNet", [images], [labels], [seed], **options)
+        found = predict(network, images), predict(alone, images)
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_soft_labels_at_once():
+    """Probabilities as targets go through, too, and differ from hard ones."""
+    images, labels, _ = toy(count=2)
+    smooth = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.1
+    options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
+    soft, _ = fit_judges("ConvNet", [images] * 2, [smooth] * 2, [0, 1], **options)
+    (alone,) = fit_judges("ConvNet", [images], [smooth], [0], **options)
+    (hard,) = fit_judges("ConvNet", [images], [labels], [0], **options)
+    found = predict(soft, images), predict(alone, images)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(predict(soft, images), predict(hard, images), atol=1e-3)
+
+
+class Unbatchable(torch.nn.Module):
+    """A judge with an operation that `vmap` refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        means = x.mean((2, 3))
+        if means.sum().item() == 1234.5:  # data-dependent control flow
+            return means
+        return self.layer(means)
+
+
+def test_a_judge_that_cannot_be_batched_is_trained_one_by_one(monkeypatch):
+    """A warning says why; the results are those of one-by-one training."""
+    monkeypatch.setitem(JUDGES, "Odd", lambda num_classes, size: Unbatchable())
+    images, labels, _ = toy(count=2)
+    options = {"num_classes": 3, "protocol": Protocol(steps=3)}
+    with pytest.warns(UserWarning, match=r"judge Odd can't be trained 2 at a time"):
+        many = fit_judges("Odd", [images] * 2, [labels] * 2, [0, 1], **options)
+    for seed, network in enumerate(many):
+        (alone,) = fit_judges("Odd", [images], [labels], [seed], **options)
+        assert torch.equal(predict(network, images), predict(alone, images))
+    with pytest.raises(InputError, match=r"found shapes .*expected one shape"):
+        fit_judges("ConvNet", [images, images[:4]], [labels, labels[:4]], [0, 1],
+                   **options)  # fmt: skip
+
+
+def test_what_runs_at_once(monkeypatch, trained):
+    """Seeds first, then sets of one shape, never more than asked for."""
+    groups = []
+    stub = evaluate.fit_judges
+
+    def spy(name, images, labels, seeds, **options):
+        groups.append((name, len(images[0]), list(seeds), options["lr"]))
+        return stub(name, images, labels, seeds, **options)
+
+    monkeypatch.setattr(evaluate, "fit_judges", spy)
+    learned = toy_set(provenance={"learned_lr": 0.5})
+    sets = {"a": toy_set(), "b": toy_set(seed=1), "c": toy_set(count=2), "d": learned}
+    options = {"judges": ["ConvNet", "ViT"], "protocol": LITERATURE, **QUICK}
+    tables = {}
+    for size in (1, 2, 3, 6):
+        groups.clear()
+        tables[size] = cross_architecture(
+            sets, toy(), seeds=3, batch_models=size, **options
+        ).drop(columns="seconds")
+        assert max(len(seeds) for *_, seeds, _ in groups) == size
+        assert sum(len(seeds) for *_, seeds, _ in groups) == 4 * 2 * 3
+        pd.testing.assert_frame_equal(tables[size], tables[1])
+    both = [0, 1, 2] * 2  # of sets a and b; c has another shape
+    assert groups == [
+        ("ConvNet", 24, both, 0.01),
+        ("ConvNet", 6, [0, 1, 2], 0.01),
+        ("ConvNet", 24, [0, 1, 2], 0.5),
+        ("ViT", 24, both, 0.001),
+        ("ViT", 24, [0, 1, 2], 0.001),
+        ("ViT", 6, [0, 1, 2], 0.001),
+    ]
+    with pytest.raises(InputError, match=r"batch_models is 0"):
+        cross_architecture(sets, toy(), seeds=3, batch_models=0, **options)
+
+
+# --- Draws --------------------------------------------------------------------------
+
+
+def draws_of(table, name):
+    """Return the draws of a set, one per seed."""
+    mine = table[table["set"] == name].groupby("seed")["draw"]
+    assert (mine.nunique() == 1).all()
+    return mine.first().tolist()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_draws_are_recorded(trained, tmp_path, kept):
+    """What is random itself: functions of the seed, and what provenance says."""
+    recovered = {"method": "DIVER", "seed": 0, "source": {"format": "DC"}}
+    sets = {
+        "fixed": toy_set(),
+        "drawn": lambda seed: toy_set(seed=seed),
+        "in turns": lambda seed: toy_set(seed=seed % 2),
+        "recovered": toy_set(provenance=recovered),
+        "real": toy_set(seed=3, provenance={"method": "random real", "seed": 0}),
+        "VAE only": toy_set(provenance={"method": "VAE only", "source": {}}),
+        "clipped": toy_set(provenance={"method": "clip only", "source": recovered}),
+        "read": toy_set(provenance={"format": "DC", "source": "res_DM.pt"}),
+    }
+    out = tmp_path / "cells.csv" if kept else None
+    for _ in range(1 + kept):  # from its file, too
+        table = study(out, sets=sets, seeds=5, judges=["ViT", "ConvNet"])
+        for name in ("fixed", "VAE only", "read"):
+            assert draws_of(table, name) == [""] * 5
+        counts = {name: len(set(draws_of(table, name))) for name in sets}
+        assert counts["drawn"] == 5
+        assert counts["in turns"] == 2
+        for name in ("recovered", "real", "clipped"):
+            assert counts[name] == 1
+            assert draws_of(table, name)[0] != ""
+        words = summarise(table, "fixed")["verdict"]
+        assert words["in turns"] == "2 draws for 5 seeds"
+        assert words["recovered"] == words["clipped"] == "1 draw for 5 seeds"
+        assert words["drawn"] in ("better", "worse", "no difference")
+        assert words["VAE only"] == "no difference"
+
+
+def test_a_draw_is_what_it_is_now_known_to_be(trained, tmp_path):
+    """A file's rows of the same pixels, once without and once with a record."""
+    out = tmp_path / "cells.csv"
+    study(out, sets={"a": toy_set()})
+    record = {"method": "DIVER"}
+    table = study(out, sets={"a": toy_set(provenance=record)}, seeds=3)
+    assert len(set(draws_of(table, "a"))) == 1
+    assert draws_of(table, "a")[0] != ""
+    stored = pd.read_csv(out, keep_default_na=False)
+    assert (stored["draw"] == stored["set_sha"]).all()
+
+
+# --- Resuming -----------------------------------------------------------------------
+
+
+def study(out, seeds=2, **changes):
+    """Judge two sets, one of them drawn anew for each seed."""
+    options = {
+        "sets": {"a": toy_set(), "NA": lambda seed: toy_set(seed=10 + seed)},
+        "test": toy(seed=9),
+        "judges": ["ConvNet", "ViT", "ResNet18"],
+        "seeds": seeds,
+        "out": out,
+        **QUICK,
+    }
+    return cross_architecture(**options | changes)
+
+
+@pytest.mark.parametrize("batch_models", [1, 2])
+@pytest.mark.parametrize("stop_at", [0, 5, 11])
+def test_an_interrupted_run_goes_on(tmp_path, trained, stop_at, batch_models):
+    """Finished cells are kept and not repeated; the table is that of one run."""
+    trained.failing = {("ViT", 0)}
+    whole = study(None)
+    assert len(trained) == 12
+    out = tmp_path / "deep" / "cells.csv"
+    trained.clear()
+    trained.stop_at = stop_at
+    with pytest.raises(KeyboardInterrupt):
+        study(out, batch_models=batch_models)
+    kept = len(pd.read_csv(out)) if out.exists() else 0
+    assert kept == stop_at - stop_at % batch_models
+    assert [p.name for p in out.parent.glob("*")] == ["cells.csv"] * bool(kept)
+    trained.stop_at = None
+    trained.clear()
+    table = study(out, batch_models=batch_models)
+    assert len(trained) == 12 - kept
+    pd.testing.assert_frame_equal(
+        table.drop(columns="seconds"), whole.drop(columns="seconds")
+    )
+    trained.clear()
+    again = study(out)
+    assert not trained
+    pd.testing.assert_frame_equal(again, table)
+    assert (again["error"] != "").sum() == 2  # a seed that failed would fail again
+
+
+def test_a_file_serves_more_than_one_run(tmp_path, trained):
+    """New seeds, judges and sets are added; what is not asked for stays in the file."""
+    out = tmp_path / "cells.csv"
+    study(out, seeds=2, judges=["ConvNet"])
+    seeds = np.array([1, 2])  # any integer type is the same seed
+    table = study(out, seeds=seeds, judges=["ConvNet", "ViT"])
+    assert len(trained) == 2 * 2 + 2 * 2 * 2 - 2
+    assert sorted(set(table["seed"])) == [1, 2]
+    assert len(pd.read_csv(out)) == len(trained)
+    study(out, sets={"c": toy_set()}, judges=["ConvNet"])
+    assert set(pd.read_csv(out, keep_default_na=False)["set"]) == {"a", "NA", "c"}
+
+
+def test_a_file_of_something_else_is_refused(tmp_path, trained):
+    """Another protocol, test or set of that name: one line, and the file as it was."""
+    out = tmp_path / "cells.csv"
+    study(out)
+    trained.clear()
+    content = out.read_bytes()
+    soft = toy_set(soft_labels=torch.rand(24, 3))
+    learned = toy_set(provenance={"learned_lr": 0.1})
+    for changes, message in (
+        ({"steps": 3}, "made with another protocol"),
+        ({"protocol": "literature"}, "made with another protocol"),
+        ({"test": toy(seed=8)}, "made with other test images"),
+        ({"sets": {"a": toy_set(seed=3)}}, "rows of set 'a' are of another set"),
+        ({"sets": {"a": soft}}, "rows of set 'a' are of another set"),
+        ({"sets": {"a": learned}}, "rows of set 'a' are of another set"),
+        ({"sets": {"NA": lambda seed: toy_set(seed=seed)}}, "rows of set 'NA' are"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study(out, **changes)
+        assert out.read_bytes() == content
+    assert not trained
+    renamed = toy_set(provenance={"note": "the same pixels"})
+    study(out, sets={"a": renamed})  # provenance alone changes no training
+    assert not trained
+
+
+def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
+    """A folder, another table, a picture, a damaged number: named, and left alone."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"folder is a folder; expected a \.csv"):
+        study(folder)
+    out = tmp_path / "cells.csv"
+    for content, message in (
+        (b"", "not a table of trainings"),
+        (b"set,accuracy\na,0.5\n", r"lacks the columns \['judge'"),
+        (b"\x89PNG\x00\xff\xfe", "not a table of trainings"),
+    ):
+        out.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            study(out)
+        assert out.read_bytes() == content
+    out.unlink()
+    study(out, seeds=1, judges=["ConvNet"])
+    table = pd.read_csv(out, keep_default_na=False).astype(str)
+    table.assign(accuracy="high").to_csv(out, index=False)
+    with pytest.raises(InputError, match="not a table of trainings"):
+        study(out)
+
+
+# --- Bad input ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": ["VGG19"]}, r"judge 'VGG19' is unknown"),
+        ({"judges": []}, r"judges: found none"),
+        ({"judges": ["ViT", "ViT"]}, r"judges: found \['ViT'\] more than once"),
+        ({"seeds": 0}, r"seeds: found none"),
+        ({"seeds": [1, 2, 1]}, r"seeds: found \[1\] more than once"),
+        ({"seeds": [-1]}, r"seeds: one of them is -1"),
+        ({"seeds": [0.5]}, r"seeds: one of them is 0.5"),
+        ({"sets": {}}, r"sets: found none"),
+        ({"protocol": "slow"}, r"protocol 'slow' is unknown"),
+        ({"steps": 0}, r"steps is 0"),
+        ({"device": "tpu9"}, r"device 'tpu9' is unknown"),
+        (
+            {"test": (torch.rand(0, 3, 32, 32), torch.zeros(0))},
+            r"test: images is .* \(0, 3, 32, 32\)",
+        ),
+        ({"test": (toy()[0], toy()[1][:-1])}, r"test: labels is .* \(23,\); .* \(24\)"),
+        ({"test": (torch.rand(3, 3, 32, 30), torch.arange(3))}, r"expected square"),
+        ({"test": toy(size=28), "sets": {"s": toy_set(size=28)}}, r"ViT: image size"),
+        ({"test": toy(size=64)}, r"set 'a': its images are \(3, 32, 32\), the test"),
+        ({"test": (torch.rand(3, 1, 32, 32), torch.arange(3))}, r"test images \(1,"),
+        ({"test": (toy()[0], toy()[1] + 1)}, r"test labels go up to 3; .* 3 classes"),
+        (
+            {"test": (*toy()[:2], NAMES[:2])},
+            r"test: labels are 0 \.\. 2; expected 0 \.\. 1",
+        ),
+        ({"test": (toy()[0], toy()[1] - 1)}, r"test: labels are -1 \.\. 1; expected"),
+    ],
+)
+def test_bad_input_ends_before_any_training(trained, changes, message):
+    """Each is refused in one line that names it."""
+    with pytest.raises(InputError, match=message):
+        study(None, **changes)
+    assert not trained
+
+
+def test_classes_without_images(trained):
+    """They are named, unless they are allowed."""
+    images, labels, names = toy()
+    few = DistilledSet(images[labels != 1], labels[labels != 1], names)
+    with pytest.raises(InputError, match=r"set 'few': no image of 'bright'; exp"):
+        study(None, sets={"whole": toy_set(), "few": few})
+    assert not trained
+    table = study(None, sets={"few": few}, allow_empty_classes=True)
+    assert len(table) == len(trained) == 6
+
+
+def test_other_training_code_is_another_protocol(tmp_path):
+    """Comments, docstrings and imports may change; a number may not."""
+    texts = {
+        "a": 'def f():\n    """Say so."""\n    return 0.5\n',
+        "b": 'import os\n\ndef f():\n    """Say."""\n    return 0.5  # half\n',
+        "c": "def f():\n    return 0.25\n",
+    }
+    found = {}
+    for name, text in texts.items():
+        for file in TRAINING:
+            path = tmp_path / name / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        found[name] = code_of(tmp_path / name)
+    assert found["a"] == found["b"] != found["c"]
+    assert "augment.py" in TRAINING and "training.py" in TRAINING

@@ -1,0 +1,432 @@
+"""Stage I: every method against its equations, its checkpoints and its bad input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch.func import functional_call
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.judge.augment import dsa
+from diver_lite.judge.networks import ConvNet
+from diver_lite.make import distill as module
+from diver_lite.make.distill import (
+    METHODS,
+    DistillConfig,
+    distill,
+    flatten,
+    gradient_distance,
+    recipe,
+    train_experts,
+    unflatten,
+)
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
+
+
+def grey(count=60):
+    """Return fake grey images of 10 classes, three channels in the memory of one."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 10
+    images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
+    images += labels.view(-1, 1, 1, 1) / 20
+    return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
+
+
+def colour(classes=3, count=12, size=32):
+    """Return fake colour images: each class has its own mean."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(classes).repeat(count)
+    images = torch.rand(classes * count, 3, size, size, generator=generator) * 0.3
+    images[torch.arange(len(labels)), labels % 3] += 0.6
+    return images, labels, tuple(f"class {c}" for c in range(classes))
+
+
+QUICK = {"ipc": 2, "steps": 2, "real_batch": 4, "device": "cpu", "progress": False}
+
+
+def test_a_distilled_set_says_what_it_is(tmp_path):
+    """Shapes, class-major labels and the record, saved and returned alike."""
+    out = tmp_path / "set.safetensors"
+    result = distill(colour(), "dm", **QUICK, seed=3, out=out)
+    assert result.images.shape == (6, 3, 32, 32)
+    assert result.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert result.class_names == ("class 0", "class 1", "class 2")
+    record = result.provenance
+    assert {key: record[key] for key in ("method", "ipc", "init", "steps", "seed")} == {
+        "method": "DM",
+        "ipc": 2,
+        "init": "real",
+        "steps": 2,
+        "seed": 3,
+    }
+    assert torch.equal(DistilledSet.load(out).images, result.images)
+
+
+def test_pixels_approach_the_data():
+    """The loss falls, and classes take on their colours, starting from noise."""
+    data = colour()
+    options = QUICK | {"augment": False, "init": "noise"}
+    losses = [
+        distill(data, "dm", **options | {"steps": steps}).provenance["final_loss"]
+        for steps in (1, 25)
+    ]
+    assert losses[1] < 0.7 * losses[0]
+    start = distill(data, "dm", **options | {"lr": 0.0})
+    end = distill(data, "dm", **options | {"steps": 25})
+    for label in range(3):
+        mean = data[0][data[1] == label].mean((0, 2, 3))
+        far, near = (
+            (s.images[s.labels == label].mean((0, 2, 3)) - mean).abs().sum()
+            for s in (start, end)
+        )
+        assert near < far
+
+
+def test_real_initialisation_starts_from_real_images():
+    """With a learning rate of zero, init="real" gives back images of its class."""
+    images, labels, names = colour()
+    options = QUICK | {"init": "real", "lr": 0.0}
+    result = distill((images, labels, names), "dm", **options)
+    for image, label in zip(result.images, result.labels, strict=True):
+        distance = (images - image).flatten(1).abs().amax(dim=1)
+        assert distance.min() < 1e-5
+        assert labels[distance.argmin()] == label
+    assert len({image.numpy().tobytes() for image in result.images}) == 6
+
+
+def test_grey_stays_grey():
+    """Images whose channels share memory are distilled to one channel, repeated."""
+    result = distill(grey(), "dm", **QUICK, init="noise")
+    assert torch.equal(result.images[:, 0], result.images[:, 1])
+    assert torch.equal(result.images[:, 0], result.images[:, 2])
+    assert result.images.shape == (20, 3, 32, 32)
+    assert result.images.is_contiguous()
+    in_colour = distill(colour(), "dm", **QUICK, init="noise").images
+    assert not torch.allclose(in_colour[:, 0], in_colour[:, 1])
+
+
+@pytest.mark.parametrize("init", ["real", "noise"])
+def test_a_seed_fixes_the_pixels(init):
+    """One seed, the same pixels, whatever the global generator did; else others."""
+    options = QUICK | {"init": init}
+    first = distill(colour(), "dm", **options, seed=1).images
+    torch.rand(7)
+    assert torch.equal(first, distill(colour(), "dm", **options, seed=1).images)
+    assert not torch.allclose(first, distill(colour(), "dm", **options, seed=2).images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "gan"}, r"method 'gan' is unknown.*'dm'"),
+        ({"init": "zeros"}, r"init 'zeros' is unknown.*'real'"),
+        ({"ipc": 0}, "ipc is 0"),
+        ({"ipc": -1}, "ipc is -1"),
+        ({"ipc": 13}, r"ipc is 13, but class 'class 0' has only 12"),
+        ({"steps": 0}, "steps is 0"),
+        ({"real_batch": 0}, "real_batch is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lr": -0.1}, r"lr is -0.1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"steps": 1.5}, r"steps is 1.5; expected a value of type int"),
+        ({"steps": True}, r"steps is True"),
+        ({"augment": 1}, r"augment is 1; expected a value of type bool"),
+        ({"syn_stepps": 3}, r"'syn_stepps' is no field.*'syn_steps'"),
+        ({"max_start_epoch": 5, "expert_epochs": 5}, "needs expert_epochs >= 6"),
+        ({"method": "mtt"}, r"pass experts \(--experts"),
+        ({"device": "abacus"}, "device 'abacus'"),
+    ],
+)
+def test_bad_arguments_of_distill(changes, message, tmp_path):
+    """Each is named with what was found, before anything is computed or written."""
+    out = tmp_path / "set.safetensors"
+    with pytest.raises(InputError, match=message):
+        distill(colour(), **QUICK | {"method": "dm"} | changes, out=out)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_output_that_exists_is_kept(tmp_path):
+    """distill() refuses before it works for hours."""
+    out = tmp_path / "set.safetensors"
+    out.write_bytes(b"precious")
+    with pytest.raises(InputError, match="exists already"):
+        distill(colour(), "dm", **QUICK, out=out)
+    assert out.read_bytes() == b"precious"
+
+
+# --- the methods against their equations --------------------------------------------
+
+
+def capture(monkeypatch, method):
+    """Return the tasks and losses that a method meets."""
+    seen, original = [], METHODS[method]
+
+    def spy(task, synthetic):
+        state = task.generator.get_state()
+        for loss in original(task, synthetic):
+            seen.append((task, synthetic.detach().clone(), state, loss.detach()))
+            yield loss
+
+    monkeypatch.setitem(METHODS, method, spy)
+    return seen
+
+
+def test_dm_descends_the_distance_of_mean_features(monkeypatch):
+    """DM's loss equals eq. 6 written out with the network it drew."""
+    seen = capture(monkeypatch, "dm")
+    distill(colour(), "dm", **QUICK | {"augment": False, "steps": 1})
+    task, synthetic, state, loss = seen[0]
+    task.generator.set_state(state)
+    task.redraw()
+    expected = 0.0
+    for label in range(3):
+        real = task.network.embed(task.real(label)).mean(0)
+        ours = task.network.embed(synthetic[task.labels == label]).mean(0)
+        expected += (real - ours).square().sum().item()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradient_distance_is_one_minus_cosine_per_output_unit():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(5, 3, 2, 2, generator=generator)
+    b = torch.randn(5, 3, 2, 2, generator=generator)
+    expected = (1 - F.cosine_similarity(a.flatten(1), b.flatten(1))).sum()
+    torch.testing.assert_close(gradient_distance((a,), (b,)), expected)
+    assert gradient_distance((a,), (3 * a,)) < 1e-4
+    torch.testing.assert_close(
+        gradient_distance((a,), (-a,)), torch.tensor(10.0), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("method", "augmented"), [("dc", False), ("dsa", True)])
+def test_gradient_matching_compares_gradients_class_by_class(
+    monkeypatch, method, augmented
+):
+    """The first loss of a network equals a plain rewriting with modules and .grad."""
+    seen = capture(monkeypatch, method)
+    distill(colour(), method, **QUICK | {"steps": 1, "outer_loops": 2})
+    task, synthetic, state, loss = seen[0]
+    assert task.config.augment is augmented
+    task.generator.set_state(state)
+    task.redraw()
+    expected = 0.0
+    for label in range(3):
+        real, ours = task.real(label), synthetic[task.labels == label]
+        gradients = []
+        operation = task.generator.get_state()
+        for batch in (real, ours):
+            if augmented:
+                task.generator.set_state(operation)
+                batch = dsa(batch, task.generator, siamese=True)
+            task.network.zero_grad()
+            y = torch.full((len(batch),), label)
+            F.cross_entropy(task.network(batch), y).backward()
+            gradients.append([p.grad.clone() for p in task.network.parameters()])
+        for a, b in zip(*gradients, strict=True):
+            if a.ndim > 1:
+                cosine = F.cosine_similarity(a.flatten(1), b.flatten(1))
+                expected += (1 - cosine).sum().item()
+    assert loss.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_network_is_trained_between_two_matches(monkeypatch):
+    """With inner loops, the second match meets other weights than the first."""
+    weights = []
+    original = module.gradient_distance
+
+    def spy(first, second):
+        weights.append([t.clone() for t in first])
+        return original(first, second)
+
+    monkeypatch.setattr(module, "gradient_distance", spy)
+    settings = QUICK | {"steps": 1, "real_batch": 12, "outer_loops": 2, "lr": 0.0}
+    accuracy = {}
+    for inner in (0, 20):
+        seen = capture(monkeypatch, "dc")
+        options = settings | {"inner_loops": inner, "network_lr": 0.05}
+        distill(colour(), "dc", **options)
+        task, synthetic, *_ = seen[-1]
+        right = task.network(synthetic).argmax(1) == task.labels
+        accuracy[inner] = right.float().mean().item()
+    assert accuracy[20] > accuracy[0]
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """Train two short trajectories on fake data."""
+    folder = tmp_path_factory.mktemp("experts")
+    config = recipe("mtt", 1, **SHORT)
+    train_experts(colour(), folder, config, device="cpu", progress=False)
+    return folder
+
+
+SHORT = {
+    "num_experts": 2,
+    "expert_epochs": 3,
+    "max_start_epoch": 2,
+    "target_epochs": 2,
+    "syn_steps": 3,
+    "syn_batch": 4,
+    "lr": 10.0,
+    "augment": False,
+}
+
+
+def test_experts_learn_and_are_kept(experts, monkeypatch):
+    """A trajectory holds its start and every epoch, and is not trained twice."""
+    config = recipe("mtt", 1, **SHORT)
+    monkeypatch.setattr(module, "_train_expert", None)  # would fail if called
+    both = train_experts(colour(), experts, config, device="cpu", progress=False)
+    network = ConvNet(3, 32)
+    assert [tuple(w.shape) for w in both] == [(4, len(flatten(network)))] * 2
+    assert not torch.equal(both[0][0], both[1][0])
+    images, labels, _ = colour()
+    mean, std = (f((0, 2, 3)).view(1, 3, 1, 1) for f in (images.mean, images.std))
+    losses = [
+        F.cross_entropy(
+            functional_call(network, unflatten(network, w), (images - mean) / std),
+            labels,
+        ).item()
+        for w in both[0]
+    ]
+    assert losses[-1] < losses[0]
+
+
+def test_a_synthetic_step_equals_sgd(experts, monkeypatch):
+    """MTT's loss equals the one of a module trained with torch's SGD."""
+    seen = capture(monkeypatch, "mtt")
+    options = QUICK | SHORT | {"ipc": 1, "steps": 1, "augment": False, "syn_batch": 9}
+    distill(colour(), "mtt", experts=experts, **options)
+    task, synthetic, state, loss = seen[0]
+    task.generator.set_state(state)
+    expert = task.experts[task.draw(2)]
+    epoch = task.draw(2)
+    network = ConvNet(3, 32)
+    start, target = expert[epoch], expert[epoch + 2]
+    for p, value in zip(
+        network.parameters(), unflatten(network, start).values(), strict=True
+    ):
+        p.data.copy_(value)
+    optimizer = torch.optim.SGD(network.parameters(), lr=task.config.syn_lr)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(network(synthetic), task.labels).backward()
+        optimizer.step()
+    student = flatten(network)
+    expected = (student - target).square().sum() / (start - target).square().sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+
+
+def test_trajectory_matching_learns_pixels_and_step_size(experts):
+    """The loss falls, and the step size is learned and recorded."""
+    options = QUICK | SHORT | {"ipc": 2, "steps": 8, "lr_lr": 1e-5}
+    result = distill(colour(), "mtt", experts=experts, **options)
+    losses = result.provenance["losses"]
+    assert losses[-1] < losses[0]
+    assert result.provenance["learned_lr"] not in (0.01, 0.0)
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa"])
+def test_gradient_matching_lowers_its_loss(method):
+    options = {"ipc": 1, "real_batch": 8, "device": "cpu", "progress": False}
+    result = distill(colour(), method, steps=12, lr=1.0, seed=1, **options)
+    losses = result.provenance["losses"]
+    assert sum(losses[-4:]) < sum(losses[:4])
+    assert result.provenance["method"] == method.upper()
+    assert result.images.shape == (3, 3, 32, 32)
+
+
+def test_experts_of_other_data_are_refused(experts, tmp_path):
+    config = recipe("mtt", 1, **SHORT)
+    images, labels, names = colour()
+    quiet = {"device": "cpu", "progress": False}
+    with pytest.raises(InputError, match=r"expert_000.*content is"):
+        train_experts((images.flip(0) ** 2, labels, names), experts, config, **quiet)
+    longer = recipe("mtt", 1, **SHORT | {"expert_epochs": 4})
+    with pytest.raises(InputError, match=r"epochs is 3 there, 4 here"):
+        train_experts(colour(), experts, longer, **quiet)
+    (tmp_path / "expert_000.safetensors").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"expert_000.*can't be read"):
+        train_experts(colour(), tmp_path, config, **quiet)
+    save_file({"weights": torch.zeros(4, 2)}, tmp_path / "expert_000.safetensors")
+    with pytest.raises(InputError, match="trained otherwise"):
+        train_experts(colour(), tmp_path, config, **quiet)
+
+
+# --- checkpoints --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_goes_on_where_it_stopped(method, experts, tmp_path, monkeypatch):
+    """Interrupted after each of its steps, a run ends with the same bytes."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
+    options = QUICK | SHORT | {"steps": 3, "seed": 5}
+    options |= {"outer_loops": 2, "inner_loops": 1, "num_experts": 2}
+    if method == "mtt":
+        options["experts"] = experts
+    else:
+        options["augment"] = True
+    whole = distill(colour(), method, **options)
+    path, original = tmp_path / "run.checkpoint", METHODS[method]
+    for stop in range(2):
+
+        def interrupted(task, synthetic, left=[1]):  # noqa: B006
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield from original(task, synthetic)
+
+        monkeypatch.setitem(METHODS, method, interrupted)
+        interrupted.__defaults__[0][0] = 1
+        with pytest.raises(KeyboardInterrupt):
+            distill(colour(), method, checkpoint=path, **options)
+        assert torch.load(path, weights_only=True)["step"] == stop + 1
+    monkeypatch.setitem(METHODS, method, original)
+    resumed = distill(colour(), method, checkpoint=path, **options)
+    assert torch.equal(resumed.images, whole.images)
+    assert resumed.provenance == whole.provenance
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
+    """What differs is named; the file stays as it was."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
+    path, original = tmp_path / "run.checkpoint", METHODS["dm"]
+
+    def once(task, synthetic):
+        if path.exists():
+            raise KeyboardInterrupt
+        yield from original(task, synthetic)
+
+    monkeypatch.setitem(METHODS, "dm", once)
+    with pytest.raises(KeyboardInterrupt):
+        distill(colour(), "dm", checkpoint=path, **QUICK)
+    before = path.read_bytes()
+    for changes, message in (
+        ({"lr": 0.5}, "lr is 2.0 there and 0.5 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+    ):
+        with pytest.raises(InputError, match=message):
+            distill(colour(), "dm", checkpoint=path, **QUICK | changes)
+    assert path.read_bytes() == before
+    path.write_bytes(b"half")
+    with pytest.raises(InputError, match="can't be read"):
+        distill(colour(), "dm", checkpoint=path, **QUICK)
+
+
+def test_pixels_that_become_nan_are_named():
+    with pytest.raises(FloatingPointError, match=r"dm: pixels became NaN.*smaller lr"):
+        distill(colour(), "dm", **QUICK | {"lr": 1e38, "steps": 20})
+
+
+def test_recipes_are_the_published_ones():
+    """Loops of DC and DSA by IPC, as in their code; DM's rate grows with IPC."""
+    assert (recipe("dc", 1).outer_loops, recipe("dc", 1).inner_loops) == (1, 0)
+    assert (recipe("dsa", 10).outer_loops, recipe("dsa", 10).inner_loops) == (10, 50)
+    assert (recipe("dsa", 50).outer_loops, recipe("dsa", 50).inner_loops) == (50, 10)
+    assert recipe("dc", 10).augment is False
+    assert recipe("dsa", 10).augment is True
+    assert (recipe("dm", 10).lr, recipe("dm", 10).steps) == (10, 20_000)
+    assert recipe("mtt", 1).max_start_epoch == 2
+    assert isinstance(recipe("mtt", 10), DistillConfig)

@@ -1,0 +1,308 @@
+"""Priors train, stop and go on."""
+
+import copy
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import randomise
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from diver_lite.checks import InputError
+from diver_lite.make import train_prior as training
+from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, train_prior
+from diver_lite.prior import load_prior
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
+
+PARTS = ("transformer", "vae")
+
+
+def grey(count=60):
+    """Return fake grey images of 10 classes, three channels in the memory of one."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 10
+    images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
+    images += labels.view(-1, 1, 1, 1) / 20
+    return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
+
+
+@pytest.fixture
+def train(monkeypatch, recipe):
+    """Return `train_prior` on fake data, which also lists its losses."""
+    losses = []
+    monkeypatch.setattr(training, "load_dataset", lambda *_, **__: grey())
+
+    def listing(real):
+        def loss_of(*arguments):
+            loss = real(*arguments)
+            losses.append(loss.item())
+            return loss
+
+        return loss_of
+
+    for name in ("_vae_loss", "_dit_loss"):
+        monkeypatch.setattr(training, name, listing(getattr(training, name)))
+
+    def run(out, **options):
+        defaults = {"recipe": recipe, "device": "cpu", "compile": False}
+        options = defaults | {"progress": False} | options
+        return train_prior("fashion-mnist", out, **options)
+
+    run.losses = losses
+    return run
+
+
+def weights(folder):
+    files = (folder / "prior" / part for part in PARTS)
+    return [load_file(f / "diffusion_pytorch_model.safetensors") for f in files]
+
+
+def same(first, second):
+    assert len(first) == len(second) == len(PARTS)
+    for one, two in zip(first, second, strict=True):
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- Training a prior ---------------------------------------------------------------
+
+
+def test_a_finished_prior_loads(train, recipe, tmp_path):
+    """Four VAE and four DiT steps give finite losses and a folder that loads."""
+    assert train(tmp_path) is True
+    assert len(train.losses) == recipe.vae_steps + recipe.dit_steps
+    assert all(0 < loss < 100 for loss in train.losses)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dit.pt", "prior", "vae.pt"]
+    prior = load_prior(tmp_path / "prior", device="cpu")
+    assert prior.class_names == FASHION_MNIST_CLASSES
+    assert prior.info["image_fit"] == "pad"
+    assert prior.info["recipe"]["dit_steps"] == recipe.dit_steps
+    assert prior.info["trained_on"] == "Fashion-MNIST (official files), fit split"
+    kept = prior.info["losses"]["vae"] + prior.info["losses"]["dit"]
+    assert [step for step, _ in kept] == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert [loss for _, loss in kept] == pytest.approx(train.losses, abs=1e-5)
+    # latents of the training data have unit variance: the DiT was trained on such
+    latents = prior.encode(grey()[0])
+    assert latents.std().item() == pytest.approx(1, abs=0.02)
+    noise = prior.predict_noise(latents[:2], 500, torch.tensor([0, 1]), 2.0)
+    assert noise.isfinite().all()
+
+
+def test_no_time_means_a_checkpoint_and_no_prior(train, tmp_path):
+    """minutes=0 stops before the first step and says that it isn't done."""
+    assert train(tmp_path, minutes=0) is False
+    assert train.losses == []
+    assert torch.load(tmp_path / "vae.pt", weights_only=True)["step"] == 0
+    assert not (tmp_path / "prior").exists()
+    assert train(tmp_path) is True
+    assert torch.load(tmp_path / "dit.pt", weights_only=True)["step"] == 4
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_time_that_runs_out_in_either_stage(train, tmp_path, monkeypatch, stage):
+    """A checkpoint, False, and no prior of networks that are half trained."""
+    now = [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def on_step(where, step, loss):
+        if (where, step) == (stage, 2):
+            now[0] += 60
+
+    assert train(tmp_path, minutes=1, on_step=on_step) is False
+    step = torch.load(tmp_path / f"{stage}.pt", weights_only=True)["step"]
+    assert step == 2
+    assert not (tmp_path / "prior").exists()
+    assert train(tmp_path) is True
+    first = weights(tmp_path)
+    # an older prior isn't replaced by one that isn't finished either
+    more = {"vae_steps": 9, "dit_steps": 9}
+    assert train(tmp_path, minutes=0, **more) is False
+    same(weights(tmp_path), first)
+
+
+def test_a_run_in_pieces_equals_a_run_in_one_go(train, tmp_path, monkeypatch):
+    """Bit for bit on the CPU, however often training is stopped."""
+    assert train(tmp_path / "whole") is True
+    whole, count = list(train.losses), len(train.losses)
+    train.losses.clear()
+    ticks = itertools.count()  # a clock on which every look takes a second
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr(training, "time", clock)
+    runs = 1
+    while not train(tmp_path / "pieces", minutes=0.1):
+        runs += 1
+        assert runs < 20
+    assert runs >= 3
+    assert len(train.losses) == count  # no step was done twice
+    assert train.losses == whole
+    same(weights(tmp_path / "pieces"), weights(tmp_path / "whole"))
+
+
+def test_the_loss_curve_survives_an_interruption(train, tmp_path, monkeypatch):
+    """Means are over the same steps, wherever training was stopped in between."""
+    monkeypatch.setattr(training, "CURVE_POINTS", 5)
+    train(tmp_path / "whole", vae_steps=11, dit_steps=1)
+    losses = list(train.losses)
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr(training, "time", clock)
+    while not train(tmp_path / "pieces", minutes=0.1, vae_steps=11, dit_steps=1):
+        pass
+    curves = [
+        load_prior(tmp_path / name / "prior", device="cpu").info["losses"]["vae"]
+        for name in ("whole", "pieces")
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == [2, 4, 6, 8, 10, 11]
+    assert curves[0][0][1] == pytest.approx(sum(losses[:2]) / 2, abs=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(train, tmp_path, monkeypatch):
+    """The command line turns this error into one line; it names the checkpoint."""
+    monkeypatch.setattr(training, "_vae_loss", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *_: None)
+    with pytest.raises(FloatingPointError, match=r"vae: the loss became nan.*vae\.pt"):
+        train(tmp_path)
+
+
+def test_training_again_changes_nothing(train, tmp_path):
+    """A finished folder stays as it is."""
+    train(tmp_path)
+    first, steps = weights(tmp_path), len(train.losses)
+    assert train(tmp_path) is True
+    assert len(train.losses) == steps
+    same(weights(tmp_path), first)
+
+
+def test_training_moves_the_weights(train, tmp_path):
+    """More steps give other weights: the exported average isn't the random start."""
+    train(tmp_path / "a")
+    train(tmp_path / "b", vae_steps=6, dit_steps=6)
+    for one, two in zip(weights(tmp_path / "a"), weights(tmp_path / "b"), strict=True):
+        changed = [name for name in one if not torch.equal(one[name], two[name])]
+        assert any("weight" in name for name in changed)
+        assert len(changed) > len(one) / 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"vae_channels": (16, 48)}, {"head_dim": 32}, {"layers": 3}]
+)
+def test_a_checkpoint_of_another_shape_is_refused(train, recipe, tmp_path, changes):
+    """The checkpoint's path is named, and it stays untouched."""
+    train(tmp_path)
+    path = tmp_path / ("vae.pt" if "vae_channels" in changes else "dit.pt")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="does not fit this recipe") as caught:
+        train(tmp_path, recipe=replace(recipe, **changes))
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4 half"])
+def test_a_damaged_checkpoint_is_refused(train, tmp_path, content):
+    """A checkpoint that can't be read is named, not silently replaced."""
+    (tmp_path / "vae.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"vae\.pt does not fit"):
+        train(tmp_path)
+    assert (tmp_path / "vae.pt").read_bytes() == content
+
+
+def test_bad_recipes(train, tmp_path):
+    """Unknown recipes and fields are named, and no folder is made for them."""
+    with pytest.raises(InputError, match=r"'imagenet' is unknown.*'fashion-mnist'"):
+        train_prior("imagenet", tmp_path / "new")
+    with pytest.raises(InputError, match="colour_depth"):
+        train(tmp_path / "new", colour_depth=3)
+    for changes in (
+        {"dit_steps": -1},
+        {"vae_steps": 0},
+        {"vae_steps": 2.5},
+        {"dit_steps": "9"},
+        {"minutes": -1},
+        {"minutes": float("nan")},
+        {"minutes": "9"},
+    ):
+        with pytest.raises(InputError, match=next(iter(changes))):
+            train(tmp_path / "new", **changes)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_output_that_is_a_file(train, tmp_path):
+    """The working folder must be one."""
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InputError, match="file"):
+        train(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_describe_networks_that_fit(name):
+    """Latents of 16x16 with 4 channels; the DiT starts as zero, as its paper does."""
+    recipe = RECIPES[name]
+    vae = build_vae(recipe).eval()
+    with torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean
+        assert latents.shape == (1, 4, 16, 16)
+        dit = build_dit(recipe, 10).eval()
+        y, t = torch.tensor([10]), torch.tensor([999])  # 10 is "no class"
+        noise = dit(torch.ones(1, 4, 16, 16), timestep=t, class_labels=y).sample
+    assert noise.shape == (1, 4, 16, 16)
+    assert noise.abs().max() == 0
+
+
+class _Silent(torch.nn.Module):
+    """Predicts no noise, and remembers what it was asked."""
+
+    config = SimpleNamespace(num_embeds_ada_norm=10)
+
+    def forward(self, z_t, timestep, class_labels):
+        self.seen = z_t, timestep
+        return SimpleNamespace(sample=torch.zeros_like(z_t))
+
+
+def test_nearly_clean_latents_weigh_less(recipe):
+    """Each squared error counts min(SNR, gamma) / SNR, and one if gamma is None."""
+    silent, zero = _Silent(), torch.zeros(1, 4, 4, 16, 16)
+    one = torch.ones(4, dtype=torch.long)
+
+    def loss(gamma):
+        weighted = replace(recipe, dit_batch=512, snr_gamma=gamma)
+        generator = torch.Generator().manual_seed(0)
+        return training._dit_loss(silent, zero, one, weighted, generator).item()
+
+    plain, weighted = loss(None), loss(5.0)
+    z_t, timestep = silent.seen  # nothing but noise, as the latents are zero
+    alpha = DDPMScheduler(beta_schedule="linear").alphas_cumprod.double()[timestep]
+    squares = (z_t.double() ** 2).mean((1, 2, 3)) / (1 - alpha)
+    snr = alpha / (1 - alpha)
+    assert plain == pytest.approx(squares.mean().item(), rel=1e-4)
+    expected = (squares * snr.clamp(max=5.0) / snr).mean().item()
+    assert weighted == pytest.approx(expected, rel=1e-4)
+    assert weighted < 0.95 * plain
+    assert loss(1e9) == pytest.approx(plain)
+
+
+def test_plain_attention_is_the_same_function():
+    """What a CPU trains with, and what a GPU and the finished prior compute."""
+    fused = randomise(build_dit(RECIPES["cifar10"], 10), seed=0).eval()
+    plain = copy.deepcopy(fused)
+    training._use_plain_attention(plain)
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    y, t = torch.tensor([3, 10]), torch.tensor([500, 20])
+    with torch.no_grad():
+        one, two = (dit(x, timestep=t, class_labels=y).sample for dit in (fused, plain))
+    assert one.std() > 0.1
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_losses_can_be_followed(train, tmp_path):
+    followed = []
+    train(tmp_path / "out", on_step=lambda *seen: followed.append(seen))
+    assert [seen[:2] for seen in followed] == [
+        *(("vae", step) for step in range(1, 5)),
+        *(("dit", step) for step in range(1, 5)),
+    ]
+    assert [loss for _, _, loss in followed] == pytest.approx(train.losses)

@@ -1,0 +1,158 @@
+"""Batches that fit into memory, and what happens when they don't."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diver_lite.checks import InputError
+from diver_lite.prior import Prior, load_prior
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.run.batches import choose_batch_size, out_of_memory, run_batches
+
+QUICK = RecoveryConfig(num_inference_steps=2)
+OUT_OF_MEMORY = {
+    "CUDA": torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    "CPU": RuntimeError(
+        "... DefaultCPUAllocator: can't allocate memory: you tried ..."
+    ),
+    "NumPy": MemoryError("Unable to allocate 2.00 GiB for an array"),
+}
+
+
+def limited(limit, error=OUT_OF_MEMORY["CUDA"]):
+    """Return work for at most `limit` indices, and a list of what it was given."""
+    asked = []
+
+    def work(indices):
+        asked.append(indices)
+        if len(indices) > limit:
+            raise error
+        return torch.tensor(list(indices))
+
+    return work, asked
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out")
+@settings(deadline=None, derandomize=True)
+@given(count=st.integers(0, 40), batch=st.integers(1, 50), limit=st.integers(1, 50))
+def test_every_index_comes_back_once_and_in_order(count, batch, limit):
+    """Whatever the memory holds, nothing is lost, repeated or swapped."""
+    work, asked = limited(limit)
+    with pytest.MonkeyPatch.context() as patch:  # collecting garbage takes its time
+        patch.setattr("accelerate.utils.memory.clear_device_cache", lambda **_: None)
+        parts = list(run_batches(work, range(count), batch))
+    assert [i for part in parts for i in part.tolist()] == list(range(count))
+    done = [r for r in asked if len(r) <= limit]
+    assert [i for r in done for i in r] == list(range(count))  # none done twice
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_running_out_halves_the_batch_and_says_so(kind):
+    """Finished images stay; the rest goes on with half, for every kind of error."""
+    work, asked = limited(4, OUT_OF_MEMORY[kind])
+    with pytest.warns(UserWarning, match="from image 0 with batch_size") as caught:
+        results = list(run_batches(work, range(12), 16))
+    assert [len(r) for r in asked] == [12, 6, 3, 3, 3, 3]
+    assert torch.equal(torch.cat(results), torch.arange(12))
+    assert [str(w.message)[-1] for w in caught] == ["6", "3"]
+
+
+def test_running_out_late_keeps_what_was_finished():
+    """Memory that another program takes in between costs no image."""
+    taken = []
+
+    def work(indices):
+        taken.append(indices)
+        if len(taken) == 3:
+            raise OUT_OF_MEMORY["CUDA"]
+        return torch.tensor(list(indices))
+
+    with pytest.warns(UserWarning, match="from image 8 with batch_size 1"):
+        results = list(run_batches(work, range(11), 4))
+    assert torch.equal(torch.cat(results), torch.arange(11))
+    assert [len(r) for r in taken] == [4, 4, 3, 1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:memory ran out")
+def test_not_even_one_image_fits():
+    """A clear error instead of a traceback of PyTorch."""
+    work, _ = limited(0)
+    with pytest.raises(InputError, match="batch_size 1") as caught:
+        list(run_batches(work, range(5), 4))
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_other_errors_are_not_hidden():
+    """A bug isn't taken for a lack of memory."""
+    work, asked = limited(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        list(run_batches(work, range(5), 4))
+    assert len(asked) == 1
+    assert not out_of_memory(KeyError("x"))
+
+
+def test_an_error_that_follows_running_out_counts():
+    """Ending a capture that failed raises another error on top."""
+    try:
+        try:
+            raise OUT_OF_MEMORY["CUDA"]
+        finally:
+            raise RuntimeError("operation failed due to a previous error")
+    except RuntimeError as error:
+        assert out_of_memory(error)
+
+
+class Small(Prior):
+    """A prior on a device where three images fit."""
+
+    def decode(self, latents):
+        if len(latents) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried ...")
+        return super().decode(latents)
+
+
+def test_recover_goes_on_with_less(tiny_prior, tiny_set):
+    """The images are those of a device with enough memory."""
+    parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
+    expected = recover(tiny_set, tiny_prior, QUICK, progress=False).images
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = recover(tiny_set, Small(*parts), QUICK, progress=False).images
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_the_batch_size_is_chosen(tiny_prior, tiny_prior_folder):
+    """10 on the CPU; else more the more is free, between 1 and 64."""
+    assert choose_batch_size(tiny_prior) == 10
+    sizes = [choose_batch_size(tiny_prior, free) for free in range(0, 10**8, 10**5)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert sizes[-1] == 64
+    assert len(set(sizes)) > 10
+    half = load_prior(tiny_prior_folder, device="cpu", dtype=torch.bfloat16)
+    assert choose_batch_size(half, 5 * 10**6) > choose_batch_size(tiny_prior, 5 * 10**6)
+
+
+def test_float16_spares_a_vae_that_would_overflow(tiny_prior_folder):
+    """`force_upcast` keeps the VAE in float32, and images still pass through."""
+    prior = load_prior(tiny_prior_folder, device="cpu", dtype=torch.float16)
+    assert prior.dtype == torch.float16
+    assert prior.vae.config.force_upcast
+    assert prior.vae.dtype == torch.float32
+    z = prior.encode(torch.rand(2, 3, 32, 32))
+    assert prior.decode(z).isfinite().all()
+    assert prior.to(dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+
+
+def test_the_vae_takes_images_in_slices(tiny_prior):
+    """More images than fit into one slice give the same, both ways."""
+    images = torch.rand(19, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(19, *tiny_prior.latent_shape)
+    z = tiny_prior.encode(images, posterior_noise=noise)
+    alone = [
+        tiny_prior.encode(images[[i]], posterior_noise=noise[[i]]) for i in range(19)
+    ]
+    assert torch.allclose(z, torch.cat(alone), atol=1e-5)
+    decoded = [tiny_prior.decode(z[[i]]) for i in range(19)]
+    assert torch.allclose(tiny_prior.decode(z), torch.cat(decoded), atol=1e-5)

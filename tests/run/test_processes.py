@@ -1,0 +1,192 @@
+"""Two CPU processes under accelerate's launcher: the same bytes, and no hanging."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diver_lite.checks import InputError
+from diver_lite.cli import main
+from diver_lite.files import exclusive
+from diver_lite.run import processes
+from diver_lite.run.processes import Processes, launched_device
+
+# Runs the command line; process 1 fails at its second batch if told so.
+DRIVER = """
+import os, sys
+from diver_lite.cli import main
+from diver_lite.prior import Prior
+
+decode, calls = Prior.decode, []
+
+def failing(self, latents):
+    calls.append(1)
+    if os.environ.get("RANK") == "1" and len(calls) == 2:
+        raise RuntimeError("the GPU fell off the bus")
+    return decode(self, latents)
+
+if sys.argv[1] == "fail":
+    Prior.decode = failing
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def command(tmp_path, tiny_set, tiny_prior_folder):
+    """Return a function that gives the arguments of a recovery of seven batches."""
+    source = tiny_set.save(tmp_path / "input.safetensors")
+    (tmp_path / "driver.py").write_text(DRIVER)
+
+    def arguments(out):
+        return [
+            *("recover", source, "--prior", tiny_prior_folder, "--device", "cpu"),
+            *("--batch-size", "3", "--set", "num_inference_steps=2"),
+            *("-o", tmp_path / out),
+        ]
+
+    return arguments
+
+
+def launch(folder, mode, arguments):
+    """Start two processes; return the exit code and what they printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+            *("--num_processes", "2", "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--main_process_port", str(port), folder / "driver.py", mode),
+            *map(str, arguments),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        timeout=600,  # a hang must not hang the tests
+    )
+    return run.returncode, run.stdout, run.stderr
+
+
+def alone(arguments):
+    with pytest.raises(SystemExit) as exit:
+        main([str(a) for a in arguments])
+    return exit.value.code or 0
+
+
+def test_two_processes_give_the_bytes_of_one(command, tmp_path):
+    """Each does its share, process 0 merges and speaks, the folder is gone."""
+    assert alone(command("one.safetensors")) == 0
+    code, said, errors = launch(tmp_path, "work", command("two.safetensors"))
+    assert code == 0, errors
+    assert said.count("wrote") == 1
+    assert "20/20" in errors
+    one, two = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("one", "two"))
+    assert one == two
+    assert not (tmp_path / "two.parts").exists()
+
+
+def test_a_process_that_fails_ends_the_run(command, tmp_path, capsys):
+    """The launcher ends with its message; its siblings' images are kept."""
+    code, _, errors = launch(tmp_path, "fail", command("two.safetensors"))
+    assert code != 0
+    assert "the GPU fell off the bus" in errors
+    assert not (tmp_path / "two.safetensors").exists()
+    kept = sorted(p.name for p in (tmp_path / "two.parts").glob("*.safetensors"))
+    assert "000001.safetensors" in kept  # of the process that failed
+    assert "000003.safetensors" not in kept
+    # one process goes on with what two began
+    assert alone(command("two.safetensors")) == 0
+    assert alone(command("one.safetensors")) == 0
+    one, two = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("one", "two"))
+    assert one == two
+
+
+def test_alone_nothing_is_asked_of_accelerate(monkeypatch):
+    """Without a launcher there is one process, and every answer is its own."""
+    for name in processes._COUNTS:
+        monkeypatch.delenv(name, raising=False)
+    one = Processes(cpu=True)
+    assert (one.index, one.count, one.device) == (0, 1, None)
+    assert one.first(lambda: 7) == 7
+    one.wait()
+    assert launched_device(None) is None
+    assert launched_device("cuda:1") == "cuda:1"
+
+
+def test_a_lost_process_is_reported(monkeypatch):
+    """When the connection to a sibling breaks, the rest ends with one sentence."""
+    two = Processes(cpu=True)
+    two.count = 2
+
+    def closed(_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("accelerate.utils.gather_object", closed)
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", closed)
+    for talk in (two.wait, lambda: two.first(lambda: 1)):
+        with pytest.raises(InputError, match="Connection closed by peer"):
+            talk()
+
+
+# --- Two runs, one output -----------------------------------------------------------
+
+HOLD = """
+import sys, time
+from diver_lite.files import exclusive
+with exclusive(sys.argv[1], "out.safetensors"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_run_is_refused_until_the_first_is_dead(command, tmp_path, capsys):
+    """Another process holds the lock: refused; kill -9 frees it without a trace."""
+    lock = tmp_path / "out.parts" / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert alone(command("out.safetensors")) == 2
+        error = capsys.readouterr().err
+        assert f"is being written by process {holder.pid} on" in error
+        assert [p.name for p in lock.parent.iterdir()] == ["lock"]
+    finally:
+        holder.kill()
+        holder.wait()
+    assert holder.returncode == (1 if os.name == "nt" else -signal.SIGKILL)
+    assert lock.exists()
+    assert alone(command("out.safetensors")) == 0
+    assert not lock.parent.exists()
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    """Also within a process; afterwards it is free, even if the block deleted it."""
+    lock = tmp_path / "new" / "lock"
+    with exclusive(lock, "x"):
+        refused = pytest.raises(InputError, match=f"process {os.getpid()} on")
+        with refused, exclusive(lock, "x"):
+            pass
+        lock.unlink()
+    with exclusive(lock, "x"):
+        assert lock.exists()
+
+
+def test_a_file_system_without_locks_is_only_warned_about(tmp_path, monkeypatch):
+    """Some clusters' file systems have none; work must be possible there."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def unsupported(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with (
+        pytest.warns(UserWarning, match="can't be locked"),
+        exclusive(tmp_path / "lock", "x"),
+    ):
+        pass

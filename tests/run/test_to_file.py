@@ -1,0 +1,454 @@
+"""Shards: a killed run goes on and ends with the same bytes; others are refused."""
+
+import errno
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.run import to_file as shards
+
+CONFIG = RecoveryConfig(num_inference_steps=2)
+BATCH = 3  # 20 images: seven shards, the last of two images
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Return where the result shall stand, in a folder of its own."""
+    return tmp_path / "here" / "out.safetensors"
+
+
+@pytest.fixture
+def go(tiny_set, tiny_prior, out):
+    """Return a function that recovers the tiny set into `out`."""
+
+    def run(source=tiny_set, prior=tiny_prior, config=CONFIG, **options):
+        options = {"batch_size": BATCH, "progress": False, "out": out} | options
+        return recover(source, prior, config, **options)
+
+    return run
+
+
+@pytest.fixture
+def whole(go, tmp_path):
+    """Return the bytes of an uninterrupted run."""
+    path = tmp_path / "whole.safetensors"
+    go(out=path)
+    return path.read_bytes()
+
+
+class Stopped(BaseException):
+    """Stands for kill -9: nothing in the program catches it."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch, tiny_prior):
+    """Return a function that ends the run in the middle of batch n."""
+    decode = type(tiny_prior).decode
+
+    def set_up(batches, error=Stopped):
+        calls = []
+
+        def counted(self, latents):
+            calls.append(len(latents))
+            if len(calls) > batches:
+                raise error
+            return decode(self, latents)
+
+        monkeypatch.setattr("diver_lite.prior.Prior.decode", counted)
+        return calls
+
+    return set_up
+
+
+def halfway(go, stop_after, batches=4):
+    """Run until some batches are done; return what counts the batches after it."""
+    stop_after(batches)
+    with pytest.raises(Stopped):
+        go()
+    return stop_after(10**6)
+
+
+def parts(out):
+    return sorted(out.with_suffix(".parts").glob("*.safetensors"))
+
+
+# --- Going on -----------------------------------------------------------------------
+
+
+def test_shards_change_nothing(go, out, whole):
+    """With and without a file the result is the same, and the folder is gone."""
+    plain = go(out=None)
+    result = go()
+    assert torch.equal(plain.images, result.images)
+    assert torch.equal(plain.images, DistilledSet.load(out).images)
+    assert out.read_bytes() == whole
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("batches", [1, 4, 6])
+def test_a_stopped_run_goes_on(go, out, whole, stop_after, batches):
+    """No finished image is made again, and the bytes are an uninterrupted run's."""
+    calls = halfway(go, stop_after, batches)
+    assert len(parts(out)) == batches
+    assert not out.exists()
+    result = go()
+    assert sum(calls) == len(result) - batches * BATCH
+    assert out.read_bytes() == whole
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+def test_the_folder_knows_its_batch_size(go, out, whole, stop_after):
+    """Without a batch size, a run goes on with the one that it began with."""
+    halfway(go, stop_after)
+    go(batch_size=None)
+    assert out.read_bytes() == whole
+
+
+def test_the_bar_begins_with_what_is_done(go, stop_after, capsys):
+    """Progress counts images that an earlier run finished."""
+    halfway(go, stop_after)
+    capsys.readouterr()
+    go(progress=True)
+    first, *_, last = capsys.readouterr().err.split("\r")[1:]
+    assert "12/20" in first
+    assert "20/20" in last
+
+
+def test_given_noise_and_posterior_samples_go_on_too(go, out, tiny_prior, stop_after):
+    """Whatever is random belongs to the image and not to the run."""
+    noise = torch.randn(
+        20, *tiny_prior.latent_shape, generator=torch.Generator().manual_seed(3)
+    )
+    options = {
+        "config": RecoveryConfig(num_inference_steps=2, vae_posterior="sample"),
+        "noise": noise,
+    }
+    plain = go(out=None, **options)
+    stop_after(2)
+    with pytest.raises(Stopped):
+        go(**options)
+    stop_after(100)
+    with pytest.raises(InputError, match="other noise"):
+        go(**options | {"noise": noise + 1})
+    go(**options)
+    assert torch.equal(DistilledSet.load(out).images, plain.images)
+
+
+def half_remove(self):
+    parts(self.out)[0].unlink()
+    raise Stopped
+
+
+@pytest.mark.parametrize("stage", ["save", "result", "moved", "half removed"])
+def test_stopped_while_merging(go, out, whole, stop_after, monkeypatch, stage):
+    """After the last batch a file is written and moved, and the folder removed."""
+
+    def stopped(*_, **__):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        if stage == "save":
+            patch.setattr(DistilledSet, "save", stopped)
+        if stage == "result":
+            patch.setattr(shards, "sha256", stopped)
+        if stage == "moved":
+            patch.setattr(shards.Shards, "remove", stopped)
+        if stage == "half removed":
+            patch.setattr(shards.Shards, "remove", half_remove)
+        with pytest.raises(Stopped):
+            go()
+    assert out.exists() == (stage in ("moved", "half removed"))
+    calls = stop_after(10**6)
+    shards.check_output(out)  # as the command line asks, without --overwrite
+    go()
+    assert calls == []
+    assert out.read_bytes() == whole
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+def test_a_finished_output_is_not_another_runs(go, out, whole, monkeypatch):
+    """With other settings, what is left over counts as any output that exists."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "remove", lambda self: None)
+        first = go()
+    with pytest.raises(InputError, match="exists already"):
+        go(seed=1)
+    assert out.read_bytes() == whole
+    second = go(seed=1, overwrite=True)
+    assert not torch.equal(first.images, second.images)
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+# --- What is there already ----------------------------------------------------------
+
+
+def test_an_output_is_replaced_only_when_told_to(go, out, whole, stop_after):
+    """From Python as on the command line, and before the first image."""
+    out.parent.mkdir()
+    out.write_bytes(b"precious")
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match=r"exists already.*overwrite"):
+        go()
+    assert calls == []
+    assert out.read_bytes() == b"precious"
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    go(overwrite=True)
+    assert out.read_bytes() == whole
+
+
+def test_an_output_that_appears_during_the_run(go, out, whole, stop_after, monkeypatch):
+    """It stays, and so do the finished images."""
+    save = DistilledSet.save
+
+    def late(self, path, **options):
+        out.write_bytes(b"precious")
+        return save(self, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistilledSet, "save", late)
+        with pytest.raises(InputError, match="has appeared during this run"):
+            go()
+    assert out.read_bytes() == b"precious"
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match="exists already"):
+        go()
+    go(overwrite=True)
+    assert calls == []
+    assert out.read_bytes() == whole
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_others_may_read_the_result(go, out):
+    """As the umask says: safetensors itself writes files of mode 0600."""
+    go()
+    beside = out.with_name("beside")
+    beside.touch()
+    assert out.stat().st_mode == beside.stat().st_mode
+
+
+# --- What isn't this run's ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, "seed 0 there, 1 now"),
+        ({"batch_size": 4}, "batch_size 3 there, 4 now"),
+        ({"size": 16}, "size [32, 32] there, [16, 16] now"),
+        (
+            {"config": RecoveryConfig(num_inference_steps=3, window="late")},
+            "num_inference_steps 2 there, 3 now; window 'published' there, 'late' now",
+        ),
+        ({"class_map": [*range(1, 10), 0]}, "another class_map"),
+    ],
+)
+def test_another_run_is_refused(go, out, whole, stop_after, changes, words):
+    """The message says what differs, and the folder stays as it was."""
+    halfway(go, stop_after)
+    before = {p: p.read_bytes() for p in parts(out)}
+    with pytest.raises(InputError, match="belongs to another run") as refused:
+        go(**changes)
+    assert words in str(refused.value)
+    assert str(out.with_suffix(".parts")) in str(refused.value)
+    assert {p: p.read_bytes() for p in parts(out)} == before
+    go()
+    assert out.read_bytes() == whole
+
+
+def test_other_inputs_are_refused(go, tiny_set, tiny_prior, stop_after):
+    """Pixels, labels, weights and precision are compared bit by bit."""
+    halfway(go, stop_after)
+    other = tiny_set[list(range(20))]
+    other.images[7, 1, 3, 3] += 1e-6
+    with pytest.raises(InputError, match=r"\(other input images\)"):
+        go(source=other)
+    other = tiny_set[list(range(20))]
+    other.labels[0] = 1
+    with pytest.raises(InputError, match=r"\(other labels or another class_map\)"):
+        go(source=other)
+    weight = next(tiny_prior.vae.parameters())
+    weight.data[0] += 1
+    with pytest.raises(InputError, match=r"\(another prior\)"):
+        go()
+    weight.data[0] -= 1
+
+
+@pytest.mark.parametrize("package", ["diver-lite", "torch", "diffusers", "safetensors"])
+def test_another_version_is_refused(go, out, whole, stop_after, monkeypatch, package):
+    """Equal bytes are promised for equal versions only."""
+    halfway(go, stop_after)
+    version = shards.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            shards.metadata,
+            "version",
+            lambda name: "99.9" if name == package else version(name),
+        )
+        words = rf"\({package} '{version(package)}' there, '99.9' now\)"
+        with pytest.raises(InputError, match=words.replace("+", r"\+")):
+            go()
+    go()
+    assert out.read_bytes() == whole
+
+
+def test_another_number_of_threads_is_refused(go, out, whole, stop_after):
+    """On a CPU sums are split among threads, and so rounded."""
+    halfway(go, stop_after)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        words = rf"\(threads {before} there, {before + 1} now\)"
+        with pytest.raises(InputError, match=words):
+            go()
+    finally:
+        torch.set_num_threads(before)
+    go()
+    assert out.read_bytes() == whole
+
+
+def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
+    """A prior is known by its weights and not by its path."""
+    from diver_lite.prior import load_prior
+
+    moved = load_prior(shutil.copytree(tiny_prior_folder, tmp_path / "elsewhere"))
+    arguments = (tiny_set.images, tiny_set.labels, tiny_set.labels)
+    facts = [shards.run_facts(*arguments, p, None, {}) for p in (tiny_prior, moved)]
+    assert facts[0] == facts[1]
+    half = load_prior(tiny_prior_folder, dtype=torch.bfloat16)
+    assert shards.run_facts(*arguments, half, None, {}) != facts[0]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_an_unreadable_manifest_is_refused(go, out, stop_after, content):
+    """Nobody knows what the shards belong to, so nobody deletes them."""
+    halfway(go, stop_after)
+    (out.with_suffix(".parts") / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match="delete the folder"):
+        go()
+    assert len(parts(out)) == 4
+
+
+def test_a_folder_of_somebody_else_is_refused(go, out):
+    """A folder or file that merely has the name is left alone."""
+    folder = out.with_suffix(".parts")
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("all of it")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        go()
+    assert [p.name for p in folder.iterdir()] == ["thesis.tex"]
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+    with pytest.raises(InputError, match=r"out\.parts"):
+        go()
+    assert folder.read_text() == "a file"
+
+
+def test_a_bad_ending_is_refused_before_the_first_image(go, stop_after):
+    """Hours of work must not end at a file name."""
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match=r"\.safetensors"):
+        go(out="out.pt")
+    assert calls == []
+
+
+# --- Damage -------------------------------------------------------------------------
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def make_empty(path):
+    path.write_bytes(b"")
+
+
+def swap(path):
+    shutil.copy(path.with_name("000002.safetensors"), path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, make_empty, swap])
+def test_a_damaged_shard_is_made_again(go, out, whole, stop_after, capsys, damage):
+    """Truncated or changed, it is noticed, said, and recovered again; no other is."""
+    calls = halfway(go, stop_after)
+    damage(parts(out)[1])
+    go()
+    assert out.read_bytes() == whole
+    assert sum(calls) == BATCH + 20 - 4 * BATCH
+    said = capsys.readouterr().err
+    assert "000001.safetensors is damaged" in said
+    assert "images 3 .. 5 are recovered again" in said
+
+
+def test_a_full_disk_loses_nothing(go, out, whole, stop_after, monkeypatch):
+    """The message says so, finished shards stay, and the run goes on later."""
+    write = Path.write_bytes
+    written = []
+
+    def full(path, content):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match="No space left on device") as error:
+            go()
+    assert "make room and run the same command again" in str(error.value)
+    names = sorted(p.name for p in out.with_suffix(".parts").iterdir())
+    assert names == [
+        *("000000.safetensors", "000001.safetensors", "lock", "manifest.json")
+    ]
+    calls = stop_after(10**6)
+    go()
+    assert sum(calls) == 20 - 2 * BATCH
+    assert out.read_bytes() == whole
+
+
+# --- Killed, really -----------------------------------------------------------------
+
+
+def test_kill_9(tmp_path):
+    """Three kills at random moments, by the script that does twenty."""
+    script = Path(__file__).parents[2] / "scripts" / "kill_test.py"
+    run = subprocess.run(
+        [sys.executable, script, "--kills", "3", "--images", "24", "--steps", "2"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1].startswith("3 kills")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("kilobytes", [30, 150])
+def test_a_file_that_cannot_grow(go, out, whole, tmp_path, kilobytes):
+    """A write that the system refuses: a shard (30 kB), or the whole (150 kB)."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            go()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not out.exists()
+    assert len(parts(out)) == (0 if kilobytes == 30 else 7)
+    go()
+    assert out.read_bytes() == whole
