@@ -58,9 +58,6 @@ $(VENV)/.installed-book: $(BIN)/python pyproject.toml
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml
 	@echo "Installing diver_lite with the tools of the book and the tests (some minutes)"
 	@$(PIP) install --quiet $(PIP_ARGS) -e '.[book,test]'
-	@# beside the environment, for the tests alone; pyproject.toml says why
-	@$(PIP) install --quiet $(PIP_ARGS) --no-deps --upgrade --target $(VENV)/float8 \
-	  'torchao>=0.14'
 	@touch $@ $(VENV)/.installed-book $(VENV)/.installed-base
 
 demo: $(VENV)/.installed-base

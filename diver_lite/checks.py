@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -76,7 +77,7 @@ def is_one_of(value: object, words: Sequence[str]) -> bool:
     return isinstance(value, str) and value in words
 
 
-def integer(value: Any, name: str, lowest: int, highest: int) -> int:
+def integer(value: Any, name: str, lowest: int, highest: int = 2**31 - 1) -> int:
     """Return an integer, also one of NumPy's, or raise; True is none."""
     whole = isinstance(value := plain(value), int) and not isinstance(value, bool)
     expected = f"an integer in {lowest} .. {highest}"
@@ -91,6 +92,25 @@ def number(value: Any, name: str, lowest: float, highest: float = math.inf) -> f
     upto = f">= {lowest}" if highest == math.inf else f"in {lowest} .. {highest}"
     require(fits and math.isfinite(value), name, value, f"a finite number {upto}")
     return value
+
+
+def settings(holder: Any) -> None:
+    """Check a dataclass against the types of its fields; numbers are for the caller.
+
+    NumPy's numbers become Python's. A `Literal` holds one of its words, a bool True or
+    False, and what is declared as one class is of that class.
+    """
+    hints = get_type_hints(type(holder))
+    for field in fields(holder):
+        value, hint = plain(getattr(holder, field.name)), hints[field.name]
+        object.__setattr__(holder, field.name, value)  # also where it is frozen
+        if get_origin(hint) is Literal:
+            allowed = get_args(hint)
+            require(is_one_of(value, allowed), field.name, value, f"one of {allowed}")
+        elif hint is bool:
+            require(isinstance(value, bool), field.name, value, "True or False")
+        elif isinstance(hint, type) and hint not in (int, float, str):
+            instance(value, field.name, hint)
 
 
 def instance(value: Any, name: str, kind: Any) -> None:
@@ -148,6 +168,14 @@ def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
         shape: sizes; a letter stands for any size of at least 1.
     """
     _tensor(value, name, shape, value_kind="float")
+
+
+def latents(shape: Sequence[int | str] = "Chw", /, **tensors: Any) -> None:
+    """Raise unless all are float tensors (B, *shape), as many rows in each."""
+    rows: int | str = "B"
+    for name, value in tensors.items():
+        floats(value, name, (rows, *shape))
+        rows, *shape = value.shape
 
 
 def class_indices(value: Any, name: str, count: int, classes: int) -> None:

@@ -51,6 +51,7 @@ class Preset(enum.StrEnum):
     """Named recovery settings."""
 
     default = "default"
+    quick = "quick"
     published = "published"
 
 
@@ -95,7 +96,11 @@ def recover(
         ),
     ] = None,
     preset: Annotated[
-        Preset, typer.Option(help="'published' takes the paper's settings literally")
+        Preset,
+        typer.Option(
+            help="'published' takes the paper's settings literally, 'quick' a fifth of "
+            "the steps with a stronger pull"
+        ),
     ] = Preset.default,
     set_: Annotated[
         list[str] | None,
@@ -133,9 +138,13 @@ def recover(
         bool | None,
         typer.Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
     ] = None,
-    float8: Annotated[
-        bool, typer.Option("--float8", help="8-bit products, on Hopper and Ada GPUs")
-    ] = False,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HIGH,LOW",
+            help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
+        ),
+    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -149,9 +158,9 @@ def recover(
     """
     from diver_lite.files import check_writable
     from diver_lite.prior import load_prior
-    from diver_lite.recovery import recover as run
+    from diver_lite.run.interval import IntervalPrior
     from diver_lite.run.processes import Processes, launched_device
-    from diver_lite.run.to_file import check_output
+    from diver_lite.run.to_file import check_output, recover_to
     from diver_lite.sets.load import as_subset, load_distilled
     from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
@@ -184,18 +193,20 @@ def recover(
                 "facebook/DiT-XL-2-256"
             )
         mapping = imagenet_indices(subset)
-    result = run(
+    if guidance_interval:
+        interval = parse_changes([f"interval={guidance_interval}"])["interval"]
+        loaded = IntervalPrior(loaded, interval)
+    result = recover_to(
+        out,
         distilled,
         loaded,
         config,
         seed=seed,
         class_map=mapping,
         batch_size=batch_size,
+        size=size,
         fast=not plain,
         compile=compile,
-        float8=float8,
-        size=size,
-        out=out,
         overwrite=overwrite,
     )
     if Processes(cpu=loaded.device.type == "cpu").index > 0:
@@ -253,9 +264,12 @@ def parse_config(preset: Preset, changes: list[str]):
 
     names = [field.name for field in fields(RecoveryConfig)]
     values = parse_changes(changes, names)
-    if preset is Preset.published:
-        return RecoveryConfig.published(**values)
-    return RecoveryConfig(**values)
+    make = {
+        Preset.default: RecoveryConfig,
+        Preset.quick: RecoveryConfig.quick,
+        Preset.published: RecoveryConfig.published,
+    }
+    return make[preset](**values)
 
 
 def parse_changes(changes: list[str], names: list[str] | None = None) -> dict:

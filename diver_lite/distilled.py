@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,11 @@ class DistilledSet:
             f"classes, ipc {self.ipc}, values {low:.2f}..{high:.2f}, "
             f"from {self.provenance.get('format', 'memory')})"
         )
+
+    def with_images(self, images: Tensor, method: str, **how: Any) -> DistilledSet:
+        """Return the set with other pixels (N, 3, H, W), and how they were made."""
+        record = {"method": method, **how, "source": self.provenance}
+        return replace(self, images=images, provenance=record)
 
     @property
     def ipc(self) -> int | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +28,7 @@ from diver_lite.checks import (
     first_line,
     floats,
     integer,
+    is_one_of,
     number,
     path,
     require,
@@ -39,6 +41,59 @@ NETWORKS = {
 }
 PARTS = (*NETWORKS, "scheduler")
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
+
+
+def to_timestep(
+    value: Any, total: int, name: str, *, lowest: int = 0, words: Sequence[str] = ()
+) -> int:
+    """Turn a timestep into an integer, or raise `InputError` that names the argument.
+
+    Integers are training timesteps, 0 .. total-1; floats in [0, 1] are fractions of
+    total, 1.0 the last one. A window's bounds (lowest = -1) may lie just outside, at
+    total and at -1, which is what 0.0 means there. Words that may stand for one pass.
+    """
+    if is_one_of(value, words):
+        return lowest
+    highest = total - 1 if lowest == 0 else total
+    if isinstance(value, float) and 0 <= value <= 1:
+        return min(round(value * total), highest) if value > 0 else lowest
+    valid = isinstance(value, int) and not isinstance(value, bool)
+    expected = "".join(f"{word!r}, " for word in words) + (
+        f"a training timestep (an integer in {lowest} .. {highest}) or a fraction "
+        "(a float in [0, 1])"
+    )
+    require(valid and lowest <= value <= highest, name, value, expected)
+    return int(value)
+
+
+def to_window(value: Any, total: int, name: str, known: dict) -> tuple[int, int]:
+    """Turn a pair (high, low), or its known name, into timesteps: high >= t > low."""
+    pair = known.get(value) if isinstance(value, str) else value
+    names = f"one of {[*known]} or " if known else ""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise InputError(f"{name} is {describe(value)}; expected {names}(high, low)")
+    high, low = (to_timestep(bound, total, name, lowest=-1) for bound in pair)
+    require(high >= low, name, value, "high >= low")
+    return high, low
+
+
+def draw_noise(
+    shape: Sequence[int], indices: Sequence[int], seed: int, draws: int = 1
+) -> list[Tensor]:
+    """Draw standard normal noise for images of given indices, each on its own.
+
+    Image i's generator is seeded by (seed, i) on the CPU, so neither batch size, order
+    nor device changes what it gets. Shape is (C, h, w) of one latent, seed 0 .. 2^31-1.
+    Returns `draws` tensors (len(indices), C, h, w) float32. Source: ours.
+    """
+    per_image = [
+        # NumPy's seeding mixes both numbers; torch's CPU generator keeps 32 bits only
+        np.random.default_rng([seed, int(index)]).standard_normal(
+            (draws, *shape), dtype=np.float32
+        )
+        for index in indices
+    ]
+    return list(torch.from_numpy(np.stack(per_image, axis=1)))
 
 
 @dataclass
@@ -64,6 +119,11 @@ class Prior:
     info: dict = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """What a recovery's record calls it."""
+        return self.info.get("name", "unnamed")
+
+    @property
     def num_classes(self) -> int:
         """Number of classes; this index itself stands for "no class"."""
         return self.transformer.config.num_embeds_ada_norm
@@ -79,6 +139,21 @@ class Prior:
         """Height and width of the images in pixels."""
         halvings = len(self.vae.config.block_out_channels) - 1
         return self.transformer.config.sample_size * 2**halvings
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of training timesteps."""
+        return len(self.scheduler.alphas_cumprod)
+
+    def timesteps(self, steps: int) -> list[int]:
+        """Return the timesteps of DDIM's grid with so many steps, noisiest first."""
+        scheduler, total = deepcopy(self.scheduler), self.num_timesteps
+        require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
+        scheduler.set_timesteps(steps)
+        grid = [int(t) for t in scheduler.timesteps]
+        expected = f"steps that the schedule's steps_offset leaves below T = {total}"
+        require(grid[0] < total, "num_inference_steps", steps, expected)
+        return grid
 
     @property
     def device(self) -> torch.device:
@@ -154,8 +229,6 @@ class Prior:
         timestep: int,
         class_labels: Tensor,
         guidance_scale: float,
-        *,
-        guidance_channels: int | None = None,
     ) -> Tensor:
         """Predict the noise in `latents`, with classifier-free guidance.
 
@@ -165,8 +238,6 @@ class Prior:
             class_labels: (B,) int64, 0 .. num_classes-1, or num_classes for "no class".
             guidance_scale: s >= 1 in eps_u + s (eps_c - eps_u); 1 skips the
                 unconditional half, which halves the cost.
-            guidance_channels: guide only this many leading channels and leave the
-                conditional prediction in the others; None guides all.
 
         Returns:
             (B, C, h, w) float32.
@@ -184,10 +255,7 @@ class Prior:
         both = self._forward(torch.cat([x, x]), timestep, torch.cat([y, null]))
         # a DiT that learned its variance gives 2C channels; the noise is the first C
         eps_c, eps_u = both[:, :channels].float().chunk(2)
-        guided = eps_u + guidance_scale * (eps_c - eps_u)
-        if guidance_channels is not None:
-            guided[:, guidance_channels:] = eps_c[:, guidance_channels:]
-        return guided
+        return eps_u + guidance_scale * (eps_c - eps_u)
 
     def check_request(
         self, latents: Tensor, timestep: int, class_labels: Tensor, scale: float
@@ -203,17 +271,18 @@ class Prior:
         timesteps = torch.full((len(x),), int(timestep), device=x.device)
         return self.transformer(x, timestep=timesteps, class_labels=class_labels).sample
 
-    def fit_images(self, images: Tensor) -> Tensor:
-        """Bring (N, 3, H, W) images of any size to `image_size`.
+    def fit_images(self, images: Tensor, size: int | Sequence | None = None) -> Tensor:
+        """Bring (N, 3, H, W) images to a size (default: `image_size`), or back.
 
         A prior with `image_fit: pad` gives small pictures a black border (exact to
         undo); all others are resized bilinearly with antialiasing, squashed if they
         are not square.
         """
-        return fit_images(images, self.image_size, self.info.get("image_fit", "resize"))
+        how = self.info.get("image_fit", "resize")
+        return fit_images(images, size or self.image_size, how)
 
 
-def fit_images(images: Tensor, size: int | tuple, how: str = "resize") -> Tensor:
+def fit_images(images: Tensor, size: int | Sequence, how: str = "resize") -> Tensor:
     """Resize, or pad with / crop off a border, to (N, 3, *size)."""
     target = (size, size) if isinstance(size, int) else tuple(size)
     sizes = zip(target, images.shape[-2:], strict=True)

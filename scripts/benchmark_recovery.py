@@ -7,8 +7,7 @@ All ways take the same steps over the same grid with the same batch, and decode.
 is diffusers' `DiTPipeline`, or, for a prior whose "no class" isn't 1000 (which the
 pipeline hard-codes), a plain loop over diffusers' own modules; "sampler" is `recover`
 with inheritance, guidance and window off; "DIVER" is `recover` as published. Each of
-these takes the plain and the fast path, with --compile also the compiled one, with
---float8 (and torchao) also the one with 8-bit products, compiled if --compile is given.
+these takes the plain and the fast path, with --compile also the compiled one.
 
 After a warm-up, which also compiles, all ways take turns, --repeats times; medians
 count. On the CPU the clock is processor time, which other programs don't lengthen, so
@@ -37,9 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior, recover
-from diver_lite.prior import resolve_device
-from diver_lite.recovery import draw_noise
-from diver_lite.run.fast import why_not_fast
+from diver_lite.prior import draw_noise, resolve_device
+from diver_lite.run.fast import FastPrior, why_not_fast
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCALE = 4.0
@@ -104,7 +102,6 @@ def arguments() -> argparse.Namespace:
         "--rounds", type=int, default=1, help="batches per measurement (a longer set)"
     )
     parser.add_argument("--compile", action="store_true", help="CUDA only")
-    parser.add_argument("--float8", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--device")
@@ -170,27 +167,25 @@ def build_ways(prior: Prior, batch: int, args: argparse.Namespace) -> dict:
     )
     sampler = replace(published, inheritance=False, guidance_factor=0, window="none")
 
-    def way(config: RecoveryConfig, **options) -> Callable:
-        options = {"compile": False, "batch_size": batch, "progress": False} | options
-        return lambda: recover(distilled, prior, config, **options)
+    def way(config: RecoveryConfig, denoiser: Prior) -> Callable:
+        options = {"batch_size": batch, "progress": False}
+        return lambda: recover(distilled, denoiser, config, **options)
 
+    fast = FastPrior(prior)
     stock = stock_pipeline if prior.num_classes == 1000 else stock_loop
     ways = {
         "stock": lambda: [
             stock(prior, part, args.steps) for part in labels.split(batch)
         ],
-        "sampler plain": way(sampler, fast=False),
-        "sampler fast": way(sampler),
-        "DIVER plain": way(published, fast=False),
-        "DIVER fast": way(published),
+        "sampler plain": way(sampler, prior),
+        "sampler fast": way(sampler, fast),
+        "DIVER plain": way(published, prior),
+        "DIVER fast": way(published, fast),
     }
     if args.compile:
-        ways["sampler compiled"] = way(sampler, compile=True)
-        ways["DIVER compiled"] = way(published, compile=True)
-    if args.float8:
-        options = {"float8": True, "compile": args.compile}
-        ways["sampler float8"] = way(sampler, **options)
-        ways["DIVER float8"] = way(published, **options)
+        compiled = FastPrior(prior, compile=True)
+        ways["sampler compiled"] = way(sampler, compiled)
+        ways["DIVER compiled"] = way(published, compiled)
     return ways
 
 

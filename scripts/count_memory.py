@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig
-from diver_lite.recovery import refine_batch
+from diver_lite.recovery import Recovery
 from diver_lite.run.fast import FastPrior
 
 BLOCK = 512  # bytes
@@ -84,21 +84,18 @@ def stock(prior: Prior, batch: int) -> None:
     prior.vae.decode(z)
 
 
-def diver(prior: Prior, batch: int, denoiser: Prior) -> None:
+def diver(prior: Prior, batch: int) -> None:
     """Refine one batch with the published settings."""
     size, names = prior.image_size, prior.class_names
     labels = torch.arange(batch)
     distilled = DistilledSet(torch.zeros(batch, 3, size, size), labels, names)
-    config = RecoveryConfig.published()
-    refine_batch(
-        distilled, labels, range(batch), prior, config, seed=0, denoiser=denoiser
-    )
+    Recovery(distilled, prior, RecoveryConfig.published()).refine(range(batch))
 
 
 WAYS: dict[str, Callable] = {
     "DiTPipeline": stock,
-    "DIVER plain": lambda prior, batch: diver(prior, batch, prior),
-    "DIVER fast": lambda prior, batch: diver(prior, batch, FastPrior(prior)),
+    "DIVER plain": diver,
+    "DIVER fast": lambda prior, batch: diver(FastPrior(prior), batch),
 }
 
 

@@ -1,13 +1,13 @@
 """Measure how far every path and precision is from the plain one in float32.
 
-Run: python scripts/measure_rounding.py [--model dit-xl-2] [--float8] [--device cuda]
+Run: python scripts/measure_rounding.py [--model dit-xl-2] [--device cuda]
 
 One guided prediction of the noise (scale 4, two images) at three timesteps, and the
 VAE's decoding of the two: root mean square of the error, relative to the root mean
 square of what plain float32 gives. The plain path's own error in 16 bits is what the
 fast path's has to be compared with. --model dit-xl-2 takes a DiT-XL/2 with random
 weights instead of a prior: its depth and width are real, its errors those of these
-weights. On CUDA, float32 is computed without TF32. --float8 needs torchao.
+weights. On CUDA, float32 is computed without TF32.
 
 Writes results/rounding_NAME_DEVICE.json.
 """
@@ -24,8 +24,7 @@ from provenance import begin, write_result
 from torch import Tensor
 
 from diver_lite import Prior
-from diver_lite.prior import resolve_device
-from diver_lite.recovery import draw_noise
+from diver_lite.prior import draw_noise, resolve_device
 from diver_lite.run.fast import FastPrior
 
 TIMESTEPS = (900, 500, 100)
@@ -54,7 +53,6 @@ def main() -> None:
     parser.add_argument("--model", choices=["dit-xl-2"], help="instead of a prior")
     parser.add_argument("--layers", type=int, default=28, help="of the model")
     parser.add_argument("--dtypes", nargs="+", default=[*DTYPES], choices=DTYPES)
-    parser.add_argument("--float8", action="store_true")
     parser.add_argument("--device")
     parser.add_argument("--out")
     args = parser.parse_args()
@@ -66,8 +64,6 @@ def main() -> None:
     for name in args.dtypes:
         prior = build_prior(args, device, getattr(torch, name))
         paths = {"plain": prior, "fast": FastPrior(prior)}
-        if args.float8:
-            paths["fast, float8"] = FastPrior(prior, float8=True)
         for path, denoiser in paths.items():
             found = outputs(prior, denoiser)
             row = {k: relative_rms(found[k], expected[k]) for k in expected}

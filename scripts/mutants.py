@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # file of the package -> the tests that guard it, in this order: quick ones first
 GUARDS = {
     "recovery.py": ("test_recovery.py", "sets/test_pins.py"),
-    "prior.py": ("test_prior.py",),
+    "prior.py": ("test_prior.py", "test_recovery.py"),
+    "run/interval.py": ("test_recovery.py",),
     "judge/augment.py": ("judge/test_augment.py",),
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
     "judge/compare.py": ("judge/test_compare.py",),
@@ -74,8 +75,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "inherited noise without the root",
-        "alpha_cumprod.sqrt() * latents + (1 - alpha_cumprod).sqrt() * noise",
-        "alpha_cumprod.sqrt() * latents + (1 - alpha_cumprod) * noise",
+        "alpha_cumprod**0.5 * latents + (1 - alpha_cumprod) ** 0.5 * noise",
+        "alpha_cumprod**0.5 * latents + (1 - alpha_cumprod) * noise",
     ),
     Mutant(
         "recovery.py",
@@ -98,14 +99,14 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "window closed below",
-        'else "semantic" if timestep > low',
-        'else "semantic" if timestep >= low',
+        "return before if timestep > low",
+        "return before if timestep >= low",
     ),
     Mutant(
-        "recovery.py",
+        "run/interval.py",
         "interval of guidance one off",
-        "return self.guidance_scale if high >= timestep > low else 1.0",
-        "return self.guidance_scale if high > timestep >= low else 1.0",
+        "scale = guidance_scale if high >= timestep > low else 1.0",
+        "scale = guidance_scale if high > timestep >= low else 1.0",
     ),
     Mutant(
         "recovery.py",
@@ -120,7 +121,7 @@ MUTANTS = [
         "z = alpha_prev.sqrt() * x_0 + (1 - alpha).sqrt() * eps",
     ),
     Mutant(
-        "recovery.py",
+        "prior.py",
         "one noise for all images",
         "np.random.default_rng([seed, int(index)])",
         "np.random.default_rng([seed])",
@@ -134,8 +135,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "every batch takes the first noise",
-        "drawn if noise is None else noise[batch]",
-        "drawn if noise is None else noise[: len(images)]",
+        "drawn if self.noise is None else self.noise[batch]",
+        "drawn if self.noise is None else self.noise[: len(images)]",
     ),
     Mutant(
         "recovery.py",
@@ -147,8 +148,8 @@ MUTANTS = [
     Mutant(
         "prior.py",
         "guidance counted from the conditional",
-        "guided = eps_u + guidance_scale * (eps_c - eps_u)",
-        "guided = eps_c + guidance_scale * (eps_c - eps_u)",
+        "return eps_u + guidance_scale * (eps_c - eps_u)",
+        "return eps_c + guidance_scale * (eps_c - eps_u)",
     ),
     Mutant(
         "prior.py",
@@ -164,9 +165,9 @@ MUTANTS = [
     ),
     Mutant(
         "prior.py",
-        "other channels get the unconditional",
-        "guided[:, guidance_channels:] = eps_c[:, guidance_channels:]",
-        "guided[:, guidance_channels:] = eps_u[:, guidance_channels:]",
+        "a fraction of 1 is beyond the schedule",
+        "min(round(value * total), highest)",
+        "round(value * total)",
     ),
     Mutant(
         "prior.py",

@@ -20,13 +20,13 @@ import torch
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig, recover
 from diver_lite.files import atomic_path, fingerprint
-from diver_lite.recovery import prior_classes
 from diver_lite.run.to_file import run_facts
+from diver_lite.sets.classes import prior_classes
 
 ROOT = Path(__file__).parents[1]
 CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
 # whose text decides about the pixels of a recovery
-_PIXELS = ("distilled", "prior", "recovery", "run/batches", "run/fast")
+_PIXELS = ("distilled", "prior", "recovery")
 
 
 def begin() -> float:
@@ -61,9 +61,7 @@ def kept_recovery(
     """
     settings = asdict(config) | {"seed": seed}
     classes = prior_classes(distilled, prior)
-    facts = run_facts(
-        distilled.images, distilled.labels, classes, prior, None, settings
-    )
+    facts = run_facts(distilled, classes, prior, None, settings)
     facts |= {
         "versions": _versions(),
         "code": [(ROOT / f"diver_lite/{name}.py").read_text() for name in _PIXELS],

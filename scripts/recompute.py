@@ -119,7 +119,7 @@ def both(
 
 
 def first_sweep(path: Path) -> dict[Path, str]:
-    """Return the new texts of what choose_default.py wrote: fractions, no verdicts."""
+    """Return the new texts of the first sweep, whose script is gone: no verdicts."""
     table = pd.DataFrame(json.loads(path.read_text())["trainings"])
     summary = read(path.with_suffix(".csv"))
     columns = ["vs_random_real", "low", "high"]

@@ -7,7 +7,7 @@ Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds
 Every Stage-I set is judged as it is, clipped, through the VAE only, and after each
 variant of recovery, beside random real images, recovered random real images, and
 samples of the prior; all on real test images. Nothing is chosen here: settings are
-chosen on a validation split, by choose_default.py and sweep.py. With --tuned
+chosen on a validation split, by sweep.py. With --tuned
 FIELD=VALUE ... such a choice gets a row of its own, "DIVER tuned", and one for samples
 of the prior by the same sampler, "raw prior tuned".
 

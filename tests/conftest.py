@@ -1,8 +1,6 @@
 """Tiny random priors and a tiny distilled set, so that tests need no training."""
 
 import os
-import sys
-from pathlib import Path
 
 # no test may reach for a model hub; set before anything imports huggingface_hub
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,13 +41,6 @@ def _no_data_from_outside(monkeypatch):
 def _as_if_committed(monkeypatch):
     """Let scripts run in a tree where somebody is working."""
     monkeypatch.setattr("provenance.COMMIT", "0123abc")
-
-
-@pytest.fixture
-def torchao(monkeypatch):
-    """Make torchao importable: installed, or beside the environment by `make test`."""
-    monkeypatch.syspath_prepend(str(Path(sys.prefix, "float8")))
-    return pytest.importorskip("torchao", reason="torchao is not installed")
 
 
 def randomise(dit, seed, std=0.2):

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from dataclasses import asdict, replace
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import diffusers
 import numpy as np
@@ -15,18 +16,17 @@ from hypothesis import strategies as st
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, shipped_priors
+from diver_lite.prior import Prior, draw_noise, shipped_priors
 from diver_lite.recovery import (
-    CHOICES,
     WINDOWS,
     RecoveryConfig,
-    draw_noise,
     guidance_sigma,
     guide,
     inherit,
     recover,
     recover_steps,
 )
+from diver_lite.run.interval import IntervalPrior
 
 LABELS = torch.tensor([3, 8])
 few_examples = settings(
@@ -209,16 +209,10 @@ def naive_forward(prior, z, t, y):
     return SEEN[key]
 
 
-def naive_eps(prior, z, t, label, scale, channels):
+def naive_eps(prior, z, t, label, scale):
     eps_c = naive_forward(prior, z, t, label)
     eps_u = naive_forward(prior, z, t, prior.num_classes)  # "no class"
-    eps = np.empty_like(z)
-    for channel in range(len(z)):
-        if channels == "first-3" and channel >= 3:
-            eps[channel] = eps_c[channel]
-        else:
-            eps[channel] = eps_u[channel] + scale * (eps_c[channel] - eps_u[channel])
-    return eps
+    return eps_u + scale * (eps_c - eps_u)
 
 
 def naive_sigma(kind, abar, abar_next):
@@ -243,13 +237,7 @@ def naive_encode(prior, image, o, posterior_noise):
     return (z_0 * prior.vae.config.scaling_factor).double().numpy()
 
 
-def naive_scale(o, t):
-    window = o["guidance_interval"]
-    high, low = PHASES[window] if isinstance(window, str) else window
-    return o["guidance_scale"] if high >= t > low else 1.0
-
-
-def naive_diver(prior, z_0, label, noise, o):
+def naive_diver(prior, z_0, label, noise, o, interval):
     """Return the final latent of one image, and how often SG acted."""
     window = o["window"]
     high, low = PHASES[window] if isinstance(window, str) else window
@@ -262,8 +250,8 @@ def naive_diver(prior, z_0, label, noise, o):
         abar = ABAR[t]
         final = position == len(visited) - 1
         abar_next = 1.0 if final else ABAR[visited[position + 1]]
-        scale = naive_scale(o, t)
-        eps = naive_eps(prior, z_k, t, label, scale, o["guidance_channels"])
+        scale = o["guidance_scale"] if interval[0] >= t > interval[1] else 1.0
+        eps = naive_eps(prior, z_k, t, label, scale)
         x_0 = (z_k - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         s = math.sqrt(abar_next) * x_0 + math.sqrt(1 - abar_next) * eps
         gradient = 0.0
@@ -292,17 +280,23 @@ def spy_on(prior):
     )
 
 
-def check_against_equations(prior, distilled, config, seed=11, pixels=True):
+def check_against_equations(
+    prior, distilled, config, seed=11, pixels=True, interval=(1000, -1)
+):
     """Compare latents and pixels of `recover`; return how often SG acted."""
     spy, o = spy_on(prior), asdict(config)
     spy.for_real = pixels
+    if interval != (1000, -1):
+        spy.predict_noise = IntervalPrior(prior, interval).predict_noise
     result = recover(distilled, spy, config, seed=seed, progress=False)
     for index in range(len(distilled)):
         drawn = draw_noise(prior.latent_shape, [index], seed, draws=2)
         noise, posterior_noise = (draw[0] for draw in drawn)
         z_0 = naive_encode(prior, distilled.images[index], o, posterior_noise)
         label = int(distilled.labels[index])
-        expected, acted = naive_diver(prior, z_0, label, noise.double().numpy(), o)
+        expected, acted = naive_diver(
+            prior, z_0, label, noise.double().numpy(), o, interval
+        )
         expected = torch.from_numpy(expected)
         assert worst(spy.decoded[index], expected) < 1e-5, config
         if pixels:
@@ -316,7 +310,6 @@ def check_against_equations(prior, distilled, config, seed=11, pixels=True):
 OPTIONS = {
     "guidance_target": ("latent", "x0"),
     "guidance_sigma": ("posterior", "marginal", "signal", "one"),
-    "guidance_channels": ("all", "first-3"),
     "clip_input": (True, False),
     "vae_posterior": ("mode", "sample"),
 }
@@ -333,9 +326,11 @@ ACTS = {  # how often SG acts, by start: the grid is 800, 600, 400, 200, 0;
 
 def test_every_choice_is_covered():
     """The product below leaves out no value that the package offers."""
-    for name, allowed in CHOICES.items():
-        assert set(OPTIONS[name]) == set(allowed)
-    assert {*WINDOWS, "none"} == {w for w in ACTS if isinstance(w, str)}
+    hints = get_type_hints(RecoveryConfig)
+    for name, values in OPTIONS.items():
+        assert values == (get_args(hints.pop(name)) or (True, False))
+    assert not any(get_origin(hint) is Literal for hint in hints.values())
+    assert {*WINDOWS} == {w for w in ACTS if isinstance(w, str)}
     assert {name: PHASES[name] for name in WINDOWS} == WINDOWS
 
 
@@ -373,12 +368,12 @@ def test_random_settings_follow_the_equations(
         start=draw.choice(["published", "matched", draw.randrange(1000)]),
         window=(high, draw.randrange(-1, high)),
         inheritance=draw.random() < 0.8,
-        guidance_interval=draw.choice(["full", "late", (high, high // 2)]),
         **{name: draw.choice(values) for name, values in OPTIONS.items()},
     )
     names = tuple(tiny_learned_sigma_prior.class_names)
     pair = DistilledSet(tiny_set.images[:2], torch.tensor([7, 998]), names)
-    check_against_equations(tiny_learned_sigma_prior, pair, config)
+    interval = draw.choice([(1000, -1), (400, -1), (high, high // 2)])
+    check_against_equations(tiny_learned_sigma_prior, pair, config, interval=interval)
 
 
 def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
@@ -386,10 +381,7 @@ def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
     config = RecoveryConfig.published()
     assert asdict(config) == {
         "num_inference_steps": 50,
-        "solver": "ddim",
         "guidance_scale": 4.0,
-        "guidance_channels": "all",
-        "guidance_interval": "full",
         "inheritance": True,
         "noise_timestep": 510,
         "start": "published",
@@ -521,79 +513,39 @@ def test_outside_the_interval_only_the_conditional_half_runs(
         return forward(x, timestep=timestep, **given)
 
     base = RecoveryConfig(num_inference_steps=5, start="published", window="none")
-    config = replace(base, guidance_interval=(0.6, 200))
+    interval = IntervalPrior(tiny_prior, (0.6, 200))
     full = run(tiny_set[:2], tiny_prior, config=base)
     with monkeypatch.context() as patch:
         patch.setattr(tiny_prior.transformer, "forward", count)
-        inside = run(tiny_set[:2], tiny_prior, config=config, fast=False)
+        result = recover(tiny_set[:2], interval, base, seed=3, progress=False)
     assert rows == {800: 2, 600: 4, 400: 4, 200: 2, 0: 2}
-    assert worst(inside, full) > 1e-3
+    assert worst(result.images, full) > 1e-3
+    assert result.provenance["prior"] == "tiny, guided in 600 >= t > 200"
 
 
-ORDERS = {"dpmsolver++2m": 2, "dpmsolver++3m": 3}
+@pytest.mark.parametrize("pair", ["late", (100, 500), (900.0, 100.0), (1,), None, 3])
+def test_a_bad_interval_is_named(tiny_prior, pair):
+    with pytest.raises(InputError, match=r"^guidance_interval is "):
+        IntervalPrior(tiny_prior, pair)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 20])
-@pytest.mark.parametrize("solver", ORDERS)
-@pytest.mark.parametrize("prior_name", ["tiny_prior", "tiny_learned_sigma_prior"])
-def test_other_solvers_are_those_of_diffusers(request, prior_name, solver, steps):
-    """Without the three parts, `recover_steps` is a plain loop with that solver."""
-    prior = request.getfixturevalue(prior_name)
-    config = RecoveryConfig(
-        num_inference_steps=steps, solver=solver, inheritance=False, window="none"
-    )
-    z = noise_for(prior, 2)
-    found = [*recover_steps(z, LABELS, prior, config, noise=z)]
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_start=1e-4, beta_end=0.02, solver_order=ORDERS[solver]
-    )
-    scheduler.set_timesteps(timesteps=config.timesteps(prior))
-    for t, step in zip(scheduler.timesteps, found, strict=True):
-        eps = prior.predict_noise(z, int(t), LABELS, config.guidance_scale)
-        z = scheduler.step(eps, t, z).prev_sample
-        assert worst(step.latents, z) < 1e-5
+def test_the_quick_preset_pulls_as_strongly(tiny_prior):
+    """A fifth of the steps, and gamma sigma_k adds up to nearly as much."""
 
-
-@pytest.mark.parametrize("solver", ORDERS)
-def test_other_solvers_take_ddims_first_step_and_are_pulled_alike(tiny_prior, solver):
-    """They begin as DDIM does, pull included, and differ once they remember."""
-    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
-    config = RecoveryConfig(num_inference_steps=6, guidance_factor=0.5, window="full")
-    ddim, other, unpulled = (
-        [*recover_steps(z_0, LABELS, tiny_prior, c, noise=noise)]
-        for c in (
-            config,
-            replace(config, solver=solver),
-            replace(config, solver=solver, guidance_factor=0),
+    def pull(config):
+        visited = config.timesteps(tiny_prior)
+        return config.guidance_factor * sum(
+            guidance_sigma(config.guidance_sigma, abar[t], abar[after])
+            for t, after in itertools.pairwise(visited)
+            if config.phase(t) == "semantic"
         )
-    )
-    assert worst(other[0].latents, ddim[0].latents) < 1e-5
-    assert worst(other[0].latents, unpulled[0].latents) > 1e-3
-    assert worst(other[-1].latents, ddim[-1].latents) > 1e-3
 
-
-@pytest.mark.parametrize("solver", ORDERS)
-def test_all_solvers_approach_the_same_images(tiny_prior, solver):
-    """They solve one equation: the finer the steps, the smaller the difference."""
-    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
-    apart = []
-    for steps in (10, 100, 1000):
-        ddim, other = (
-            [
-                *recover_steps(
-                    z_0,
-                    LABELS,
-                    tiny_prior,
-                    RecoveryConfig(
-                        num_inference_steps=steps, solver=name, window="none"
-                    ),
-                    noise=noise,
-                )
-            ][-1].latents
-            for name in ("ddim", solver)
-        )
-        apart.append((ddim - other).abs().mean().item())
-    assert apart[0] > 2 * apart[1] > 4 * apart[2]
+    abar = tiny_prior.scheduler.alphas_cumprod
+    default, quick = RecoveryConfig(), RecoveryConfig.quick()
+    assert default.num_inference_steps == 5 * quick.num_inference_steps == 50
+    assert quick.guidance_factor == pytest.approx(0.223607, abs=1e-6)
+    assert pull(quick).item() == pytest.approx(pull(default).item(), rel=0.25)
+    assert replace(quick, guidance_factor=0.1, num_inference_steps=50) == default
 
 
 def test_fractions_mean_timesteps(tiny_prior):
@@ -636,23 +588,21 @@ def test_a_fraction_is_the_timestep_it_names_everywhere(tiny_prior):
             assert visited[1:] == [t for t in range(900, -1, -100) if t < timestep]
 
 
-def acting(**changes):
-    """Return the timesteps in a window and those in a guidance interval."""
-    config = RecoveryConfig(guidance_scale=2.0, **changes)
-    guided = [t for t in range(1000) if config.phase(t) == "semantic"]
-    return guided, [t for t in range(1000) if config.scale(t) > 1]
+def acting(window):
+    """Return the timesteps in a window."""
+    config = RecoveryConfig(window=window)
+    return [t for t in range(1000) if config.phase(t) == "semantic"]
 
 
 def test_fractions_hold_whole_windows():
     """(1.0, 0.0) is "full", timestep 0 included; (f, f) is empty for every f."""
     for pair in ((1.0, 0.0), (1000, -1), (999, -1), (np.int64(999), np.float64(0))):
-        assert acting(window=pair)[0] == [*range(1000)] == acting(window="full")[0]
-        assert acting(guidance_interval=pair)[1] == [*range(1000)]
-    assert acting(window=(0.816, 0.51)) == acting(window="published")
-    assert acting(window=(1000, 0))[0] == [*range(1, 1000)]
-    assert acting(window=(0, -1))[0] == [0]
+        assert acting(pair) == [*range(1000)] == acting("full")
+    assert acting((0.816, 0.51)) == acting("published")
+    assert acting((1000, 0)) == [*range(1, 1000)]
+    assert acting((0, -1)) == [0]
     for end in (0.0, 0.3, 1.0):
-        assert acting(window=(end, end))[0] == []
+        assert acting((end, end)) == []
 
 
 FRACTIONS = st.floats(0, 1) | st.floats(0, 0.01) | st.floats(0.99, 1)
@@ -671,13 +621,10 @@ def test_fractions_have_no_cliff(tiny_prior, fractions):
         assert at == sorted(at)
         assert all(abs(t - f * 1000) <= 1 for t, f in zip(at, fractions, strict=True))
     low, middle, high = fractions
-    for name, index in {"window": 0, "guidance_interval": 1}.items():
-        whole, lower, upper = (
-            acting(**{name: pair})[index]
-            for pair in ((high, low), (middle, low), (high, middle))
-        )
-        assert lower + upper == whole  # two windows that meet are one
-        assert abs(len(whole) - 1000 * (high - low)) <= 2
+    pairs = ((high, low), (middle, low), (high, middle))
+    whole, lower, upper = map(acting, pairs)
+    assert lower + upper == whole  # two windows that meet are one
+    assert abs(len(whole) - 1000 * (high - low)) <= 2
 
 
 def test_numbers_of_numpy_are_numbers(tiny_prior, tiny_set, tmp_path):
@@ -690,12 +637,10 @@ def test_numbers_of_numpy_are_numbers(tiny_prior, tiny_set, tmp_path):
         clip_input=np.bool_(True),
     )
     assert config == RecoveryConfig(num_inference_steps=2, window=(816, 0.51))
-    numbers = {"seed": np.int64(3), "batch_size": np.int8(20), "size": np.int16(32)}
-    found = recover(
-        tiny_set, tiny_prior, config, **numbers, out=tmp_path / "a.safetensors",
-        progress=False,
-    )  # fmt: skip
+    numbers = {"seed": np.int64(3), "batch_size": np.int8(20)}
+    found = recover(tiny_set, tiny_prior, config, **numbers, progress=False)
     assert torch.equal(found.images, run(tiny_set, tiny_prior, config=config))
+    found.save(tmp_path / "a.safetensors")
     assert DistilledSet.load(tmp_path / "a.safetensors").provenance["seed"] == 3
 
 
@@ -838,13 +783,12 @@ def test_padding_is_undone_exactly(tiny_prior, tiny_set):
     assert torch.equal(run(small, tiny_prior), run(padded, tiny_prior)[..., 2:30, 2:30])
 
 
-def test_labels_names_and_the_record_are_kept(tiny_prior, tiny_set, tmp_path):
+def test_labels_names_and_the_record_are_kept(tiny_prior, tiny_set):
     """The result is a set with all it came with, and says how it was made."""
     soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
     given_set = replace(tiny_set, soft_labels=soft)
-    out = tmp_path / "deep" / "result.safetensors"
     config = replace(QUICK, window=(0.8, 0.1))
-    result = recover(given_set, tiny_prior, config, seed=42, progress=False, out=out)
+    result = recover(given_set, tiny_prior, config, seed=42, progress=False)
     assert torch.equal(result.labels, tiny_set.labels)
     assert result.class_names == tiny_set.class_names
     assert torch.equal(result.soft_labels, soft)
@@ -855,10 +799,6 @@ def test_labels_names_and_the_record_are_kept(tiny_prior, tiny_set, tmp_path):
     assert record["source"] == tiny_set.provenance
     again = dict(record["config"], window=tuple(record["config"]["window"]))
     assert RecoveryConfig(**again) == config
-    stored = DistilledSet.load(out)
-    assert torch.equal(stored.images, result.images)
-    assert stored.provenance == record
-    assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
 def test_class_labels_matter_and_can_be_mapped(tiny_prior, tiny_set):
@@ -876,7 +816,6 @@ BAD_VALUES = [
     *[("num_inference_steps", v) for v in (0, -1, 2.5, 2.0, "50", None, 1001)],
     *[("num_inference_steps", v) for v in (True, np.True_, np.float64(2), np.int8(0))],
     *[("guidance_scale", v) for v in (0.5, -4, NAN, INF, "4", None)],
-    *[("guidance_channels", v) for v in ("first-4", None, 3)],
     *[("inheritance", v) for v in ("no", "false", None)],
     *[("noise_timestep", v) for v in (1000, -1, 1.5, NAN, INF, "500", None)],
     *[("noise_timestep", v) for v in (510.0, -0.1, True, np.False_, 1j, (0.5,))],
@@ -889,9 +828,6 @@ BAD_VALUES = [
     *[("window", v) for v in (("a", 1), (NAN, 1), 5, None, 0.5, (0.1, 0.9))],
     *[("window", v) for v in ((816.0, 510.0), (True, False), (1.5, 0), (1.0, -0.5))],
     *[("window", v) for v in ((), (1.0,), np.array([816, 510]), (0, 0.2))],
-    *[("solver", v) for v in ("euler", "", None, 2)],
-    *[("guidance_interval", v) for v in ("none", (100, 500), (NAN, 1), None)],
-    ("guidance_interval", (900.0, 100.0)),
     *[("clip_input", v) for v in ("yes", None)],
     *[("vae_posterior", v) for v in ("max", None)],
 ]
@@ -928,18 +864,8 @@ def test_every_field_has_a_bad_value():
         ("batch_size", 2.5),
         ("batch_size", True),
         ("batch_size", "3"),
-        ("size", 0),
-        ("size", 28.0),
-        ("size", True),
-        ("size", "28"),
-        ("size", (28, 28)),
-        ("size", 10**9),
         ("noise", 3),
         ("noise", np.zeros((20, 4, 16, 16))),
-        ("fast", "no"),
-        ("compile", 1),
-        ("float8", "no"),
-        ("overwrite", "no"),
         ("noise", torch.zeros(3, 4, 16, 16)),
         ("noise", torch.zeros(20, 4, 8, 8)),
         ("class_map", [0, 1]),
@@ -947,20 +873,18 @@ def test_every_field_has_a_bad_value():
         ("class_map", [-1] * 10),
     ],
 )
-def test_bad_arguments_of_recover(tiny_prior, tiny_set, tmp_path, field, value):
-    """Arguments out of range are named, and nothing is written."""
-    out = tmp_path / "out.safetensors"
+def test_bad_arguments_of_recover(tiny_prior, tiny_set, field, value):
+    """Arguments out of range are named, before any image."""
+    spy = spy_on(tiny_prior)
     with pytest.raises(InputError, match=field):
-        recover(tiny_set, tiny_prior, QUICK, out=out, progress=False, **{field: value})
-    assert [*tmp_path.iterdir()] == []
+        recover(tiny_set, spy, QUICK, **{"progress": False, field: value})
+    assert not hasattr(spy, "decoded")
 
 
-@pytest.mark.parametrize("name", ["distilled", "prior", "config", "out"])
+@pytest.mark.parametrize("name", ["distilled", "prior", "config"])
 @pytest.mark.parametrize("value", ["cifar10", 0, [], b"", 1.5])
 def test_arguments_that_are_something_else(tiny_prior, tiny_set, name, value):
     """A name in the place of what it names is the likeliest slip."""
-    if name == "out" and value == "cifar10":
-        return
     given_ = {"distilled": tiny_set, "prior": tiny_prior, "config": QUICK}
     with pytest.raises(InputError, match=f"^{name} is "):
         recover(**given_ | {name: value}, progress=False)

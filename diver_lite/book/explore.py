@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import get_args, get_type_hints
 
 import ipywidgets as widgets
 import torch
@@ -26,21 +27,19 @@ from diver_lite.book.figures import duration_bars, encode_figure, image_grid
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import shift_colour
-from diver_lite.prior import Prior
+from diver_lite.prior import Prior, draw_noise
 from diver_lite.recovery import (
-    CHOICES,
     WINDOWS,
     RecoveryConfig,
     Step,
-    draw_noise,
     inherit,
     recover,
     recover_steps,
 )
-from diver_lite.run.fast import accelerate_prior
 from diver_lite.sets.classes import in_order_of, prior_classes
 
 DEFAULT = RecoveryConfig()
+HINTS = get_type_hints(RecoveryConfig)
 
 
 def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
@@ -183,7 +182,7 @@ def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.VB
     """
     everywhere = RecoveryConfig(window="full")
     plain = replace(everywhere, guidance_factor=0.0)
-    unguided = _recover(distilled, accelerate_prior(prior), plain)
+    unguided = _recover(distilled, prior, plain)
 
     def show(follow, **settings):
         rows = {"distilled": distilled.images, "no pull": unguided}
@@ -203,7 +202,9 @@ def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.VB
         "Distilled images, refined without a pull and with it at every step",
         guidance_factor=_factor(1.0),
         **{
-            name: widgets.Dropdown(options=CHOICES[name], value=getattr(DEFAULT, name))
+            name: widgets.Dropdown(
+                options=get_args(HINTS[name]), value=getattr(DEFAULT, name)
+            )
             for name in readings
         },
     )
@@ -447,8 +448,7 @@ def explore_before_after(
 
 
 def _recover(distilled: DistilledSet, prior: Prior, config, **options) -> Tensor:
-    options |= {"progress": False, "fast": False}  # `follow` has made it fast
-    return recover(distilled, prior, config, **options).images
+    return recover(distilled, prior, config, progress=False, **options).images
 
 
 def _noise(prior: Prior, count: int, seed: int) -> Tensor:
@@ -549,9 +549,8 @@ def _live(
             figure = image_grid(rows | {name: images}, scale=scale, title=title, **look)
             picture.draw(figure, alt)
 
-        fast = accelerate_prior(prior)
         # nobody sees the first picture before it is finished
-        return _Followed(fast, see) if picture.value else fast
+        return _Followed(prior, see) if picture.value else prior
 
     def update(_=None):
         values = {name: control.value for name, control in controls.items()}

@@ -9,7 +9,6 @@ it replays the whole network as one graph. Its results are those of the plain pa
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from diver_lite.checks import InputError
 from diver_lite.prior import Prior
+from diver_lite.run.interval import IntervalPrior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
 # layer, another attention) may compute something else, so it takes the plain path.
@@ -53,21 +53,14 @@ class FastPrior(Prior):
         prior: the prior to speed up; its networks are shared, not copied.
         compile: on CUDA, compile the block with `torch.compile`; costs up to a minute
             per shape, so it pays for many images only.
-        float8: multiply in the blocks with 8-bit numbers (e4m3, a scale for each row of
-            inputs and weights; torchao). Relative error of a product 3 to 4 %. Meant
-            for Hopper and Ada GPUs; a CPU is slow at it. The 16-bit weights stay beside
-            the 8-bit ones, as the plain path shares them.
 
     Raises:
-        InputError: a prior that `why_not_fast` refuses; float8 without torchao, on a
-            GPU without 8-bit products, or with layers not divisible by 16.
+        InputError: a prior that `why_not_fast` refuses.
 
     Source: ours; the network is that of Peebles and Xie 2023.
     """
 
-    def __init__(
-        self, prior: Prior, *, compile: bool = False, float8: bool = False
-    ) -> None:
+    def __init__(self, prior: Prior, *, compile: bool = False) -> None:
         reason = why_not_fast(prior)
         if reason:
             raise InputError(f"the fast path does not apply: {reason}")
@@ -77,8 +70,6 @@ class FastPrior(Prior):
         blocks = self.transformer.transformer_blocks
         # of each block: itself, weight and bias of query, key and value
         self._blocks = [(block, *_fuse(block.attn1)) for block in blocks]
-        if float8:
-            self._blocks = _to_float8(self._blocks, self.device)
         self._block = _compiled_block() if compile and _can_compile(prior) else _block
         self._graphs: dict[int, _Graph] = {}
         self._labels = torch.empty(0, dtype=torch.int64)
@@ -109,8 +100,6 @@ class FastPrior(Prior):
         timestep: int,
         class_labels: Tensor,
         guidance_scale: float,
-        *,
-        guidance_channels: int | None = None,
     ) -> Tensor:
         """Predict the noise in `latents`, as `Prior.predict_noise` does."""
         self.check_request(latents, timestep, class_labels, guidance_scale)
@@ -118,13 +107,7 @@ class FastPrior(Prior):
         known = timestep in self._timesteps
         if not known or not torch.equal(class_labels.cpu(), self._labels):
             self.prepare([timestep], class_labels)
-        return super().predict_noise(
-            latents,
-            timestep,
-            class_labels,
-            guidance_scale,
-            guidance_channels=guidance_channels,
-        )
+        return super().predict_noise(latents, timestep, class_labels, guidance_scale)
 
     def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:
         if timestep not in self._table:
@@ -220,46 +203,6 @@ def _fuse(attention: nn.Module) -> tuple[Tensor, Tensor | None]:
     return join("weight"), join("bias")
 
 
-def _to_float8(blocks: list[tuple], device: torch.device) -> list[tuple]:
-    """Return copies of (block, weight, bias) that share all but the 8-bit weights."""
-    try:
-        from torchao.quantization import Float8MMConfig, Float8Tensor, PerRow
-        from torchao.quantization.quantize_.workflows import (
-            QuantizeTensorToFloat8Kwargs,
-        )
-    except ImportError as error:
-        raise InputError(
-            "float8 needs the package torchao; pip install torchao"
-        ) from error
-    cuda = device.type == "cuda"
-    if cuda and (capability := torch.cuda.get_device_capability(device)) < (8, 9):
-        raise InputError(
-            f"float8 needs a GPU of compute capability 8.9 or more (Ada, Hopper); this "
-            f"one has {capability[0]}.{capability[1]}"
-        )
-    how = {"granularity": PerRow(), "mm_config": Float8MMConfig(use_fast_accum=cuda)}
-
-    def convert(weight: Tensor) -> nn.Parameter:
-        if weight.shape[0] % 16 or weight.shape[1] % 16:
-            raise InputError(
-                "float8 needs layers whose sizes are multiples of 16; found one of "
-                f"{weight.shape[1]} x {weight.shape[0]}"
-            )
-        converted = Float8Tensor.from_hp(
-            weight.detach(), **how, act_quant_kwargs=QuantizeTensorToFloat8Kwargs(**how)
-        )
-        return nn.Parameter(converted, requires_grad=False)
-
-    converted = []
-    for block, weight, bias in blocks:
-        block = copy.deepcopy(block, {id(p): p for p in block.parameters()})
-        for layer in (*block.attn1.to_out.modules(), *block.ff.modules()):
-            if isinstance(layer, nn.Linear):
-                layer.weight = convert(layer.weight)
-        converted.append((block, convert(weight), bias))
-    return converted
-
-
 class _Graph:
     """A function of tensors as one CUDA graph: no launch gaps between its kernels."""
 
@@ -314,28 +257,24 @@ def why_not_fast(prior: Prior) -> str | None:
     return None
 
 
-def accelerate_prior(
-    prior: Prior, *, compile: bool = False, float8: bool = False
-) -> Prior:
+def accelerate_prior(prior: Prior, *, compile: bool = False) -> Prior:
     """Return a `FastPrior`, or the prior itself with a warning that says why.
 
     Args:
-        prior: the prior to speed up; a `FastPrior` is returned as it is, and can't be
-            turned to float8 afterwards.
+        prior: the prior to speed up; a `FastPrior` is returned as it is.
         compile: see `FastPrior`.
-        float8: see `FastPrior`.
-
-    Raises:
-        InputError: float8 that can't be had.
 
     Source: ours.
     """
-    if isinstance(prior, FastPrior) and not float8:
+    if isinstance(prior, FastPrior):
         return prior
+    if isinstance(prior, IntervalPrior):
+        fast = accelerate_prior(prior.prior, compile=compile)
+        return IntervalPrior(fast, prior.interval)
     reason = why_not_fast(prior)
-    if reason is None or float8:
-        return FastPrior(prior, compile=compile, float8=float8)
+    if reason is None:
+        return FastPrior(prior, compile=compile)
     warnings.warn(
-        f"the fast path doesn't apply, the plain one is used: {reason}", stacklevel=3
+        f"the fast path doesn't apply, the plain one is used: {reason}", stacklevel=2
     )
     return prior

@@ -19,9 +19,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, first_line, instance, integer
+from diver_lite.checks import path as checked_path
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import (
     atomic_path,
@@ -42,7 +43,9 @@ from diver_lite.files import (
     sha256,
 )
 from diver_lite.prior import Prior
-from diver_lite.run.batches import run_batches
+from diver_lite.recovery import Recovery, RecoveryConfig
+from diver_lite.run.batches import choose_batch_size, run_batches
+from diver_lite.run.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.run.processes import Processes
 
 MANIFEST, RESULT, LOCK = "manifest.json", "result.json", "lock"
@@ -58,49 +61,79 @@ _DIGESTS = {
 }
 
 
-def recover_in_shards(
+def recover_to(
     out: str | Path,
-    refine: Callable[[range], Tensor],
-    assemble: Callable[[Tensor], DistilledSet],
+    distilled: DistilledSet,
+    prior: Prior,
+    config: RecoveryConfig | None = None,
     *,
-    facts: Callable[[], dict],
-    count: int,
-    batch_size: int | None,
-    default_batch_size: int,
-    device: torch.device,
+    seed: int = 0,
+    noise: Tensor | None = None,
+    class_map: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    fast: bool = True,
+    compile: bool | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> DistilledSet:
-    """Refine images batch by batch, keep every batch, and write the whole set.
+    """Recover a set as `recover` does, into a file, so that a killed run can go on.
 
-    Under `accelerate launch` all processes call this with the same arguments: each does
-    its share of the batches, process 0 merges them, all return the set.
+    Finished batches are kept in a folder beside the file. Under `accelerate launch` all
+    processes call this with the same arguments: each does its share of the batches,
+    process 0 merges them, all return the set.
 
     Args:
         out: the .safetensors file to write.
-        refine: returns the finished images (B, 3, H, W) of the indices it is given.
-        assemble: makes the set from all images (N, 3, H, W).
-        facts: returns what the result depends on; see `run_facts`.
-        count: N.
-        batch_size: images per batch; None: as in the folder, if a run was interrupted.
-        default_batch_size: what None means otherwise.
-        device: where the work is done.
+        distilled, prior, config, seed, noise, class_map: as of `recover`.
+        batch_size: images at a time; default: as in the folder, if a run was
+            interrupted, else 10 on the CPU, on CUDA what fits into the free memory, up
+            to 64. Halved where memory runs out.
+        size: height and width of the results in pixels; default: as the set's images.
+        fast: prepare the conditioning (`run.fast`): the same up to rounding.
+        compile: use torch.compile in the fast path; default: on CUDA, from 1,000
+            images on. Without it a CUDA graph takes the launches together.
         overwrite: replace `out` if it exists, also if it appears during the run.
         progress: show a progress bar; it begins with what is done already.
 
     Raises:
-        InputError: `out` exists; the folder holds another run or is in use, or can't
-            be written to; or another process of this run failed.
+        InputError: as `recover`; or `out` exists; the folder holds another run or is in
+            use, or can't be written to; or another process of this run failed; or
+            memory isn't enough for one image.
 
     Source: ours.
     """
-    processes = Processes(cpu=device.type == "cpu")
-    shards = Shards(Path(out), count, overwrite)
+    out = checked_path(out, "out")
+    switches = {"fast": fast, "overwrite": overwrite, "progress": progress}
+    switches |= {} if compile is None else {"compile": compile}
+    for name, value in switches.items():
+        instance(value, name, bool)
+    if batch_size is not None:
+        batch_size = integer(batch_size, "batch_size", 1)
+    config = RecoveryConfig() if config is None else config
+    job = Recovery(distilled, prior, config, seed, noise, class_map)
+    sides = distilled.images.shape[-2:]
+    if size is not None:
+        sides = (integer(size, "size", 1, 2**14),) * 2
+    many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
+    compile = fast and (many if compile is None else compile)
+    if fast:
+        job.prior = accelerate_prior(prior, compile=compile)
+
+    def refine(indices: range) -> Tensor:
+        return prior.fit_images(job.refine(indices), sides).clamp(0, 1)
+
+    settings = asdict(config) | {
+        "seed": job.seed, "size": [*sides], "fast": fast, "compile": compile,
+    }  # fmt: skip
+    processes = Processes(cpu=prior.device.type == "cpu")
+    shards = Shards(out, len(distilled), overwrite)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict, list[int] | None]:
             stack.enter_context(shards.locked(alone=processes.count == 1))
-            pending = shards.begin(facts(), batch_size or 0, default_batch_size)
+            facts = run_facts(distilled, job.classes, prior, noise, settings)
+            pending = shards.begin(facts, batch_size or 0, choose_batch_size(prior))
             return shards.manifest, pending
 
         shards.manifest, pending = processes.first(begin)
@@ -112,26 +145,37 @@ def recover_in_shards(
                 f"process {processes.index} of {processes.count} doesn't see "
                 f"{shards.folder}; all processes need one shared folder for --out"
             )
-        with tqdm(
-            total=count,
-            initial=shards.images_done(),
-            desc="recover",
-            unit="img",
-            disable=not progress or processes.index > 0,
-        ) as bar:
-            looked = time.monotonic()
-            for index in pending[processes.index :: processes.count]:
-                batch = shards.batch(index)  # in parts where memory runs out
-                parts = run_batches(refine, batch, len(batch))
-                shards.write(index, torch.cat([*parts]))
-                if time.monotonic() > looked + 1:  # others make shards, too
-                    bar.update(shards.images_done() - bar.n)
-                    looked = time.monotonic()
-            processes.wait()
-            bar.update(shards.images_done() - bar.n)
+        own = pending[processes.index :: processes.count]
+        _make(shards, own, refine, progress and processes.index == 0, processes)
         merged = []
-        processes.first(lambda: merged.append(shards.finish(assemble)))
+        processes.first(lambda: merged.append(shards.finish(job.result)))
     return merged[0] if merged else DistilledSet.load(out)
+
+
+def _make(
+    shards: Shards,
+    indices: Sequence[int],
+    refine: Callable[[range], Tensor],
+    progress: bool,
+    processes: Processes,
+) -> None:
+    """Make some of the shards, and wait until the other processes have made theirs."""
+    done = shards.images_done()
+    bar = tqdm(
+        total=shards.count, initial=done, desc="recover", unit="img",
+        disable=not progress,
+    )  # fmt: skip
+    with bar:
+        looked = time.monotonic()
+        for index in indices:
+            batch = shards.batch(index)  # in parts where memory runs out
+            parts = run_batches(refine, batch, len(batch))
+            shards.write(index, torch.cat([*parts]))
+            if time.monotonic() > looked + 1:  # others make shards, too
+                bar.update(shards.images_done() - bar.n)
+                looked = time.monotonic()
+        processes.wait()
+        bar.update(shards.images_done() - bar.n)
 
 
 @dataclass
@@ -266,9 +310,9 @@ class Shards:
 
     def read(self, index: int) -> Tensor | None:
         """Return a shard's images, or None if there is no whole and right shard."""
-        path = self.path(index)
+        file = self.path(index)
         try:
-            with safe_open(path, framework="pt") as stored:
+            with safe_open(file, framework="pt") as stored:
                 tags = stored.metadata() or {}
                 images = stored.get_tensor("images")
         except FileNotFoundError:
@@ -377,8 +421,7 @@ def check_output(out: str | Path, *, overwrite: bool = False) -> None:
 
 
 def run_facts(
-    images: Tensor,
-    labels: Tensor,
+    distilled: DistilledSet,
     classes: Tensor,
     prior: Prior,
     noise: Tensor | None,
@@ -387,8 +430,7 @@ def run_facts(
     """Return what a recovery's result depends on, to the last bit, as JSON can hold it.
 
     Args:
-        images: (N, 3, H, W) the input.
-        labels: (N,) of the set.
+        distilled: the input.
         classes: (N,) of the prior.
         prior: the prior; its weights count, its place on disk doesn't.
         noise: (N, C, h, w) if it was given.
@@ -400,11 +442,11 @@ def run_facts(
         {k: v for k, v in p.config.items() if not k.startswith("_")} for p in parts
     ]
     weights = [w for p in parts[:2] for w in p.state_dict().values()]
-    fit = prior.info.get("image_fit")
-    description = json.dumps([plain, fit], sort_keys=True, default=str)
+    acts = [prior.info.get(name) for name in ("image_fit", "guidance_interval")]
+    description = json.dumps([plain, acts], sort_keys=True, default=str)
     return {
-        "images": fingerprint([images]),
-        "classes": fingerprint([labels, classes]),
+        "images": fingerprint([distilled.images]),
+        "classes": fingerprint([distilled.labels, classes]),
         "prior": fingerprint(weights, description),
         "noise": None if noise is None else fingerprint([noise]),
         "dtype": str(prior.dtype),

@@ -9,6 +9,7 @@ from diver_lite.checks import InputError
 from diver_lite.prior import Prior, load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run.batches import choose_batch_size, out_of_memory, run_batches
+from diver_lite.run.to_file import recover_to
 
 QUICK = RecoveryConfig(num_inference_steps=2)
 OUT_OF_MEMORY = {
@@ -113,12 +114,15 @@ class Small(Prior):
         return super().decode(latents)
 
 
-def test_recover_goes_on_with_less(tiny_prior, tiny_set):
+def test_a_run_goes_on_with_less(tiny_prior, tiny_set, tmp_path):
     """The images are those of a device with enough memory."""
     parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
     expected = recover(tiny_set, tiny_prior, QUICK, progress=False).images
     with pytest.warns(UserWarning, match="memory ran out"):
-        found = recover(tiny_set, Small(*parts), QUICK, progress=False).images
+        found = recover_to(
+            tmp_path / "a.safetensors", tiny_set, Small(*parts), QUICK,
+            fast=False, progress=False,
+        ).images  # fmt: skip
     assert (found - expected).abs().max() < 1e-5
 
 

@@ -1,6 +1,5 @@
 """The fast path equals the plain one, and steps aside where it would not."""
 
-import sys
 from dataclasses import replace
 
 import diffusers
@@ -14,9 +13,11 @@ from diver_lite import cli
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.prior import Prior, load_prior
-from diver_lite.recovery import SOLVERS, RecoveryConfig, recover, recover_steps
+from diver_lite.recovery import RecoveryConfig, recover, recover_steps
 from diver_lite.run import fast
 from diver_lite.run.fast import FastPrior, accelerate_prior, why_not_fast
+from diver_lite.run.interval import IntervalPrior
+from diver_lite.run.to_file import recover_to
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 QUICK = RecoveryConfig(num_inference_steps=4)
@@ -58,20 +59,18 @@ WINDOWS = st.sampled_from(["full", "published", "late", (700, 300)])
     config=st.builds(
         RecoveryConfig,
         num_inference_steps=st.integers(1, 12),
-        solver=st.sampled_from([*SOLVERS]),
         guidance_scale=st.sampled_from([1.0, 1.5, 4.0]),
-        guidance_channels=st.sampled_from(["all", "first-3"]),
-        guidance_interval=WINDOWS,
         guidance_target=st.sampled_from(["latent", "x0"]),
         inheritance=st.booleans(),
         noise_timestep=st.integers(0, 999),
         start=st.sampled_from(["published", "matched", 850]),
         window=WINDOWS,
     ),
+    interval=st.sampled_from([(1000, -1), (400, -1), (700, 300)]),
     table_bytes=st.sampled_from([1, 30_000, 2**26]),
 )
 def test_fast_and_plain_agree_at_every_step(
-    request, which, labels, seed, config, table_bytes
+    request, which, labels, seed, config, interval, table_bytes
 ):
     """S6: float32 within 1e-4, whatever the settings, labels and table size."""
     prior = request.getfixturevalue(which)
@@ -83,7 +82,10 @@ def test_fast_and_plain_agree_at_every_step(
         patch.setattr(fast, "TABLE_BYTES", table_bytes)
         found, expected = (
             list(recover_steps(z_0, labels, p, config, noise=noise))
-            for p in (FastPrior(prior), prior)
+            for p in (
+                accelerate_prior(IntervalPrior(prior, interval)),
+                IntervalPrior(prior, interval),
+            )
         )
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.timestep == theirs.timestep
@@ -178,9 +180,11 @@ def test_calls_that_were_not_announced(tiny_prior):
         assert difference(found, expected) < 1e-5
 
 
-def test_recover_is_fast_unless_asked_not_to_be(tiny_prior, tiny_set, monkeypatch):
+def test_runs_are_fast_unless_asked_not_to_be(
+    tiny_prior, tiny_set, monkeypatch, tmp_path
+):
     """Both ways give the same images; only the plain one runs diffusers' forward."""
-    expected = recover(tiny_set, tiny_prior, QUICK, fast=False, progress=False)
+    expected = recover(tiny_set, tiny_prior, QUICK, progress=False)
     calls, forward = [], type(tiny_prior.transformer).forward
 
     def count(self, *args, **kwargs):
@@ -188,10 +192,11 @@ def test_recover_is_fast_unless_asked_not_to_be(tiny_prior, tiny_set, monkeypatc
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_prior.transformer), "forward", count)
-    found = recover(tiny_set, tiny_prior, QUICK, progress=False)
+    a, b = (tmp_path / f"{name}.safetensors" for name in "ab")
+    found = recover_to(a, tiny_set, tiny_prior, QUICK, progress=False)
     assert calls == []
     assert difference(found.images, expected.images) < 1e-4
-    recover(tiny_set, tiny_prior, QUICK, fast=False, progress=False)
+    recover_to(b, tiny_set, tiny_prior, QUICK, fast=False, progress=False)
     assert calls != []
 
 
@@ -216,8 +221,10 @@ def test_all_blocks_share_one_compilation(tiny_prior):
 def test_compiling_is_for_cuda(tiny_prior, tiny_set):
     """On the CPU, where it would take longer than the work, compile does nothing."""
     few = tiny_set[:2]
-    found = recover(few, tiny_prior, QUICK, compile=True, progress=False).images
-    expected = recover(few, tiny_prior, QUICK, progress=False).images
+    found, expected = (
+        recover(few, FastPrior(tiny_prior, compile=c), QUICK, progress=False).images
+        for c in (True, False)
+    )
     if tiny_prior.device.type == "cpu":
         assert torch.equal(found, expected)
 
@@ -244,84 +251,6 @@ def test_the_command_line_has_the_plain_path(tiny_prior_folder, tmp_path, monkey
         assert bool(made) == (name == "fast")
         found.append(DistilledSet.load(f"{name}.safetensors").images)
     assert difference(*found) < 1e-4
-
-
-# --- Eight bits ---------------------------------------------------------------------
-
-
-def in_eight_bits(weight, x):
-    """Multiply as float8 does, by hand: a scale per row, e4m3 of both, then float32."""
-    rounded = []
-    for rows in (x, weight):
-        scale = rows.abs().amax(-1, keepdim=True) / 448  # the largest e4m3
-        rounded.append((rows / scale).to(torch.float8_e4m3fn).float() * scale)
-    return rounded[0] @ rounded[1].T
-
-
-def test_float8_multiplies_in_eight_bits(tiny_prior, torchao):
-    """Each converted layer gives what the definition gives; the shared ones stay."""
-    before = {k: v.clone() for k, v in tiny_prior.transformer.state_dict().items()}
-    quick = FastPrior(tiny_prior, float8=True)
-    block, fused, bias = quick._blocks[1]
-    original = tiny_prior.transformer.transformer_blocks[1]
-    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
-    attention = original.attn1
-    joined = [getattr(attention, n).weight for n in ("to_q", "to_k", "to_v")]
-    pairs = {
-        "fused": (torch.nn.functional.linear(x, fused, bias), torch.cat(joined), bias),
-        "out": (
-            block.attn1.to_out[0](x),
-            attention.to_out[0].weight,
-            attention.to_out[0].bias,
-        ),
-        "mlp": (
-            block.ff.net[0].proj(x),
-            original.ff.net[0].proj.weight,
-            original.ff.net[0].proj.bias,
-        ),
-    }
-    for name, (found, weight, bias) in pairs.items():
-        expected = in_eight_bits(weight, x) + bias
-        assert difference(found, expected) < 1e-2, name
-        assert difference(found, x @ weight.T + bias) > 1e-3, name
-    after = tiny_prior.transformer.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert all(type(p) is torch.nn.Parameter for p in original.parameters())
-    shared = original.norm1.linear.weight
-    assert block.norm1.linear.weight.data_ptr() == shared.data_ptr()
-
-
-def test_float8_recovers_nearly_the_same_images(tiny_prior, tiny_set, torchao):
-    """The result is near, not equal, says so in its provenance, and repeats."""
-    expected = recover(tiny_set, tiny_prior, QUICK, progress=False)
-    found = recover(tiny_set, tiny_prior, QUICK, float8=True, progress=False)
-    again = recover(tiny_set, tiny_prior, QUICK, float8=True, progress=False)
-    assert 0 < (found.images - expected.images).abs().mean() < 0.01
-    assert torch.equal(found.images, again.images)
-    assert found.provenance["float8"] is True
-    assert "float8" not in expected.provenance
-
-
-def test_float8_that_cannot_be_had(tiny_prior, tiny_set, monkeypatch, torchao):
-    """No torchao, the plain path, an unusual layer, sizes that don't divide: said."""
-    few = tiny_set[:1]
-
-    def refused(message, prior=tiny_prior, **options):
-        with pytest.raises(InputError, match=message):
-            recover(few, prior, QUICK, float8=True, progress=False, **options)
-
-    refused("float8 is True; expected the fast path", fast=False)
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torchao.quantization", None)
-        refused("needs the package torchao; pip install torchao")
-    odd = diffusers.DiTTransformer2DModel(**SMALL | {"attention_head_dim": 24})
-    odd = replace(tiny_prior, transformer=odd.eval().requires_grad_(False))
-    refused("multiples of 16; found one of 24 x 24", prior=odd)
-    parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
-    refused("does not apply: the prior has its own predict_noise", Doubled(*parts))
-    refused(
-        "does not apply: the prior has its own predict_noise", FastPrior(tiny_prior)
-    )
 
 
 # --- Memory -------------------------------------------------------------------------
@@ -428,23 +357,22 @@ def test_an_unusual_transformer_takes_the_plain_path(
         FastPrior(prior)
     few = tiny_set[:2]
     torch.manual_seed(0)
-    expected = recover(few, prior, QUICK, fast=False, progress=False).images
+    expected = recover(few, prior, QUICK, progress=False).images
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match=CHANGES[change]) as caught:
-        found = recover(few, prior, QUICK, batch_size=1, progress=False).images
+        quick = accelerate_prior(prior)
+    found = recover(few, quick, QUICK, batch_size=1, progress=False).images
     assert len(caught) == 1
     if change is not in_training:  # drops labels at random
         assert difference(found, expected) < 1e-5
 
 
-def test_a_prior_of_ones_own_is_respected(tiny_prior, tiny_set):
+def test_a_prior_of_ones_own_is_respected(tiny_prior):
     """A subclass with its own prediction isn't replaced by ours."""
     parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
     own = Doubled(*parts)
     with pytest.warns(UserWarning, match="its own predict_noise"):
-        found = recover(tiny_set[:2], own, QUICK, progress=False).images
-    expected = recover(tiny_set[:2], own, QUICK, fast=False, progress=False).images
-    assert torch.equal(found, expected)
+        assert accelerate_prior(own) is own
     assert why_not_fast(tiny_prior) is None
     quick = accelerate_prior(tiny_prior)
     assert isinstance(quick, FastPrior)
@@ -460,8 +388,9 @@ def test_graphs_give_the_same_numbers(tiny_prior_folder, tiny_set, compile):
     """A captured, and a compiled, network against the plain path, on CUDA."""
     prior = load_prior(tiny_prior_folder, device="cuda", dtype=torch.float32)
     options = {"batch_size": 8, "progress": False}  # 8, 8, 4: two graphs
-    expected = recover(tiny_set, prior, QUICK, fast=False, **options).images
-    found = recover(tiny_set, prior, QUICK, compile=compile, **options).images
+    expected = recover(tiny_set, prior, QUICK, **options).images
+    quick = FastPrior(prior, compile=compile)
+    found = recover(tiny_set, quick, QUICK, **options).images
     assert difference(found, expected) < 1e-3  # TF32 may be on
 
 
@@ -470,20 +399,6 @@ def test_bfloat16_on_cuda(tiny_prior_folder, tiny_set):
     """The default precision there, with a graph, against plain bfloat16."""
     prior = load_prior(tiny_prior_folder, device="cuda")
     assert prior.dtype == torch.bfloat16
-    expected = recover(tiny_set, prior, QUICK, fast=False, progress=False).images
-    found = recover(tiny_set, prior, QUICK, progress=False).images
-    assert (found - expected).abs().mean() < 0.01
-
-
-@needs_cuda
-@pytest.mark.parametrize("compile", [False, True])
-def test_float8_on_cuda(tiny_prior_folder, tiny_set, compile, torchao):
-    """Where the GPU has 8-bit products, images stay near those of bfloat16."""
-    if torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("no 8-bit products")
-    prior = load_prior(tiny_prior_folder, device="cuda")
     expected = recover(tiny_set, prior, QUICK, progress=False).images
-    found = recover(
-        tiny_set, prior, QUICK, float8=True, compile=compile, progress=False
-    ).images
-    assert (found - expected).abs().mean() < 0.02
+    found = recover(tiny_set, FastPrior(prior), QUICK, progress=False).images
+    assert (found - expected).abs().mean() < 0.01

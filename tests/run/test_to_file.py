@@ -4,8 +4,10 @@ import errno
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +15,12 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run import to_file as shards
+from diver_lite.run.fast import accelerate_prior
+from diver_lite.run.interval import IntervalPrior
+from diver_lite.run.to_file import recover_to
 
 CONFIG = RecoveryConfig(num_inference_steps=2)
+PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
 BATCH = 3  # 20 images: seven shards, the last of two images
 
 
@@ -29,8 +35,11 @@ def go(tiny_set, tiny_prior, out):
     """Return a function that recovers the tiny set into `out`."""
 
     def run(source=tiny_set, prior=tiny_prior, config=CONFIG, **options):
-        options = {"batch_size": BATCH, "progress": False, "out": out} | options
-        return recover(source, prior, config, **options)
+        options = {"batch_size": BATCH, "progress": False} | options
+        where = options.pop("out", out)
+        if where is None:
+            return recover(source, accelerate_prior(prior), config, **options)
+        return recover_to(where, source, prior, config, **options)
 
     return run
 
@@ -234,6 +243,52 @@ def test_others_may_read_the_result(go, out):
     assert out.stat().st_mode == beside.stat().st_mode
 
 
+def test_the_file_is_what_recover_returns(tiny_prior, tiny_set, tmp_path):
+    """Pixels, labels, names and record, soft labels too; nothing else remains."""
+    soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    given_set = replace(tiny_set, soft_labels=soft)
+    out = tmp_path / "deep" / "result.safetensors"
+    config = replace(CONFIG, window=(0.8, 0.1))
+    numbers = {"seed": np.int64(42), "batch_size": np.int8(20), "size": np.int16(32)}
+    result = recover_to(out, given_set, tiny_prior, config, **numbers, progress=False)
+    expected = recover(given_set, tiny_prior, config, seed=42, progress=False)
+    assert (result.images - expected.images).abs().max() < 1e-4  # rounding
+    assert torch.equal(result.labels, expected.labels)
+    assert torch.equal(result.soft_labels, soft)
+    assert result.class_names == expected.class_names
+    assert result.provenance == expected.provenance
+    stored = DistilledSet.load(out)
+    assert torch.equal(stored.images, result.images)
+    assert stored.provenance == result.provenance
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("size", v) for v in (0, 28.0, True, "28", (28, 28), 10**9)],
+        *[("batch_size", v) for v in (0, -3, 2.5, True, "3")],
+        *[(name, "no") for name in ("fast", "overwrite", "progress")],
+        *[("seed", v) for v in (-1, 2**31, 1.5, None)],
+        ("compile", 1),
+        ("class_map", [0, 1]),
+        ("noise", torch.zeros(3, 4, 16, 16)),
+        ("distilled", "cifar10"),
+        ("prior", "cifar10"),
+        ("config", "published"),
+        *[("out", v) for v in (0, [], b"", 1.5, None)],
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(
+    tiny_prior, tiny_set, tmp_path, field, value
+):
+    given_ = {"distilled": tiny_set, "prior": tiny_prior, "config": CONFIG}
+    given_ |= {"out": tmp_path / "out.safetensors", "progress": False, field: value}
+    with pytest.raises(InputError, match=field):
+        recover_to(**given_)
+    assert [*tmp_path.iterdir()] == []
+
+
 # --- What isn't this run's ----------------------------------------------------------
 
 
@@ -281,7 +336,13 @@ def test_other_inputs_are_refused(go, tiny_set, tiny_prior, stop_after):
     weight.data[0] -= 1
 
 
-@pytest.mark.parametrize("package", ["diver-lite", "torch", "diffusers", "safetensors"])
+def test_another_interval_is_refused(go, tiny_prior, stop_after):
+    halfway(go, stop_after)
+    with pytest.raises(InputError, match=r"\(another prior\)"):
+        go(prior=IntervalPrior(tiny_prior, (500, 100)))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_another_version_is_refused(go, out, whole, stop_after, monkeypatch, package):
     """Equal bytes are promised for equal versions only."""
     halfway(go, stop_after)
@@ -319,7 +380,7 @@ def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
     from diver_lite.prior import load_prior
 
     moved = load_prior(shutil.copytree(tiny_prior_folder, tmp_path / "elsewhere"))
-    arguments = (tiny_set.images, tiny_set.labels, tiny_set.labels)
+    arguments = (tiny_set, tiny_set.labels)
     facts = [shards.run_facts(*arguments, p, None, {}) for p in (tiny_prior, moved)]
     assert facts[0] == facts[1]
     half = load_prior(tiny_prior_folder, dtype=torch.bfloat16)

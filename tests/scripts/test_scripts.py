@@ -154,7 +154,7 @@ def test_the_colour_measurements(work, run):
     assert (work / "results/embedding_cifar10.csv").exists()
 
 
-def test_the_shortcuts(work, run, torchao):
+def test_the_shortcuts(work, run):
     """A row for each, against the base; half the passes where guidance rests."""
     run("distill_sets.py", "dm-real-ipc1")
     run("measure_shortcuts.py", "cifar10-dm-real-ipc1", "--judges", "ConvNet",
