@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import shutil
 import stat
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from diver_lite.checks import InputError, first_line
+from filelock import FileLock, Timeout
+
+from diver_lite.checks import InputError
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
 
 # In every folder that this package wrote: only such a folder is ever overwritten.
 MARKER = ".diver-lite"
@@ -180,46 +174,24 @@ def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
         output: what it protects, for the message.
 
     Raises:
-        InputError: another process holds it.
+        InputError: it is held already.
 
-    Source: ours; flock(2), on Windows msvcrt.locking.
+    Source: ours; filelock.
     """
     path = Path(path)
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as stream:
-            _lock(stream, path, output)
-            if not path.exists() or not os.path.samestat(
-                os.fstat(stream.fileno()), path.stat()
-            ):
-                continue  # its last owner has just deleted it
-            with suppress(OSError):  # a full disk: who owns it is only a courtesy
-                stream.truncate(0)
-                owner = f"process {os.getpid()} on {platform.node()}"
-                os.write(stream.fileno(), owner.encode())
-            yield
-            return
-
-
-def _lock(stream: IO[str], path: Path, output: str | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
     try:
-        if fcntl:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            stream.seek(2**30)  # beyond the text, which others may then read
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-    except (BlockingIOError, PermissionError):
-        owner = path.read_text(encoding="utf-8") or "another process"
+        lock.acquire()
+    except Timeout:
         raise InputError(
-            f"output {output} is being written by {owner}; wait for it, or choose "
-            "another output"
+            f"output {output} is being written by another process; wait for it, or "
+            "choose another output"
         ) from None
-    except OSError as error:  # some network file systems have no locks
-        warnings.warn(
-            f"{path} can't be locked ({first_line(error)}): make sure that no other "
-            f"run writes {output}",
-            stacklevel=2,
-        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: str | Path) -> str:

@@ -154,7 +154,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(command, tmp_path, caps
         assert holder.stdout.readline() == "held\n"
         assert alone(command("out.safetensors")) == 2
         error = capsys.readouterr().err
-        assert f"is being written by process {holder.pid} on" in error
+        assert "out.safetensors is being written by another process" in error
         assert [p.name for p in lock.parent.iterdir()] == ["lock"]
     finally:
         holder.kill()
@@ -169,24 +169,9 @@ def test_a_lock_is_held_by_one(tmp_path):
     """Also within a process; afterwards it is free, even if the block deleted it."""
     lock = tmp_path / "new" / "lock"
     with exclusive(lock, "x"):
-        refused = pytest.raises(InputError, match=f"process {os.getpid()} on")
+        refused = pytest.raises(InputError, match="x is being written by another")
         with refused, exclusive(lock, "x"):
             pass
         lock.unlink()
     with exclusive(lock, "x"):
         assert lock.exists()
-
-
-def test_a_file_system_without_locks_is_only_warned_about(tmp_path, monkeypatch):
-    """Some clusters' file systems have none; work must be possible there."""
-    fcntl = pytest.importorskip("fcntl")
-
-    def unsupported(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    with (
-        pytest.warns(UserWarning, match="can't be locked"),
-        exclusive(tmp_path / "lock", "x"),
-    ):
-        pass

@@ -1,0 +1,150 @@
+"""Read a diffusion prior from a folder in diffusers' format, or fetch it from a hub."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diver_lite.checks import InputError, first_line
+
+NETWORKS = {
+    # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
+    "vae": ("AutoencoderKL",),
+}
+PARTS = (*NETWORKS, "scheduler")
+
+
+def download(name: str, instead: str) -> Path:
+    """Fetch a prior's folder from a model hub; an error names what to use instead."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # every network failure ends here
+        raise InputError(
+            f"prior {name!r} could not be fetched ({type(error).__name__}). Without a "
+            "network, put its files model_index.json, transformer/, vae/ and "
+            "scheduler/ into a folder and pass that folder; or use a prior that "
+            f"ships: {instead}"
+        ) from None
+
+
+def read_folder(root: Path) -> tuple[Any, Any, Any, tuple[str, ...], dict]:
+    """Read a folder of diffusers' format: transformer, VAE, scheduler, names, info.
+
+    Raises:
+        InputError: missing or broken files, an unsupported architecture, a network that
+            doesn't predict noise, or a noise schedule without betas.
+    """
+    schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
+    for part, expected in NETWORKS.items():
+        found = _read_json(root / part / "config.json", root).get("_class_name")
+        if found not in expected:
+            raise InputError(
+                f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
+            )
+    index = _read_json(root / "model_index.json", root)
+    info_path = root / "diver_lite.json"
+    info = _read_json(info_path, root) if info_path.exists() else {}
+    import diffusers  # costs seconds, so only when a prior is loaded
+
+    models = []
+    try:
+        scheduler = _build_scheduler(schedule)
+        for part, model in {
+            "transformer": diffusers.DiTTransformer2DModel,
+            "vae": diffusers.AutoencoderKL,
+        }.items():
+            network, report = model.from_pretrained(
+                root / part, torch_dtype=torch.float32, output_loading_info=True
+            )
+            if report["missing_keys"]:  # diffusers would fill them with random numbers
+                raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
+            models.append(network)
+        transformer, vae = models
+    except Exception as error:  # diffusers raises many kinds for broken weights
+        raise InputError(
+            f"prior folder {root} can't be loaded: {first_line(error)}"
+        ) from None
+    if vae.config.latent_channels != transformer.config.in_channels:
+        raise InputError(
+            f"prior folder {root}: the VAE has {vae.config.latent_channels} latent "
+            f"channels, the transformer expects {transformer.config.in_channels}"
+        )
+    for module in (transformer, vae):
+        module.eval().requires_grad_(False)
+    count = transformer.config.num_embeds_ada_norm
+    names = index.get("id2label") or {}
+    class_names = tuple(names.get(str(i), f"class {i}") for i in range(count))
+    return transformer, vae, scheduler, class_names, info
+
+
+def _build_scheduler(config: dict):
+    """Build a `DDIMScheduler` with the noise schedule of any of diffusers' schedulers.
+
+    Networks are trained with betas, not with a way to step along them: the class that
+    the config names is never looked up. What else DDIM knows of it carries over.
+
+    Raises:
+        ValueError, TypeError, ...: a network that predicts something else than the
+            noise, or a schedule that isn't made of betas.
+    """
+    import diffusers
+
+    kind = config.get("_class_name")
+    predicts = config.get("prediction_type", "epsilon")  # files of 2022 may lack it
+    if predicts != "epsilon":
+        raise ValueError(
+            f"the scheduler's prediction_type is {predicts!r}, expected 'epsilon'"
+        )
+    needed = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    for name in needed[:1] if config.get("trained_betas") else needed:
+        if config.get(name) is None:
+            raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
+    # what changes the schedule beyond its betas, and the value that doesn't
+    for name, neutral in {"use_flow_sigmas": False, "snr_shift_scale": 1}.items():
+        if (config.get(name) or neutral) != neutral:
+            raise ValueError(
+                f"the scheduler, a {kind}, has {name} {config[name]!r}; expected the "
+                "noise schedule that its betas give"
+            )
+    known = inspect.signature(diffusers.DDIMScheduler).parameters
+    shared = {name: value for name, value in config.items() if name in known}
+    scheduler = diffusers.DDIMScheduler(**shared)
+    alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
+    falling = bool((alphas.diff() < 0).all())
+    if not (len(alphas) == total > 1 and falling and 0 < alphas[-1] < alphas[0] < 1):
+        raise ValueError(
+            f"the scheduler's betas give alphas_cumprod from {alphas[:1].tolist()} to "
+            f"{alphas[-1:].tolist()} in {len(alphas)} timesteps; expected a fall "
+            f"between 1 and 0 in num_train_timesteps ({total})"
+        )
+    trial = deepcopy(scheduler)
+    trial.set_timesteps(1)
+    if not 0 <= trial.timesteps[0] < total:
+        offset = config["steps_offset"]
+        raise ValueError(f"the scheduler's steps_offset is {offset}, beyond {total}")
+    return scheduler
+
+
+def _read_json(path: Path, root: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}, expected an object")
+        return content
+    except FileNotFoundError:
+        needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
+        raise InputError(
+            f"prior folder {root} lacks {path.relative_to(root)}; expected diffusers' "
+            f"layout: {', '.join(needed)}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"prior file {path} is not readable JSON: {error}") from None
