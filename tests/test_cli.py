@@ -575,15 +575,15 @@ OTHERS = {
     "ipc 0": (("distill", "dm", "--split", "sample", "--ipc", 0), "ipc is 0"),
     "ipc too large": (
         ("distill", "dm", "--split", "sample", "--ipc", 101),
-        r"ipc is 101, but class 'T-shirt' has only 100",
+        r"ipc is 101, but class 'T-shirt' has 100",
     ),
-    "init": (("distill", "dm", "--split", "sample", "--init", "zero"), "init 'zero'"),
+    "init": (("distill", "dm", "--split", "sample", "--init", "zero"), "init is"),
     "field": (
         ("distill", "dm", "--set", "batch=3"),
         r"'batch' is no field.*real_batch",
     ),
     "no value": (("distill", "dm", "--set", "lr"), r"--set 'lr': expected FIELD=VALUE"),
-    "value": (("distill", "dm", "--set", "lr=big"), r"lr is 'big'; expected .* float"),
+    "value": (("distill", "dm", "--set", "lr=big"), r"lr is 'big'.* number"),
     "experts": (("distill", "mtt", "--split", "sample"), r"pass experts \(--experts"),
     "steps": (("distill", "dm", "--split", "sample", "--steps", 0), "steps is 0"),
     "batch": (("distill", "dm", "--split", "sample", "--real-batch", 0), "real_batch"),

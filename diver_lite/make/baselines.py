@@ -5,9 +5,11 @@ Source: the ablation of the paper, its reviewers' questions, and PReDD, its prec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from diver_lite.checks import InputError, integer, labelled_images
 from diver_lite.distilled import DistilledSet
@@ -20,17 +22,8 @@ def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
     images, labels, class_names = labelled_images(dataset, "dataset")
     ipc = integer(ipc, "ipc", 1, 2**31 - 1)
     seed = integer(seed, "seed", 0, 2**63 - 1)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in range(len(class_names)):
-        indices = (labels == label).nonzero().flatten()
-        if len(indices) < ipc:
-            raise InputError(
-                f"ipc is {ipc}, but class {class_names[label]!r} has {len(indices)} "
-                "images"
-            )
-        chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc]])
-    index = torch.cat(chosen)
+    rows = rows_by_class(labels, class_names, ipc)
+    index = draw_rows(rows, ipc, torch.Generator().manual_seed(seed))
     return DistilledSet(
         images[index].contiguous(),
         labels[index],
@@ -39,15 +32,26 @@ def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
     )
 
 
+def rows_by_class(labels: Tensor, class_names: Sequence[str], ipc: int) -> list[Tensor]:
+    """Return the indices of each class's images, or raise if one has fewer than ipc."""
+    rows = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
+    for name, mine in zip(class_names, rows, strict=True):
+        if len(mine) < ipc:
+            raise InputError(f"ipc is {ipc}, but class {name!r} has {len(mine)} images")
+    return rows
+
+
+def draw_rows(rows: list[Tensor], ipc: int, generator: torch.Generator) -> Tensor:
+    """Return the indices of `ipc` random images of each class, class-major."""
+    return torch.cat(
+        [mine[torch.randperm(len(mine), generator=generator)[:ipc]] for mine in rows]
+    )
+
+
 def clip_only(distilled: DistilledSet) -> DistilledSet:
     """Cut a set's pixels off at 0 and 1: the part of recovery that needs no network."""
-    return DistilledSet(
-        distilled.images.clamp(0, 1),
-        distilled.labels,
-        distilled.class_names,
-        soft_labels=distilled.soft_labels,
-        provenance={"method": "clip only", "source": distilled.provenance},
-    )
+    record = {"method": "clip only", "source": distilled.provenance}
+    return replace(distilled, images=distilled.images.clamp(0, 1), provenance=record)
 
 
 def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
@@ -55,13 +59,9 @@ def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
     images = prior.fit_images(distilled.images.clamp(0, 1))
     decoded = torch.cat([prior.decode(prior.encode(x)).cpu() for x in images.split(50)])
     how = prior.info.get("image_fit", "resize")
-    return DistilledSet(
-        fit_images(decoded, tuple(distilled.images.shape[-2:]), how).clamp(0, 1),
-        distilled.labels,
-        distilled.class_names,
-        soft_labels=distilled.soft_labels,
-        provenance={"method": "VAE only", "source": distilled.provenance},
-    )
+    images = fit_images(decoded, tuple(distilled.images.shape[-2:]), how).clamp(0, 1)
+    record = {"method": "VAE only", "source": distilled.provenance}
+    return replace(distilled, images=images, provenance=record)
 
 
 def variants(config: RecoveryConfig) -> dict[str, RecoveryConfig]:
@@ -72,15 +72,14 @@ def variants(config: RecoveryConfig) -> dict[str, RecoveryConfig]:
     "SI + SG" guides at all steps; "DIVER" is `config` itself.
     """
     plain = replace(config, guidance_factor=0.0)
+    steps = config.num_inference_steps
     return {
         "raw prior": replace(plain, inheritance=False),
         "SI published": replace(plain, start="published"),
         "SI matched": replace(plain, start="matched"),
         "SG only": replace(config, inheritance=False),
         "SI + SG": replace(config, window="full"),
-        "DIVER published": RecoveryConfig.published(
-            num_inference_steps=config.num_inference_steps
-        ),
+        "DIVER published": RecoveryConfig.published(num_inference_steps=steps),
         "DIVER": config,
     }
 

@@ -15,37 +15,38 @@ what they ask of the images:
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
 from diver_lite.checks import (
     InputError,
     describe,
-    first_line,
     integer,
     is_one_of,
     labelled_images,
+    number,
+    plain,
+    require,
 )
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import atomic_path, check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
+from diver_lite.make.baselines import draw_rows, rows_by_class
+from diver_lite.make.checkpoint import Checkpoint, kept
 from diver_lite.prior import resolve_device
 from diver_lite.sets.real import Dataset
 
 INITS = ("real", "noise")
-CHECKPOINT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -91,35 +92,24 @@ class DistillConfig:
     lr_lr: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not is_one_of(self.init, INITS):
-            raise InputError(f"init {self.init!r} is unknown; expected one of {INITS}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}
-            if not isinstance(value, kind[field.type]) or (
-                isinstance(value, bool) and field.type != "bool"
-            ):
-                raise InputError(
-                    f"{field.name} is {value!r}; expected a value of type {field.type}"
-                )
-            lowest = 0 if field.name in ("inner_loops", "lr", "lr_lr") else 1
-            if field.type == "int" and value < lowest:
-                raise InputError(
-                    f"{field.name} is {value}; expected an integer >= {lowest}"
-                )
-            if field.type == "float" and not 0 <= value < float("inf"):
-                raise InputError(f"{field.name} is {value}; expected a number >= 0")
-        if self.max_start_epoch + self.target_epochs - 1 > self.expert_epochs:
-            raise InputError(
-                f"max_start_epoch is {self.max_start_epoch} and target_epochs "
-                f"{self.target_epochs}: a start at epoch {self.max_start_epoch - 1} "
-                f"needs expert_epochs >= "
-                f"{self.max_start_epoch + self.target_epochs - 1}, "
-                f"found {self.expert_epochs}"
-            )
+        for each in fields(self):
+            value = plain(getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
+            if each.type == "int":
+                lowest = 0 if each.name == "inner_loops" else 1
+                integer(value, each.name, lowest, 2**31 - 1)
+            elif each.type == "float":
+                number(value, each.name, 0)
+        require(is_one_of(self.init, INITS), "init", self.init, f"one of {INITS}")
+        boolean = isinstance(self.augment, bool)
+        require(boolean, "augment", self.augment, "True or False")
+        last = self.max_start_epoch + self.target_epochs - 1
+        expected = f"at least max_start_epoch + target_epochs - 1 = {last}"
+        enough = self.expert_epochs >= last
+        require(enough, "expert_epochs", self.expert_epochs, expected)
 
 
-def recipe(method: str, ipc: int, **changes: object) -> DistillConfig:
+def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     """Return the published settings of a method, with changes.
 
     Args:
@@ -139,12 +129,13 @@ def recipe(method: str, ipc: int, **changes: object) -> DistillConfig:
             f"method {describe(method)} is unknown; expected one of {[*METHODS]}"
         )
     ipc = integer(ipc, "ipc", 1, 100_000)
-    known = {field.name for field in fields(DistillConfig)}
+    known = {each.name for each in fields(DistillConfig)}
     if unknown := set(changes) - known:
         raise InputError(
             f"{sorted(unknown)[0]!r} is no field of DistillConfig; expected one of "
             f"{sorted(known)}"
         )
+    values: dict[str, Any]
     if method == "dm":
         values = {"steps": 20_000, "lr": 1.0 * ipc, "init": "real"}
     elif method == "mtt":
@@ -171,10 +162,10 @@ class Task:
         network: a ConvNet whose weights `redraw` replaces.
         generator: a CPU generator that everything random draws from.
         config: the settings.
-        experts: (MTT) one (epochs + 1, P) tensor of weights per trajectory.
-        syn_lr: (MTT) the learned step size.
         compile: compile `embed` and `classify`, which need no second derivative.
         dtype: of these two.
+        experts: (MTT) one (epochs + 1, P) tensor of weights per trajectory.
+        syn_lr: (MTT) the learned step size.
     """
 
     images: Tensor
@@ -183,38 +174,37 @@ class Task:
     network: ConvNet
     generator: torch.Generator
     config: DistillConfig
-    experts: list[Tensor] | None = None
-    syn_lr: Tensor | None = None
     compile: bool = False
     dtype: torch.dtype = torch.float32
+    experts: list[Tensor] = field(default_factory=list)
+    syn_lr: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         wrap = torch.compile if self.compile else lambda function: function
         self._embed, self._classify = wrap(self.network.embed), wrap(self.network)
+        self.syn_lr = torch.tensor(
+            self.config.syn_lr, device=self.images.device, requires_grad=True
+        )
 
     def embed(self, images: Tensor) -> Tensor:
         """Return features (B, D) in float32."""
-        with torch.autocast(images.device.type, self.dtype, self._low):
-            return self._embed(images).float()
+        return self._in_float32(self._embed, images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Return logits (B, C) in float32."""
-        with torch.autocast(images.device.type, self.dtype, self._low):
-            return self._classify(images).float()
+        return self._in_float32(self._classify, images)
 
-    @property
-    def _low(self) -> bool:
-        return self.dtype != torch.float32
+    def _in_float32(self, function: Callable, images: Tensor) -> Tensor:
+        low = self.dtype != torch.float32
+        with torch.autocast(images.device.type, self.dtype, low):
+            return function(images).float()
 
     def redraw(self) -> None:
         """Give the network new random weights."""
+        classes, shape = self.network.classifier.out_features, self.images.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.draw(2**31))
-            fresh = ConvNet(
-                self.network.classifier.out_features,
-                self.images.shape[-1],
-                self.images.shape[1],
-            )
+            fresh = ConvNet(classes, shape[-1], shape[1])
         self.network.load_state_dict(fresh.state_dict())
 
     def draw(self, high: int) -> int:
@@ -223,10 +213,8 @@ class Task:
 
     def real(self, label: int) -> Tensor:
         """Return (real_batch, ch, H, W): random real images of a class."""
-        rows = self.per_class[label]
-        chosen = torch.randint(
-            len(rows), (self.config.real_batch,), generator=self.generator
-        )
+        rows, count = self.per_class[label], self.config.real_batch
+        chosen = torch.randint(len(rows), (count,), generator=self.generator)
         return self.images[rows[chosen].to(self.images.device)]
 
     def augment_alike(self, *batches: Tensor) -> list[Tensor]:
@@ -356,7 +344,7 @@ def trajectory_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
 
 def flatten(network: nn.Module) -> Tensor:
     """Return all parameters as one vector (P,)."""
-    return torch.cat([p.detach().flatten() for p in network.parameters()])
+    return parameters_to_vector(network.parameters()).detach()
 
 
 def unflatten(network: nn.Module, vector: Tensor) -> dict[str, Tensor]:
@@ -386,15 +374,13 @@ def distill(
     *,
     ipc: int,
     seed: int = 0,
-    statistics: tuple | None = None,
     experts: str | Path | None = None,
     compile: bool | None = None,
     dtype: torch.dtype = torch.float32,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
     checkpoint: str | Path | None = None,
-    out: str | Path | None = None,
-    **changes: object,
+    **changes: Any,
 ) -> DistilledSet:
     """Distil a dataset into `ipc` images per class.
 
@@ -404,16 +390,13 @@ def distill(
         method: "dm", "dc", "dsa" or "mtt".
         ipc: images per class, >= 1.
         seed: of initialisation, batches, networks and augmentation.
-        statistics: per-channel (mean, std) to normalise with; default: the data's.
         experts: (MTT) folder of trajectories; missing ones are trained there first.
         compile: use torch.compile for what needs no second derivative; default: on
             CUDA only, for it costs half a minute at the start.
         dtype: of the same parts; torch.bfloat16 is faster where hardware has it.
         device: default: CUDA if there is one.
         progress: show a progress bar.
-        checkpoint: file to go on from and to save to each minute; removed at the
-            end.
-        out: also save the set there, as .safetensors.
+        checkpoint: file to go on from and to save to each minute; removed at the end.
         changes: fields of `DistillConfig` that differ from `recipe(method, ipc)`.
 
     Returns:
@@ -422,71 +405,43 @@ def distill(
     Raises:
         InputError: a value out of range, a class with fewer images than `ipc`, a
             checkpoint or trajectories of another run.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: pixels became NaN or infinite.
 
     Source: see the methods.
     """
     config = recipe(method, ipc, **changes)
     seed = integer(seed, "seed", 0, 2**31 - 1)
     images, labels, class_names = labelled_images(dataset, "dataset")
-    counts = torch.bincount(labels, minlength=len(class_names))
-    if counts.min() < ipc:
-        poorest = int(counts.argmin())
-        raise InputError(
-            f"ipc is {ipc}, but class {class_names[poorest]!r} has only "
-            f"{int(counts[poorest])} images"
-        )
-    if method == "mtt" and experts is None:
-        raise InputError(
-            "method 'mtt' needs a folder for its expert trajectories: pass experts "
-            "(--experts on the command line); missing ones are trained there"
-        )
-    if out is not None:
-        check_writable(out)
+    per_class = rows_by_class(labels, class_names, ipc)
     device = resolve_device(device)
     compile = device.type == "cuda" if compile is None else compile
-    images, mean, std = _normalised(images, statistics)
+    speed: dict[str, Any] = {"compile": compile, "dtype": dtype}
+    pixels, mean, std = _normalised(images)
     task = Task(
-        images.to(device),
+        pixels.to(device),
         torch.arange(len(class_names), device=device).repeat_interleave(ipc),
-        [(labels == c).nonzero().flatten() for c in range(len(class_names))],
-        ConvNet(len(class_names), images.shape[-1], images.shape[1]).to(device),
+        per_class,
+        _network(pixels, class_names).to(device),
         torch.Generator().manual_seed(seed),
         config,
-        compile=compile,
-        dtype=dtype,
+        **speed,
     )
     # the initial pixels are drawn first, so they are the same for every method
     synthetic = _initial(task, ipc).to(device).requires_grad_(True)
     groups = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
         task.experts = train_experts(
-            dataset,
-            experts,
-            config,
-            statistics=statistics,
-            compile=compile,
-            dtype=dtype,
-            device=device,
-            progress=progress,
+            dataset, experts, config, device=device, progress=progress, **speed
         )
-        task.syn_lr = torch.tensor(config.syn_lr, device=device, requires_grad=True)
         groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
-    record = {
-        "method": method.upper(),
-        "ipc": ipc,
-        **asdict(config),
-        "seed": seed,
-        "proxy": "ConvNet",
-        "normalisation": {
-            "mean": mean.flatten().tolist(),
-            "std": std.flatten().tolist(),
-        },
-    }
-    losses = _optimise(method, task, synthetic, optimizer, record, checkpoint, progress)
+    norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+    record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
+    record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
+    keeper = Checkpoint(checkpoint, record)
+    losses = _optimise(method, task, synthetic, optimizer, keeper, progress)
     if method == "mtt":
-        record["learned_lr"] = float(task.syn_lr.detach())
+        record = record | {"learned_lr": float(task.syn_lr.detach())}
     pixels = synthetic.detach().cpu() * std + mean
     result = DistilledSet(
         pixels.expand(-1, 3, -1, -1).contiguous(),
@@ -494,33 +449,30 @@ def distill(
         class_names,
         provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
     )
-    if out is not None:
-        result.save(out)
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     return result
 
 
-def _normalised(images: Tensor, statistics: tuple | None) -> tuple[Tensor, ...]:
+def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised images and (1, ch, 1, 1) mean and std; grey is one channel."""
     if images.stride(1) == 0:  # one channel is optimised, and repeated at the end
         images = images[:, :1]
-    if statistics is None:
-        part = images[:10_000]
-        statistics = part.mean((0, 2, 3)).tolist(), part.std((0, 2, 3)).tolist()
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
+    part, axes = images[:10_000], (0, 2, 3)
+    mean, std = (x.float().view(1, -1, 1, 1) for x in (part.mean(axes), part.std(axes)))
     return (images - mean) / std, mean, std
+
+
+def _network(images: Tensor, class_names: Sequence[str]) -> ConvNet:
+    return ConvNet(len(class_names), images.shape[-1], images.shape[1])
 
 
 def _initial(task: Task, ipc: int) -> Tensor:
     if task.config.init == "noise":
         shape = (len(task.labels), *task.images.shape[1:])
         return torch.randn(shape, generator=task.generator)
-    chosen = [
-        rows[torch.randperm(len(rows), generator=task.generator)[:ipc]]
-        for rows in task.per_class
-    ]
-    return task.images[torch.cat(chosen).to(task.images.device)].clone()
+    chosen = draw_rows(task.per_class, ipc, task.generator)
+    return task.images[chosen.to(task.images.device)].clone()
 
 
 def _optimise(
@@ -528,24 +480,38 @@ def _optimise(
     task: Task,
     synthetic: Tensor,
     optimizer: torch.optim.Optimizer,
-    record: dict,
-    checkpoint: str | Path | None,
+    checkpoint: Checkpoint,
     progress: bool,
 ) -> list[float]:
     """Descend the method's losses in place; return about a hundred, per class."""
-    steps, losses, first = task.config.steps, [], 0
-    if checkpoint is not None and Path(checkpoint).exists():
-        first, losses = _restore(checkpoint, task, synthetic, optimizer, record)
-    every, saved = max(1, steps // 100), time.monotonic()
+    # of the pixels and the step size alone, not of the network in between
+    wanted = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def restore(state: dict) -> tuple[int, list[float]]:
+        with torch.no_grad():
+            for mine, theirs in zip(wanted, state["wanted"], strict=True):
+                mine.copy_(theirs)
+        optimizer.load_state_dict(state["optimizer"])
+        task.generator.set_state(state["generator"].cpu())
+        return state["step"], state["losses"]
+
+    def check_finite(step: int) -> None:
+        if not torch.isfinite(synthetic).all():
+            raise FloatingPointError(
+                f"{method}: pixels became NaN or infinite at step {step}; try a "
+                f"smaller lr than {task.config.lr}"
+            )
+
+    steps = task.config.steps
+    first, losses = checkpoint.load(synthetic.device, restore) or (0, [])
+    every = max(1, steps // 100)
     terms = 1 if method == "mtt" else len(task.per_class)  # the others' loss is a sum
     bar = tqdm(
         range(first, steps), method.upper(), steps, initial=first, mininterval=1,
         disable=not progress,
     )  # fmt: skip
-    wanted = [p for group in optimizer.param_groups for p in group["params"]]
     for step in bar:
         for loss in METHODS[method](task, synthetic):
-            # of the pixels and the step size alone, not of the network in between
             gradients = torch.autograd.grad(loss, wanted)
             for parameter, gradient in zip(wanted, gradients, strict=True):
                 parameter.grad = gradient
@@ -553,71 +519,24 @@ def _optimise(
         if step % every == 0 or step == steps - 1:
             losses.append(round(loss.item() / terms, 5))
             bar.set_postfix(loss=losses[-1])
-            _check_finite(method, synthetic, step, task.config.lr)
-        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _check_finite(method, synthetic, step, task.config.lr)
-            _store(checkpoint, task, synthetic, optimizer, record, step + 1, losses)
-            saved = time.monotonic()
+            check_finite(step)
+        if checkpoint.due():
+            check_finite(step)
+            checkpoint.save(
+                step=step + 1,
+                losses=losses,
+                wanted=[p.detach() for p in wanted],
+                optimizer=optimizer.state_dict(),
+                generator=task.generator.get_state(),
+            )
     return losses
-
-
-def _check_finite(method: str, synthetic: Tensor, step: int, lr: float) -> None:
-    if not torch.isfinite(synthetic).all():
-        raise FloatingPointError(
-            f"{method}: pixels became NaN or infinite at step {step}; try a smaller lr "
-            f"than {lr}"
-        )
-
-
-def _store(path, task, synthetic, optimizer, record, step, losses) -> None:
-    content = {
-        "record": json.dumps(record),
-        "step": step,
-        "losses": losses,
-        "synthetic": synthetic.detach(),
-        "syn_lr": None if task.syn_lr is None else task.syn_lr.detach(),
-        "optimizer": optimizer.state_dict(),
-        "generator": task.generator.get_state(),
-    }
-    with atomic_path(path, overwrite=True) as temporary:
-        torch.save(content, temporary)
-
-
-def _restore(path, task, synthetic, optimizer, record) -> tuple[int, list[float]]:
-    device = synthetic.device
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        theirs = json.loads(content["record"])
-    except Exception as error:
-        raise InputError(
-            f"checkpoint {path} can't be read ({first_line(error)}); delete it to "
-            "start anew"
-        ) from None
-    if theirs != (ours := json.loads(json.dumps(record))):
-        different = [
-            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-            for key in {**ours, **theirs}
-            if theirs.get(key) != ours.get(key)
-        ]
-        raise InputError(
-            f"checkpoint {path} belongs to another run: {'; '.join(different)}; "
-            "delete it to start anew"
-        )
-    with torch.no_grad():
-        synthetic.copy_(content["synthetic"])
-        if task.syn_lr is not None:
-            task.syn_lr.copy_(content["syn_lr"])
-    optimizer.load_state_dict(content["optimizer"])
-    task.generator.set_state(content["generator"].cpu())
-    return content["step"], content["losses"]
 
 
 def train_experts(
     dataset: Dataset,
-    folder: str | Path,
+    folder: str | Path | None,
     config: DistillConfig,
     *,
-    statistics: tuple | None = None,
     compile: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -632,7 +551,6 @@ def train_experts(
         dataset: as for `distill`.
         folder: one file per finished expert, so an interrupted run goes on.
         config: `num_experts`, `expert_epochs`, `network_lr` and `augment` matter.
-        statistics: per-channel (mean, std) to normalise with; default: the data's.
         compile: use torch.compile.
         dtype: of the forward and backward pass.
         device: default: CUDA if there is one.
@@ -643,13 +561,18 @@ def train_experts(
         each epoch, on the CPU.
 
     Raises:
-        InputError: a file in the folder belongs to other data or settings.
+        InputError: no folder, or a file in it belongs to other data or settings.
 
     Source: Cazenavette et al. 2022, section 3.2.
     """
-    folder, device = Path(folder), resolve_device(device)
+    if folder is None:
+        raise InputError(
+            "method 'mtt' needs a folder for its expert trajectories: pass experts "
+            "(--experts on the command line); missing ones are trained there"
+        )
+    device = resolve_device(device)
     images, labels, class_names = dataset
-    images, _, _ = _normalised(images, statistics)
+    images, _, _ = _normalised(images)
     record = {
         "images": list(images.shape),
         "content": f"{images[:: max(1, len(images) // 1000)].double().sum():.6f}",
@@ -657,67 +580,43 @@ def train_experts(
         "lr": config.network_lr,
         "augment": config.augment,
     }
-    trajectories = []
-    for index in range(config.num_experts):
-        path = folder / f"expert_{index:03d}.safetensors"
-        if not path.exists():
-            weights, accuracy = _train_expert(
-                (images.to(device), labels.to(device), len(class_names)),
-                config, index, compile=compile, dtype=dtype, progress=progress,
-            )  # fmt: skip
-            metadata = record | {"train_accuracy": round(accuracy, 4)}
-            # a run beside this one may have been faster, with the same result
-            with atomic_path(path, overwrite=True) as temporary:
-                save_file(
-                    {"weights": weights}, temporary, {"expert": json.dumps(metadata)}
-                )
-        trajectories.append(_load_expert(path, record))
-    return trajectories
+
+    def train(seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        network = _network(images, class_names).to(device)
+        task = Task(
+            images.to(device), labels.to(device), [], network, generator, config,
+            compile, dtype,
+        )  # fmt: skip
+        return {"weights": _trajectory(task, f"expert {seed}", progress)}
+
+    paths = [
+        Path(folder, f"expert_{seed:03d}.safetensors")
+        for seed in range(config.num_experts)
+    ]
+    return [
+        kept(path, "expert", record, partial(train, seed))["weights"]
+        for seed, path in enumerate(paths)
+    ]
 
 
-def _train_expert(
-    data: tuple, config: DistillConfig, seed: int, *, compile, dtype, progress
-) -> tuple[Tensor, float]:
-    images, labels, classes = data
-    generator = torch.Generator().manual_seed(seed)
-    network = ConvNet(classes, images.shape[-1], images.shape[1]).to(images.device)
-    task = Task(images, labels, [], network, generator, config, compile=compile,
-                dtype=dtype)  # fmt: skip
+def _trajectory(task: Task, name: str, progress: bool) -> Tensor:
+    """Train on the images and labels of a task; return the weights of all epochs."""
     task.redraw()
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.network_lr)
-    weights, size = [flatten(network).cpu()], min(256, len(images))
-    epochs = tqdm(range(config.expert_epochs), f"expert {seed}", disable=not progress)
-    for _ in epochs:
-        right = torch.zeros((), device=images.device)
-        order = torch.randperm(len(images), generator=generator).split(size)
-        for index in order[: len(images) // size]:
-            index = index.to(images.device)
-            x = dsa(images[index], generator) if config.augment else images[index]
-            logits = task.classify(x)
+    network, generator, count = task.network, task.generator, len(task.images)
+    optimizer = torch.optim.SGD(network.parameters(), lr=task.config.network_lr)
+    weights, size = [flatten(network).cpu()], min(256, count)
+    bar = tqdm(range(task.config.expert_epochs), name, disable=not progress)
+    for _ in bar:
+        order = torch.randperm(count, generator=generator).split(size)
+        for index in order[: count // size]:
+            index = index.to(task.images.device)
+            x = task.images[index]
+            x = dsa(x, generator) if task.config.augment else x
+            loss = F.cross_entropy(task.classify(x), task.labels[index])
             optimizer.zero_grad()
-            F.cross_entropy(logits, labels[index]).backward()
+            loss.backward()
             optimizer.step()
-            right += (logits.argmax(1) == labels[index]).sum()
         weights.append(flatten(network).cpu())
-        accuracy = right.item() / (len(images) // size * size)
-        epochs.set_postfix(train_accuracy=f"{accuracy:.3f}")
-    return torch.stack(weights), accuracy
-
-
-def _load_expert(path: Path, record: dict) -> Tensor:
-    try:
-        with safe_open(path, "pt") as file:
-            theirs = json.loads((file.metadata() or {}).get("expert", "{}"))
-            weights = file.get_tensor("weights")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"expert {path} can't be read ({first_line(error)}); delete it"
-        ) from None
-    different = [key for key in record if theirs.get(key) != record[key]]
-    if different:
-        key = different[0]
-        raise InputError(
-            f"expert {path} was trained otherwise: {key} is {theirs.get(key)!r} there, "
-            f"{record[key]!r} here; choose another folder"
-        )
-    return weights
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    return torch.stack(weights)

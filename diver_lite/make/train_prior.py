@@ -11,17 +11,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, describe, integer, is_one_of, number
 from diver_lite.files import atomic_path, check_writable
+from diver_lite.make.checkpoint import Checkpoint
 from diver_lite.prior import resolve_device
 from diver_lite.sets.real import describe_source, load_dataset
 
@@ -68,6 +74,10 @@ class PriorRecipe:
     ema_decay: float = 0.999
     snr_gamma: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("vae_steps", "dit_steps"):
+            integer(getattr(self, name), name, 1, 2**31 - 1)
+
 
 RECIPES = {
     # sized for two CPU cores and about 75 minutes: the shipped prior was made so, but
@@ -106,13 +116,13 @@ def train_prior(
     out: str | Path,
     *,
     data_root: str | Path | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     minutes: float | None = None,
     recipe: PriorRecipe | None = None,
     compile: bool | None = None,
     progress: bool = True,
     on_step: Callable[[str, int, float], None] | None = None,
-    **changes,
+    **changes: Any,
 ) -> bool:
     """Train a prior, or go on training it, and export it when it is done.
 
@@ -124,6 +134,7 @@ def train_prior(
         minutes: stop after so many minutes, with a checkpoint; None runs to the end.
         recipe: use another recipe than the named one.
         compile: use `torch.compile` (default: on CUDA only).
+        progress: show progress bars.
         on_step: called with "vae" or "dit", the number of the step and its loss; on a
             GPU this waits for every step, so leave it out of long runs.
         changes: fields of the recipe to change, such as `dit_steps=2000`.
@@ -134,84 +145,75 @@ def train_prior(
     Raises:
         InputError: unknown recipe or field, missing data, or a checkpoint of
             networks of another shape.
+        FloatingPointError: the loss became NaN or infinite.
 
     Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
     epsilon loss; the sizes: ours.
     """
-    if recipe is None and name not in RECIPES:
-        raise InputError(f"recipe {name!r} is unknown; expected one of {[*RECIPES]}")
-    try:
-        recipe = replace(recipe or RECIPES[name], **changes)
-    except TypeError as error:
-        raise InputError(f"recipe {name!r}: {error}") from None
-    for field in ("vae_steps", "dit_steps"):
-        value = getattr(recipe, field)
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{field} is {value!r}; expected an integer >= 1")
-    if not (minutes is None or (isinstance(minutes, int | float) and minutes >= 0)):
-        raise InputError(f"minutes is {minutes!r}; expected a number >= 0")
-    device = resolve_device(device)
-    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    out = Path(out)
+    recipe = _choose(name, recipe, changes)
+    limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
+    deadline = time.monotonic() + limit
+    device, out = resolve_device(device), Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; expected a working folder")
     check_writable(out / "vae.pt", overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
     source = describe_source(recipe.dataset, root=data_root)
     out.mkdir(parents=True, exist_ok=True)
-    on_gpu = device.type == "cuda"
-    bf16 = on_gpu or _cpu_has_bf16_matrix_units()
-    compile = on_gpu if compile is None else compile
-    options = {"deadline": deadline, "progress": progress, "on_step": on_step}
-
-    images = (images[:, :1] if _is_grey(images) else images).to(device)
+    grey = images.stride(1) == 0  # one channel, repeated by a view
+    images, labels = images[:, : 1 if grey else 3].to(device), labels.to(device)
     with torch.random.fork_rng(devices=[]):  # initial weights are always the same
         torch.manual_seed(0)
         vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
     vae, dit = vae.to(device), dit.to(device)
+    on_gpu = device.type == "cuda"
     if not on_gpu:
         _use_plain_attention(dit)
-    done, vae_losses = _optimise(
+    compile = on_gpu if compile is None else compile
+    optimise = partial(_optimise, deadline=deadline, progress=progress, on_step=on_step,
+                       bf16=on_gpu or _cpu_has_bf16_matrix_units())  # fmt: skip
+
+    vae_losses = optimise(
         vae,
-        lambda model, g: _vae_loss(model, images, recipe, g),
+        lambda generator: _vae_loss(vae, images, recipe, generator),
         recipe.vae_steps,
         recipe.vae_lr,
         out / "vae.pt",
         decay=min(recipe.ema_decay, 0.999),
-        autocast=bf16,
         compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
-        **options,
     )
-    if not done:
+    if vae_losses is None:
         return False
     latents, scaling_factor = _encode_all(vae, images, recipe.flip)
     vae.register_to_config(scaling_factor=scaling_factor)
-
-    labels = labels.to(device)
-    done, dit_losses = _optimise(
+    dit_losses = optimise(
         dit,
-        lambda model, g: _dit_loss(model, latents, labels, recipe, g),
+        lambda generator: _dit_loss(dit, latents, labels, recipe, generator),
         recipe.dit_steps,
         recipe.dit_lr,
         out / "dit.pt",
         decay=recipe.ema_decay,
-        autocast=bf16,
         compile=compile,
-        **options,
     )
-    if not done:
+    if dit_losses is None:
         return False
+    losses, origin = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
     export_prior(
-        out / "prior",
-        vae,
-        dit,
-        class_names,
-        name,
-        recipe,
-        trained_on=f"{source}, fit split",
-        losses={"vae": vae_losses, "dit": dit_losses},
-    )
+        out / "prior", vae, dit, class_names, name, recipe,
+        trained_on=origin, losses=losses,
+    )  # fmt: skip
     return True
+
+
+def _choose(name: str, recipe: PriorRecipe | None, changes: dict) -> PriorRecipe:
+    if recipe is None and not is_one_of(name, [*RECIPES]):
+        raise InputError(
+            f"recipe {describe(name)} is unknown; expected one of {[*RECIPES]}"
+        )
+    try:
+        return replace(recipe or RECIPES[name], **changes)
+    except TypeError as error:
+        raise InputError(f"recipe {describe(name)}: {error}") from None
 
 
 def _cpu_has_bf16_matrix_units() -> bool:
@@ -227,23 +229,24 @@ def _use_plain_attention(dit) -> None:
         block.attn1.set_processor(AttnProcessor())
 
 
-def _is_grey(images: Tensor) -> bool:
-    return images.stride(1) == 0  # a grey channel repeated by a view
-
-
 # ---------------------------------------------------------------- networks
 
 
-def build_vae(recipe: PriorRecipe):
+def _diffusers() -> Any:
+    """Return diffusers, late; its annotations are narrower than what it takes."""
+    import diffusers
+
+    return diffusers
+
+
+def build_vae(recipe: PriorRecipe) -> Any:
     """Build an untrained `AutoencoderKL` with a halving per entry after the first.
 
     Its posterior starts narrow (a variance of e^-6): one of unit variance would drown
     the signal, and the first hundreds of steps would go into learning to shrink it.
     """
-    import diffusers
-
     depth = len(recipe.vae_channels)
-    vae = diffusers.AutoencoderKL(
+    vae = _diffusers().AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * depth,
@@ -259,11 +262,9 @@ def build_vae(recipe: PriorRecipe):
     return vae
 
 
-def build_dit(recipe: PriorRecipe, num_classes: int):
+def build_dit(recipe: PriorRecipe, num_classes: int) -> Any:
     """Build an untrained `DiTTransformer2DModel`, initialised as in the DiT paper."""
-    import diffusers
-
-    dit = diffusers.DiTTransformer2DModel(
+    dit = _diffusers().DiTTransformer2DModel(
         num_attention_heads=recipe.heads,
         attention_head_dim=recipe.head_dim,
         in_channels=recipe.latent_channels,
@@ -279,7 +280,7 @@ def build_dit(recipe: PriorRecipe, num_classes: int):
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)
             torch.nn.init.zeros_(module.bias)
-        if type(module).__name__ == "LabelEmbedding":
+        elif type(module).__name__ == "LabelEmbedding":
             # diffusers would drop labels in every block separately; `_dit_loss` drops
             # them once per batch
             module.dropout_prob = 0.0
@@ -303,7 +304,8 @@ def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
     )
     x = images[index].expand(-1, 3, -1, -1) * 2 - 1
     if recipe.flip:
-        x = _flip_half(x, generator)
+        flip = torch.rand(len(x), 1, 1, 1, device=device, generator=generator) < 0.5
+        x = torch.where(flip, x.flip(-1), x)
     posterior = vae.encode(x).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
     eps = torch.randn(mean.shape, device=device, generator=generator)
@@ -327,11 +329,6 @@ def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> 
     edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1))
     edges = edges + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
     return 2 * F.l1_loss(y, x) + edges + weight * kl
-
-
-def _flip_half(x: Tensor, generator) -> Tensor:
-    flip = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
-    return torch.where(flip, x.flip(-1), x)
 
 
 def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generator):
@@ -386,126 +383,100 @@ def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
 
 def _optimise(
     model: torch.nn.Module,
-    loss_of: Callable[[torch.nn.Module, torch.Generator], Tensor],
+    loss_of: Callable[[torch.Generator], Tensor],
     steps: int,
     lr: float,
-    checkpoint: Path,
+    path: Path,
     *,
     decay: float,
     deadline: float,
-    autocast: bool,
+    bf16: bool,
     compile: bool,
     progress: bool,
     on_step: Callable[[str, int, float], None] | None = None,
-) -> tuple[bool, list[tuple[int, float]]]:
+) -> list[tuple[int, float]] | None:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
-    Returns whether all `steps` are done (False when `deadline` came first), and the
-    losses so far: pairs of a step and the mean since the pair before.
+    Returns pairs of a step and the mean loss since the pair before; None if `deadline`
+    came before all `steps` were done.
     """
-    device = next(model.parameters()).device
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-    )
+    device, stage = next(model.parameters()).device, path.stem
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.01, fused=True
     )
-    step, losses, pending = _load_checkpoint(
-        checkpoint, model, average, optimizer, device
-    )
+    checkpoint = Checkpoint(path)
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+
+    def restore(state: dict) -> tuple[int, list, float]:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["step"], state["losses"], state["pending"]
+
+    def save() -> None:
+        states = {name: part.state_dict() for name, part in parts.items()}
+        checkpoint.save(step=step, losses=losses, pending=total.item(), **states)
+
+    step, losses, pending = checkpoint.load(device, restore) or (0, [], 0.0)
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
     total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
-    if compile and step < steps:
-        # in place: the model keeps its attributes, parameters and config
-        for name in ("forward", "encode", "decode"):
-            if hasattr(model, name):
-                setattr(model, name, torch.compile(getattr(model, name)))
-    saved = time.monotonic()
     bar = tqdm(
-        total=steps,
-        initial=step,
-        desc=checkpoint.stem,
-        disable=not progress,
-        mininterval=1,
+        total=steps, initial=step, desc=stage, disable=not progress, mininterval=1
     )
     model.train()
-    with bar:
+    with bar, _compiled(model, compile and step < steps):
         while step < steps and time.monotonic() < deadline:
             warm_up, left = min(1, (step + 1) / 300), max(0, 1 - step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
             generator = torch.Generator(device).manual_seed(step)
-            with torch.autocast(device.type, torch.bfloat16, autocast):
-                loss = loss_of(model, generator)
+            with torch.autocast(device.type, torch.bfloat16, bf16):
+                loss = loss_of(generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             # a short memory at first, so that the random start is forgotten
-            average.multi_avg_fn = torch.optim.swa_utils.get_ema_multi_avg_fn(
+            average.multi_avg_fn = get_ema_multi_avg_fn(
                 min(decay, (1 + step) / (10 + step))
             )
             average.update_parameters(model)
             step += 1
             bar.update()
             if on_step:
-                on_step(checkpoint.stem, step, loss.item())
+                on_step(stage, step, loss.item())
             total += loss.detach()
             if step % every == 0 or step == steps:
                 since = step - (losses[-1][0] if losses else 0)
-                losses.append((step, round(total.item() / since, 6)))
+                mean = round(total.item() / since, 6)
+                losses.append((step, mean))
                 total.zero_()
-                bar.set_postfix(loss=f"{losses[-1][1]:.4f}")
-                if not math.isfinite(losses[-1][1]):
+                bar.set_postfix(loss=f"{mean:.4f}")
+                if not math.isfinite(mean):
                     raise FloatingPointError(
-                        f"{checkpoint.stem}: the loss became {losses[-1][1]} before "
-                        f"step {step}; the last checkpoint is {checkpoint}"
+                        f"{stage}: the loss became {mean} before step {step}; the last "
+                        f"checkpoint is {path}"
                     )
-            if time.monotonic() - saved > 120:
-                history = (step, losses, total)
-                _save_checkpoint(checkpoint, model, average, optimizer, *history)
-                saved = time.monotonic()
-    _save_checkpoint(checkpoint, model, average, optimizer, step, losses, total)
-    for name in ("forward", "encode", "decode"):
-        model.__dict__.pop(name, None)  # back to the uncompiled methods
+            if checkpoint.due():
+                save()
+    save()
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return step >= steps, losses
+    return losses if step >= steps else None
 
 
-def _save_checkpoint(
-    path: Path, model, average, optimizer, step: int, losses: list, total: Tensor
-) -> None:
-    state = {
-        "step": step,
-        "losses": losses,
-        "pending": total.item(),
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    with atomic_path(path, overwrite=True) as temporary:
-        torch.save(state, temporary)
-
-
-def _load_checkpoint(
-    path: Path, model, average, optimizer, device
-) -> tuple[int, list, float]:
-    """Fill model, average and optimiser; return the step, losses and pending sum."""
-    if not path.exists():
-        return 0, [], 0.0
+@contextmanager
+def _compiled(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """Compile in place: the model keeps its attributes, parameters and config."""
+    names = [name for name in ("forward", "encode", "decode") if hasattr(model, name)]
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["step"], state["losses"], state["pending"]
-    except Exception as error:  # truncated, or of networks of another shape
-        raise InputError(
-            f"checkpoint {path} does not fit this recipe "
-            f"({first_line(error)}); choose another folder or delete it"
-        ) from None
+        for name in names if wanted else ():
+            setattr(model, name, torch.compile(getattr(model, name)))
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
 
 
 # ---------------------------------------------------------------- export
@@ -513,9 +484,9 @@ def _load_checkpoint(
 
 def export_prior(
     folder: str | Path,
-    vae,
-    dit,
-    class_names,
+    vae: Any,
+    dit: Any,
+    class_names: Sequence[str],
     name: str,
     recipe: PriorRecipe,
     *,
@@ -535,24 +506,15 @@ def export_prior(
 
     Source: ours; the format is diffusers'.
     """
-    import copy
-
-    import diffusers
-
-    scheduler = diffusers.DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        clip_sample=False,
-    )
+    diffusers = _diffusers()
     with atomic_path(folder, overwrite=True) as temporary:
-        pipeline = diffusers.DiTPipeline(
-            transformer=torch.nn.Module.half(copy.deepcopy(dit)),
-            vae=torch.nn.Module.half(copy.deepcopy(vae)),
-            scheduler=scheduler,
-        )
-        pipeline.save_pretrained(temporary)
+        diffusers.DiTPipeline(
+            transformer=torch.nn.Module.half(deepcopy(dit)),
+            vae=torch.nn.Module.half(deepcopy(vae)),
+            scheduler=diffusers.DDIMScheduler(
+                beta_start=1e-4, beta_end=0.02, clip_sample=False
+            ),
+        ).save_pretrained(temporary)
         # diffusers reads class names from the index, but does not write them
         index = json.loads((temporary / "model_index.json").read_text())
         index["id2label"] = {str(i): label for i, label in enumerate(class_names)}

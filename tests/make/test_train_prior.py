@@ -132,7 +132,7 @@ def test_a_run_in_pieces_equals_a_run_in_one_go(train, tmp_path, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: next(ticks))
     monkeypatch.setattr(training, "time", clock)
     runs = 1
-    while not train(tmp_path / "pieces", minutes=0.1):
+    while not train(tmp_path / "pieces", minutes=0.05):
         runs += 1
         assert runs < 20
     assert runs >= 3
@@ -149,7 +149,7 @@ def test_the_loss_curve_survives_an_interruption(train, tmp_path, monkeypatch):
     ticks = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(ticks))
     monkeypatch.setattr(training, "time", clock)
-    while not train(tmp_path / "pieces", minutes=0.1, vae_steps=11, dit_steps=1):
+    while not train(tmp_path / "pieces", minutes=0.05, vae_steps=11, dit_steps=1):
         pass
     curves = [
         load_prior(tmp_path / name / "prior", device="cpu").info["losses"]["vae"]
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_shape_is_refused(train, recipe, tmp_path, chang
     train(tmp_path)
     path = tmp_path / ("vae.pt" if "vae_channels" in changes else "dit.pt")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="does not fit this recipe") as caught:
+    with pytest.raises(InputError, match="does not fit this run") as caught:
         train(tmp_path, recipe=replace(recipe, **changes))
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
