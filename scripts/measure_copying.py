@@ -27,7 +27,7 @@ from provenance import begin, write_csv, write_result
 
 from diver_lite import RecoveryConfig, load_prior, recover
 from diver_lite.make.baselines import random_real, raw_prior, vae_only
-from diver_lite.measure.metrics import copying_distances, copying_summary
+from diver_lite.measure.copying import copying_distances, copying_summary
 from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 

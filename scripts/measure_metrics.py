@@ -35,17 +35,16 @@ from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, raw_prior, vae_only, variants
-from diver_lite.measure.metrics import (
+from diver_lite.measure.copying import copying_distances
+from diver_lite.measure.features import (
     class_agreement,
-    copying_distances,
     embed_2d,
     frechet_distance,
     judge_features,
     kernel_distance,
-    latent_distances,
     real_judge,
-    source_distances,
 )
+from diver_lite.measure.latents import latent_distances, source_distances
 from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
@@ -166,8 +165,8 @@ def main() -> None:
                 row
                 | {
                     "judge": judge_name,
-                    "agreement": agreement.share,
-                    "confidence": agreement.confidence,
+                    "agreement": float(agreement["agrees"].mean()),
+                    "confidence": float(agreement["confidence"].mean()),
                     "frechet": frechet_distance(*pair),
                     "kid": kernel_distance(*pair),
                 }
@@ -206,7 +205,7 @@ def main() -> None:
         },
     }
     judge = judges[args.judges[0]]
-    embedding = embed_2d(stages, judge=judge, seed=args.seed)
+    embedding = embed_2d(stages, judge, seed=args.seed)
     write_csv(f"results/embedding_{args.dataset}.csv", embedding.round(3))
 
     write_result(

@@ -43,7 +43,8 @@ GUARDS = {
         "sets/test_normalisation.py",
     ),
     "sets/names.py": ("sets/test_pins.py", "sets/test_subsets.py"),
-    "measure/metrics.py": ("measure/test_metrics.py",),
+    "measure/features.py": ("measure/test_measure.py",),
+    "measure/failures.py": ("measure/test_measure.py",),
 }
 
 
@@ -383,33 +384,33 @@ MUTANTS = [
         "ids = [WORDNET_IDS[index] for index in indices]",
         "ids = sorted(WORDNET_IDS[index] for index in indices)",
     ),
-    # --- metrics ---------------------------------------------------------------------
+    # --- measure ---------------------------------------------------------------------
     Mutant(
-        "measure/metrics.py",
+        "measure/features.py",
         "cross term once",
         "squared + traces - 2 * cross",
         "squared + traces - cross",
     ),
     Mutant(
-        "measure/metrics.py",
+        "measure/features.py",
         "covariance over n",
         "root = (x - mean) / (len(x) - 1) ** 0.5",
         "root = (x - mean) / len(x) ** 0.5",
     ),
     Mutant(
-        "measure/metrics.py",
+        "measure/features.py",
         "diagonal kept",
         "within += (values.sum() - values.trace())",
         "within += values.sum()",
     ),
     Mutant(
-        "measure/metrics.py",
+        "measure/features.py",
         "features of unclipped images",
-        "predict(judge, images.clamp(0, 1), protocol)\n    finally",
-        "predict(judge, images, protocol)\n    finally",
+        "return predict(judge, images.clamp(0, 1), ",
+        "return predict(judge, images, ",
     ),
     Mutant(
-        "measure/metrics.py",
+        "measure/failures.py",
         "layouts compared the other way",
         '"layout_lost": layout < layout_raw',
         '"layout_lost": layout > layout_raw',

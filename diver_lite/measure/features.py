@@ -1,0 +1,257 @@
+"""What a judge that was trained on real data sees in a set: classes and features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from diver_lite.checks import InputError, floats
+from diver_lite.distilled import DistilledSet
+from diver_lite.judge.networks import PROXY, ConvNet, build_judge
+from diver_lite.judge.protocols import Protocol, get_protocol
+from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
+from diver_lite.judge.training import fit_judge, predict
+from diver_lite.make.checkpoint import kept
+from diver_lite.measure.latents import alike, image_rows
+from diver_lite.prior import resolve_device
+from diver_lite.sets.classes import in_order_of
+
+
+def real_judge(
+    dataset: tuple,
+    path: str | Path,
+    *,
+    name: str = PROXY,
+    seed: int = 0,
+    protocol: str | Protocol = "real",
+) -> nn.Module:
+    """Train a judge on real images, or load it if that was done before.
+
+    Args:
+        dataset: images (N, 3, H, W) in [0, 1], labels (N,), class names, as
+            `load_dataset` gives them.
+        path: where the weights are kept, as .safetensors.
+        name: a key of `JUDGES`. The default is the network that Stage I distils on, so
+            it may flatter Stage I: ask a second one too.
+        seed: fixes everything that is random.
+        protocol: a name or a `Protocol`.
+
+    Raises:
+        InputError: `path` holds a judge that was trained in another way, or no judge.
+
+    Source: ours.
+    """
+    images, labels, class_names = dataset
+    protocol = get_protocol(protocol)
+    made = {
+        "judge": name,
+        "images": len(images),
+        "classes": len(class_names),
+        "class_names": list(class_names),
+        "seed": seed,
+        **asdict(protocol),
+        "data": images_fingerprint(images, labels),
+        "training": protocol_fingerprint(protocol),
+    }
+
+    def train() -> dict[str, Tensor]:
+        trained = fit_judge(
+            name,
+            images,
+            labels,
+            num_classes=len(class_names),
+            seed=seed,
+            protocol=protocol,
+        )
+        return {key: value.contiguous() for key, value in trained.state_dict().items()}
+
+    weights = kept(Path(path), "made", made, train)
+    judge: Any = build_judge(name, len(class_names), images.shape[-1], seed)
+    judge.load_state_dict(weights)
+    judge.class_names, judge.protocol = tuple(class_names), protocol
+    return judge.to(resolve_device(None)).eval()
+
+
+def class_agreement(distilled: DistilledSet, judge: nn.Module) -> pd.DataFrame:
+    """Ask a judge of real data whether the images show their intended class.
+
+    Args:
+        distilled: the set; clipped to [0, 1].
+        judge: gives one logit per class of the set. The classes and the protocol of a
+            `real_judge` are its own; another judge's are taken to be in the set's
+            order, and to be "real".
+
+    Returns:
+        One row per image: index, class (intended), predicted, agrees, and confidence,
+        the probability in [0, 1] that the judge gives the intended class.
+
+    Raises:
+        InputError: the judge knows other classes.
+
+    Source: ours. Agreement is about the label only: an image may be right and unlike
+    its source, see `source_distances`.
+    """
+    names = getattr(judge, "class_names", distilled.class_names)
+    distilled = in_order_of(distilled, names, theirs="the judge")
+    names = distilled.class_names
+    probabilities = _ask(judge, distilled.images).softmax(1)
+    if probabilities.shape[1] != len(names):
+        raise InputError(
+            f"the judge knows {probabilities.shape[1]} classes, the set has "
+            f"{len(names)}"
+        )
+    predicted = probabilities.argmax(1)
+    intended = probabilities.gather(1, distilled.labels[:, None])[:, 0]
+    return image_rows({"": distilled})[["index", "class"]].assign(
+        predicted=[names[i] for i in predicted.tolist()],
+        agrees=(predicted == distilled.labels).numpy(),
+        confidence=intended.numpy(),
+    )
+
+
+def judge_features(judge: nn.Module, images: Tensor) -> Tensor:
+    """Return what a judge's last linear layer reads, in a small dimension.
+
+    Args:
+        judge: a network that ends in a linear layer; all of `JUDGES` do.
+        images: (N, 3, H, W); clipped to [0, 1].
+
+    Returns:
+        (N, D) float32. A `ConvNet` ends in maps of 4 x 4 cells, which are averaged:
+        D = 128. ShuffleNetV2: 1024, MobileNetV2: 1280, ResNet18: 512.
+
+    Source: as FID reads Inception's last pooling layer, Heusel et al. 2017.
+    """
+    last = [module for module in judge.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, args: seen.append(args[0].cpu()))
+    try:
+        _ask(judge, images)
+    finally:
+        hook.remove()
+    features = torch.cat(seen)
+    if isinstance(judge, ConvNet):  # (N, width * cells) -> (N, width)
+        first: Any = judge.features[0]
+        features = features.unflatten(1, (first.out_channels, -1)).mean(-1)
+    return features
+
+
+def _ask(judge: nn.Module, images: Tensor) -> Tensor:
+    """Return logits (N, K) for visible images, normalised as in the training."""
+    return predict(judge, images.clamp(0, 1), getattr(judge, "protocol", "real"))
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Return the Frechet distance between Gaussians fitted to two sets of features.
+
+    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)). With C = X'X for centred
+    features X / sqrt(n - 1), the last trace is the sum of the singular values of
+    X_a X_b', which needs no matrix root and no regularisation when n <= D.
+
+    Few images bias it upwards: the covariance of n <= D images leaves out directions
+    that the population has. Compare only sets of equal n, and beside the value of n
+    real images; or use `kernel_distance`, which has no such bias.
+
+    Args:
+        a, b: (n, D) features; each n at least 2.
+
+    Returns:
+        The distance, >= 0; 0 for equal means and covariances.
+
+    Raises:
+        InputError: fewer than 2 images, or features of different dimension.
+
+    Source: Frechet distance of Gaussians, Dowson and Landau 1982; in features, Heusel
+    et al. 2017 (FID); the form for small n: ours.
+    """
+    a, b = _check_features(a, b)
+    means = [x.mean(0) for x in (a, b)]
+    roots = []
+    for x, mean in zip((a, b), means, strict=True):
+        root = (x - mean) / (len(x) - 1) ** 0.5  # root' root is the covariance
+        # many images: the triangular factor is a root of the same covariance
+        roots.append(torch.linalg.qr(root, "r").R if len(x) > x.shape[1] else root)
+    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    traces = sum(root.square().sum() for root in roots)
+    squared = (means[0] - means[1]).square().sum()
+    return max(0.0, float(squared + traces - 2 * cross))
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Return the unbiased squared maximum mean discrepancy of two sets of features.
+
+    The kernel is the cubic polynomial (x'y / D + 1)^3. The estimate has no bias at any
+    n, so that sets of 10 and of 100 images can be compared; it is negative now and then
+    when both come from one distribution.
+
+    Args:
+        a, b: (n, D) features; each n at least 2.
+
+    Raises:
+        InputError: fewer than 2 images, or features of different dimension.
+
+    Source: Gretton et al. 2012, eq. 3; the kernel: Binkowski et al. 2018 (KID).
+    """
+    a, b = _check_features(a, b)
+
+    def kernel(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    within = 0.0
+    for x in (a, b):
+        values = kernel(x, x)
+        within += (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
+    return float(within - 2 * kernel(a, b).mean())
+
+
+def _check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    floats(a, "features a", ("n", "D"))
+    floats(b, "features b", ("n", a.shape[1]))
+    if min(len(a), len(b)) < 2:
+        raise InputError(
+            f"features are of {len(a)} and {len(b)} images; expected at least 2 each"
+        )
+    return a.double(), b.double()
+
+
+def embed_2d(
+    sets: Mapping[str, DistilledSet], judge: nn.Module, *, seed: int = 0
+) -> pd.DataFrame:
+    """Lay all images of several sets out in one plane with t-SNE.
+
+    Neighbourhoods mean something in such a plane; distances between far points and
+    sizes of clusters do not. Use `latent_distances` for those.
+
+    Args:
+        sets: stage ("real", "Stage I", "VAE only", "DIVER", ...) -> set; all with the
+            same classes and image size.
+        judge: its features are embedded, see `judge_features`.
+        seed: of t-SNE; the same seed on the same machine gives the same plane.
+
+    Returns:
+        One row per image: x, y, stage, class, index.
+
+    Raises:
+        InputError: sets that differ, or fewer than 5 images.
+
+    Source: van der Maaten and Hinton 2008, scikit-learn's implementation, after PCA to
+    at most 50 dimensions; perplexity 30, or (n - 1) / 3 where there are few images.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = image_rows(sets := alike(sets)).rename(columns={"set": "stage"})
+    count = len(rows)
+    if count < 5:
+        raise InputError(f"the sets hold {count} images; expected at least 5")
+    features = torch.cat([judge_features(judge, s.images) for s in sets.values()])
+    pca = PCA(min(50, *features.shape), svd_solver="full", random_state=seed)
+    tsne = TSNE(perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=seed)
+    plane = tsne.fit_transform(pca.fit_transform(features.numpy()))
+    return pd.DataFrame(plane, columns=["x", "y"]).join(rows)
