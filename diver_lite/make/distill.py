@@ -15,8 +15,8 @@ what they ask of the images:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -414,25 +414,28 @@ def distill(
     images, labels, class_names = labelled_images(dataset, "dataset")
     per_class = rows_by_class(labels, class_names, ipc)
     device = resolve_device(device)
-    compile = device.type == "cuda" if compile is None else compile
-    speed: dict[str, Any] = {"compile": compile, "dtype": dtype}
-    pixels, mean, std = _normalised(images)
+    images, mean, std = _normalised(images)
+    classes, (_, channels, _, size) = len(class_names), images.shape
     task = Task(
-        pixels.to(device),
-        torch.arange(len(class_names), device=device).repeat_interleave(ipc),
+        images.to(device),
+        torch.arange(classes, device=device).repeat_interleave(ipc),
         per_class,
-        _network(pixels, class_names).to(device),
+        ConvNet(classes, size, channels).to(device),
         torch.Generator().manual_seed(seed),
         config,
-        **speed,
+        compile=device.type == "cuda" if compile is None else compile,
+        dtype=dtype,
     )
     # the initial pixels are drawn first, so they are the same for every method
     synthetic = _initial(task, ipc).to(device).requires_grad_(True)
     groups = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
-        task.experts = train_experts(
-            dataset, experts, config, device=device, progress=progress, **speed
-        )
+        if experts is None:
+            raise InputError(
+                "method 'mtt' needs a folder for its expert trajectories: pass experts "
+                "(--experts on the command line); missing ones are trained there"
+            )
+        task.experts = train_experts(task, labels, experts, progress=progress)
         groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
     norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
@@ -461,10 +464,6 @@ def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     part, axes = images[:10_000], (0, 2, 3)
     mean, std = (x.float().view(1, -1, 1, 1) for x in (part.mean(axes), part.std(axes)))
     return (images - mean) / std, mean, std
-
-
-def _network(images: Tensor, class_names: Sequence[str]) -> ConvNet:
-    return ConvNet(len(class_names), images.shape[-1], images.shape[1])
 
 
 def _initial(task: Task, ipc: int) -> Tensor:
@@ -533,27 +532,17 @@ def _optimise(
 
 
 def train_experts(
-    dataset: Dataset,
-    folder: str | Path | None,
-    config: DistillConfig,
-    *,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-    progress: bool = True,
+    task: Task, labels: Tensor, folder: str | Path, *, progress: bool = True
 ) -> list[Tensor]:
     """Train MTT's experts, or load those that a folder holds already.
 
-    Expert k is a ConvNet trained with seed k on all of `dataset`: SGD without momentum,
-    batches of 256, DSA augmentation. An incomplete last batch is left out.
+    Expert k is trained with seed k on all real images: SGD without momentum, batches of
+    256, DSA augmentation. An incomplete last batch is left out.
 
     Args:
-        dataset: as for `distill`.
+        task: its images, network and settings; the network's weights are lost.
+        labels: (N,) of the images.
         folder: one file per finished expert, so an interrupted run goes on.
-        config: `num_experts`, `expert_epochs`, `network_lr` and `augment` matter.
-        compile: use torch.compile.
-        dtype: of the forward and backward pass.
-        device: default: CUDA if there is one.
         progress: show a progress bar.
 
     Returns:
@@ -561,47 +550,30 @@ def train_experts(
         each epoch, on the CPU.
 
     Raises:
-        InputError: no folder, or a file in it belongs to other data or settings.
+        InputError: a file in the folder belongs to other data or settings.
 
     Source: Cazenavette et al. 2022, section 3.2.
     """
-    if folder is None:
-        raise InputError(
-            "method 'mtt' needs a folder for its expert trajectories: pass experts "
-            "(--experts on the command line); missing ones are trained there"
-        )
-    device = resolve_device(device)
-    images, labels, class_names = dataset
-    images, _, _ = _normalised(images)
+    images, config = task.images, task.config
+    some = images[:: max(1, len(images) // 1000)].cpu()
     record = {
         "images": list(images.shape),
-        "content": f"{images[:: max(1, len(images) // 1000)].double().sum():.6f}",
+        "content": f"{some.double().sum():.6f}",
         "epochs": config.expert_epochs,
         "lr": config.network_lr,
         "augment": config.augment,
     }
-
-    def train(seed: int) -> dict[str, Tensor]:
+    trajectories = []
+    for seed in range(config.num_experts):
         generator = torch.Generator().manual_seed(seed)
-        network = _network(images, class_names).to(device)
-        task = Task(
-            images.to(device), labels.to(device), [], network, generator, config,
-            compile, dtype,
-        )  # fmt: skip
-        return {"weights": _trajectory(task, f"expert {seed}", progress)}
-
-    paths = [
-        Path(folder, f"expert_{seed:03d}.safetensors")
-        for seed in range(config.num_experts)
-    ]
-    return [
-        kept(path, "expert", record, partial(train, seed))["weights"]
-        for seed, path in enumerate(paths)
-    ]
+        expert = replace(task, labels=labels.to(images.device), generator=generator)
+        train = partial(_trajectory, expert, f"expert {seed}", progress)
+        path = Path(folder, f"expert_{seed:03d}.safetensors")
+        trajectories.append(kept(path, "expert", record, train)["weights"])
+    return trajectories
 
 
-def _trajectory(task: Task, name: str, progress: bool) -> Tensor:
-    """Train on the images and labels of a task; return the weights of all epochs."""
+def _trajectory(task: Task, name: str, progress: bool) -> dict[str, Tensor]:
     task.redraw()
     network, generator, count = task.network, task.generator, len(task.images)
     optimizer = torch.optim.SGD(network.parameters(), lr=task.config.network_lr)
@@ -619,4 +591,4 @@ def _trajectory(task: Task, name: str, progress: bool) -> Tensor:
             optimizer.step()
         weights.append(flatten(network).cpu())
         bar.set_postfix(loss=f"{loss.item():.3f}")
-    return torch.stack(weights)
+    return {"weights": torch.stack(weights)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
 from diver_lite.checks import InputError
@@ -18,7 +18,6 @@ from diver_lite.make.distill import (
     flatten,
     gradient_distance,
     recipe,
-    train_experts,
     unflatten,
 )
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
@@ -245,9 +244,13 @@ def test_the_network_is_trained_between_two_matches(monkeypatch):
 def experts(tmp_path_factory):
     """Train two short trajectories on fake data."""
     folder = tmp_path_factory.mktemp("experts")
-    config = recipe("mtt", 1, **SHORT)
-    train_experts(colour(), folder, config, device="cpu", progress=False)
+    distill(colour(), "mtt", **QUICK | SHORT, experts=folder)
     return folder
+
+
+def expert_weights(folder):
+    files = sorted(folder.glob("*.safetensors"))
+    return [load_file(file)["weights"] for file in files]
 
 
 SHORT = {
@@ -264,9 +267,9 @@ SHORT = {
 
 def test_experts_learn_and_are_kept(experts, monkeypatch):
     """A trajectory holds its start and every epoch, and is not trained twice."""
-    config = recipe("mtt", 1, **SHORT)
-    monkeypatch.setattr(module, "_trajectory", None)  # would fail if called
-    both = train_experts(colour(), experts, config, device="cpu", progress=False)
+    monkeypatch.setattr(module, "_trajectory", pytest.fail)
+    distill(colour(), "mtt", **QUICK | SHORT, experts=experts)
+    both = expert_weights(experts)
     network = ConvNet(3, 32)
     assert [tuple(w.shape) for w in both] == [(4, len(flatten(network)))] * 2
     assert not torch.equal(both[0][0], both[1][0])
@@ -327,20 +330,20 @@ def test_gradient_matching_lowers_its_loss(method):
 
 
 def test_experts_of_other_data_are_refused(experts, tmp_path):
-    config = recipe("mtt", 1, **SHORT)
     images, labels, names = colour()
-    quiet = {"device": "cpu", "progress": False}
-    with pytest.raises(InputError, match=r"expert_000.*content is"):
-        train_experts((images.flip(0) ** 2, labels, names), experts, config, **quiet)
-    longer = recipe("mtt", 1, **SHORT | {"expert_epochs": 4})
-    with pytest.raises(InputError, match="epochs is 3 there and 4 here"):
-        train_experts(colour(), experts, longer, **quiet)
-    (tmp_path / "expert_000.safetensors").write_bytes(b"half")
+    for data, changes, message in (
+        ((images.flip(0) ** 2, labels, names), {}, r"expert_000.*content is"),
+        (colour(), {"expert_epochs": 4}, "epochs is 3 there and 4 here"),
+    ):
+        with pytest.raises(InputError, match=message):
+            distill(data, "mtt", **QUICK | SHORT | changes, experts=experts)
+    path = tmp_path / "expert_000.safetensors"
+    path.write_bytes(b"half")
     with pytest.raises(InputError, match=r"expert_000.*can't be read"):
-        train_experts(colour(), tmp_path, config, **quiet)
-    save_file({"weights": torch.zeros(4, 2)}, tmp_path / "expert_000.safetensors")
+        distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
+    save_file({"weights": torch.zeros(4, 2)}, path)
     with pytest.raises(InputError, match="can't be read"):
-        train_experts(colour(), tmp_path, config, **quiet)
+        distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
 
 
 # --- checkpoints --------------------------------------------------------------------
