@@ -157,7 +157,7 @@ class Task:
 
     Attributes:
         images: (N, ch, H, W) real images, normalised, on the device.
-        labels: (C * ipc,) labels of the synthetic images, class-major.
+        labels: (C * ipc,) of the synthetic images, class-major.
         per_class: for each class, the indices of its real images.
         network: a ConvNet whose weights `redraw` replaces.
         generator: a CPU generator that everything random draws from.
@@ -274,14 +274,10 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
             of_class = task.labels == label
             real, ours = task.augment_alike(task.real(label), synthetic[of_class])
             y = torch.full((len(real),), label, device=real.device)
-            target = torch.autograd.grad(
-                F.cross_entropy(task.classify(real), y), weights
-            )
-            gradient = torch.autograd.grad(
-                F.cross_entropy(network(ours), y[: len(ours)]),
-                weights,
-                create_graph=True,
-            )
+            theirs = F.cross_entropy(task.classify(real), y)
+            target = torch.autograd.grad(theirs, weights)
+            mine = F.cross_entropy(network(ours), y[: len(ours)])
+            gradient = torch.autograd.grad(mine, weights, create_graph=True)
             loss = loss + gradient_distance(target, gradient)
         yield loss
         if outer == config.outer_loops - 1:
@@ -298,17 +294,15 @@ def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> 
     """Sum 1 - cosine over the output units of all layers.
 
     Args:
-        first: gradients of weights (out, in, ...); biases are left out.
-        second: the same shapes.
+        first, second: gradients of weights (out, in, ...), of the same shapes.
 
     Source: DC, section 3.2 (equation 10), with the published code's 1e-6.
     """
     total = torch.zeros((), device=first[0].device)
     for a, b in zip(first, second, strict=True):
         a, b = a.flatten(1), b.flatten(1)
-        total = (
-            total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
-        )
+        norms = a.norm(dim=1) * b.norm(dim=1)
+        total = total + (1 - (a * b).sum(1) / (norms + 1e-6)).sum()
     return total
 
 
@@ -385,8 +379,7 @@ def distill(
     """Distil a dataset into `ipc` images per class.
 
     Args:
-        dataset: what `load_dataset` returns: images (N, 3, H, W) in [0, 1], labels
-            (N,), class names.
+        dataset: (images (N, 3, H, W) in [0, 1], labels (N,), class names).
         method: "dm", "dc", "dsa" or "mtt".
         ipc: images per class, >= 1.
         seed: of initialisation, batches, networks and augmentation.
@@ -430,11 +423,6 @@ def distill(
     synthetic = _initial(task, ipc).to(device).requires_grad_(True)
     groups = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
-        if experts is None:
-            raise InputError(
-                "method 'mtt' needs a folder for its expert trajectories: pass experts "
-                "(--experts on the command line); missing ones are trained there"
-            )
         task.experts = train_experts(task, labels, experts, progress=progress)
         groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
@@ -532,7 +520,7 @@ def _optimise(
 
 
 def train_experts(
-    task: Task, labels: Tensor, folder: str | Path, *, progress: bool = True
+    task: Task, labels: Tensor, folder: str | Path | None, *, progress: bool = True
 ) -> list[Tensor]:
     """Train MTT's experts, or load those that a folder holds already.
 
@@ -550,10 +538,15 @@ def train_experts(
         each epoch, on the CPU.
 
     Raises:
-        InputError: a file in the folder belongs to other data or settings.
+        InputError: no folder, or a file in it belongs to other data or settings.
 
     Source: Cazenavette et al. 2022, section 3.2.
     """
+    if folder is None:
+        raise InputError(
+            "method 'mtt' needs a folder for its expert trajectories: pass experts "
+            "(--experts on the command line); missing ones are trained there"
+        )
     images, config = task.images, task.config
     some = images[:: max(1, len(images) // 1000)].cpu()
     record = {

@@ -143,8 +143,7 @@ def train_prior(
         True if training is complete, False if time ran out.
 
     Raises:
-        InputError: unknown recipe or field, missing data, or a checkpoint of
-            networks of another shape.
+        InputError: unknown recipe or field, no data, or a checkpoint that doesn't fit.
         FloatingPointError: the loss became NaN or infinite.
 
     Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
@@ -162,23 +161,22 @@ def train_prior(
     out.mkdir(parents=True, exist_ok=True)
     grey = images.stride(1) == 0  # one channel, repeated by a view
     images, labels = images[:, : 1 if grey else 3].to(device), labels.to(device)
-    with torch.random.fork_rng(devices=[]):  # initial weights are always the same
-        torch.manual_seed(0)
-        vae, dit = build_vae(recipe), build_dit(recipe, len(class_names))
-    vae, dit = vae.to(device), dit.to(device)
+    vae, dit = _untrained(recipe, len(class_names), device)
     on_gpu = device.type == "cuda"
-    if not on_gpu:
-        _use_plain_attention(dit)
     compile = on_gpu if compile is None else compile
-    optimise = partial(_optimise, deadline=deadline, progress=progress, on_step=on_step,
-                       bf16=on_gpu or _cpu_has_bf16_matrix_units())  # fmt: skip
-
-    vae_losses = optimise(
+    run = partial(
+        _optimise,
+        recipe=recipe,
+        folder=out,
+        deadline=deadline,
+        bf16=on_gpu or _cpu_has_bf16_matrix_units(),
+        progress=progress,
+        on_step=on_step,
+    )
+    vae_losses = run(
         vae,
+        "vae",
         lambda generator: _vae_loss(vae, images, recipe, generator),
-        recipe.vae_steps,
-        recipe.vae_lr,
-        out / "vae.pt",
         decay=min(recipe.ema_decay, 0.999),
         compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
     )
@@ -186,22 +184,17 @@ def train_prior(
         return False
     latents, scaling_factor = _encode_all(vae, images, recipe.flip)
     vae.register_to_config(scaling_factor=scaling_factor)
-    dit_losses = optimise(
+    dit_losses = run(
         dit,
+        "dit",
         lambda generator: _dit_loss(dit, latents, labels, recipe, generator),
-        recipe.dit_steps,
-        recipe.dit_lr,
-        out / "dit.pt",
         decay=recipe.ema_decay,
         compile=compile,
     )
     if dit_losses is None:
         return False
-    losses, origin = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
-    export_prior(
-        out / "prior", vae, dit, class_names, name, recipe,
-        trained_on=origin, losses=losses,
-    )  # fmt: skip
+    losses, source = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
+    export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
     return True
 
 
@@ -214,6 +207,16 @@ def _choose(name: str, recipe: PriorRecipe | None, changes: dict) -> PriorRecipe
         return replace(recipe or RECIPES[name], **changes)
     except TypeError as error:
         raise InputError(f"recipe {describe(name)}: {error}") from None
+
+
+def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple:
+    """Return VAE and DiT, whose initial weights are always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae, dit = build_vae(recipe).to(device), build_dit(recipe, classes).to(device)
+    if device.type != "cuda":
+        _use_plain_attention(dit)
+    return vae, dit
 
 
 def _cpu_has_bf16_matrix_units() -> bool:
@@ -383,24 +386,25 @@ def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
 
 def _optimise(
     model: torch.nn.Module,
+    stage: str,
     loss_of: Callable[[torch.Generator], Tensor],
-    steps: int,
-    lr: float,
-    path: Path,
     *,
+    recipe: PriorRecipe,
+    folder: Path,
     decay: float,
     deadline: float,
     bf16: bool,
     compile: bool,
     progress: bool,
-    on_step: Callable[[str, int, float], None] | None = None,
+    on_step: Callable[[str, int, float], None] | None,
 ) -> list[tuple[int, float]] | None:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
     Returns pairs of a step and the mean loss since the pair before; None if `deadline`
     came before all `steps` were done.
     """
-    device, stage = next(model.parameters()).device, path.stem
+    steps, lr = (getattr(recipe, f"{stage}_{name}") for name in ("steps", "lr"))
+    device, path = next(model.parameters()).device, folder / f"{stage}.pt"
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.01, fused=True
@@ -489,7 +493,6 @@ def export_prior(
     class_names: Sequence[str],
     name: str,
     recipe: PriorRecipe,
-    *,
     trained_on: str = "nothing",
     losses: dict[str, list] | None = None,
 ) -> None:

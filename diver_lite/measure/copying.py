@@ -25,9 +25,6 @@ def nearest_real(
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest real image to each image, to see whether a set copies them.
 
-    Compare the distances with those of real test images: a set copies if it lies
-    nearer to the training images than new real images do.
-
     Args:
         images: (N, 3, H, W); clipped to [0, 1].
         real: (M, 3, H, W) training images, as `load_dataset` gives them.
@@ -73,9 +70,9 @@ def copying_distances(
 ) -> pd.DataFrame:
     """Measure whether images are nearer to the training images than new ones are.
 
-    A smooth picture lies nearer to everything than a detailed one, so put two controls
-    among the sets: held-out images through the VAE, which copy nothing and are as
-    smooth, and training images through it, which are copies and have to be found.
+    A smooth picture lies nearer to everything than a detailed one, so add two controls:
+    held-out images through the VAE, which copy nothing, and training images through it,
+    which have to be found.
 
     Args:
         sets: name -> set; all with the classes and image size of the training images.
@@ -132,20 +129,17 @@ def copying_summary(table: pd.DataFrame) -> pd.DataFrame:
     Source: ours.
     """
     bound = table.loc[table["set"] == HELD_OUT, "ratio"].quantile(0.05)
-    rows = []
-    for name, mine in table.groupby("set", sort=False):
-        near = int((mine["ratio"] < bound).sum())
-        low, high = wilson(near, len(mine))
-        rows.append(
-            {
-                "set": name,
-                "images": len(mine),
-                "median_ratio": mine["ratio"].median(),
-                "min_ratio": mine["ratio"].min(),
-                "same_class": (mine["nearest_class"] == mine["class"]).mean(),
-                "share_near": near / len(mine),
-                "low": low,
-                "high": high,
-            }
-        )
-    return pd.DataFrame(rows)
+    verdicts = table.assign(
+        near=table["ratio"] < bound, same=table["nearest_class"] == table["class"]
+    )
+    sets: Any = verdicts.groupby("set", sort=False)
+    summary = sets.agg(
+        images=("ratio", "size"),
+        median_ratio=("ratio", "median"),
+        min_ratio=("ratio", "min"),
+        same_class=("same", "mean"),
+        share_near=("near", "mean"),
+    )
+    near = zip(sets["near"].sum(), summary["images"], strict=True)
+    summary[["low", "high"]] = [wilson(count, total) for count, total in near]
+    return summary.reset_index()

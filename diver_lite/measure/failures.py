@@ -20,14 +20,14 @@ def find_failures(
 ) -> pd.DataFrame:
     """Find the images in which the prior overruled the distilled image.
 
-    What counts as losing the content is relative to `raw`: images of one class share
-    most of their layout, so an absolute bound would hardly ever be crossed.
+    Losing the content is relative to `raw`: images of one class share most of their
+    layout, so an absolute bound would hardly ever be crossed.
 
     Args:
         source: the distilled set.
         recovered: the set that `recover` made of it.
-        raw: what `raw_prior` makes of the same labels, noise (seed) and guidance scale:
-            what the prior draws if it is not shown the distilled image.
+        raw: what `raw_prior` makes of the same labels, seed and guidance scale, without
+            being shown the distilled image.
         judge: trained on real data, see `real_judge`.
         prior: its VAE gives the latents.
 

@@ -34,11 +34,10 @@ def real_judge(
     """Train a judge on real images, or load it if that was done before.
 
     Args:
-        dataset: images (N, 3, H, W) in [0, 1], labels (N,), class names, as
-            `load_dataset` gives them.
+        dataset: (images (N, 3, H, W) in [0, 1], labels (N,), class names).
         path: where the weights are kept, as .safetensors.
-        name: a key of `JUDGES`. The default is the network that Stage I distils on, so
-            it may flatter Stage I: ask a second one too.
+        name: a key of `JUDGES`. The default may flatter Stage I, which distils on that
+            network: ask a second one too.
         seed: fixes everything that is random.
         protocol: a name or a `Protocol`.
 
@@ -48,11 +47,11 @@ def real_judge(
     Source: ours.
     """
     images, labels, class_names = dataset
-    protocol = get_protocol(protocol)
+    protocol, classes = get_protocol(protocol), len(class_names)
     made = {
         "judge": name,
         "images": len(images),
-        "classes": len(class_names),
+        "classes": classes,
         "class_names": list(class_names),
         "seed": seed,
         **asdict(protocol),
@@ -61,18 +60,13 @@ def real_judge(
     }
 
     def train() -> dict[str, Tensor]:
-        trained = fit_judge(
-            name,
-            images,
-            labels,
-            num_classes=len(class_names),
-            seed=seed,
-            protocol=protocol,
+        judge = fit_judge(
+            name, images, labels, num_classes=classes, seed=seed, protocol=protocol
         )
-        return {key: value.contiguous() for key, value in trained.state_dict().items()}
+        return {key: value.contiguous() for key, value in judge.state_dict().items()}
 
     weights = kept(Path(path), "made", made, train)
-    judge: Any = build_judge(name, len(class_names), images.shape[-1], seed)
+    judge: Any = build_judge(name, classes, images.shape[-1], seed)
     judge.load_state_dict(weights)
     judge.class_names, judge.protocol = tuple(class_names), protocol
     return judge.to(resolve_device(None)).eval()
@@ -83,9 +77,8 @@ def class_agreement(distilled: DistilledSet, judge: nn.Module) -> pd.DataFrame:
 
     Args:
         distilled: the set; clipped to [0, 1].
-        judge: gives one logit per class of the set. The classes and the protocol of a
-            `real_judge` are its own; another judge's are taken to be in the set's
-            order, and to be "real".
+        judge: gives one logit per class of the set. A `real_judge` brings its classes
+            and protocol; another's are taken to be in the set's order, and "real".
 
     Returns:
         One row per image: index, class (intended), predicted, agrees, and confidence,
@@ -150,19 +143,15 @@ def _ask(judge: nn.Module, images: Tensor) -> Tensor:
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Return the Frechet distance between Gaussians fitted to two sets of features.
 
-    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)). With C = X'X for centred
-    features X / sqrt(n - 1), the last trace is the sum of the singular values of
-    X_a X_b', which needs no matrix root and no regularisation when n <= D.
+    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)) >= 0. With C = X'X for
+    centred features X / sqrt(n - 1), the last trace is the sum of the singular values
+    of X_a X_b', which needs no matrix root and no regularisation when n <= D.
 
-    Few images bias it upwards: the covariance of n <= D images leaves out directions
-    that the population has. Compare only sets of equal n, and beside the value of n
-    real images; or use `kernel_distance`, which has no such bias.
+    Few images bias it upwards, as they don't span all directions. Compare sets of equal
+    n, beside the value of n real images; or use `kernel_distance`, which has no bias.
 
     Args:
         a, b: (n, D) features; each n at least 2.
-
-    Returns:
-        The distance, >= 0; 0 for equal means and covariances.
 
     Raises:
         InputError: fewer than 2 images, or features of different dimension.
@@ -186,9 +175,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy of two sets of features.
 
-    The kernel is the cubic polynomial (x'y / D + 1)^3. The estimate has no bias at any
-    n, so that sets of 10 and of 100 images can be compared; it is negative now and then
-    when both come from one distribution.
+    The kernel is (x'y / D + 1)^3. Without bias at any n, sets of 10 and of 100 images
+    can be compared; now and then it is negative for two of one distribution.
 
     Args:
         a, b: (n, D) features; each n at least 2.
@@ -225,8 +213,7 @@ def embed_2d(
 ) -> pd.DataFrame:
     """Lay all images of several sets out in one plane with t-SNE.
 
-    Neighbourhoods mean something in such a plane; distances between far points and
-    sizes of clusters do not. Use `latent_distances` for those.
+    Neighbourhoods mean something in it; far distances and sizes of clusters do not.
 
     Args:
         sets: stage ("real", "Stage I", "VAE only", "DIVER", ...) -> set; all with the

@@ -21,45 +21,40 @@ from diver_lite.sets.classes import in_order_of
 
 
 def latent_vectors(images: Tensor, prior: Prior) -> Tensor:
-    """Encode images into flat latents.
+    """Encode images into flat latents, the modes of the VAE's posterior.
 
     Args:
         images: (N, 3, H, W); clipped to [0, 1] and brought to the prior's size.
-        prior: its VAE encodes them (posterior mode).
+        prior: its VAE encodes them.
 
     Returns:
         (N, C*h*w) float32 on the CPU, about unit variance for real images.
 
     Source: ours.
     """
-    parts = (
-        prior.encode(prior.fit_images(part.clamp(0, 1))).flatten(1).cpu()
-        for part in images.split(100)
+    parts = images.clamp(0, 1).split(100)
+    return torch.cat(
+        [prior.encode(prior.fit_images(x)).flatten(1).cpu() for x in parts]
     )
-    return torch.cat([*parts])
 
 
 def latent_distances(sets: Mapping[str, DistilledSet], prior: Prior) -> pd.DataFrame:
     """Measure how far sets lie apart in the prior's latent space.
 
-    Pass sets of several Stage-I methods, the same sets after recovery, and real images:
-    if recovery filters noise, sets of different methods come closer to each other
-    *and* to real images; if it swaps one bias for another, only to each other. Read
-    "same class" beside "other class": sets that lose all variety come closer in both.
-
-    Recover the methods with different seeds: under one seed, image i of every method
-    gets the same noise, and the sets look alike for that reason alone. For a set and
-    its own refined version see `source_distances`.
+    If recovery filters noise, sets of several Stage-I methods come closer to each other
+    *and* to real images; if it swaps one bias for another, only to each other. Sets
+    that lose all variety come closer in "same class" and "other class" alike. Recover
+    the methods with different seeds: the same noise alone makes sets look alike.
 
     Args:
         sets: name -> set; all with the same classes and image size.
         prior: its VAE gives the latents.
 
     Returns:
-        One row per pair of sets (each also with itself, without pairs of an image with
-        itself) and relation: set_a, set_b, relation ("same class", "other class"),
-        pairs, and the mean over those pairs of images of cosine_distance = 1 - cosine
-        and l2_distance. NaN where there is no such pair.
+        One row per pair of sets (each also with itself) and relation: set_a, set_b,
+        relation ("same class", "other class"), pairs of images, none with itself, and
+        the means over them of cosine_distance = 1 - cosine and l2_distance; NaN where
+        there are none.
 
     Raises:
         InputError: no sets, or sets that differ in classes or image size.
@@ -111,9 +106,8 @@ def source_distances(
     Source: ours.
     """
     recovered, source = paired(recovered=recovered, source=source)
-    after = latent_vectors(recovered.images, prior)
-    before = latent_vectors(source.images, prior)
-    cosine, l2 = _cosine_and_l2(after, before)
+    latents = (latent_vectors(s.images, prior) for s in (recovered, source))
+    cosine, l2 = _cosine_and_l2(*latents)
     own = l2.diagonal()
     same = source.labels[:, None] == source.labels[None]
     return image_rows({"": source})[["index", "class"]].assign(
