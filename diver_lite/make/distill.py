@@ -10,7 +10,7 @@ what they ask of the images:
 - `trajectory_matching` (MTT): that training on them moves the weights to where
   training on real images moved them.
 
-`distill` runs one of them, with checkpoints; `train_experts` makes MTT's trajectories.
+`distill` runs one of them, with checkpoints.
 """
 
 from __future__ import annotations
@@ -120,9 +120,8 @@ def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     Raises:
         InputError: unknown method or field, or a value out of range.
 
-    Source: DM, DC, DSA: Zhao and Bilen's code; its DM loss is a mean over the class's
-    images, so the learning rate grows with `ipc`. MTT: Cazenavette et al.'s settings
-    for CIFAR-10 without whitening.
+    Source: Zhao and Bilen's code, whose DM loss is a mean over the class's images, so
+    the rate grows with `ipc`; Cazenavette et al.'s CIFAR-10 settings without whitening.
     """
     if not is_one_of(method, [*METHODS]):
         raise InputError(
@@ -423,7 +422,7 @@ def distill(
     synthetic = _initial(task, ipc).to(device).requires_grad_(True)
     groups = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
-        task.experts = train_experts(task, labels, experts, progress=progress)
+        task.experts = _train_experts(task, labels, experts, progress)
         groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
     norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
@@ -519,26 +518,15 @@ def _optimise(
     return losses
 
 
-def train_experts(
-    task: Task, labels: Tensor, folder: str | Path | None, *, progress: bool = True
+def _train_experts(
+    task: Task, labels: Tensor, folder: str | Path | None, progress: bool
 ) -> list[Tensor]:
-    """Train MTT's experts, or load those that a folder holds already.
+    """Train MTT's experts on all real images, or load those that a folder holds.
 
-    Expert k is trained with seed k on all real images: SGD without momentum, batches of
-    256, DSA augmentation. An incomplete last batch is left out.
-
-    Args:
-        task: its images, network and settings; the network's weights are lost.
-        labels: (N,) of the images.
-        folder: one file per finished expert, so an interrupted run goes on.
-        progress: show a progress bar.
-
-    Returns:
-        For each expert (expert_epochs + 1, P): its weights before training and after
-        each epoch, on the CPU.
-
-    Raises:
-        InputError: no folder, or a file in it belongs to other data or settings.
+    Expert k is trained with seed k by SGD without momentum, on batches of 256 with DSA
+    augmentation; an incomplete last batch is left out. Each is (expert_epochs + 1, P):
+    the weights before training and after each epoch, on the CPU. The task's network
+    loses its weights.
 
     Source: Cazenavette et al. 2022, section 3.2.
     """

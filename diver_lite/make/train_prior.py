@@ -1,9 +1,8 @@
 """Train a prior: first the VAE, then a DiT on its latents.
 
-Both stages run through one loop, `_optimise`, which keeps an exponential moving
-average, writes a checkpoint and stops when its time is up; calling `train_prior` again
-goes on where it stopped. Batch n is drawn from a generator seeded by n, so a run in
-pieces sees the same batches as a run in one go.
+Both run through one loop, `_optimise`, which keeps an exponential moving average and a
+checkpoint, and stops when its time is up; `train_prior` then goes on from there. Batch
+n is drawn from a generator seeded by n, so a run in pieces sees the same batches.
 """
 
 from __future__ import annotations
@@ -301,17 +300,14 @@ def build_dit(recipe: PriorRecipe, num_classes: int) -> Any:
 
 def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
     """Draw a batch, send it through the VAE, and return its loss."""
-    device = images.device
-    index = torch.randint(
-        len(images), (recipe.vae_batch,), device=device, generator=generator
-    )
+    draw = {"device": images.device, "generator": generator}
+    index = torch.randint(len(images), (recipe.vae_batch,), **draw)
     x = images[index].expand(-1, 3, -1, -1) * 2 - 1
     if recipe.flip:
-        flip = torch.rand(len(x), 1, 1, 1, device=device, generator=generator) < 0.5
-        x = torch.where(flip, x.flip(-1), x)
+        x = torch.where(torch.rand(len(x), 1, 1, 1, **draw) < 0.5, x.flip(-1), x)
     posterior = vae.encode(x).latent_dist
     mean, std = posterior.mean.float(), posterior.std.float()
-    eps = torch.randn(mean.shape, device=device, generator=generator)
+    eps = torch.randn(mean.shape, **draw)
     y = vae.decode(mean + std * eps).sample.float()
     return vae_loss(x, y, mean, std, recipe.kl_weight)
 
@@ -368,15 +364,13 @@ def _alphas_cumprod(device) -> Tensor:
 @torch.no_grad()
 def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
     """Encode the training set once: latents (V, N, C, h, w) of unit variance."""
-    views = []
-    for mirrored in (False, True)[: 1 + flip]:
-        parts = []
-        for part in images.split(500):
-            part = part.expand(-1, 3, -1, -1) * 2 - 1
-            part = part.flip(-1) if mirrored else part
-            parts.append(vae.encode(part).latent_dist.mode())
-        views.append(torch.cat(parts))
-    latents = torch.stack(views)
+
+    def encode(x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1) * 2 - 1
+        views = [x, x.flip(-1)] if flip else [x]
+        return torch.stack([vae.encode(view).latent_dist.mode() for view in views])
+
+    latents = torch.cat([encode(part) for part in images.split(500)], dim=1)
     scaling_factor = 1 / latents.std().item()
     return latents.mul_(scaling_factor), scaling_factor
 

@@ -21,16 +21,11 @@ from diver_lite.sets.classes import in_order_of
 
 
 def latent_vectors(images: Tensor, prior: Prior) -> Tensor:
-    """Encode images into flat latents, the modes of the VAE's posterior.
-
-    Args:
-        images: (N, 3, H, W); clipped to [0, 1] and brought to the prior's size.
-        prior: its VAE encodes them.
+    """Encode images (N, 3, H, W), clipped to [0, 1], at the prior's size.
 
     Returns:
-        (N, C*h*w) float32 on the CPU, about unit variance for real images.
-
-    Source: ours.
+        (N, C*h*w) float32 on the CPU, about unit variance for real images: the modes of
+        the VAE's posterior. Source: ours.
     """
     parts = images.clamp(0, 1).split(100)
     return torch.cat(
