@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diver_lite.checks import InputError, instance
+from diver_lite.checks import InputError, instance, integer, require
 from diver_lite.files import atomic_path
 
 CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little
 CONFIDENCE = 0.95
 VERDICTS = ("better", "worse", "no difference")
-TABLE_SUFFIXES = (".csv", ".md", ".tex")
 
 Difference = tuple[float, float, float]
 
@@ -37,22 +36,19 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Source: ours: evaluation with paired seeds.
     """
-    _check_columns(table)
-    order = list(dict.fromkeys(table["set"]))
-    if baseline not in order:
-        raise InputError(f"baseline {baseline!r} is not a set; expected one of {order}")
+    sets = _check(table, baseline=baseline)
     percent = table.assign(accuracy=100 * table["accuracy"])
-    judges = dict.fromkeys(table["judge"])
     rows = {}
-    for name in order:
+    for name in sets:
         mine = percent[percent["set"] == name]
-        accuracies = {j: mine[mine["judge"] == j]["accuracy"].dropna() for j in judges}
-        row = {judge: _mean_and_std(values) for judge, values in accuracies.items()}
+        row = {
+            judge: _mean_and_std(mine[mine["judge"] == judge]["accuracy"].dropna())
+            for judge in dict.fromkeys(table["judge"])
+        }
         unseen = mine[mine["unseen"]].groupby("judge")["accuracy"].mean().mean()
         row["unseen"] = "-" if np.isnan(unseen) else f"{unseen:.1f}"
-        if name == baseline:
-            row |= {f"vs {baseline}": "-", "verdict": "-"}
-        else:
+        row |= {f"vs {baseline}": "-", "verdict": "-"}
+        if name != baseline:
             row[f"vs {baseline}"] = _points(paired_difference(table, name, baseline))
             row["verdict"] = verdict(table, name, baseline)
         rows[name] = row
@@ -71,10 +67,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
     Source: Wilson 1927.
     """
-    if total < 1 or not 0 <= count <= total:
-        raise InputError(
-            f"count is {count}, total {total}; expected 0 <= count <= total, total >= 1"
-        )
+    integer(total, "total", 1, 2**63 - 1)
+    integer(count, "count", 0, total)
     found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
@@ -139,11 +133,7 @@ def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> np.ndarra
 
 
 def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
-    _check_columns(table)
-    for which in (name, baseline):
-        if which not in set(table["set"]):
-            found = list(dict.fromkeys(table["set"]))
-            raise InputError(f"set {which!r} is not in the table; it has {found}")
+    _check(table, name=name, baseline=baseline)
     unseen = table[table["unseen"] & table["set"].isin([name, baseline])]
     if unseen.empty:
         return pd.Series(dtype=float)
@@ -157,13 +147,24 @@ def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
     return difference.mean(axis=1, skipna=False).dropna()
 
 
-def _check_columns(table: pd.DataFrame, *more: str) -> None:
+def check_columns(table: pd.DataFrame, *columns: str) -> None:
+    """Raise `InputError` unless a table has rows and these columns."""
     instance(table, "table", pd.DataFrame)
-    expected = ("set", "judge", "unseen", "seed", "accuracy", *more)
-    if missing := [column for column in expected if column not in table]:
+    missing = [column for column in columns if column not in table]
+    if missing or table.empty:
         raise InputError(
-            f"table: lacks the columns {missing}; expected one of cross_architecture"
+            f"table: has {len(table)} rows and lacks the columns {missing}; expected "
+            f"some rows, and {', '.join(columns)}"
         )
+
+
+def _check(table: pd.DataFrame, *more: str, **sets: str) -> list[str]:
+    """Return the names of a table's sets, if those given (argument=name) are there."""
+    check_columns(table, "set", "judge", "unseen", "seed", "accuracy", *more)
+    found = list(dict.fromkeys(table["set"]))
+    for argument, name in sets.items():
+        require(name in found, argument, name, f"one of the sets {found}")
+    return found
 
 
 def is_difference(difference: Difference) -> bool:
@@ -187,7 +188,7 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
 
     Source: ours; for what happens without, see `scripts/simulate_verdicts.py`.
     """
-    _check_columns(table, "draw")
+    _check(table, "draw")
     by_seed = _by_seed(table, name, baseline)
     seeds = by_seed.index
     if len(seeds) < CLAIM_SEEDS:
@@ -273,62 +274,35 @@ def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     check_suffix(path)
-    writers = {".md": to_markdown, ".tex": to_latex}
-    text = writers.get(path.suffix, _to_csv)(summary)
     with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(WRITERS[path.suffix](summary), encoding="utf-8")
     return path
 
 
 def check_suffix(path: Path) -> None:
     """Raise `InputError` unless `write_table` knows what to write there."""
-    if path.suffix not in TABLE_SUFFIXES:
-        raise InputError(
-            f"table {path}: the suffix is {path.suffix!r}; expected one of "
-            f"{TABLE_SUFFIXES}"
-        )
+    expected = f"one of {[*WRITERS]}"
+    require(path.suffix in WRITERS, f"table {path}: the suffix", path.suffix, expected)
 
 
-def _to_csv(summary: pd.DataFrame) -> str:
+def _csv(summary: pd.DataFrame) -> str:
     return summary.to_csv(index_label="set", lineterminator="\n")
 
 
-def to_markdown(summary: pd.DataFrame) -> str:
-    """Return a table as GitHub's Markdown, numbers aligned to the right."""
+def _markdown(summary: pd.DataFrame) -> str:
+    """Return GitHub's Markdown, numbers aligned to the right."""
     lines = [["set", *summary.columns], ["---", *["---:"] * len(summary.columns)]]
     lines += [[name, *row] for name, *row in summary.itertuples()]
     cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def to_latex(summary: pd.DataFrame) -> str:
-    """Return a table as LaTeX, for a document that uses booktabs."""
-    special = {c: rf"\{c}" for c in "&%$#_{}"} | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-    }
-    lines = [["set", *summary.columns]]
-    lines += [[name, *row] for name, *row in summary.itertuples()]
-    rows = [
-        " & ".join(
-            "".join(special.get(character, character) for character in str(cell))
-            for cell in line
-        )
-        + r" \\"
-        for line in lines
-    ]
+def _latex(summary: pd.DataFrame) -> str:
+    """Return LaTeX, for a document that uses booktabs."""
     columns = "l" + "r" * len(summary.columns)
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    table = summary.reset_index(names="set")
+    text = table.to_latex(index=False, escape=True, column_format=columns)
+    return text.replace("±", r"$\pm$")
+
+
+WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}

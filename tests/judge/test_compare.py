@@ -18,8 +18,6 @@ from diver_lite.judge.compare import (
     summarise,
     t_interval,
     tally,
-    to_latex,
-    to_markdown,
     verdict,
     wilson,
     write_table,
@@ -98,7 +96,7 @@ def test_wilson_intervals():
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
     assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
     for count, total in ((-1, 5), (6, 5), (0, 0)):
-        with pytest.raises(InputError, match=rf"count is {count}, total {total}; exp"):
+        with pytest.raises(InputError, match=r"(count|total) is -?\d; expected an int"):
             wilson(count, total)
 
 
@@ -131,7 +129,7 @@ def test_the_summary_shows_proxy_and_unseen_apart():
     assert summary.loc["b", "unseen"] == "60.0"
     assert summary.loc["b", "vs a"] == "+10.0 [-117.1, +137.1]"
     assert summarise(table_of([[0.1, 0.3]]), "a").loc["b", "vs a"] == "+20.0"
-    with pytest.raises(InputError, match=r"baseline 'c'.*\['a', 'b'\]"):
+    with pytest.raises(InputError, match=r"baseline is 'c'.*\['a', 'b'\]"):
         summarise(table_of([[0.1, 0.3]]), "c")
 
 
@@ -231,7 +229,7 @@ def test_an_interval_decides():
 def test_tables_without_pairs():
     """Unknown sets are named; a table of the proxy alone has no unseen mean."""
     table = table_of([[0.1, 0.3]])
-    with pytest.raises(InputError, match=r"set 'c' is not in .*\['a', 'b'\]"):
+    with pytest.raises(InputError, match=r"name is 'c'.*\['a', 'b'\]"):
         paired_difference(table, "c", "a")
     proxy = table[~table["unseen"]]
     assert all(math.isnan(value) for value in paired_difference(proxy, "b", "a"))
@@ -257,12 +255,10 @@ def test_tables_as_files(tmp_path):
     assert rows[0] == ["set", *summary.columns]
     assert rows[2] == ["b|c_1 & 50 %", *summary.iloc[1]]
     text = write_table(summary, tmp_path / "t.md").read_text()
-    assert text == to_markdown(summary)
     lines = text.splitlines()
     assert lines[1] == "| --- |" + " ---: |" * len(summary.columns)
     assert lines[3].startswith(r"| b\|c_1 & 50 % | 50.0 ± 14.1 |")
     text = write_table(summary, tmp_path / "t.tex").read_text()
-    assert text == to_latex(summary)
     assert r"b|c\_1 \& 50 \% & 50.0 $\pm$ 14.1 &" in text
     assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\nset & ViT &")
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
