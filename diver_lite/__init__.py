@@ -8,7 +8,7 @@ __version__ = "0.1.0"  # the one place: pyproject.toml reads it
 if TYPE_CHECKING:
     from diver_lite.checks import InputError
     from diver_lite.distilled import DistilledSet
-    from diver_lite.judge.table import cross_architecture, train_judge
+    from diver_lite.judge.table import cross_architecture
     from diver_lite.make.distill import distill
     from diver_lite.prior import Prior, load_prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
@@ -28,7 +28,6 @@ _ADDRESSES = {
     "load_prior": "prior",
     "recover": "recovery",
     "recover_steps": "recovery",
-    "train_judge": "judge.table",
 }
 __all__ = [
     "DistilledSet",
@@ -42,7 +41,6 @@ __all__ = [
     "load_prior",
     "recover",
     "recover_steps",
-    "train_judge",
 ]
 
 

@@ -452,15 +452,15 @@ def judge(
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
     from diver_lite.files import check_writable
-    from diver_lite.judge.compare import check_suffix
-    from diver_lite.judge.networks import JUDGES, UNSEEN
-    from diver_lite.judge.protocols import get_protocol
-    from diver_lite.judge.table import (
-        cross_architecture,
+    from diver_lite.judge.compare import (
+        check_suffix,
         footnote,
         summarise,
         write_table,
     )
+    from diver_lite.judge.networks import JUDGES, UNSEEN
+    from diver_lite.judge.protocols import get_protocol
+    from diver_lite.judge.table import cross_architecture
     from diver_lite.sets.load import as_subset, list_shipped, load_distilled
     from diver_lite.sets.names import imagenet_subset
     from diver_lite.sets.real import describe_source, load_dataset

@@ -55,7 +55,8 @@ def run_demo(
     started = time.perf_counter()
 
     from diver_lite.book.figures import image_grid, squeeze
-    from diver_lite.judge.table import cross_architecture, footnote, summarise
+    from diver_lite.judge.compare import footnote, summarise
+    from diver_lite.judge.table import cross_architecture
     from diver_lite.make.baselines import random_real, raw_prior, vae_only
     from diver_lite.prior import load_prior
     from diver_lite.recovery import RecoveryConfig, recover

@@ -29,7 +29,8 @@ from diver_lite import (
     load_dataset,
     load_prior,
 )
-from diver_lite.judge.table import paired_difference, predict
+from diver_lite.judge.compare import paired_difference
+from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, vae_only, variants
 from diver_lite.sets.real import describe_source
 

@@ -37,7 +37,7 @@ from diver_lite import (
 )
 from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
-from diver_lite.judge.table import UNSEEN
+from diver_lite.judge.networks import UNSEEN
 from diver_lite.make.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source

@@ -17,7 +17,7 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import Protocol
-from diver_lite.judge.table import cross_architecture, train_judge
+from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import random_real
 from diver_lite.make.distill import distill
 from diver_lite.prior import load_prior
@@ -178,21 +178,6 @@ def test_judging_nonsense(name, monkeypatch, tmp_path):
             only_input_errors(
                 cross_architecture, JUDGED | {"progress": False}, name, value
             )
-
-    throw()
-
-
-@pytest.mark.parametrize("name", ["name", "train", "test", "seed", "protocol"])
-def test_training_a_judge_on_nonsense(name, monkeypatch):
-    monkeypatch.setattr("diver_lite.judge.table._judge", lambda *_: [])
-    good = {"name": "ConvNet", "train": real_set(), "test": JUDGED["test"], "seed": 0}
-    good |= {"protocol": "quick", "device": "cpu"}
-
-    @often
-    @given(nonsense)
-    def throw(value):
-        with contextlib.suppress(KeyError):
-            only_input_errors(train_judge, good, name, value)
 
     throw()
 

@@ -3,6 +3,7 @@
 import torch
 
 from diver_lite.distilled import DistilledSet
+from diver_lite.judge.table import cross_architecture
 
 NAMES = ("dark", "bright", "red")
 
@@ -22,6 +23,12 @@ def toy_set(*, soft_labels=None, provenance=None, **options):
     return DistilledSet(
         *toy(**options), soft_labels=soft_labels, provenance=provenance or {}
     )
+
+
+def score(judge, train, test, seeds=(0,), **options):
+    """Return the accuracy of one judge that learned from a set."""
+    options |= {"judges": [judge], "seeds": seeds, "progress": False}
+    return cross_architecture({"set": train}, test, **options)["accuracy"].item()
 
 
 def reordered(distilled, order=None):

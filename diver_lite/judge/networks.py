@@ -23,7 +23,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError, describe
+from diver_lite.checks import is_one_of, require
 
 
 class ConvNet(nn.Module):
@@ -66,10 +66,6 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(x))
 
 
-def _convnet(num_classes: int, size: int) -> nn.Module:
-    return ConvNet(num_classes, size)
-
-
 def _resnet18(num_classes: int, size: int) -> nn.Module:
     net: Any = tv.resnet18(num_classes=num_classes)
     if size <= 64:
@@ -89,16 +85,16 @@ def _shufflenet(num_classes: int, size: int) -> nn.Module:
 
 
 def _mobilenet(num_classes: int, size: int) -> nn.Module:
-    net: Any = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
-    if size <= 64:
-        net.features[0][0].stride = (1, 1)
-    return net
+    return _full_size(tv.mobilenet_v2(num_classes=num_classes, dropout=0.0), size)
 
 
 def _efficientnet(num_classes: int, size: int) -> nn.Module:
-    net: Any = tv.efficientnet_b0(
-        num_classes=num_classes, dropout=0.0, stochastic_depth_prob=0.0
-    )
+    steady = {"dropout": 0.0, "stochastic_depth_prob": 0.0}
+    return _full_size(tv.efficientnet_b0(num_classes=num_classes, **steady), size)
+
+
+def _full_size(net: Any, size: int) -> nn.Module:
+    """Let the first convolution keep the size of small images."""
     if size <= 64:
         net.features[0][0].stride = (1, 1)
     return net
@@ -136,7 +132,7 @@ def _alexnet(num_classes: int, size: int) -> nn.Module:
 
 
 JUDGES: dict[str, Callable[[int, int], nn.Module]] = {
-    "ConvNet": _convnet,
+    "ConvNet": ConvNet,
     "ResNet18": _resnet18,
     "ShuffleNetV2": _shufflenet,
     "MobileNetV2": _mobilenet,
@@ -148,25 +144,18 @@ JUDGES: dict[str, Callable[[int, int], nn.Module]] = {
 PROXY = "ConvNet"  # what Stage I distils on; all others are unseen
 # the five that the paper's tables average over
 UNSEEN = ("ResNet18", "ShuffleNetV2", "MobileNetV2", "EfficientNet-B0", "ViT")
-# faster on a CPU with channels in the last dimension (measured; the others aren't)
-CHANNELS_LAST = frozenset({"ShuffleNetV2", "MobileNetV2"})
-# what a stem can take: at least so many pixels, and a multiple of so many
-TAKES = dict.fromkeys(JUDGES, (32, 1)) | {"ConvNet": (8, 1), "ViT": (32, 8)}
+# what a stem takes, if not (32, 1): at least so many pixels, a multiple of so many
+TAKES = {"ConvNet": (8, 1), "ViT": (32, 8)}
 
 
 def check_judge(name: str, image_size: int) -> None:
     """Raise `InputError` if a judge is unknown or can't take images of a size."""
-    if name not in JUDGES:
-        raise InputError(
-            f"judge {describe(name)} is unknown; expected one of {[*JUDGES]}"
-        )
+    require(is_one_of(name, [*JUDGES]), "judge", name, f"one of {[*JUDGES]}")
     smallest, multiple = TAKES.get(name, (32, 1))
-    if image_size < smallest or image_size % multiple:
-        of = f"a multiple of {multiple}, " if multiple > 1 else ""
-        raise InputError(
-            f"judge {name}: image size is {image_size}; expected {of}at least "
-            f"{smallest}"
-        )
+    fits = image_size >= smallest and image_size % multiple == 0
+    of = f"a multiple of {multiple}, " if multiple > 1 else ""
+    expected = f"{of}at least {smallest}"
+    require(fits, f"judge {name}: image size", image_size, expected)
 
 
 def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.Module:

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from diver_lite.checks import (
     InputError,
-    describe,
     instance,
     integer,
     is_one_of,
@@ -103,31 +102,23 @@ class Protocol:
         for name in ("lr", "weight_decay"):
             number(getattr(self, name), f"protocol: {name}", 0)
         require(self.lr > 0, "protocol: lr", self.lr, "more than 0")
-        require(isinstance(self.learned_lr, bool), "protocol: learned_lr",
-                self.learned_lr, "True or False")  # fmt: skip
-        self._check_statistics()
+        instance(self.learned_lr, "protocol: learned_lr", bool)
         if (self.steps is None) == (self.epochs is None):
             raise InputError(
                 f"protocol: steps is {self.steps}, epochs {self.epochs}; expected one "
                 "of them, and the other None"
             )
         instance(self.augment, "protocol: augment", tuple | list)
-        unknown = [name for name in self.augment if not is_one_of(name, FAMILIES)]
-        if unknown:
-            raise InputError(
-                f"protocol: augment has {describe(unknown)}; expected some of "
-                f"{FAMILIES}"
-            )
-
-    def _check_statistics(self) -> None:
-        if self.statistics is None:
-            return
-        pair = isinstance(self.statistics, tuple | list) and len(self.statistics) == 2
-        what = "protocol: statistics"
-        require(pair, what, self.statistics, "(mean, std) or None")
-        for value in self.statistics:
-            for one in value if isinstance(value, tuple | list) else (value,):
-                number(one, what, -1e3, 1e3)
+        for name in self.augment:
+            expected = f"one of {FAMILIES}"
+            require(is_one_of(name, FAMILIES), "protocol: augment", name, expected)
+        what, pair = "protocol: statistics", self.statistics
+        if pair is not None:
+            two = isinstance(pair, tuple | list) and len(pair) == 2
+            require(two, what, pair, "(mean, std) or None")
+            for value in pair:
+                for one in value if isinstance(value, tuple | list) else (value,):
+                    number(one, what, -1e3, 1e3)
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
@@ -156,11 +147,11 @@ class Protocol:
 
     def peak_lr(self, judge: str, train: DistilledSet | None = None) -> float:
         """Return a judge's peak learning rate on a set."""
+        lr = self.judge_lr.get(judge, self.lr)
         if self.learned_lr and judge == PROXY and train is not None:
             learned = learned_lr(train)
-            if learned is not None:
-                return learned
-        return self.judge_lr.get(judge, self.lr)
+            return lr if learned is None else learned
+        return lr
 
     def factor(self, step: int, total: int) -> float:
         """Return what the peak learning rate is multiplied by at a step."""
@@ -173,9 +164,8 @@ class Protocol:
         """Shift and scale images (N, 3, H, W), training and test alike."""
         if self.statistics is None:
             raise InputError(
-                "protocol: statistics is None, which only train_judge and "
-                "cross_architecture can fill in; expected (mean, std), see "
-                "with_statistics"
+                "protocol: statistics is None, which only cross_architecture can fill "
+                "in; expected (mean, std), see with_statistics"
             )
         mean, std = self.statistics
         if not isinstance(mean, int | float):
@@ -223,26 +213,24 @@ def with_statistics(protocol: Protocol, images: Tensor) -> Protocol:
     return replace(protocol, statistics=(mean, std))
 
 
-LITERATURE = Protocol(
-    steps=None,
-    epochs=1_000,
-    batch_size=256,
-    optimizer="sgd",
-    lr=0.01,
-    weight_decay=5e-4,
-    schedule="step",
-    statistics=None,
-    judge_lr={"ViT": 1e-3},
-    learned_lr=True,
-)
-
 PROTOCOLS = {
     "corrected": Protocol(),
     # for the demo and the notebooks: as above, but light enough for a laptop
     "quick": Protocol(steps=80, lr=2e-3),
     # for a judge trained on tens of thousands of real images
     "real": Protocol(steps=4_000, batch_size=256, augment=("crop",)),
-    "literature": LITERATURE,
+    "literature": Protocol(
+        steps=None,
+        epochs=1_000,
+        batch_size=256,
+        optimizer="sgd",
+        lr=0.01,
+        weight_decay=5e-4,
+        schedule="step",
+        statistics=None,
+        judge_lr={"ViT": 1e-3},
+        learned_lr=True,
+    ),
 }
 
 
@@ -254,8 +242,6 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
     """
     if isinstance(protocol, Protocol):
         return protocol
-    if not is_one_of(protocol, [*PROTOCOLS]):
-        raise InputError(
-            f"protocol {describe(protocol)} is unknown; expected one of {[*PROTOCOLS]}"
-        )
+    expected = f"one of {[*PROTOCOLS]}"
+    require(is_one_of(protocol, [*PROTOCOLS]), "protocol", protocol, expected)
     return PROTOCOLS[protocol]

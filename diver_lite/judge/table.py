@@ -1,9 +1,8 @@
-"""Judge datasets by what networks learn from them.
+"""Judge datasets by what networks learn from them, and score on real test images.
 
-`train_judge` trains one network on a set and scores it on real test images;
-`cross_architecture` does so for many sets, judges and seeds, and can be interrupted.
-How a judge is trained is in `protocols`, the training in `fit`, and what a table of
-trainings says in `compare`; all that users need is importable from here.
+One call judges many sets with many judges and seeds, and can be interrupted. How a
+judge is trained is in `protocols`, the training in `training`, and what a table of
+trainings says in `compare`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from diver_lite.checks import (
     InputError,
+    class_indices,
     instance,
     integer,
     labelled_images,
@@ -27,97 +27,14 @@ from diver_lite.checks import (
     require,
 )
 from diver_lite.distilled import DistilledSet
-from diver_lite.judge.compare import (
-    footnote,
-    is_difference,
-    paired_difference,
-    summarise,
-    to_latex,
-    to_markdown,
-    verdict,
-    write_table,
-)
-from diver_lite.judge.networks import PROXY, UNSEEN, check_judge
-from diver_lite.judge.protocols import (
-    PROTOCOLS,
-    Protocol,
-    get_protocol,
-    with_statistics,
-)
+from diver_lite.judge.networks import PROXY, check_judge
+from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells, Key
-from diver_lite.judge.training import fit_judge, fit_judges, predict
+from diver_lite.judge.training import fit_judges, predict, to_device
 from diver_lite.prior import resolve_device
 from diver_lite.sets.classes import in_order_of
 
-__all__ = [
-    "PROTOCOLS",
-    "UNSEEN",
-    "Protocol",
-    "cross_architecture",
-    "fit_judge",
-    "fit_judges",
-    "footnote",
-    "is_difference",
-    "paired_difference",
-    "predict",
-    "summarise",
-    "to_latex",
-    "to_markdown",
-    "train_judge",
-    "verdict",
-    "with_statistics",
-    "write_table",
-]
-
 Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]
-
-
-def train_judge(
-    name: str,
-    train: DistilledSet,
-    test: tuple,
-    *,
-    seed: int = 0,
-    protocol: str | Protocol = "corrected",
-    device: str | torch.device | None = None,
-    allow_empty_classes: bool = False,
-) -> float:
-    """Train a judge on a set and return its last-step accuracy on real images.
-
-    Args:
-        name: a key of `diver_lite.judge.networks.JUDGES`.
-        train: the set to learn from.
-        test: images (N, 3, H, W) in [0, 1], labels (N,) and class names, as of
-            `load_dataset`; see `cross_architecture`.
-        seed: fixes everything that is random.
-        protocol: a name or a `Protocol`.
-        device: default: CUDA if there is one.
-        allow_empty_classes: accept a set that lacks images of some class.
-
-    Returns:
-        Top-1 accuracy in [0, 1].
-
-    Raises:
-        InputError: set and test images differ in size or classes, a class without
-            images, or a judge that can't take the size.
-        FloatingPointError: the loss became NaN or infinite.
-
-    Source: ours; see `Protocol`.
-    """
-    table = cross_architecture(
-        {"set": train},
-        test,
-        judges=[name],
-        seeds=[seed],
-        protocol=protocol,
-        device=device,
-        allow_empty_classes=allow_empty_classes,
-        progress=False,
-    )
-    (row,) = table.to_dict("records")
-    if row["error"]:
-        raise FloatingPointError(row["error"])
-    return row["accuracy"]
 
 
 def cross_architecture(
@@ -137,20 +54,17 @@ def cross_architecture(
     """Train every judge on every set with every seed.
 
     Args:
-        sets: name -> set. A value may also be a function seed -> set, for rows such
-            as "random real" that draw anew for each seed: a verdict about what is
-            random itself needs as many draws as seeds.
-        test: real images (N, 3, H, W) in [0, 1], labels (N,) and class names. The sets
-            are joined to them by name, whatever the order of either. Without names, the
-            labels are taken to be in the order of the sets' classes.
-        judges: names; "ConvNet" is the proxy that Stage I saw.
+        sets: name -> set, or a function seed -> set for what is drawn anew for each
+            seed, such as "random real".
+        test: real images (N, 3, H, W) in [0, 1], labels (N,) and class names, by which
+            the sets are joined to them. Without names, the labels are taken to be in
+            the order of the first set's classes.
+        judges: keys of `diver_lite.judge.networks.JUDGES`.
         seeds: how many (0, 1, ...) or which.
         protocol: a name or a `Protocol`.
         steps: override the protocol's number of steps.
-        out: a .csv file that keeps finished trainings. Where it exists, its trainings
-            are not repeated, failed ones included (they would fail again); rows of
-            other sets, judges and seeds stay in it. A file made with another protocol,
-            other test images or another set of one of the names is refused. Without
+        out: a .csv file that keeps finished trainings, failed ones included, which are
+            then not repeated; rows of other sets, judges and seeds stay in it. Without
             it, an interruption loses the table.
         batch_models: how many trainings of one judge run at once: seeds first, then
             sets of equal shape. Default: 1 on a CPU, where more doesn't pay, and all
@@ -174,30 +88,21 @@ def cross_architecture(
     Source: ours.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
-    instance(sets, "sets", Mapping)
-    instance(judges, "judges", list | tuple)
-    require(isinstance(allow_empty_classes, bool), "allow_empty_classes",
-            allow_empty_classes, "True or False")  # fmt: skip
-    if out is not None:
-        path(out, "out")
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
-    if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
-        several: Sequence = seeds  # pyright: ignore[reportAssignmentType]
-        seeds = [_seed(seed) for seed in several]
-    else:
-        seeds = list(range(integer(seeds, "seeds", 0, 100_000)))
-    images, labels = _check_test(test)
-    _check_lists(sets, judges, seeds, images.shape[-1])
+    if out is not None:
+        path(out, "out")
+    instance(allow_empty_classes, "allow_empty_classes", bool)
+    images, labels, *more = labelled_images(test, "test", 2)
+    seeds = _check_lists(sets, judges, seeds, images)
     if batch_models is None:
         batch_models = len(seeds) if device.type == "cuda" else 1
     batch_models = integer(batch_models, "batch_models", 1, 2**31 - 1)
     protocol = with_statistics(protocol, images)
-    named = len(test) > 2
-    names = tuple(test[2]) if named else ()
     cells = Cells(out, protocol, images, labels)
-    scoring = (_on_device(images, device), labels)
+    scoring = (to_device(images, device), labels)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
+    names = named = tuple(more[0] or ()) if more else ()
     with tqdm(total=len(keys), desc="judges", disable=not progress) as bar:
         for start in range(0, len(seeds), batch_models):
             block = seeds[start : start + batch_models]
@@ -209,8 +114,8 @@ def cross_architecture(
             for (name, seed), train in drawn.items():
                 instance(train, f"set {name!r}", DistilledSet)
                 names = names or train.class_names
-                train = _joined(name, train, names, named)
-                _check_set(name, train, (images, labels), allow_empty_classes)
+                train = _joined(f"set {name!r}", train, names, bool(named))
+                _check_set(f"set {name!r}", train, images, labels, allow_empty_classes)
                 cells.register(name, seed, train, drawn=callable(sets[name]))
                 drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
@@ -265,17 +170,12 @@ def _judge(
     )
     rows = []
     for (name, _, seed), network in zip(keys, networks, strict=True):
-        failed = isinstance(network, FloatingPointError)
-        rows.append(
-            {
-                "set": name,
-                "judge": judge,
-                "unseen": judge != PROXY,
-                "seed": seed,
-                "accuracy": float("nan") if failed else _score(network, test, protocol),
-                "error": str(network) if failed else "",
-            }
-        )
+        row = {"set": name, "judge": judge, "unseen": judge != PROXY, "seed": seed}
+        if isinstance(network, FloatingPointError):
+            row |= {"accuracy": float("nan"), "error": str(network)}
+        else:
+            row |= {"accuracy": _score(network, test, protocol), "error": ""}
+        rows.append(row)
     seconds = round((time.perf_counter() - started) / len(keys), 2)
     return [row | {"seconds": seconds} for row in rows]
 
@@ -283,84 +183,57 @@ def _judge(
 def _score(
     network: nn.Module, test: tuple[Tensor, Tensor], protocol: Protocol
 ) -> float:
-    images, labels = test
-    return (
-        (predict(network, images, protocol).argmax(1) == labels).float().mean().item()
-    )
-
-
-def _on_device(images: Tensor, device: torch.device) -> Tensor:
-    """Move test images once, one channel only if it is repeated."""
-    if images.stride(1) == 0:
-        return images[:, :1].to(device).expand(-1, images.shape[1], -1, -1)
-    return images.to(device)
+    right = predict(network, test[0], protocol).argmax(1) == test[1]
+    return right.float().mean().item()
 
 
 def _check_lists(
-    sets: Sets, judges: Sequence[str], seeds: Sequence[int], image_size: int
-) -> None:
+    sets: Sets, judges: Sequence[str], seeds: int | Sequence[int], images: Tensor
+) -> list[int]:
+    """Return the seeds; raise if there is nothing to do, or something twice."""
+    require(images.shape[-1] == images.shape[-2], "test: images", images, "square ones")
+    instance(sets, "sets", Mapping)
+    instance(judges, "judges", list | tuple)
     for judge in judges:
-        instance(judge, "judges: one of them", str)
-    given = {"sets": [*sets], "judges": [*judges], "seeds": [*seeds]}
-    for what, values in given.items():
-        if not values:
-            raise InputError(f"{what}: found none; expected at least one")
-        if twice := [v for v in dict.fromkeys(values) if values.count(v) > 1]:
+        check_judge(judge, images.shape[-1])
+    if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
+        several: Sequence = seeds  # pyright: ignore[reportAssignmentType]
+        seeds = [integer(k, "seeds: one of them", 0, 2**63 - 1) for k in several]
+    else:
+        seeds = list(range(integer(seeds, "seeds", 1, 100_000)))
+    for what, given in {"sets": [*sets], "judges": judges, "seeds": seeds}.items():
+        require(len(given) > 0, what, given, "at least one")
+        if twice := [value for value in dict.fromkeys(given) if given.count(value) > 1]:
             raise InputError(f"{what}: found {twice} more than once; expected it once")
-    for judge in judges:
-        check_judge(judge, image_size)
-
-
-def _seed(seed: int) -> int:
-    """Return a seed as a plain int, whichever integer type it has."""
-    return integer(seed, "seeds: one of them", 0, 2**63 - 1)
-
-
-def _check_test(test: tuple) -> tuple[Tensor, Tensor]:
-    images, labels, *_ = labelled_images(test, "test", 2)
-    if images.shape[-1] != images.shape[-2]:
-        raise InputError(
-            f"test: found images {tuple(images.shape)}; expected square ones"
-        )
-    return images, labels
+    return seeds
 
 
 def _joined(
-    name: str, train: DistilledSet, names: Sequence[str], named: bool
+    what: str, train: DistilledSet, names: Sequence[str], named: bool
 ) -> DistilledSet:
     """Return a set with its classes in the order of the test labels."""
     theirs = "the test images" if named else "the first set"
-    joined = in_order_of(train, names, f"set {name!r}", theirs)
+    joined = in_order_of(train, names, what, theirs)
     if not named and joined is not train:
         raise InputError(
-            f"set {name!r}: its classes are in another order than the first set's, and "
-            "the test labels can't be in both; pass class names with the test images"
+            f"{what}: its classes are in another order than the first set's, and the "
+            "test labels can't be in both; pass class names with the test images"
         )
     return joined
 
 
 def _check_set(
-    name: str,
-    train: DistilledSet,
-    test: tuple[Tensor, Tensor],
-    allow_empty_classes: bool,
+    what: str, train: DistilledSet, images: Tensor, labels: Tensor, allow_empty: bool
 ) -> None:
-    images, labels = test
-    if images.shape[1:] != train.images.shape[1:]:
-        raise InputError(
-            f"set {name!r}: its images are {tuple(train.images.shape[1:])}, the test "
-            f"images {tuple(images.shape[1:])}; bring both to one size"
-        )
+    shape, wanted = tuple(train.images.shape[1:]), tuple(images.shape[1:])
+    expected = f"that of the test images, {wanted}"
+    require(shape == wanted, f"{what}: shape of an image", shape, expected)
     classes = len(train.class_names)
-    if int(labels.max()) >= classes:
-        raise InputError(
-            f"set {name!r}: the test labels go up to {int(labels.max())}; the set has "
-            f"{classes} classes"
-        )
+    class_indices(labels, f"{what}: test labels", len(labels), classes)
     counts = torch.bincount(train.labels, minlength=classes).tolist()
     empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]
-    if empty and not allow_empty_classes:
+    if empty and not allow_empty:
         raise InputError(
-            f"set {name!r}: no image of {', '.join(map(repr, empty))}; expected some "
-            "of every class (allow_empty_classes accepts it)"
+            f"{what}: no image of {', '.join(map(repr, empty))}; expected some of "
+            "every class (allow_empty_classes accepts it)"
         )

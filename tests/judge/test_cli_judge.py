@@ -10,6 +10,7 @@ from toy_sets import toy, toy_set
 from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
+from diver_lite.judge.networks import UNSEEN
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
@@ -100,7 +101,7 @@ def test_groups_of_judges_and_shipped_sets(cli, monkeypatch):
     name = "fashion-mnist-dm-ipc1"
     assert cli(name, "--judges", "ConvNet,unseen,ViT")[0] == 130
     assert list(seen["sets"]) == [name]
-    assert seen["judges"] == ["ConvNet", *evaluate.UNSEEN]
+    assert seen["judges"] == ["ConvNet", *UNSEEN]
     assert len(seen["test"][0]) == 10_000
     assert (seen["seeds"], seen["out"]) == (5, None)
     assert seen["protocol"] == PROTOCOLS["corrected"]
@@ -170,10 +171,10 @@ def toys():
     [
         (["nowhere.pt"], "nowhere.pt"),
         (["a.safetensors", "sub=a.safetensors", "a.safetensors"], "set 'a' already"),
-        (["a.safetensors", "--judges", "VGG19"], "judge 'VGG19' is unknown"),
-        (["a.safetensors", "--judges", ""], "judge '' is unknown"),
-        (["a.safetensors", "--seeds", "0"], "seeds: found none"),
-        (["a.safetensors", "--protocol", "slow"], "protocol 'slow' is unknown"),
+        (["a.safetensors", "--judges", "VGG19"], "judge is 'VGG19'; expected one of"),
+        (["a.safetensors", "--judges", ""], "judge is ''; expected one of"),
+        (["a.safetensors", "--seeds", "0"], "seeds is 0; expected"),
+        (["a.safetensors", "--protocol", "slow"], "protocol is 'slow'; exp"),
         (["a.safetensors", "--steps", "0"], "steps is 0"),
         (["a.safetensors", "--baseline", "b"], "--baseline is 'b'; expected one of"),
         (["a.safetensors", "--test-images", "0"], "--test-images is 0"),
@@ -189,7 +190,7 @@ def toys():
             ["three.safetensors", "--data", "fashion-mnist"],
             "class 'T-shirt' of the test images is not among those of set 'three'",
         ),
-        (["large.safetensors"], "set 'large': its images are (3, 64, 64)"),
+        (["large.safetensors"], "set 'large': shape of an image is (3, 64, 64)"),
         (["empty.safetensors"], "set 'empty': no image of 'Dress', 'Coat'"),
         (
             ["eleven.safetensors", "--data", "fashion-mnist"],

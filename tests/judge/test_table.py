@@ -9,11 +9,12 @@ from toy_sets import NAMES, toy, toy_set
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
+from diver_lite.judge.compare import summarise
 from diver_lite.judge.networks import JUDGES
-from diver_lite.judge.protocols import LITERATURE, Protocol
+from diver_lite.judge.protocols import PROTOCOLS, Protocol
 from diver_lite.judge.record import TRAINING, code_of
-from diver_lite.judge.table import cross_architecture, predict, summarise
-from diver_lite.judge.training import fit_judges
+from diver_lite.judge.table import cross_architecture
+from diver_lite.judge.training import fit_judges, predict
 
 QUICK = {"steps": 2, "progress": False}
 
@@ -225,7 +226,11 @@ def test_what_runs_at_once(monkeypatch, trained):
     monkeypatch.setattr(evaluate, "fit_judges", spy)
     learned = toy_set(provenance={"learned_lr": 0.5})
     sets = {"a": toy_set(), "b": toy_set(seed=1), "c": toy_set(count=2), "d": learned}
-    options = {"judges": ["ConvNet", "ViT"], "protocol": LITERATURE, **QUICK}
+    options = {
+        "judges": ["ConvNet", "ViT"],
+        "protocol": PROTOCOLS["literature"],
+        **QUICK,
+    }
     tables = {}
     for size in (1, 2, 3, 6):
         groups.clear()
@@ -416,15 +421,15 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judges": ["VGG19"]}, r"judge 'VGG19' is unknown"),
-        ({"judges": []}, r"judges: found none"),
+        ({"judges": ["VGG19"]}, r"judge is 'VGG19'; expected one of"),
+        ({"judges": []}, r"judges is \[\]; expected at least one"),
         ({"judges": ["ViT", "ViT"]}, r"judges: found \['ViT'\] more than once"),
-        ({"seeds": 0}, r"seeds: found none"),
+        ({"seeds": 0}, r"seeds is 0; expected an integer in 1"),
         ({"seeds": [1, 2, 1]}, r"seeds: found \[1\] more than once"),
         ({"seeds": [-1]}, r"seeds: one of them is -1"),
         ({"seeds": [0.5]}, r"seeds: one of them is 0.5"),
-        ({"sets": {}}, r"sets: found none"),
-        ({"protocol": "slow"}, r"protocol 'slow' is unknown"),
+        ({"sets": {}}, r"sets is \[\]; expected at least one"),
+        ({"protocol": "slow"}, r"protocol is 'slow'; expected one of"),
         ({"steps": 0}, r"steps is 0"),
         ({"device": "tpu9"}, r"device 'tpu9' is unknown"),
         (
@@ -434,9 +439,12 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
         ({"test": (toy()[0], toy()[1][:-1])}, r"test: labels is .* \(23,\); .* \(24\)"),
         ({"test": (torch.rand(3, 3, 32, 30), torch.arange(3))}, r"expected square"),
         ({"test": toy(size=28), "sets": {"s": toy_set(size=28)}}, r"ViT: image size"),
-        ({"test": toy(size=64)}, r"set 'a': its images are \(3, 32, 32\), the test"),
-        ({"test": (torch.rand(3, 1, 32, 32), torch.arange(3))}, r"test images \(1,"),
-        ({"test": (toy()[0], toy()[1] + 1)}, r"test labels go up to 3; .* 3 classes"),
+        ({"test": toy(size=64)}, r"set 'a': shape of an image is \(3, 32, 32\); "),
+        ({"test": (torch.rand(3, 1, 32, 32), torch.arange(3))}, r"test images, \(1,"),
+        (
+            {"test": (toy()[0], toy()[1] + 1)},
+            r"test labels are 1 \.\. 3; expected 0 \.\. 2",
+        ),
         (
             {"test": (*toy()[:2], NAMES[:2])},
             r"test: labels are 0 \.\. 2; expected 0 \.\. 1",

@@ -20,7 +20,7 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
 from diver_lite.judge.protocols import Protocol
-from diver_lite.judge.table import cross_architecture, train_judge
+from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import clip_only, random_real, vae_only
 from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
@@ -322,15 +322,13 @@ def test_the_order_of_a_set_s_classes_changes_no_training(tmp_path, monkeypatch)
     ],
 )
 def test_sets_and_test_images_of_other_classes(names, test_names, message):
-    """Refused before anything is trained, by `train_judge` as well."""
+    """Refused before anything is trained."""
     labels = torch.arange(len(names))
     train = DistilledSet(torch.rand(len(names), 3, 32, 32), labels, names)
     count = len(test_names)
     test = (torch.rand(count, 3, 32, 32), torch.arange(count), tuple(test_names))
     with pytest.raises(InputError, match=message):
         cross_architecture({"s": train}, test, progress=False)
-    with pytest.raises(InputError, match=message.replace("'s'", "'set'")):
-        train_judge("ConvNet", train, test)
 
 
 def test_test_images_without_names(nearest_mean):
