@@ -148,13 +148,11 @@ def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
 
 
 def check_columns(table: pd.DataFrame, *columns: str) -> None:
-    """Raise `InputError` unless a table has rows and these columns."""
+    """Raise `InputError` unless a table has some columns."""
     instance(table, "table", pd.DataFrame)
-    missing = [column for column in columns if column not in table]
-    if missing or table.empty:
+    if missing := [column for column in columns if column not in table]:
         raise InputError(
-            f"table: has {len(table)} rows and lacks the columns {missing}; expected "
-            f"some rows, and {', '.join(columns)}"
+            f"table: lacks the columns {missing}; expected {', '.join(columns)}"
         )
 
 

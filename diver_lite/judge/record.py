@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -20,17 +21,13 @@ from torch import Tensor
 from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, check_writable, fingerprint
+from diver_lite.judge.compare import check_columns
 from diver_lite.judge.protocols import Protocol, learned_lr
 
-COLUMNS = ("set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error")
-SHAS = ("set_sha", "protocol_sha", "test_sha")
-DTYPES = dict.fromkeys(("set", "judge", "draw", "error", *SHAS), str) | {
-    "unseen": bool,
-    "seed": int,
-    "accuracy": float,
-    "seconds": float,
-}
-
+COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error"]
+IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
+NUMBERS = {"unseen": bool, "seed": int, "accuracy": float, "seconds": float}
+# the files whose code decides what a training gives
 TRAINING = ("augment.py", "networks.py", "protocols.py", "training.py")
 
 Key = tuple[str, str, int]  # set, judge, seed
@@ -70,26 +67,23 @@ class Cells:
             raise InputError(f"out {self.path} is a folder; expected a .csv file")
         check_writable(self.path, overwrite=True)
         if self.path.exists():
-            self._read()
+            self._read(self.path)
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
+        types: Any = dict.fromkeys(IN_FILE, str) | NUMBERS
         try:
             table = pd.read_csv(
-                self.path,
-                dtype=DTYPES,
+                path,
+                dtype=types,
                 keep_default_na=False,  # a set may be called "None" or "NA"
                 na_values={"accuracy": [""]},
             )
+            check_columns(table, *IN_FILE)
         except (ValueError, OSError) as error:  # parser errors are ValueErrors
             raise InputError(
-                f"out {self.path}: not a table of trainings ({first_line(error)}); "
-                "choose another file"
+                f"out {path}: not a table of trainings ({first_line(error)}); choose "
+                "another file"
             ) from None
-        if missing := [c for c in (*COLUMNS, *SHAS) if c not in table]:
-            raise InputError(
-                f"out {self.path}: not a table of trainings, it lacks the columns "
-                f"{missing}; choose another file"
-            )
         words = {
             "protocol_sha": "another protocol or other code",
             "test_sha": "other test images",
@@ -97,11 +91,14 @@ class Cells:
         for column, word in words.items():
             if (table[column] != self.shas[column]).any():
                 raise InputError(
-                    f"out {self.path} was made with {word}; choose another file, or "
-                    "delete it to start anew"
+                    f"out {path} was made with {word}; choose another file, or delete "
+                    "it to start anew"
                 )
         for row in table.to_dict("records"):
-            self.rows[row["set"], row["judge"], row["seed"]] = row
+            self._keep(row)
+
+    def _keep(self, row: dict) -> None:
+        self.rows[row["set"], row["judge"], row["seed"]] = row
 
     def register(
         self, name: str, seed: int, train: DistilledSet, *, drawn: bool = False
@@ -112,7 +109,7 @@ class Cells:
             name: of the set.
             seed: of the judges that shall learn from it.
             train: the set.
-            drawn: whether another draw could have given another set; taken as true
+            drawn: whether another draw could have given another set, as it is also
                 where the set's provenance says so.
 
         Raises:
@@ -138,19 +135,17 @@ class Cells:
         """Add finished trainings and rewrite the file, whole or not at all."""
         for row in rows:
             which = row["set"], row["seed"]
-            found = {"set_sha": self.set_shas.get(which, "")} | self.shas
-            key = row["set"], row["judge"], row["seed"]
-            self.rows[key] = row | found | {"draw": self.draws.get(which, "")}
+            known = {"set_sha": self.set_shas.get(which, "")} | self.shas
+            self._keep(row | known | {"draw": self.draws.get(which, "")})
         if self.path is not None:
-            columns = [*COLUMNS, *SHAS]
-            table = pd.DataFrame(list(self.rows.values()), columns=columns)
+            table = pd.DataFrame(list(self.rows.values()), columns=IN_FILE)
             with atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:
         """Return the rows of some trainings, in their order."""
         rows = [self.rows[key] for key in keys]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def is_drawn(provenance: dict) -> bool:
@@ -188,14 +183,15 @@ def protocol_fingerprint(protocol: Protocol) -> str:
 @cache
 def code_of(package: Path) -> list[str]:
     """Return what trains a judge, without comments, docstrings and imports."""
-    files = [package / name for name in TRAINING]
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(body := getattr(node, "body", None), list):
-            node.body = [part for part in body if not _says_nothing(part)]
-    return [ast.dump(tree) for tree in trees]
+    texts = [(package / name).read_text(encoding="utf-8") for name in TRAINING]
+    return [ast.dump(_Bare().visit(ast.parse(text))) for text in texts]
 
 
-def _says_nothing(node: ast.stmt) -> bool:
-    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return text or isinstance(node, ast.Import | ast.ImportFrom)
+class _Bare(ast.NodeTransformer):
+    """Leave out what changes no training."""
+
+    def visit(self, node: ast.AST) -> Any:
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if text or isinstance(node, ast.Import | ast.ImportFrom):
+            return None
+        return self.generic_visit(node)
