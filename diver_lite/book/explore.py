@@ -3,10 +3,10 @@
 In the built book no kernel answers, so there `figures.frame_slider` shows precomputed
 frames instead.
 
-Every explorer returns a widget. It computes anew when a slider is released, a few
-images at a time; where it runs the reverse process, the picture shows the latents on
+Every explorer returns a widget, and takes a few images, as it computes anew when a
+slider is released; where it runs the reverse process, the picture shows the latents on
 their way. Sets whose classes a prior doesn't know, and what else can't be shown, raise
-`InputError` at once.
+`InputError` at once. Source of all: ours; what the paper shows is named.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import ipywidgets as widgets
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from traitlets import Unicode
 
 from diver_lite.book.figures import duration_bars, encode_figure, image_grid
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, floats, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import shift_colour
 from diver_lite.prior import Prior, draw_noise
@@ -43,15 +44,12 @@ HINTS = get_type_hints(RecoveryConfig)
 
 
 def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
-    """Show what noise level, guidance and window make of a few distilled images.
-
-    Source: ours.
-    """
+    """Show what noise level, guidance and window make of a few distilled images."""
 
     def show(follow, **settings):
         rows = {"distilled": distilled.images}
-        followed = follow(prior, rows, "refined")
-        rows["refined"] = _recover(distilled, followed, RecoveryConfig(**settings))
+        config = RecoveryConfig(**settings)
+        _refine(rows, "refined", follow, distilled, prior, config)
         return image_grid(rows, scale=1.2)
 
     return _live(
@@ -67,11 +65,9 @@ def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
 def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     """Show the noise level of inheritance, and both readings of where it starts.
 
-    The picture shows the noised latents, decoded, and what the prior makes of them
-    without guidance towards the inherited ones. Its title gives the share of signal
-    that the first step is told, and the share that is there.
-
-    Source: ours; the paper's sweep of forward steps, made to move.
+    The title gives the share of signal that the first step is told, and the share that
+    is there. Guidance towards the inherited latents is off. Source: the paper's sweep
+    of forward steps, made to move.
     """
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
     alphas_cumprod = prior.scheduler.alphas_cumprod
@@ -82,8 +78,7 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         noise = _noise(prior, len(distilled), seed).to(z_0)
         noised = prior.decode(inherit(z_0, noise, alphas_cumprod[there]))
         rows = {"distilled": distilled.images, "noised latent": noised}
-        followed = follow(prior, rows, "recovered")
-        rows["recovered"] = _recover(distilled, followed, config, seed=seed)
+        _refine(rows, "recovered", follow, distilled, prior, config, seed=seed)
         title = f"signal: {alphas_cumprod[told]:.2%} told (t = {told}), "
         title += f"{alphas_cumprod[there]:.2%} there (t = {there})"
         return image_grid(rows, scale=1.2, title=title)
@@ -100,11 +95,9 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
 def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     """Walk through one refinement, step by step.
 
-    The picture shows, for the step nearest to the chosen timestep, the noisy latent and
-    the clean one that the prior predicts, both decoded. A new noise level or window
-    refines anew; moving along the steps only decodes what is kept.
-
-    Source: ours; the paper's figure on semantic evolution, made to move.
+    Latents are decoded, those of the step nearest to the chosen timestep. A new noise
+    level or window refines anew; moving along the steps only decodes what is kept.
+    Source: the paper's figure on semantic evolution, made to move.
     """
     classes = prior_classes(distilled, prior)
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
@@ -134,12 +127,9 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
 
 
 def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
-    """Show what the window does in which semantic guidance acts.
+    """Show what the window does in which semantic guidance acts, and at how many steps.
 
-    The picture shows the refinement without a pull and with the pull inside the window,
-    and its title says at how many of the steps it acted.
-
-    Source: ours; the paper's comparison of windows, made to move.
+    Source: the paper's comparison of windows, made to move.
     """
     unguided: dict[int, Tensor] = {}
 
@@ -151,11 +141,10 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         rows = {"distilled": distilled.images}
         if noise_timestep not in unguided:
             plain = replace(config, guidance_factor=0.0)
-            followed = follow(prior, rows, "no pull")
-            unguided[noise_timestep] = _recover(distilled, followed, plain)
+            _refine(rows, "no pull", follow, distilled, prior, plain)
+            unguided[noise_timestep] = rows["no pull"]
         rows["no pull"] = unguided[noise_timestep]
-        followed = follow(prior, rows, "pull in the window")
-        rows["pull in the window"] = _recover(distilled, followed, config)
+        _refine(rows, "pull in the window", follow, distilled, prior, config)
         visited = config.timesteps(prior)
         guided = sum(config.phase(t) == "semantic" for t in visited)
         title = f"pulled while {high} >= t > {low}: {guided} of {len(visited)} steps"
@@ -174,39 +163,29 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
 def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     """Show what the guidance factor does, and both readings of what it pulls.
 
-    The picture shows the refinement without a pull and with it at every step, and the
-    mean absolute distance of both to the distilled images, in pixels on the [0, 1]
-    scale.
-
-    Source: ours; the paper's sweep of the guidance factor, made to move.
+    The title gives the mean absolute distance to the distilled images, in pixels on
+    the [0, 1] scale. Source: the paper's sweep of the guidance factor, made to move.
     """
     everywhere = RecoveryConfig(window="full")
     plain = replace(everywhere, guidance_factor=0.0)
-    unguided = _recover(distilled, prior, plain)
+    unguided = recover(distilled, prior, plain, progress=False).images
 
     def show(follow, **settings):
         rows = {"distilled": distilled.images, "no pull": unguided}
-        followed = follow(prior, rows, "pulled")
-        rows["pulled"] = _recover(distilled, followed, replace(everywhere, **settings))
-        away = {
-            name: (images - distilled.images.clamp(0, 1)).abs().mean().item()
-            for name, images in rows.items()
-        }
-        title = f"distance to the distilled images: {away['pulled']:.3f} pulled, "
-        title += f"{away['no pull']:.3f} without"
+        config = replace(everywhere, **settings)
+        _refine(rows, "pulled", follow, distilled, prior, config)
+        given = distilled.images
+        pulled, without = _change(given, rows["pulled"]), _change(given, unguided)
+        title = f"distance to the distilled images: {pulled:.3f} pulled, "
+        title += f"{without:.3f} without"
         return image_grid(rows, scale=1.2, title=title)
 
-    readings = ("guidance_target", "guidance_sigma")
     return _live(
         show,
         "Distilled images, refined without a pull and with it at every step",
         guidance_factor=_factor(1.0),
-        **{
-            name: widgets.Dropdown(
-                options=get_args(HINTS[name]), value=getattr(DEFAULT, name)
-            )
-            for name in readings
-        },
+        guidance_target=_choice("guidance_target", get_args(HINTS["guidance_target"])),
+        guidance_sigma=_choice("guidance_sigma", get_args(HINTS["guidance_sigma"])),
     )
 
 
@@ -215,14 +194,11 @@ def explore_guidance_scale(
 ) -> widgets.VBox:
     """Show what the scale of classifier-free guidance does to raw samples.
 
-    The picture shows ten samples of as many classes, or of one, from one draw of noise,
-    so that only the controls change it.
+    All are of one draw of noise, so that only the controls change the picture.
 
     Args:
         prior: the diffusion prior.
         num_inference_steps: DDIM steps of each sample; fewer answer faster.
-
-    Source: ours.
     """
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
@@ -250,18 +226,14 @@ def explore_guidance_scale(
 
 
 def explore_colour(images: Tensor) -> widgets.VBox:
-    """Show the three colour operations of DSA.
+    """Show the three colour operations of DSA, see `judge.augment.shift_colour`.
 
-    The picture shows the images before and after, and its title which share of the
-    values the operations move out of the visible range.
+    The title says which share of the values they move out of the visible range.
 
     Args:
         images: (N, 3, H, W) float on the [0, 1] scale.
-
-    Source: ours; the operations: see `diver_lite.judge.augment.shift_colour`.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"images are {tuple(images.shape)}; expected (N, 3, H, W)")
+    floats(images, "images", ["N", 3, "H", "W"])
 
     def show(_, brightness, saturation, contrast):
         changed = shift_colour(images, brightness, saturation, contrast)
@@ -282,13 +254,10 @@ def explore_pixel_range(sets: Mapping[str, Tensor]) -> widgets.VBox:
     """Show which pixel values count as black and as white, and what that cuts off.
 
     Args:
-        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range; a second slider
-            chooses among them.
-
-    Source: ours: distilled pixels run far outside the visible range.
+        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range, which in
+            distilled sets is far wider than the visible one.
     """
-    if not sets:
-        raise InputError("sets is empty; expected at least one name with images")
+    require(len(sets) > 0, "sets", sets, "at least one name with images")
     lowest = min(0.0, *(float(images.min()) for images in sets.values()))
     highest = max(1.0, *(float(images.max()) for images in sets.values()))
 
@@ -315,8 +284,6 @@ def explore_cost(seconds_per_image: Mapping[str, float]) -> widgets.VBox:
     Args:
         seconds_per_image: name of a way to run -> its measured seconds per image, > 0,
             with 50 steps, on one GPU.
-
-    Source: ours.
     """
 
     def show(_, images, steps, gpus):
@@ -346,9 +313,8 @@ def wall_seconds(
         seconds_per_image: measured with 50 steps.
         num_images: how many to recover, >= 1.
         num_inference_steps: steps that are taken of the reverse process, >= 1.
-        gpus: equal ones, among which whole images are shared out, >= 1.
-
-    Source: ours: images are independent, and the network is nearly all of a step.
+        gpus: equal ones, among which whole images are shared out, >= 1: images are
+            independent, and the network is nearly all of a step.
     """
     return seconds_per_image * math.ceil(num_images / gpus) * num_inference_steps / 50
 
@@ -365,19 +331,15 @@ def explore_priors(
         priors: name -> diffusion prior.
         class_maps: name of a prior -> its class for each class of the set, for those
             priors that don't know the set's class names.
-
-    Source: ours.
     """
-    if not priors:
-        raise InputError("priors is empty; expected at least one name with a prior")
+    require(len(priors) > 0, "priors", priors, "at least one name with a prior")
 
     def show(follow, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
         rows = {"distilled": distilled.images}
         for name, prior in priors.items():
             options = {"seed": seed, "class_map": (class_maps or {}).get(name)}
-            followed = follow(prior, rows, name)
-            rows[name] = _recover(distilled, followed, config, **options)
+            _refine(rows, name, follow, distilled, prior, config, **options)
         title = f"recovered from {config.noise_timestep}"
         return image_grid(rows, scale=1.2, title=title)
 
@@ -403,13 +365,10 @@ def explore_before_after(
         prior: the diffusion prior.
         methods: name -> settings, as `diver_lite.make.baselines.variants` returns them.
 
-    Source: ours; the paper's galleries, made to move.
+    Source: the paper's galleries, made to move.
     """
-    if not sets or not methods:
-        raise InputError(
-            f"found {len(sets)} sets and {len(methods)} methods; expected at least one "
-            "of each"
-        )
+    require(len(sets) > 0, "sets", sets, "at least one name with a set")
+    require(len(methods) > 0, "methods", methods, "at least one name with settings")
     names = next(iter(sets.values())).class_names
     sets = {
         name: in_order_of(distilled, names, f"set {name!r}", "the first set")
@@ -422,18 +381,19 @@ def explore_before_after(
     def show(follow, name, method, class_label, seed):
         distilled, key = sets[name], (name, method, seed)
         labels = distilled.labels.tolist()
-        first = [labels.index(label) for label in sorted(set(labels))]
-        same = [i for i, label in enumerate(labels) if label == class_label]
-        chosen = first if class_label is None else same
-        if not chosen:
-            wanted = distilled.class_names[class_label]
-            raise InputError(f"{name} has no image of {wanted}")
+        chosen = [i for i, label in enumerate(labels) if label == class_label]
+        if class_label is None:
+            chosen = [labels.index(label) for label in sorted(set(labels))]
+        elif not chosen:
+            raise InputError(f"{name} has no image of {names[class_label]}")
         if key not in kept:  # a batch at a time, so not always of the chosen ones
-            followed = follow(prior, {}, "under way", scale=1)
-            kept[key] = _recover(distilled, followed, methods[method], seed=seed)
+            whole, small = {}, partial(follow, scale=1)
+            config = methods[method]
+            _refine(whole, "under way", small, distilled, prior, config, seed=seed)
+            kept[key] = whole["under way"]
         rows = {"before": distilled.images[chosen], "after": kept[key][chosen]}
-        moved = (rows["after"] - rows["before"].clamp(0, 1)).abs().mean().item()
-        titles = [distilled.class_names[labels[i]] for i in chosen]
+        titles = [names[labels[i]] for i in chosen]
+        moved = _change(rows["before"], rows["after"])
         title = f"{name}, {method}: a pixel changes by {moved:.3f}"
         return image_grid(rows, titles, scale=1, title=title)
 
@@ -442,13 +402,20 @@ def explore_before_after(
         "Images before and after their recovery",
         name=widgets.Dropdown(options=[*sets], description="set"),
         method=widgets.Dropdown(options=[*methods]),
-        class_label=_classes("one of each", next(iter(sets.values())).class_names),
+        class_label=_classes("one of each", names),
         seed=_seed(),
     )
 
 
-def _recover(distilled: DistilledSet, prior: Prior, config, **options) -> Tensor:
-    return recover(distilled, prior, config, progress=False, **options).images
+def _refine(rows, name, follow, distilled, prior, config, **options) -> None:
+    """Recover a set as another row, which the picture shows on its way."""
+    followed = follow(prior, rows, name)
+    result = recover(distilled, followed, config, progress=False, **options)
+    rows[name] = result.images
+
+
+def _change(images: Tensor, others: Tensor) -> float:
+    return (others - images.clamp(0, 1)).abs().mean().item()
 
 
 def _noise(prior: Prior, count: int, seed: int) -> Tensor:
@@ -471,8 +438,12 @@ def _factor(highest: float = 0.5) -> widgets.FloatSlider:
     return _float(DEFAULT.guidance_factor, 0, highest, 0.05)
 
 
+def _choice(name: str, options: Sequence[str]) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, value=getattr(DEFAULT, name))
+
+
 def _window() -> widgets.Dropdown:
-    return widgets.Dropdown(options=[*WINDOWS, "none"], value=DEFAULT.window)
+    return _choice("window", [*WINDOWS, "none"])
 
 
 def _classes(several: str, names: Sequence[str]) -> widgets.Dropdown:
@@ -521,9 +492,7 @@ class _Picture(widgets.Image):
             self.value = encode_figure(figure, "webp")
 
 
-def _live(
-    show: Callable[..., Figure], alt: str, **controls: widgets.Widget
-) -> widgets.VBox:
+def _live(show: Callable[..., Figure], alt: str, **controls: Any) -> widgets.VBox:
     """Stack the controls above the figure that `show` returns for their values.
 
     The picture is an `Image`, not an `Output`: whoever runs a notebook without a

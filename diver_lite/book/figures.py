@@ -13,17 +13,20 @@ import io
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, require
+from diver_lite.judge.compare import check_columns
 
 # One colour per method in the whole book (seaborn's "colorblind" palette, by hand, so
 # that leaving a method out of a figure does not recolour the others).
@@ -50,16 +53,10 @@ def set_theme() -> None:
 
 
 def method_colors(names: Iterable[str]) -> dict[str, str]:
-    """Map each name to its colour, `METHOD_COLORS` first, then a second palette.
+    """Map each name to its colour: that of `METHOD_COLORS`, or a spare one.
 
-    Args:
-        names: names of methods or sets, in the order in which they are drawn.
-
-    Returns:
-        One colour per name. Names that aren't methods of the book get colours of
-        seaborn's "dark" palette, in their order.
-
-    Source: ours.
+    Names that aren't methods of the book get colours of seaborn's "dark" palette, in
+    their order. Source: ours.
     """
     spare = itertools.cycle(sns.color_palette("dark").as_hex())
     return {n: METHOD_COLORS[n] if n in METHOD_COLORS else next(spare) for n in names}
@@ -89,18 +86,14 @@ def image_grid(
     Source: ours.
     """
     for name, images in rows.items():
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise InputError(
-                f"rows[{name!r}] has shape {tuple(images.shape)}; expected (N,3,H,W) "
-                "or (N,1,H,W)"
-            )
+        shape = tuple(images.shape)
+        fits = len(shape) == 4 and shape[1] in (1, 3)
+        require(fits, f"shape of rows[{name!r}]", shape, "(N,3,H,W) or (N,1,H,W)")
     columns = max((len(images) for images in rows.values()), default=0)
-    if columns == 0:
-        raise InputError(f"rows holds {len(rows)} rows without any image")
+    require(columns > 0, "rows", [*rows], "some rows, and an image")
     titles = list(column_titles or [])
-    if len(titles) > columns:
-        raise InputError(f"column_titles has {len(titles)} entries; columns: {columns}")
-
+    expected = f"at most {columns}, as many as columns"
+    require(len(titles) <= columns, "column_titles", titles, expected)
     return _draw_grid(
         {name: _to_pixels(images) for name, images in rows.items()},
         titles,
@@ -110,23 +103,7 @@ def image_grid(
     )
 
 
-class Jpeg:
-    """A figure as JPEG, which notebooks display. `as_jpeg` makes it.
-
-    IPython's own `Image` would do, and be all that the package needs IPython for.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __repr__(self) -> str:
-        return f"Jpeg({len(self.data):,} bytes)"
-
-    def _repr_jpeg_(self) -> bytes:
-        return self.data
-
-
-def as_jpeg(figure: Figure) -> Jpeg:
+def as_jpeg(figure: Figure) -> IPython.display.Image:
     """Encode a grid of colour images as JPEG: PNG takes twice to three times the room.
 
     Args:
@@ -134,7 +111,7 @@ def as_jpeg(figure: Figure) -> Jpeg:
 
     Source: ours: a notebook with many colour images has to stay small.
     """
-    return Jpeg(encode_figure(figure, "jpeg"))
+    return IPython.display.Image(encode_figure(figure, "jpeg"), format="jpeg")
 
 
 def encode_figure(figure: Figure, format: str) -> bytes:
@@ -146,14 +123,9 @@ def encode_figure(figure: Figure, format: str) -> bytes:
 
     Source: ours.
     """
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer,
-        format=format,
-        pil_kwargs={"quality": 85},
-        bbox_inches="tight",
-        facecolor="white",
-    )
+    buffer, quality = io.BytesIO(), {"quality": 85}
+    look = {"bbox_inches": "tight", "facecolor": "white"}
+    figure.savefig(buffer, format=format, pil_kwargs=quality, **look)
     return buffer.getvalue()
 
 
@@ -190,13 +162,10 @@ def latent_grid(
 
     Source: ours.
     """
-    if not rows:
-        raise InputError("rows is empty; expected at least one latent (C,h,w)")
+    require(len(rows) > 0, "rows", [], "at least one latent (C,h,w)")
     for name, latent in rows.items():
-        if latent.ndim != 3:
-            raise InputError(
-                f"rows[{name!r}] has shape {tuple(latent.shape)}; expected (C,h,w)"
-            )
+        shape = tuple(latent.shape)
+        require(len(shape) == 3, f"shape of rows[{name!r}]", shape, "(C,h,w)")
     values = {n: latent.detach().float().cpu().numpy() for n, latent in rows.items()}
     limit = limit or max(float(np.abs(latent).max()) for latent in values.values())
     columns = max(len(latent) for latent in values.values())
@@ -228,11 +197,9 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
     Source: ours; `sd` is pandas' sample standard deviation (n - 1).
     """
-    _check_columns(table, ("set", "judge", "seed", "accuracy"))
-    if table["accuracy"].max() > 1:
-        raise InputError(
-            f"table has an accuracy of {table['accuracy'].max()}; expected [0, 1]"
-        )
+    _check_table(table, "set", "judge", "seed", "accuracy")
+    highest = table["accuracy"].max()
+    require(not highest > 1, "table: an accuracy", highest, "one in [0, 1]")
     table = table.dropna(subset="accuracy").assign(accuracy=100 * table["accuracy"])
     sets = list(dict.fromkeys(table["set"]))
     judges = list(dict.fromkeys(table["judge"]))
@@ -277,9 +244,8 @@ def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> 
 
     Source: ours.
     """
-    wrong = {k: v for k, v in seconds.items() if not 0 < v < float("inf")}
-    if wrong or not seconds:
-        raise InputError(f"seconds holds {wrong or 'nothing'}; expected times > 0")
+    some = len(seconds) > 0 and all(0 < v < float("inf") for v in seconds.values())
+    require(some, "seconds", seconds, "names with finite times > 0")
     fig = _figure(8, 0.42 * len(seconds) + 1.2)
     ax = fig.add_subplot(title=title)
     bars = ax.barh(list(seconds), list(seconds.values()), color=sns.color_palette()[0])
@@ -315,7 +281,7 @@ def embedding_scatter(table: pd.DataFrame) -> Figure:
 
     Source: ours.
     """
-    _check_columns(table, ("x", "y", "stage", "class"))
+    _check_table(table, "x", "y", "stage", "class")
     stages = list(dict.fromkeys(table["stage"]))
     classes = list(dict.fromkeys(table["class"]))
     palette = "colorblind" if len(classes) <= 10 else "husl"  # the former has ten
@@ -365,7 +331,7 @@ def copying_plot(
 
     Source: ours.
     """
-    _check_columns(table, ("space", "set", "ratio"))
+    _check_table(table, "space", "set", "ratio")
     spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
     colors = method_colors(sets) | dict(colors or {})
     fig = _figure(3.6 * len(spaces) + 2.4, 3.4)
@@ -385,15 +351,12 @@ def copying_plot(
     return fig
 
 
-def _check_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in table]
-    if missing or table.empty:
-        raise InputError(
-            f"table has {len(table)} rows and lacks columns {missing}; expected "
-            f"{', '.join(columns)}"
-        )
+def _check_table(table: pd.DataFrame, *columns: str) -> None:
+    check_columns(table, *columns)
+    require(len(table) > 0, "table", table, "at least one row")
 
 
+@dataclass(repr=False)
 class FrameSlider:
     """Precomputed frames under a slider, as HTML that needs neither kernel nor network.
 
@@ -402,26 +365,22 @@ class FrameSlider:
     the first frame stands alone, without a dead control.
     """
 
+    sources: list[str]
+    labels: list[str]
+    alt: str
+    caption: str | None = None
+
     # Counts what this process has shown, so that one slider shown twice has two ids.
     # Not random: a notebook that is run again keeps its outputs byte for byte.
-    _shown = itertools.count()
-
-    def __init__(
-        self,
-        sources: Sequence[str],
-        labels: Sequence[str],
-        alt: str,
-        caption: str | None,
-    ) -> None:
-        self.sources = list(sources)
-        self.labels = list(labels)
-        self.alt = alt
-        self.caption = caption
+    _shown: ClassVar = itertools.count()
 
     def __repr__(self) -> str:
         return f"FrameSlider({len(self.sources)} frames: {self.alt})"
 
     def _repr_html_(self) -> str:
+        def script(value: object) -> str:  # "</" would end the script element early
+            return json.dumps(value).replace("</", "<\\/")
+
         digest = hashlib.sha256("".join(self.sources).encode()).hexdigest()[:10]
         caption = html.escape(self.caption or "")
         return _SLIDER_HTML.format(
@@ -429,10 +388,9 @@ class FrameSlider:
             source=self.sources[0],
             alt=html.escape(f"{self.alt}: {self.labels[0]}"),
             caption=f"<figcaption>{caption}</figcaption>" if caption else "",
-            # "</" would end the script element early.
-            sources=json.dumps(self.sources).replace("</", "<\\/"),
-            labels=json.dumps(self.labels).replace("</", "<\\/"),
-            alt_json=json.dumps(self.alt).replace("</", "<\\/"),
+            sources=script(self.sources),
+            labels=script(self.labels),
+            alt_json=script(self.alt),
         )
 
 
@@ -462,41 +420,34 @@ def frame_slider(
 
     Source: ours: a slider with a Python callback is dead in a static page.
     """
-    if not frames or len(frames) != len(labels):
-        raise InputError(
-            f"frames has {len(frames)} entries and labels {len(labels)}; expected as "
-            "many labels as frames, at least one"
-        )
-    if not alt.strip():
-        raise InputError("alt is empty; expected a sentence on what the pictures show")
+    expected = f"{len(frames)}, one a frame, and at least one"
+    fit = 0 < len(frames) == len(labels)
+    require(fit, "number of labels", len(labels), expected)
+    require(bool(alt.strip()), "alt", alt, "a sentence on what the pictures show")
     pictures = [_to_picture(frame) for frame in frames]
     sizes = sorted({picture.size for picture in pictures})
-    if len(sizes) > 1:
-        raise InputError(f"frames have sizes {sizes}; expected one size for all")
+    require(len(sizes) == 1, "frames: sizes", sizes, "one size for all")
     sources = [encode_frame(picture, quality=quality) for picture in pictures]
     return FrameSlider(sources, [str(label) for label in labels], alt, caption)
 
 
-def encode_frame(frame: Frame, *, quality: int = 85, min_side: int = 256) -> str:
-    """Encode one picture as a WebP data URI.
+def encode_frame(frame: Frame, *, quality: int = 85) -> str:
+    """Encode one picture as a WebP data URI, "data:image/webp;base64,...".
+
+    Pictures whose shorter side has less than 256 pixels grow by a whole factor, with
+    hard pixels: browsers would blur them.
 
     Args:
-        frame: PIL image, matplotlib figure, array (H,W) or (H,W,3), or tensor (C,H,W);
-            float [0,1] (clipped) or uint8.
+        frame: as one of `frame_slider`.
         quality: of the WebP encoding, 1 to 100.
-        min_side: smaller pictures grow by a whole factor, with hard pixels, until
-            their shorter side has at least this many pixels: browsers would blur them.
-
-    Returns:
-        "data:image/webp;base64,..."
 
     Raises:
-        InputError: `frame` is none of these or has another shape.
+        InputError: `frame` is no picture, or has another shape.
 
     Source: ours; WebP because PNG frames take several times the room.
     """
     picture = _to_picture(frame)
-    factor = -(-min_side // min(picture.size))
+    factor = -(-256 // min(picture.size))
     if factor > 1:
         size = (picture.width * factor, picture.height * factor)
         picture = picture.resize(size, Image.Resampling.NEAREST)
@@ -519,22 +470,18 @@ def _to_picture(frame: Frame) -> Image.Image:
         frame = Image.open(buffer)
     if isinstance(frame, Image.Image):
         return frame.convert("RGB")
-    if isinstance(frame, torch.Tensor):
-        frame = frame.detach().cpu()
-        if frame.ndim != 3 or frame.shape[0] not in (1, 3):
-            raise InputError(
-                f"frame is a tensor of shape {tuple(frame.shape)}; expected (3,H,W) "
-                "or (1,H,W)"
-            )
-        frame = frame.permute(1, 2, 0).squeeze(-1)
+    shape = tuple(getattr(frame, "shape", ()))
+    if isinstance(frame, Tensor) and len(shape) == 3 and shape[0] in (1, 3):
+        frame = frame.detach().cpu().permute(1, 2, 0).squeeze(-1)
         frame = (frame.float() if frame.is_floating_point() else frame).numpy()
-    if not isinstance(frame, np.ndarray) or (
-        frame.ndim != 2 and (frame.ndim != 3 or frame.shape[-1] != 3)
-    ):
-        shape = getattr(frame, "shape", None)
+    flat = isinstance(frame, np.ndarray) and (
+        frame.ndim == 2 or frame.shape[2:] == (3,)
+    )
+    if not flat:
         raise InputError(
             f"frame is a {type(frame).__name__} of shape {shape}; expected a PIL "
-            "image, a matplotlib figure, an array (H,W) or (H,W,3), or a tensor (C,H,W)"
+            "image, a matplotlib figure, an array (H,W) or (H,W,3), or a tensor "
+            "(1,H,W) or (3,H,W)"
         )
     if frame.dtype != np.uint8:
         frame = (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)

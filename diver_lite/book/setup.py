@@ -11,8 +11,10 @@ import importlib.metadata as metadata
 import os
 import sys
 from pathlib import Path
+from traceback import walk_tb
 from typing import TypeVar
 
+from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
 
@@ -29,46 +31,33 @@ class SetupError(RuntimeError):
         return [f"{type(self).__name__}: {self}"]
 
 
-def require(
-    *, data: str | None = None, gpu: bool = False, memory_gb: float | None = None
-) -> bool:
+def require(*, data: str | None = None) -> bool:
     """Check that a chapter can run here; print nothing if all is well.
 
     What every chapter needs (Python, the packages of pyproject.toml, the shipped files)
-    must be there. The arguments name what only some cells need: if that is missing, one
-    sentence is printed and those cells are for the caller to skip.
+    must be there.
 
     Args:
-        data: a data set whose training split is needed, one of `DATASETS`; it is looked
-            for, never downloaded.
-        gpu: whether a CUDA GPU is needed.
-        memory_gb: free main memory that is needed, in GB, > 0.
+        data: a data set, one of `DATASETS`, whose training split some cells need. It is
+            looked for, never downloaded; if it is missing, one sentence is printed and
+            those cells are for the caller to skip.
 
     Returns:
-        Whether everything that the arguments name is there.
+        Whether the data are there.
 
     Raises:
         SetupError: what every chapter needs is missing, too old or damaged.
-        InputError: an unknown data set, or a memory that is no positive number.
+        InputError: an unknown data set.
 
     Source: ours.
     """
     explain_errors()
-    if data not in (None, *DATASETS):
-        raise InputError(f"data is {data!r}; expected one of {DATASETS}")
-    number = isinstance(memory_gb, int | float) and memory_gb > 0
-    if memory_gb is not None and not number:
-        raise InputError(f"memory_gb is {memory_gb!r}; expected a number > 0")
+    checks.require(data in (None, *DATASETS), "data", data, f"one of {DATASETS}")
     _check_packages()
     _check_assets()
-    missing = [
-        _missing_data(data) if data else "",
-        _missing_gpu() if gpu else "",
-        _missing_memory(memory_gb) if memory_gb else "",
-    ]
-    missing = [sentence for sentence in missing if sentence]
+    missing = _missing_data(data) if data else ""
     if missing:
-        print(*missing, "Cells that need it are skipped.")
+        print(missing, "Cells that need them are skipped.")
     return not missing
 
 
@@ -96,10 +85,8 @@ def _check_packages() -> None:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             version = "none"
-        fits = version != "none" and requirement.specifier.contains(
-            version, prereleases=True
-        )
-        if not fits:
+        known = version != "none"
+        if not (known and requirement.specifier.contains(version, prereleases=True)):
             wanted.append(f'"{requirement.name}{requirement.specifier}"')
             found.append(f"{requirement.name} {version}")
     if wanted:
@@ -139,29 +126,6 @@ def _missing_data(name: str) -> str:
             f"diver_lite.sets.real.load_dataset({name!r}, 'train') download them once."
         )
     return ""
-
-
-def _missing_gpu() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return ""
-    return (
-        "PyTorch sees no CUDA GPU here: run these cells on a machine that has one, "
-        "with a CUDA build of PyTorch."
-    )
-
-
-def _missing_memory(wanted: float) -> str:
-    import psutil
-
-    free = psutil.virtual_memory().available / 1e9
-    if free >= wanted:
-        return ""
-    return (
-        f"Only {free:.1f} GB of memory are free, and {wanted:g} GB are wanted: close "
-        "other programs, or shut down other notebooks' kernels."
-    )
 
 
 # ---------------------------------------------------------------- inside chapters
@@ -224,12 +188,12 @@ def load_ipython_extension(shell) -> None:
 
 def _show(shell, kind, error, traceback, tb_offset=None) -> None:
     sentence = explain(error, shell.user_global_ns)
-    if sentence and not hasattr(error, "_render_traceback_"):
+    short = sentence and not hasattr(error, "_render_traceback_")
+    if short:
         error._render_traceback_ = lambda: [sentence]
-        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+    shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+    if short:
         del error._render_traceback_  # so that %tb shows the whole traceback
-    else:
-        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
 
 
 def explain(error: BaseException, namespace: dict) -> str | None:
@@ -252,10 +216,8 @@ def explain(error: BaseException, namespace: dict) -> str | None:
         )
     if type(error) is not NameError or not error.name:
         return None
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    if traceback is None or traceback.tb_frame.f_globals is not namespace:
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if not frames or frames[-1].f_globals is not namespace:
         return None  # a bug of some package, not of this notebook
     return (
         f"{error.name} is not defined yet: run the cells above this one first (menu "

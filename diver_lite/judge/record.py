@@ -89,7 +89,7 @@ class Cells:
             "test_sha": "other test images",
         }
         for column, word in words.items():
-            if (table[column] != self.shas[column]).any():
+            if set(table[column]) - {self.shas[column]}:
                 raise InputError(
                     f"out {path} was made with {word}; choose another file, or delete "
                     "it to start anew"

@@ -279,11 +279,14 @@ def test_classes_the_prior_does_not_know(name, tiny_prior):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, p: explore.explore_before_after({}, p, METHODS), "0 sets and 2 m"),
-        (lambda s, p: explore.explore_before_after({"x": s}, p, {}), "1 sets and 0 m"),
-        (lambda s, p: explore.explore_priors(s, {}), "priors is empty"),
-        (lambda s, p: explore.explore_pixel_range({}), "sets is empty"),
-        (lambda s, p: explore.explore_colour(torch.rand(2, 1, 8, 8)), r"\(N, 3, H, W"),
+        (lambda s, p: explore.explore_before_after({}, p, METHODS), "sets is {}"),
+        (lambda s, p: explore.explore_before_after({"x": s}, p, {}), "methods is {}"),
+        (lambda s, p: explore.explore_priors(s, {}), "priors is {}"),
+        (lambda s, p: explore.explore_pixel_range({}), "sets is {}"),
+        (
+            lambda s, p: explore.explore_colour(torch.rand(2, 1, 8, 8)),
+            r"\(N, 3, H, W\)",
+        ),
         *(
             (lambda s, p, t=times: explore.explore_cost(t), "seconds")
             for times in ({}, {"a": 0.0}, {"a": float("nan")})
