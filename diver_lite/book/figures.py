@@ -1,7 +1,7 @@
 """Figures of the book: image grids, bars, and sliders that work without a kernel.
 
 Every function returns what it drew and leaves no figure open, so a notebook shows it
-once, as the value of its cell.
+once, as the value of its cell. Source of all: ours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import ClassVar
 
 import IPython.display
@@ -48,7 +50,7 @@ Frame = Image.Image | Figure | np.ndarray | Tensor
 
 
 def set_theme() -> None:
-    """Give every figure of the book the same look. Source: ours."""
+    """Give every figure of the book the same look."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 
 
@@ -56,7 +58,7 @@ def method_colors(names: Iterable[str]) -> dict[str, str]:
     """Map each name to its colour: that of `METHOD_COLORS`, or a spare one.
 
     Names that aren't methods of the book get colours of seaborn's "dark" palette, in
-    their order. Source: ours.
+    their order.
     """
     spare = itertools.cycle(sns.color_palette("dark").as_hex())
     return {n: METHOD_COLORS[n] if n in METHOD_COLORS else next(spare) for n in names}
@@ -82,8 +84,6 @@ def image_grid(
 
     Raises:
         InputError: no rows, a tensor of another shape, or too many column titles.
-
-    Source: ours.
     """
     for name, images in rows.items():
         shape = tuple(images.shape)
@@ -92,7 +92,7 @@ def image_grid(
     columns = max((len(images) for images in rows.values()), default=0)
     require(columns > 0, "rows", [*rows], "some rows, and an image")
     titles = list(column_titles or [])
-    expected = f"at most {columns}, as many as columns"
+    expected = f"at most {columns}, the number of columns"
     require(len(titles) <= columns, "column_titles", titles, expected)
     return _draw_grid(
         {name: _to_pixels(images) for name, images in rows.items()},
@@ -106,23 +106,13 @@ def image_grid(
 def as_jpeg(figure: Figure) -> IPython.display.Image:
     """Encode a grid of colour images as JPEG: PNG takes twice to three times the room.
 
-    Args:
-        figure: what `image_grid` returned; plots and grey images are better as PNG.
-
-    Source: ours: a notebook with many colour images has to stay small.
+    Plots and grey images are better as PNG.
     """
     return IPython.display.Image(encode_figure(figure, "jpeg"), format="jpeg")
 
 
 def encode_figure(figure: Figure, format: str) -> bytes:
-    """Encode a figure as notebooks show it: cut tight, so that row titles stay whole.
-
-    Args:
-        figure: of any size.
-        format: "jpeg" or "webp".
-
-    Source: ours.
-    """
+    """Encode a figure, cut tight as in notebooks, as "jpeg" or "webp"."""
     buffer, quality = io.BytesIO(), {"quality": 85}
     look = {"bbox_inches": "tight", "facecolor": "white"}
     figure.savefig(buffer, format=format, pil_kwargs=quality, **look)
@@ -130,12 +120,9 @@ def encode_figure(figure: Figure, format: str) -> bytes:
 
 
 def squeeze(images: Tensor) -> Tensor:
-    """Map each image's own range of values to [0, 1], so that nothing is cut off.
+    """Map the range of each image to [0, 1], so that nothing is cut off.
 
-    Args:
-        images: (N,3,H,W) float of any range, as Stage I leaves them.
-
-    Source: ours: distilled pixels run far outside the visible range.
+    Distilled pixels, (N,3,H,W) float, run far outside the visible range.
     """
     low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
     return (images - low) / (high - low).clamp(min=1e-12)
@@ -159,8 +146,6 @@ def latent_grid(
 
     Raises:
         InputError: no rows, or a tensor of another shape.
-
-    Source: ours.
     """
     require(len(rows) > 0, "rows", [], "at least one latent (C,h,w)")
     for name, latent in rows.items():
@@ -195,7 +180,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     Raises:
         InputError: the table is empty or lacks a column, or accuracies exceed 1.
 
-    Source: ours; `sd` is pandas' sample standard deviation (n - 1).
+    Source: `sd` is pandas' sample standard deviation (n - 1).
     """
     _check_table(table, "set", "judge", "seed", "accuracy")
     highest = table["accuracy"].max()
@@ -223,12 +208,8 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     )
     ax.set(xlabel="", ylabel="test accuracy (%)")
     n = "-".join(str(n) for n in sorted({seeds.min(), seeds.max()}))
-    ax.legend(
-        title=f"mean ± std, n = {n}",
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        frameon=False,
-    )
+    right = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
+    ax.legend(title=f"mean ± std, n = {n}", **right)
     return fig
 
 
@@ -237,12 +218,10 @@ def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> 
 
     Args:
         seconds: name of the way -> its wall time in seconds, > 0.
-        title: title of the figure.
+        title: of the figure.
 
     Raises:
         InputError: nothing to draw, or a time that isn't positive and finite.
-
-    Source: ours.
     """
     some = len(seconds) > 0 and all(0 < v < float("inf") for v in seconds.values())
     require(some, "seconds", seconds, "names with finite times > 0")
@@ -273,20 +252,17 @@ def embedding_scatter(table: pd.DataFrame) -> Figure:
     stage lies among them. Axes carry no ticks: t-SNE's units mean nothing.
 
     Args:
-        table: columns `x`, `y`, `stage` and `class`, as `embed_2d` returns
-            it; panels and colours keep the order of its rows.
+        table: columns `x`, `y`, `stage` and `class`, as `embed_2d` returns it; panels
+            and colours keep the order of its rows.
 
     Raises:
         InputError: the table is empty or lacks a column.
-
-    Source: ours.
     """
     _check_table(table, "x", "y", "stage", "class")
     stages = list(dict.fromkeys(table["stage"]))
     classes = list(dict.fromkeys(table["class"]))
     palette = "colorblind" if len(classes) <= 10 else "husl"  # the former has ten
-    palette = sns.color_palette(palette, len(classes)).as_hex()
-    colors = dict(zip(classes, palette, strict=True))
+    colors = dict(zip(classes, sns.color_palette(palette, len(classes)), strict=True))
     columns = 2 if len(stages) == 4 else min(3, len(stages))  # no panel alone
     rows = -(-len(stages) // columns)
     fig = _figure(2.9 * columns + 1.5, 2.9 * rows)
@@ -295,19 +271,15 @@ def embedding_scatter(table: pd.DataFrame) -> Figure:
         ax.set_visible(False)
     for ax, stage in zip(axes.flat, stages, strict=False):
         mine = table["stage"] == stage
-        # few images deserve large dots
-        size = float(np.clip(3_000 / mine.sum(), 8, 40))
-        ax.scatter(*table.loc[~mine, ["x", "y"]].to_numpy().T, s=5, color="0.87")
-        points = table[mine]
-        ax.scatter(
-            points["x"], points["y"], s=size, c=points["class"].map(colors).tolist()
-        )
+        points, others = table[mine], table[~mine]
+        size = float(np.clip(3_000 / len(points), 8, 40))  # few deserve large dots
+        hues = [colors[name] for name in points["class"]]
+        ax.scatter(others["x"], others["y"], s=5, color="0.87")
+        ax.scatter(points["x"], points["y"], s=size, c=hues)
         ax.set(xticks=[], yticks=[])
-        ax.set_title(f"{stage} ({mine.sum()})", fontsize="medium")
-    handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=colors[c], label=c)
-        for c in classes
-    ]
+        ax.set_title(f"{stage} ({len(points)})", fontsize="medium")
+    dot = {"marker": "o", "linestyle": ""}
+    handles = [plt.Line2D([], [], color=colors[c], label=c, **dot) for c in classes]
     fig.legend(handles=handles, loc="outside right center", frameon=False)
     return fig
 
@@ -328,8 +300,6 @@ def copying_plot(
 
     Raises:
         InputError: the table is empty or lacks a column.
-
-    Source: ours.
     """
     _check_table(table, "space", "set", "ratio")
     spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
@@ -354,6 +324,12 @@ def copying_plot(
 def _check_table(table: pd.DataFrame, *columns: str) -> None:
     check_columns(table, *columns)
     require(len(table) > 0, "table", table, "at least one row")
+
+
+# Its script makes the controls: where no script runs there is no dead slider. Styles
+# are inline because a notebook page has no stylesheet of ours. JupyterLab binds the
+# arrow keys to moving between cells, so they are handled there and go no further.
+_SLIDER = Template(Path(__file__).with_name("slider.html").read_text("utf-8"))
 
 
 @dataclass(repr=False)
@@ -383,7 +359,7 @@ class FrameSlider:
 
         digest = hashlib.sha256("".join(self.sources).encode()).hexdigest()[:10]
         caption = html.escape(self.caption or "")
-        return _SLIDER_HTML.format(
+        return _SLIDER.substitute(
             id=f"frames-{digest}-{next(FrameSlider._shown)}",
             source=self.sources[0],
             alt=html.escape(f"{self.alt}: {self.labels[0]}"),
@@ -526,53 +502,3 @@ def _draw_grid(
     ax.grid(False)
     ax.spines[:].set_visible(False)
     return fig
-
-
-# The script makes the controls: where no script runs there is no dead slider. Styles
-# are inline because a notebook page has no stylesheet of ours. JupyterLab binds the
-# arrow keys to moving between cells, so they are handled here and go no further.
-_SLIDER_HTML = """\
-<figure class="frame-slider" id="{id}" style="margin: 1em 0; max-width: 100%">
-<img src="{source}" alt="{alt}" style="max-width: 100%; height: auto">
-{caption}
-<script>
-(() => {{
-  const figure = document.getElementById("{id}");
-  const image = figure.querySelector("img");
-  const sources = {sources};
-  const labels = {labels};
-  const alt = {alt_json};
-
-  const range = document.createElement("input");
-  Object.assign(range, {{type: "range", min: 0, max: sources.length - 1, value: 0}});
-  range.setAttribute("aria-label", alt);
-  range.style.cssText = "width: min(100%, 24em); vertical-align: middle";
-  const output = document.createElement("output");
-  const controls = document.createElement("div");
-  controls.className = "frame-slider-controls";
-  controls.append(range, " ", output);
-  image.after(controls);
-
-  const show = (index) => {{
-    range.value = index;
-    index = Number(range.value);
-    image.src = sources[index];
-    image.alt = alt + ": " + labels[index];
-    output.textContent = labels[index];
-    range.setAttribute("aria-valuetext", labels[index]);
-  }};
-  range.addEventListener("input", () => show(range.value));
-  range.addEventListener("keydown", (event) => {{
-    const index = Number(range.value);
-    const target = {{ArrowLeft: index - 1, ArrowDown: index - 1, ArrowRight: index + 1,
-      ArrowUp: index + 1, Home: 0, End: sources.length - 1}}[event.key];
-    if (target === undefined) return;
-    event.preventDefault();
-    event.stopPropagation();
-    show(target);
-  }});
-  show(0);
-}})();
-</script>
-</figure>
-"""
