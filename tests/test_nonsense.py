@@ -153,7 +153,6 @@ JUDGED = {
     "steps": 1,
     "out": None,
     "batch_models": None,
-    "allow_empty_classes": False,
     "device": "cpu",
 }
 DISTILLED = {

@@ -323,7 +323,7 @@ def copying_plot(
 
 def _check_table(table: pd.DataFrame, *columns: str) -> None:
     check_columns(table, *columns)
-    require(len(table) > 0, "table", table, "at least one row")
+    require(len(table) > 0, "table: number of rows", 0, "at least one")
 
 
 # Its script makes the controls: where no script runs there is no dead slider. Styles

@@ -35,8 +35,8 @@ def dsa(
 
     Args:
         images: (B, C, H, W), normalised or not; padding is zero.
-        generator: a CPU generator; two calls with generators of one seed and
-            `siamese=True` apply the same operation.
+        generator: a CPU generator; with generators of one seed and `siamese=True`, two
+            calls apply the same operation.
         families: which to draw from.
         siamese: one set of parameters for the whole batch instead of one per image.
 
@@ -56,24 +56,25 @@ def dsa(
         return draw.to(images)
 
     if family == "color":
-        brightness = uniform(-0.5, 0.5) * BRIGHTNESS
-        return shift_colour(
-            images, brightness, uniform(0, SATURATION), CONTRAST + uniform(0, 1)
-        )
+        brightness, saturation = uniform(-0.5, 0.5) * BRIGHTNESS, uniform(0, SATURATION)
+        return shift_colour(images, brightness, saturation, CONTRAST + uniform(0, 1))
     if family == "flip":
         return torch.where(uniform(0, 1) < 0.5, images.flip(-1), images)
     if family == "cutout":
         side = int(size * CUTOUT + 0.5)  # its middle may lie on the border
         x, y = (whole(0, size - side % 2) for _ in "xy")
-        return images * _cutout_mask(images, x, y, side)
+        axis = torch.arange(size, device=images.device, dtype=images.dtype)
+        cut = _inside(x, axis.view(1, 1, 1, -1), side)
+        cut = cut & _inside(y, axis.view(1, 1, -1, 1), side)
+        return images * (~cut).to(images)
     one, zero = images.new_ones(rows, 1, 1, 1), images.new_zeros(rows, 1, 1, 1)
     if family == "crop":  # a shift in whole pixels
         limit = int(size * CROP_PAD + 0.5)
-        shift = [whole(-limit, limit) * 2 / size for _ in "xy"]
-        theta = [one, zero, shift[0], zero, one, shift[1]]
+        right, down = (whole(-limit, limit) * 2 / size for _ in "xy")
+        theta = [one, zero, right, zero, one, down]
     elif family == "scale":
-        theta = [uniform(1 / SCALE, SCALE), zero, zero, zero]
-        theta += [uniform(1 / SCALE, SCALE), zero]
+        wide, high = (uniform(1 / SCALE, SCALE) for _ in "xy")
+        theta = [wide, zero, zero, zero, high, zero]
     else:
         angle = uniform(-ROTATE, ROTATE) * math.pi / 180
         theta = [angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero]
@@ -110,13 +111,6 @@ def shift_colour(
     return mean + (x - mean) * contrast
 
 
-def _cutout_mask(images: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
-    """Return (B or 1, 1, H, W): 0 in a square around pixel (x, y), 1 elsewhere."""
-    axis = torch.arange(images.shape[-1], device=images.device, dtype=images.dtype)
-
-    def inside(middle: Tensor, pixels: Tensor) -> Tensor:
-        first = middle - side // 2
-        return (pixels >= first) & (pixels < first + side)
-
-    cut = inside(x, axis.view(1, 1, 1, -1)) & inside(y, axis.view(1, 1, -1, 1))
-    return (~cut).to(images)
+def _inside(middle: Tensor, pixels: Tensor, side: int) -> Tensor:
+    first = middle - side // 2
+    return (pixels >= first) & (pixels < first + side)

@@ -1,16 +1,15 @@
 """The networks that judge a dataset by learning from it.
 
 Only the distillation ConvNet is written here; the others are torchvision's, with a
-stem that keeps small images from shrinking to nothing: they are met at 32, 64, 128 and
-224 pixels. Nothing in them is random but the initial weights (no dropout, no stochastic
-depth), so a training is fixed by its seed however many run at once.
+stem that keeps images of 32 and 64 pixels from shrinking to nothing. Nothing in them is
+random but the initial weights (no dropout, no stochastic depth), so a training is fixed
+by its seed however many run at once.
 
-Normalisation: the ConvNet has instance normalisation, as every distillation method
-does it; ResNet18, ShuffleNetV2, MobileNetV2, EfficientNet-B0 and VGG11 have batch
-normalisation, as torchvision does it (published tables mix both: a ResNet18 or VGG11
-with instance normalisation is common); the ViT has layer normalisation, AlexNet none.
-Batch normalisation scores new images by statistics of the training images, so it feels
-a shift between the two, which instance normalisation cancels.
+The ConvNet has instance normalisation, as every distillation method does it, the ViT
+layer normalisation, AlexNet none; all others batch normalisation, as torchvision does
+it (published tables mix both: a ResNet18 or VGG11 with instance normalisation is
+common). It scores new images by statistics of the training images, so it feels a shift
+between the two, which instance normalisation cancels.
 """
 
 from __future__ import annotations

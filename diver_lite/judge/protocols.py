@@ -30,14 +30,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from diver_lite.checks import (
-    InputError,
-    instance,
-    integer,
-    is_one_of,
-    number,
-    require,
-)
+from diver_lite.checks import InputError, instance, integer, is_one_of, number, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import PROXY
@@ -122,9 +115,9 @@ class Protocol:
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
-        if self.steps is not None:
+        if self.epochs is None:
+            assert self.steps is not None  # one of them is set
             return self.steps
-        assert self.epochs is not None  # one of them is set
         return self.epochs * math.ceil(count / self.batch_size)
 
     def batches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -184,9 +177,8 @@ class Protocol:
 def learned_lr(train: DistilledSet) -> float | None:
     """Return the step size that was learned with a set, or None.
 
-    Our own trajectory matching records it as "learned_lr"; files of MTT and DATM have
-    it in a file of their own, which their readers record as "lr". A refined set has
-    other images than those it was learned with, so it doesn't inherit it.
+    Our own trajectory matching records it as "learned_lr", readers of MTT's and DATM's
+    files as "lr". A refined set doesn't inherit it: its images are others.
     """
     record = train.provenance
     published = record.get("lr") if record.get("format") in ("mtt", "datm") else None

@@ -47,7 +47,6 @@ def cross_architecture(
     steps: int | None = None,
     out: str | Path | None = None,
     batch_models: int | None = None,
-    allow_empty_classes: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -69,7 +68,6 @@ def cross_architecture(
         batch_models: how many trainings of one judge run at once: seeds first, then
             sets of equal shape. Default: 1 on a CPU, where more doesn't pay, and all
             seeds on a GPU. Results agree up to rounding.
-        allow_empty_classes: accept a set that lacks images of some class.
         device: default: CUDA if there is one.
         progress: show a progress bar.
 
@@ -92,7 +90,6 @@ def cross_architecture(
         protocol = replace(protocol, steps=steps, epochs=None)
     if out is not None:
         path(out, "out")
-    instance(allow_empty_classes, "allow_empty_classes", bool)
     images, labels, *more = labelled_images(test, "test", 2)
     seeds = _check_lists(sets, judges, seeds, images)
     if batch_models is None:
@@ -115,7 +112,7 @@ def cross_architecture(
                 instance(train, f"set {name!r}", DistilledSet)
                 names = names or train.class_names
                 train = _joined(f"set {name!r}", train, names, bool(named))
-                _check_set(f"set {name!r}", train, images, labels, allow_empty_classes)
+                _check_set(f"set {name!r}", train, images, labels)
                 cells.register(name, seed, train, drawn=callable(sets[name]))
                 drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
@@ -222,9 +219,7 @@ def _joined(
     return joined
 
 
-def _check_set(
-    what: str, train: DistilledSet, images: Tensor, labels: Tensor, allow_empty: bool
-) -> None:
+def _check_set(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -> None:
     shape, wanted = tuple(train.images.shape[1:]), tuple(images.shape[1:])
     expected = f"that of the test images, {wanted}"
     require(shape == wanted, f"{what}: shape of an image", shape, expected)
@@ -232,8 +227,6 @@ def _check_set(
     class_indices(labels, f"{what}: test labels", len(labels), classes)
     counts = torch.bincount(train.labels, minlength=classes).tolist()
     empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]
-    if empty and not allow_empty:
-        raise InputError(
-            f"{what}: no image of {', '.join(map(repr, empty))}; expected some of "
-            "every class (allow_empty_classes accepts it)"
-        )
+    if empty:
+        missing = ", ".join(map(repr, empty))
+        raise InputError(f"{what}: no image of {missing}; expected some of every class")

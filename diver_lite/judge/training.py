@@ -88,11 +88,12 @@ def fit_judges(
     Source: ours; the results agree with one-by-one training up to rounding.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
-    shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=True)}
-    if len(shapes) != 1 or len(seeds) != len(images):
+    shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=False)}
+    numbers = {len(images), len(labels), len(seeds)}
+    if len(shapes) != 1 or len(numbers) != 1:
         raise InputError(
-            f"images, labels and seeds: found shapes {sorted(shapes)} and {len(seeds)} "
-            "seeds; expected one shape, and a seed for each training"
+            f"images, labels and seeds: found shapes {sorted(shapes)}, and {numbers} "
+            "of them; expected one shape, and as many of each"
         )
     lr = lr or protocol.peak_lr(name)
     run = _Run(name, num_classes, protocol, lr, device, progress)
@@ -155,13 +156,10 @@ class _Run:
                 break
         finish()
         results: list[nn.Module | FloatingPointError] = []
-        for index, (network, (*_, seed)) in enumerate(
-            zip(networks, tasks, strict=True)
-        ):
-            error = FloatingPointError(
-                f"judge {self.name}, seed {seed}: the loss became NaN at step "
-                f"{failed.get(index)}"
-            )
+        for index, network in enumerate(networks):
+            who = f"judge {self.name}, seed {tasks[index][2]}"
+            text = f"{who}: the loss became NaN at step {failed.get(index)}"
+            error = FloatingPointError(text)
             results.append(error if index in failed else network.eval())
         return results
 
@@ -173,11 +171,9 @@ class _Run:
 
 
 def _failures(losses: Tensor, first_step: int) -> dict[int, int]:
-    """Map each training whose loss (steps, trainings) is not finite to its step."""
-    broken = ~losses.isfinite()
-    steps = broken.int().argmax(dim=0).tolist()
-    failed = broken.any(dim=0).nonzero().flatten().tolist()
-    return {index: first_step + steps[index] for index in failed}
+    """Map each training to the first step of its losses, a column, that isn't finite."""
+    broken = (~losses.isfinite()).nonzero()  # in the order of steps: the first wins
+    return {index: first_step + step for step, index in broken.flip(0).tolist()}
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -191,8 +187,7 @@ def _batches(
     images: Tensor, labels: Tensor, seed: int, protocol: Protocol, device: torch.device
 ):
     """Yield one training's normalised, augmented images and its labels, per step."""
-    few = len(images) <= 5_000  # normalised once for all steps
-    normalise = protocol.normalise
+    few, normalise = len(images) <= 5_000, protocol.normalise  # few: once for all
     images = normalise(images.to(device)) if few else to_device(images, device)
     labels = labels.to(device)
     generator = torch.Generator().manual_seed(seed)

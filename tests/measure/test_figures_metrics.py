@@ -60,7 +60,7 @@ def test_scatter_takes_many_classes_and_one_stage():
 def test_figures_refuse_tables_of_other_columns():
     with pytest.raises(InputError, match="lacks the columns \\['stage'\\]"):
         figures.embedding_scatter(plane().drop(columns="stage"))
-    with pytest.raises(InputError, match="0 rows"):
+    with pytest.raises(InputError, match="number of rows is 0"):
         figures.embedding_scatter(plane().head(0))
 
 
