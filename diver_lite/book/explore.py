@@ -48,8 +48,7 @@ def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
 
     def show(follow, **settings):
         rows = {"distilled": distilled.images}
-        config = RecoveryConfig(**settings)
-        _refine(rows, "refined", follow, distilled, prior, config)
+        _refine(rows, "refined", follow, distilled, prior, RecoveryConfig(**settings))
         return image_grid(rows, scale=1.2)
 
     return _live(
@@ -135,9 +134,8 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
 
     def show(follow, window, noise_timestep, **settings):
         low, high = window
-        config = RecoveryConfig(
-            noise_timestep=noise_timestep, window=(high, low), **settings
-        )
+        settings |= {"noise_timestep": noise_timestep, "window": (high, low)}
+        config = RecoveryConfig(**settings)
         rows = {"distilled": distilled.images}
         if noise_timestep not in unguided:
             plain = replace(config, guidance_factor=0.0)
@@ -194,11 +192,8 @@ def explore_guidance_scale(
 ) -> widgets.VBox:
     """Show what the scale of classifier-free guidance does to raw samples.
 
-    All are of one draw of noise, so that only the controls change the picture.
-
-    Args:
-        prior: the diffusion prior.
-        num_inference_steps: DDIM steps of each sample; fewer answer faster.
+    All are of one draw of noise, so that only the controls change the picture. Fewer
+    steps of each sample answer faster.
     """
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
@@ -226,12 +221,9 @@ def explore_guidance_scale(
 
 
 def explore_colour(images: Tensor) -> widgets.VBox:
-    """Show the three colour operations of DSA, see `judge.augment.shift_colour`.
+    """Show what `judge.augment.shift_colour` does to images (N, 3, H, W) in [0, 1].
 
-    The title says which share of the values they move out of the visible range.
-
-    Args:
-        images: (N, 3, H, W) float on the [0, 1] scale.
+    The title says which share of the values leaves the visible range.
     """
     floats(images, "images", ["N", 3, "H", "W"])
 
@@ -254,8 +246,7 @@ def explore_pixel_range(sets: Mapping[str, Tensor]) -> widgets.VBox:
     """Show which pixel values count as black and as white, and what that cuts off.
 
     Args:
-        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range, which in
-            distilled sets is far wider than the visible one.
+        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range.
     """
     require(len(sets) > 0, "sets", sets, "at least one name with images")
     lowest = min(0.0, *(float(images.min()) for images in sets.values()))
@@ -287,10 +278,8 @@ def explore_cost(seconds_per_image: Mapping[str, float]) -> widgets.VBox:
     """
 
     def show(_, images, steps, gpus):
-        times = {
-            name: wall_seconds(each, images, steps, gpus)
-            for name, each in seconds_per_image.items()
-        }
+        ways = seconds_per_image.items()
+        times = {name: wall_seconds(s, images, steps, gpus) for name, s in ways}
         title = f"{images:,} images, {steps} steps, {gpus} GPU" + "s" * (gpus > 1)
         return duration_bars(times, title=title)
 
@@ -309,12 +298,8 @@ def wall_seconds(
 ) -> float:
     """Return the time that the busiest GPU needs, start and disk left out.
 
-    Args:
-        seconds_per_image: measured with 50 steps.
-        num_images: how many to recover, >= 1.
-        num_inference_steps: steps that are taken of the reverse process, >= 1.
-        gpus: equal ones, among which whole images are shared out, >= 1: images are
-            independent, and the network is nearly all of a step.
+    `seconds_per_image` is measured with 50 steps. Whole images are shared out among
+    equal GPUs: images are independent, and the network is nearly all of a step.
     """
     return seconds_per_image * math.ceil(num_images / gpus) * num_inference_steps / 50
 
@@ -360,8 +345,8 @@ def explore_before_after(
     """Show what becomes of the images of one class, or of the first one of each.
 
     Args:
-        sets: name -> distilled set, all with the same classes; a new set, method or
-            seed refines a whole set, another class only shows what is kept.
+        sets: name -> distilled set, all with the same classes. A new set, method or
+            seed refines a whole set; another class only shows what is kept.
         prior: the diffusion prior.
         methods: name -> settings, as `diver_lite.make.baselines.variants` returns them.
 

@@ -55,11 +55,7 @@ def set_theme() -> None:
 
 
 def method_colors(names: Iterable[str]) -> dict[str, str]:
-    """Map each name to its colour: that of `METHOD_COLORS`, or a spare one.
-
-    Names that aren't methods of the book get colours of seaborn's "dark" palette, in
-    their order.
-    """
+    """Map each name to its colour in `METHOD_COLORS`, or to one of a second palette."""
     spare = itertools.cycle(sns.color_palette("dark").as_hex())
     return {n: METHOD_COLORS[n] if n in METHOD_COLORS else next(spare) for n in names}
 
@@ -140,8 +136,8 @@ def latent_grid(
     Args:
         rows: name -> latent (C,h,w), float, in the prior's scaled units.
         column_titles: one title per channel; "channel 0", ... if left out.
-        limit: value of the two ends of the colour scale, > 0; the largest absolute
-            value of all rows if left out.
+        limit: value of the two ends of the colour scale, > 0; default: the largest
+            absolute value of all rows.
         scale: side of one channel in inches, > 0.
 
     Raises:
@@ -248,8 +244,8 @@ def duration(seconds: float) -> str:
 def embedding_scatter(table: pd.DataFrame) -> Figure:
     """Draw a plane of images, one panel per stage, one colour per class.
 
-    Every panel shows all other stages' images as grey dots, so that one sees where a
-    stage lies among them. Axes carry no ticks: t-SNE's units mean nothing.
+    Grey dots are all other stages' images. Axes carry no ticks: t-SNE's units mean
+    nothing.
 
     Args:
         table: columns `x`, `y`, `stage` and `class`, as `embed_2d` returns it; panels
@@ -326,9 +322,8 @@ def _check_table(table: pd.DataFrame, *columns: str) -> None:
     require(len(table) > 0, "table: number of rows", 0, "at least one")
 
 
-# Its script makes the controls: where no script runs there is no dead slider. Styles
-# are inline because a notebook page has no stylesheet of ours. JupyterLab binds the
-# arrow keys to moving between cells, so they are handled there and go no further.
+# Styles are inline because a notebook page has no stylesheet of ours. JupyterLab binds
+# the arrow keys to moving between cells, so they are handled there and go no further.
 _SLIDER = Template(Path(__file__).with_name("slider.html").read_text("utf-8"))
 
 
@@ -336,9 +331,9 @@ _SLIDER = Template(Path(__file__).with_name("slider.html").read_text("utf-8"))
 class FrameSlider:
     """Precomputed frames under a slider, as HTML that needs neither kernel nor network.
 
-    `frame_slider` makes it. In JupyterLab and in the built book the slider and the
-    arrow keys change the frame; where scripts don't run (an untrusted notebook, paper)
-    the first frame stands alone, without a dead control.
+    In JupyterLab and in the built book the slider and the arrow keys change the frame;
+    where scripts don't run (an untrusted notebook, paper) the first frame stands alone,
+    without a dead control. `frame_slider` makes it.
     """
 
     sources: list[str]
@@ -382,14 +377,11 @@ def frame_slider(
 
     Args:
         frames: PIL images, matplotlib figures, arrays (H,W) or (H,W,3), or tensors
-            (C,H,W); float [0,1] or uint8; all of one size.
+            (C,H,W); float [0,1], clipped, or uint8; all of one size.
         labels: one short text per frame, shown beside the slider.
         alt: what the pictures show, for readers who don't see them; not empty.
         caption: text below the slider.
         quality: of the WebP encoding, 1 to 100.
-
-    Returns:
-        An object that notebooks display as HTML.
 
     Raises:
         InputError: no frames, another number of labels, no alt text, or mixed sizes.
@@ -408,19 +400,10 @@ def frame_slider(
 
 
 def encode_frame(frame: Frame, *, quality: int = 85) -> str:
-    """Encode one picture as a WebP data URI, "data:image/webp;base64,...".
+    """Encode one frame of `frame_slider` as a data URI, "data:image/webp;base64,...".
 
     Pictures whose shorter side has less than 256 pixels grow by a whole factor, with
-    hard pixels: browsers would blur them.
-
-    Args:
-        frame: as one of `frame_slider`.
-        quality: of the WebP encoding, 1 to 100.
-
-    Raises:
-        InputError: `frame` is no picture, or has another shape.
-
-    Source: ours; WebP because PNG frames take several times the room.
+    hard pixels: browsers would blur them. PNG takes several times the room.
     """
     picture = _to_picture(frame)
     factor = -(-256 // min(picture.size))

@@ -3,6 +3,7 @@
 `require` says what is missing, and what to do about it, in one sentence instead of a
 traceback. It also makes the kernel do so later on: for cells run out of order, for bad
 input, and when memory runs out. Nothing here needs torch, which may be what is missing.
+Source of all: ours.
 """
 
 from __future__ import annotations
@@ -34,9 +35,6 @@ class SetupError(RuntimeError):
 def require(*, data: str | None = None) -> bool:
     """Check that a chapter can run here; print nothing if all is well.
 
-    What every chapter needs (Python, the packages of pyproject.toml, the shipped files)
-    must be there.
-
     Args:
         data: a data set, one of `DATASETS`, whose training split some cells need. It is
             looked for, never downloaded; if it is missing, one sentence is printed and
@@ -46,10 +44,9 @@ def require(*, data: str | None = None) -> bool:
         Whether the data are there.
 
     Raises:
-        SetupError: what every chapter needs is missing, too old or damaged.
+        SetupError: what every chapter needs (Python, the packages of pyproject.toml,
+            the shipped files) is missing, too old or damaged.
         InputError: an unknown data set.
-
-    Source: ours.
     """
     explain_errors()
     checks.require(data in (None, *DATASETS), "data", data, f"one of {DATASETS}")
@@ -132,11 +129,7 @@ def _missing_data(name: str) -> str:
 
 
 def mode() -> str:
-    """Return "test" (proves that it runs), "demo" (the default) or "full" (a GPU).
-
-    Raises:
-        InputError: `DIVER_LITE_MODE` holds something else.
-    """
+    """Return "test" (proves that it runs), "demo" (the default) or "full" (a GPU)."""
     value = os.environ.get("DIVER_LITE_MODE", "demo")
     if value not in MODES:
         raise InputError(f"DIVER_LITE_MODE is {value!r}; expected one of {MODES}")
@@ -149,11 +142,7 @@ def pick(test: T, demo: T, full: T) -> T:
 
 
 def stored(name: str) -> Path:
-    """Return a file of results/, wherever in the repository the notebook is.
-
-    Raises:
-        InputError: the file isn't there.
-    """
+    """Return a file of results/, wherever in the repository the notebook is."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "results" / name).exists():
             return folder / "results" / name
@@ -168,8 +157,6 @@ def explain_errors(shell=None) -> None:
 
     Args:
         shell: IPython's shell; default: the running one. Without any, nothing is done.
-
-    Source: ours.
     """
     if shell is None and "IPython" in sys.modules:
         shell = sys.modules["IPython"].get_ipython()
@@ -202,8 +189,6 @@ def explain(error: BaseException, namespace: dict) -> str | None:
     Args:
         error: the exception, with its traceback.
         namespace: the global variables of the notebook.
-
-    Source: ours.
     """
     if isinstance(error, InputError):
         return f"InputError: {error}"

@@ -1,7 +1,9 @@
 """What a table of trainings says: means, paired differences, verdicts, files.
 
 Accuracies are compared seed by seed: judges of one seed start from the same weights,
-so their difference says more than the difference of two means.
+so their difference says more than the difference of two means. Source of all: ours,
+where no other is named. A table that isn't of `cross_architecture`, lacks a set that is
+named, or has a training twice, ends in `InputError`.
 """
 
 from __future__ import annotations
@@ -29,12 +31,6 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Columns: per judge "mean ± std" in percent over seeds; "unseen": the mean over
     unseen judges; "vs <baseline>": the paired difference of that mean in points with
     its 95 % t interval over the seeds; "verdict": what that says, in words.
-
-    Raises:
-        InputError: `baseline` is not in the table, or the table is not of
-            `cross_architecture`.
-
-    Source: ours: evaluation with paired seeds.
     """
     sets = _check(table, baseline=baseline)
     percent = table.assign(accuracy=100 * table["accuracy"])
@@ -56,14 +52,10 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share.
-
-    Args:
-        count: how many of `total` have a property, 0 .. `total`.
-        total: how many there are, >= 1.
+    """Return the 95 % Wilson score interval of a share, `count` of `total`.
 
     Raises:
-        InputError: numbers out of these ranges.
+        InputError: a total below 1, or a count outside 0 .. `total`.
 
     Source: Wilson 1927.
     """
@@ -93,9 +85,6 @@ def paired_difference(table: pd.DataFrame, name: str, baseline: str) -> Differen
     and are averaged first; the interval is over the seeds. Failed trainings (NaN)
     drop their seed. One pair has no interval (NaN); without any all three are NaN.
 
-    Raises:
-        InputError: as `seed_differences`.
-
     Source: paired t interval, Student 1908. A percentile bootstrap over 5 seeds is too
     narrow: `scripts/simulate_verdicts.py`.
     """
@@ -104,13 +93,9 @@ def paired_difference(table: pd.DataFrame, name: str, baseline: str) -> Differen
 
 
 def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean and 95 % t interval over the last axis.
+    """Return mean and 95 % t interval of (..., N) values, independent and about normal.
 
-    Args:
-        values: (..., N) independent and about normal. With N = 1 the interval is NaN,
-            with N = 0 the mean, too.
-
-    Source: Student 1908.
+    With N = 1 the interval is NaN, with N = 0 the mean, too. Source: Student 1908.
     """
     count = values.shape[-1]
     if count < 2:
@@ -123,12 +108,7 @@ def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
-    """Return name - baseline per complete seed, averaged over unseen judges.
-
-    Raises:
-        InputError: one of the two sets is not in the table, or the table is not of
-            `cross_architecture`, or has a training twice.
-    """
+    """Return name - baseline per complete seed, averaged over unseen judges."""
     return _by_seed(table, name, baseline).to_numpy()
 
 
@@ -181,9 +161,6 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
         was drawn less often than judges were trained: such pairs aren't independent,
         and the interval covers how judges start, not what another draw would give.
 
-    Raises:
-        InputError: as `seed_differences`; also a table without the column "draw".
-
     Source: ours; for what happens without, see `scripts/simulate_verdicts.py`.
     """
     _check(table, "draw")
@@ -209,8 +186,6 @@ def compare(table: pd.DataFrame, name: str, baseline: str, column: str) -> dict:
     Returns:
         `column`: the difference on unseen judges in points; "low", "high": its 95 %
         t interval; "verdict": what that says, in words.
-
-    Source: ours; see `paired_difference` and `verdict`.
     """
     points = [100 * value for value in paired_difference(table, name, baseline)]
     row = dict(zip((column, "low", "high"), points, strict=True))
@@ -238,10 +213,7 @@ def tally(verdicts: Iterable[str]) -> dict[str, float]:
 
 
 def footnote(verdicts: Iterable[str]) -> str:
-    """Return what must stand below a table with verdicts, "" if nothing must.
-
-    Source: ours; see `tally`.
-    """
+    """Return what must stand below a table with verdicts, "" if nothing must."""
     verdicts = list(verdicts)
     found, lines = tally(verdicts), []
     if found["comparisons"] > 1:
@@ -267,8 +239,6 @@ def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
 
     Raises:
         InputError: another suffix, or the file can't be written.
-
-    Source: ours.
     """
     path = Path(path)
     check_suffix(path)

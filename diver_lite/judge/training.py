@@ -171,7 +171,7 @@ class _Run:
 
 
 def _failures(losses: Tensor, first_step: int) -> dict[int, int]:
-    """Map each training to the first step of its losses, a column, that isn't finite."""
+    """Map trainings to the first step whose loss, (steps, trainings), isn't finite."""
     broken = (~losses.isfinite()).nonzero()  # in the order of steps: the first wins
     return {index: first_step + step for step, index in broken.flip(0).tolist()}
 
