@@ -8,8 +8,8 @@ by its seed however many run at once.
 The ConvNet has instance normalisation, as every distillation method does it, the ViT
 layer normalisation, AlexNet none; all others batch normalisation, as torchvision does
 it (published tables mix both: a ResNet18 or VGG11 with instance normalisation is
-common). It scores new images by statistics of the training images, so it feels a shift
-between the two, which instance normalisation cancels.
+common). The latter scores new images by statistics of the training images, so it feels
+a shift between the two, which instance normalisation cancels.
 """
 
 from __future__ import annotations
@@ -65,38 +65,36 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(x))
 
 
+def _full_size(net: Any, first: Any, size: int) -> nn.Module:
+    """Keep small images from shrinking in the first convolution, and in its pooling."""
+    if size <= 64:
+        first.stride = (1, 1)
+    if size <= 32 and hasattr(net, "maxpool"):
+        net.maxpool = nn.Identity()
+    return net
+
+
 def _resnet18(num_classes: int, size: int) -> nn.Module:
     net: Any = tv.resnet18(num_classes=num_classes)
     if size <= 64:
         net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    if size <= 32:
-        net.maxpool = nn.Identity()
-    return net
+    return _full_size(net, net.conv1, size)
 
 
 def _shufflenet(num_classes: int, size: int) -> nn.Module:
     net: Any = tv.shufflenet_v2_x0_5(num_classes=num_classes)
-    if size <= 64:
-        net.conv1[0].stride = (1, 1)
-    if size <= 32:
-        net.maxpool = nn.Identity()
-    return net
+    return _full_size(net, net.conv1[0], size)
 
 
 def _mobilenet(num_classes: int, size: int) -> nn.Module:
-    return _full_size(tv.mobilenet_v2(num_classes=num_classes, dropout=0.0), size)
+    net: Any = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
+    return _full_size(net, net.features[0][0], size)
 
 
 def _efficientnet(num_classes: int, size: int) -> nn.Module:
     steady = {"dropout": 0.0, "stochastic_depth_prob": 0.0}
-    return _full_size(tv.efficientnet_b0(num_classes=num_classes, **steady), size)
-
-
-def _full_size(net: Any, size: int) -> nn.Module:
-    """Let the first convolution keep the size of small images."""
-    if size <= 64:
-        net.features[0][0].stride = (1, 1)
-    return net
+    net: Any = tv.efficientnet_b0(num_classes=num_classes, **steady)
+    return _full_size(net, net.features[0][0], size)
 
 
 def _vit(num_classes: int, size: int) -> nn.Module:

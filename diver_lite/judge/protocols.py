@@ -140,11 +140,10 @@ class Protocol:
 
     def peak_lr(self, judge: str, train: DistilledSet | None = None) -> float:
         """Return a judge's peak learning rate on a set."""
-        lr = self.judge_lr.get(judge, self.lr)
+        learned = None
         if self.learned_lr and judge == PROXY and train is not None:
             learned = learned_lr(train)
-            return lr if learned is None else learned
-        return lr
+        return self.judge_lr.get(judge, self.lr) if learned is None else learned
 
     def factor(self, step: int, total: int) -> float:
         """Return what the peak learning rate is multiplied by at a step."""
@@ -186,11 +185,7 @@ def learned_lr(train: DistilledSet) -> float | None:
 
 
 def with_statistics(protocol: Protocol, images: Tensor) -> Protocol:
-    """Return the protocol, with the statistics of real images if it has none.
-
-    Args:
-        protocol: is returned as it is unless its `statistics` is None.
-        images: (N, 3, H, W) in [0, 1].
+    """Return a protocol, with the statistics of images (N, 3, H, W) if it has none.
 
     Source: ours: the literature takes constants of the training split, which a judge
     of foreign files doesn't have at hand.
@@ -227,11 +222,7 @@ PROTOCOLS = {
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:
-    """Return a protocol by its name, or the one given.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Return a protocol by its name, or the one given; raise if there is none."""
     if isinstance(protocol, Protocol):
         return protocol
     expected = f"one of {[*PROTOCOLS]}"

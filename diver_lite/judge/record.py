@@ -57,8 +57,7 @@ class Cells:
         self.path = None if path is None else Path(path)
         self.rows: dict[Key, dict] = {}
         self.shas: dict[str, str] = {}
-        self.set_shas: dict[tuple[str, int], str] = {}
-        self.draws: dict[tuple[str, int], str] = {}
+        self.sets: dict[tuple[str, int], dict[str, str]] = {}
         if self.path is None:
             return
         self.shas["protocol_sha"] = protocol_fingerprint(protocol)
@@ -84,14 +83,11 @@ class Cells:
                 f"out {path}: not a table of trainings ({first_line(error)}); choose "
                 "another file"
             ) from None
-        words = {
-            "protocol_sha": "another protocol or other code",
-            "test_sha": "other test images",
-        }
-        for column, word in words.items():
-            if set(table[column]) - {self.shas[column]}:
+        other = "another protocol or other code", "other test images"
+        for (column, sha), words in zip(self.shas.items(), other, strict=True):
+            if set(table[column]) - {sha}:
                 raise InputError(
-                    f"out {path} was made with {word}; choose another file, or delete "
+                    f"out {path} was made with {words}; choose another file, or delete "
                     "it to start anew"
                 )
         for row in table.to_dict("records"):
@@ -105,23 +101,18 @@ class Cells:
     ) -> None:
         """Say which set a name stands for, with a seed.
 
-        Args:
-            name: of the set.
-            seed: of the judges that shall learn from it.
-            train: the set.
-            drawn: whether another draw could have given another set, as it is also
-                where the set's provenance says so.
-
-        Raises:
-            InputError: the file has trainings on another set of this name.
+        `drawn`, or the set's provenance, says whether another draw could have given
+        another set. Raises `InputError` if the file has trainings on another set of
+        this name.
         """
         drawn = drawn or is_drawn(train.provenance)
         if self.path is None and not drawn:  # nothing to compare with, or to count
             return
-        sha = self.set_shas[name, seed] = set_fingerprint(train)
-        self.draws[name, seed] = sha if drawn else ""
-        for (other, _, k), row in self.rows.items():
-            if (other, k) != (name, seed):
+        sha = set_fingerprint(train)
+        draw = sha if drawn else ""
+        self.sets[name, seed] = {"set_sha": sha, "draw": draw}
+        for row in self.rows.values():
+            if (row["set"], row["seed"]) != (name, seed):
                 continue
             if row["set_sha"] != sha:
                 raise InputError(
@@ -129,14 +120,13 @@ class Cells:
                     "give this one another name, choose another file, or delete those "
                     "rows"
                 )
-            row["draw"] = self.draws[name, seed]
+            row["draw"] = draw
 
     def add(self, rows: Iterable[dict]) -> None:
         """Add finished trainings and rewrite the file, whole or not at all."""
         for row in rows:
-            which = row["set"], row["seed"]
-            known = {"set_sha": self.set_shas.get(which, "")} | self.shas
-            self._keep(row | known | {"draw": self.draws.get(which, "")})
+            train = self.sets.get((row["set"], row["seed"]), {})
+            self._keep(row | {"set_sha": "", "draw": ""} | train | self.shas)
         if self.path is not None:
             table = pd.DataFrame(list(self.rows.values()), columns=IN_FILE)
             with atomic_path(self.path, overwrite=True) as temporary:

@@ -69,9 +69,7 @@ def fit_judges(
 
     Args:
         name: a key of `diver_lite.judge.networks.JUDGES`.
-        images: one (N, 3, H, W) per training, all of one shape.
-        labels: one (N,) or (N, num_classes) per training.
-        seeds: one per training.
+        images, labels, seeds: one of each per training, all of one shape.
         num_classes: number of outputs.
         protocol: a name or a `Protocol`.
         lr: peak learning rate of all, instead of the protocol's.
