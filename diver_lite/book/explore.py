@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import Parameter
 from time import monotonic
 from typing import Any, get_args, get_type_hints
 
@@ -41,6 +42,18 @@ from diver_lite.sets.classes import in_order_of, prior_classes
 
 DEFAULT = RecoveryConfig()
 HINTS = get_type_hints(RecoveryConfig)
+# Controls are given as ipywidgets abbreviates them: (lowest, highest, step), or a list.
+LEVEL, SCALE, FACTOR, SEED = (0, 980, 20), (1.0, 6.0, 0.5), (0.0, 0.5, 0.05), (0, 9)
+WINDOW = [*WINDOWS]
+# argument of `show` -> where its control begins, if not at the first or in the middle
+STARTS = vars(DEFAULT) | {"timestep": DEFAULT.noise_timestep, "seed": 0}
+# and what stands beside it, if not the argument's name
+BESIDE = {
+    "guidance_scale": "CFG scale",
+    "class_label": "class",
+    "name": "set",
+    "gpus": "GPUs",
+}
 
 
 def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
@@ -54,10 +67,10 @@ def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     return _live(
         show,
         "Distilled images, and the same images refined",
-        noise_timestep=_level(),
-        guidance_scale=_scale(),
-        guidance_factor=_factor(),
-        window=_window(),
+        noise_timestep=LEVEL,
+        guidance_scale=SCALE,
+        guidance_factor=FACTOR,
+        window=WINDOW,
     )
 
 
@@ -85,9 +98,9 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     return _live(
         show,
         "Distilled images, their noised latents, and what the prior makes of them",
-        noise_timestep=_level(500),
-        start=widgets.Dropdown(options=["matched", "published"]),
-        seed=_seed(),
+        noise_timestep=widgets.IntSlider(500, *LEVEL),
+        start=["matched", "published"],
+        seed=SEED,
     )
 
 
@@ -119,9 +132,9 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     return _live(
         show,
         "Distilled images, and the noisy and the predicted clean latents of one step",
-        timestep=_level(),
-        noise_timestep=_level(),
-        window=_window(),
+        timestep=LEVEL,
+        noise_timestep=LEVEL,
+        window=WINDOW,
     )
 
 
@@ -153,8 +166,8 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         show,
         "Distilled images, refined without a pull and with it inside the window",
         window=widgets.IntRangeSlider(value=(low, high), min=-1, max=1000),
-        guidance_factor=_factor(),
-        noise_timestep=_level(),
+        guidance_factor=FACTOR,
+        noise_timestep=LEVEL,
     )
 
 
@@ -181,9 +194,9 @@ def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.VB
     return _live(
         show,
         "Distilled images, refined without a pull and with it at every step",
-        guidance_factor=_factor(1.0),
-        guidance_target=_choice("guidance_target", get_args(HINTS["guidance_target"])),
-        guidance_sigma=_choice("guidance_sigma", get_args(HINTS["guidance_sigma"])),
+        guidance_factor=(0.0, 1.0, 0.05),
+        guidance_target=[*get_args(HINTS["guidance_target"])],
+        guidance_sigma=[*get_args(HINTS["guidance_sigma"])],
     )
 
 
@@ -214,9 +227,9 @@ def explore_guidance_scale(
     return _live(
         show,
         "Ten samples of the prior",
-        guidance_scale=_scale(),
+        guidance_scale=SCALE,
         class_label=_classes("ten classes", prior.class_names),
-        seed=_seed(),
+        seed=SEED,
     )
 
 
@@ -236,9 +249,9 @@ def explore_colour(images: Tensor) -> widgets.VBox:
     return _live(
         show,
         "Images before and after a change of brightness, saturation and contrast",
-        brightness=_float(0.0, -0.5, 0.5, 0.05),
-        saturation=_float(1.0, 0, 2, 0.1),
-        contrast=_float(1.0, 0.5, 1.5, 0.05),
+        brightness=(-0.5, 0.5, 0.05),
+        saturation=(0.0, 2.0, 0.1),
+        contrast=(0.5, 1.5, 0.05),
     )
 
 
@@ -289,7 +302,7 @@ def explore_cost(seconds_per_image: Mapping[str, float]) -> widgets.VBox:
         "Bars of the time that each way takes",
         images=widgets.SelectionSlider(options=sizes, index=len(sizes) - 1),
         steps=widgets.IntSlider(50, 5, 250, 5),
-        gpus=widgets.IntSlider(1, 1, 64, description="GPUs"),
+        gpus=widgets.IntSlider(1, 1, 64),
     )
 
 
@@ -331,9 +344,9 @@ def explore_priors(
     return _live(
         show,
         "Distilled images, and the same images as each prior recovers them",
-        noise_timestep=_level(500),
-        guidance_scale=_scale(),
-        seed=_seed(),
+        noise_timestep=widgets.IntSlider(500, *LEVEL),
+        guidance_scale=SCALE,
+        seed=SEED,
     )
 
 
@@ -385,10 +398,10 @@ def explore_before_after(
     return _live(
         show,
         "Images before and after their recovery",
-        name=widgets.Dropdown(options=[*sets], description="set"),
-        method=widgets.Dropdown(options=[*methods]),
+        name=[*sets],
+        method=[*methods],
         class_label=_classes("one of each", names),
-        seed=_seed(),
+        seed=SEED,
     )
 
 
@@ -407,37 +420,8 @@ def _noise(prior: Prior, count: int, seed: int) -> Tensor:
     return draw_noise(prior.latent_shape, range(count), seed)[0]
 
 
-def _level(value: float = DEFAULT.noise_timestep) -> widgets.IntSlider:
-    return widgets.IntSlider(int(value), 0, 980, 20)
-
-
-def _float(value, low, high, step, **options) -> widgets.FloatSlider:
-    return widgets.FloatSlider(value=value, min=low, max=high, step=step, **options)
-
-
-def _scale() -> widgets.FloatSlider:
-    return _float(DEFAULT.guidance_scale, 1, 6, 0.5, description="CFG scale")
-
-
-def _factor(highest: float = 0.5) -> widgets.FloatSlider:
-    return _float(DEFAULT.guidance_factor, 0, highest, 0.05)
-
-
-def _choice(name: str, options: Sequence[str]) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=getattr(DEFAULT, name))
-
-
-def _window() -> widgets.Dropdown:
-    return _choice("window", [*WINDOWS, "none"])
-
-
-def _classes(several: str, names: Sequence[str]) -> widgets.Dropdown:
-    options = [(several, None), *((name, i) for i, name in enumerate(names))]
-    return widgets.Dropdown(options=options, description="class")
-
-
-def _seed() -> widgets.IntSlider:
-    return widgets.IntSlider(0, 0, 9)
+def _classes(several: str, names: Sequence[str]) -> list[tuple[str, int | None]]:
+    return [(several, None), *((name, i) for i, name in enumerate(names))]
 
 
 class _Followed(Prior):
@@ -477,7 +461,7 @@ class _Picture(widgets.Image):
             self.value = encode_figure(figure, "webp")
 
 
-def _live(show: Callable[..., Figure], alt: str, **controls: Any) -> widgets.VBox:
+def _live(show: Callable[..., Figure], alt: str, **given: Any) -> widgets.VBox:
     """Stack the controls above the figure that `show` returns for their values.
 
     The picture is an `Image`, not an `Output`: whoever runs a notebook without a
@@ -488,10 +472,14 @@ def _live(show: Callable[..., Figure], alt: str, **controls: Any) -> widgets.VBo
             returns a prior to recover with: while it is used, the picture shows
             `rows` and, as row `name`, the latents on their way.
         alt: what the picture shows, for readers who don't see it.
-        controls: argument of `show` -> its control.
+        given: argument of `show` -> its control, or what ipywidgets makes one of.
     """
-    for name, control in controls.items():
-        control.description = control.description or name.replace("_", " ")
+    controls: dict[str, Any] = {}
+    for name, abbreviation in given.items():
+        start = STARTS.get(name, Parameter.empty)
+        control: Any = widgets.interactive.widget_from_abbrev(abbreviation, start)
+        controls[name] = control
+        control.description = BESIDE.get(name, name.replace("_", " "))
         control.style.description_width, control.layout.width = "9em", "32em"
         if control.has_trait("continuous_update"):
             control.continuous_update = False  # call when released, not while it moves
