@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from diver_lite.checks import InputError
     from diver_lite.distilled import DistilledSet
     from diver_lite.judge.table import cross_architecture
+    from diver_lite.judge.training import train_judge
     from diver_lite.make.distill import distill
     from diver_lite.prior import Prior, load_prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
@@ -28,6 +29,7 @@ _ADDRESSES = {
     "load_prior": "prior",
     "recover": "recovery",
     "recover_steps": "recovery",
+    "train_judge": "judge.training",
 }
 __all__ = [
     "DistilledSet",
@@ -41,6 +43,7 @@ __all__ = [
     "load_prior",
     "recover",
     "recover_steps",
+    "train_judge",
 ]
 
 

@@ -30,7 +30,7 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.judge.networks import PROXY, check_judge
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells, Key
-from diver_lite.judge.training import fit_judges, predict, to_device
+from diver_lite.judge.training import predict, to_device, train_judges
 from diver_lite.prior import resolve_device
 from diver_lite.sets.classes import in_order_of
 
@@ -155,7 +155,7 @@ def _judge(
     started = time.perf_counter()
     trains = [drawn[name, seed] for name, _, seed in keys]
     judge = keys[0][1]
-    networks = fit_judges(
+    networks = train_judges(
         judge,
         [train.images for train in trains],
         [protocol.targets(train) for train in trains],

@@ -1,9 +1,9 @@
 """Train judges, one by one or many at once, and ask them for predictions.
 
 A judge learns from 10 to 500 images, so on a GPU its training is a long queue of tiny
-kernels that leaves the device idle. Trainings are independent: `fit_judges` stacks the
-weights of several and runs them as one (`torch.func.vmap`), each with the batches and
-the augmentation that it would have had alone.
+kernels that leaves the device idle. Trainings are independent: `train_judges` stacks
+the weights of several and runs them as one (`torch.func.vmap`), each with the batches
+and the augmentation that it would have had alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_EVERY = 50  # steps between two looks at the losses: a look waits for the 
 CHANNELS_LAST = frozenset({"ShuffleNetV2", "MobileNetV2"})
 
 
-def fit_judge(
+def train_judge(
     name: str, images: Tensor, labels: Tensor, *, seed: int = 0, **options: Any
 ) -> nn.Module:
     """Train one judge and return it in evaluation mode.
@@ -40,20 +40,20 @@ def fit_judge(
         images: (N, 3, H, W) on the [0, 1] scale.
         labels: (N,) int64, or (N, num_classes) probabilities.
         seed: fixes initial weights, batches and augmentation.
-        options: the others of `fit_judges`, of which `num_classes` is needed.
+        options: the others of `train_judges`, of which `num_classes` is needed.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite.
 
     Source: ours; DSA augmentation as in Zhao and Bilen 2021.
     """
-    (result,) = fit_judges(name, [images], [labels], [seed], **options)
+    (result,) = train_judges(name, [images], [labels], [seed], **options)
     if isinstance(result, FloatingPointError):
         raise result
     return result
 
 
-def fit_judges(
+def train_judges(
     name: str,
     images: Sequence[Tensor],
     labels: Sequence[Tensor],
@@ -65,7 +65,7 @@ def fit_judges(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> list[nn.Module | FloatingPointError]:
-    """Train several judges of one kind at once, each as `fit_judge` would.
+    """Train several judges of one kind at once, each as `train_judge` would.
 
     Args:
         name: a key of `diver_lite.judge.networks.JUDGES`.
@@ -78,7 +78,7 @@ def fit_judges(
 
     Returns:
         For each training its network in evaluation mode, or, where the loss became NaN
-        or infinite, the error that `fit_judge` would raise.
+        or infinite, the error that `train_judge` would raise.
 
     Raises:
         InputError: differing numbers or shapes of images and labels.

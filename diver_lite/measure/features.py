@@ -16,7 +16,7 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.judge.networks import PROXY, ConvNet, build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
-from diver_lite.judge.training import fit_judge, predict
+from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
 from diver_lite.measure.latents import alike, image_rows
 from diver_lite.prior import resolve_device
@@ -60,7 +60,7 @@ def real_judge(
     }
 
     def train() -> dict[str, Tensor]:
-        judge = fit_judge(
+        judge = train_judge(
             name, images, labels, num_classes=classes, seed=seed, protocol=protocol
         )
         return {key: value.contiguous() for key, value in judge.state_dict().items()}

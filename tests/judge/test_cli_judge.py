@@ -63,7 +63,7 @@ def test_the_table_and_its_files(cli, sets):
 
 def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
     """Ctrl-C: exit code 130; the same command again repeats nothing."""
-    real, calls = evaluate.fit_judges, []
+    real, calls = evaluate.train_judges, []
 
     def interrupted(name, *arguments, **options):
         if len(calls) == 2:
@@ -71,7 +71,7 @@ def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
         calls.append(name)
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr(evaluate, "fit_judges", interrupted)
+    monkeypatch.setattr(evaluate, "train_judges", interrupted)
     command = ("a.safetensors", "b.safetensors", "--judges", "ConvNet", "--seeds", "2")
     code, out, err = cli(*command, *FAST, "-o", "cells.csv")
     assert (code, out) == (130, "")
@@ -115,7 +115,7 @@ def test_groups_of_judges_and_shipped_sets(cli, monkeypatch):
 
 def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
     """One file of recovered images has no verdict, {seed} in a name gives one."""
-    monkeypatch.setattr(evaluate, "fit_judges", lambda *_, **__: [None])
+    monkeypatch.setattr(evaluate, "train_judges", lambda *_, **__: [None])
     score = iter(range(10_000))  # each training beats those before
     monkeypatch.setattr(evaluate, "_score", lambda *_: next(score) / 10_000)
     tiny_set.save("a.safetensors")
@@ -143,7 +143,7 @@ def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
 def test_failed_trainings_are_reported(cli, sets, monkeypatch):
     """Their reason goes to stderr; the table stands."""
     error = FloatingPointError("judge ConvNet, seed 0: the loss became NaN at step 1")
-    monkeypatch.setattr(evaluate, "fit_judges", lambda *_, **__: [error])
+    monkeypatch.setattr(evaluate, "train_judges", lambda *_, **__: [error])
     code, out, err = cli("a.safetensors", *ONE, *FAST)
     assert code == 0
     assert "too few seeds" not in out  # the baseline alone

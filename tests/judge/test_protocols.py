@@ -11,7 +11,7 @@ from toy_sets import score, toy, toy_set
 from diver_lite.checks import InputError
 from diver_lite.judge import training as fit
 from diver_lite.judge.protocols import PROTOCOLS, Protocol, learned_lr, with_statistics
-from diver_lite.judge.training import fit_judge, predict
+from diver_lite.judge.training import predict, train_judge
 
 LITERATURE = PROTOCOLS["literature"]
 
@@ -84,7 +84,7 @@ def test_the_optimiser_gets_the_scheduled_rate_and_a_new_momentum(monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     protocol = replace(LITERATURE, epochs=4, statistics=(0.5, 0.25), judge_lr={})
-    fit_judge("ConvNet", *toy(count=2)[:2], num_classes=3, protocol=protocol)
+    train_judge("ConvNet", *toy(count=2)[:2], num_classes=3, protocol=protocol)
     assert seen == [
         (0.01, False),
         (0.01, True),
@@ -155,7 +155,7 @@ def test_soft_labels_are_learned():
     smooth = 0.7 * F.one_hot(labels, 3) + 0.1
     found = {}
     for kind, target in {"hard": labels, "soft": smooth}.items():
-        network = fit_judge(
+        network = train_judge(
             "ConvNet",
             images,
             target,

@@ -14,7 +14,7 @@ from diver_lite.judge.networks import JUDGES
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
 from diver_lite.judge.record import TRAINING, code_of
 from diver_lite.judge.table import cross_architecture
-from diver_lite.judge.training import fit_judges, predict
+from diver_lite.judge.training import predict, train_judges
 
 QUICK = {"steps": 2, "progress": False}
 
@@ -92,7 +92,7 @@ def trained(monkeypatch):
             results.append(FloatingPointError(message) if broken else Stub(seed).eval())
         return results
 
-    monkeypatch.setattr(evaluate, "fit_judges", stub)
+    monkeypatch.setattr(evaluate, "train_judges", stub)
     return log
 
 
@@ -135,9 +135,9 @@ def test_many_at_once_equal_one_by_one(name, optimizer, double, recwarn):
     sets = [toy(count=1, seed=seed) for seed in (0, 1)]
     images, labels = [s[0] for s in sets], [s[1] for s in sets]
     options = {"num_classes": 3, "protocol": protocol, "device": "cpu"}
-    many = fit_judges(name, images, labels, [4, 7], **options)
+    many = train_judges(name, images, labels, [4, 7], **options)
     alone = [
-        fit_judges(name, [x], [y], [seed], **options)[0]
+        train_judges(name, [x], [y], [seed], **options)[0]
         for x, y, seed in zip(images, labels, (4, 7), strict=True)
     ]
     assert not recwarn.list  # no batching rule was missing
@@ -161,13 +161,13 @@ def test_one_of_many_that_explodes(monkeypatch):
     broken = images.clone()
     broken[0] = float("inf")
     options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
-    first, bad, last = fit_judges(
+    first, bad, last = train_judges(
         "ConvNet", [images, broken, images], [labels] * 3, [0, 1, 2], **options
     )
     assert isinstance(bad, FloatingPointError)
     assert str(bad) == "judge ConvNet, seed 1: the loss became NaN at step 0"
     for seed, network in ((0, first), (2, last)):
-        (alone,) = fit_judges("ConvNet", [images], [labels], [seed], **options)
+        (alone,) = train_judges("ConvNet", [images], [labels], [seed], **options)
         found = predict(network, images), predict(alone, images)
         torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
@@ -177,9 +177,9 @@ def test_soft_labels_at_once():
     images, labels, _ = toy(count=2)
     smooth = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.1
     options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
-    soft, _ = fit_judges("ConvNet", [images] * 2, [smooth] * 2, [0, 1], **options)
-    (alone,) = fit_judges("ConvNet", [images], [smooth], [0], **options)
-    (hard,) = fit_judges("ConvNet", [images], [labels], [0], **options)
+    soft, _ = train_judges("ConvNet", [images] * 2, [smooth] * 2, [0, 1], **options)
+    (alone,) = train_judges("ConvNet", [images], [smooth], [0], **options)
+    (hard,) = train_judges("ConvNet", [images], [labels], [0], **options)
     found = predict(soft, images), predict(alone, images)
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(predict(soft, images), predict(hard, images), atol=1e-3)
@@ -205,25 +205,25 @@ def test_a_judge_that_cannot_be_batched_is_trained_one_by_one(monkeypatch):
     images, labels, _ = toy(count=2)
     options = {"num_classes": 3, "protocol": Protocol(steps=3)}
     with pytest.warns(UserWarning, match=r"judge Odd can't be trained 2 at a time"):
-        many = fit_judges("Odd", [images] * 2, [labels] * 2, [0, 1], **options)
+        many = train_judges("Odd", [images] * 2, [labels] * 2, [0, 1], **options)
     for seed, network in enumerate(many):
-        (alone,) = fit_judges("Odd", [images], [labels], [seed], **options)
+        (alone,) = train_judges("Odd", [images], [labels], [seed], **options)
         assert torch.equal(predict(network, images), predict(alone, images))
     with pytest.raises(InputError, match=r"found shapes .*expected one shape"):
-        fit_judges("ConvNet", [images, images[:4]], [labels, labels[:4]], [0, 1],
+        train_judges("ConvNet", [images, images[:4]], [labels, labels[:4]], [0, 1],
                    **options)  # fmt: skip
 
 
 def test_what_runs_at_once(monkeypatch, trained):
     """Seeds first, then sets of one shape, never more than asked for."""
     groups = []
-    stub = evaluate.fit_judges
+    stub = evaluate.train_judges
 
     def spy(name, images, labels, seeds, **options):
         groups.append((name, len(images[0]), list(seeds), options["lr"]))
         return stub(name, images, labels, seeds, **options)
 
-    monkeypatch.setattr(evaluate, "fit_judges", spy)
+    monkeypatch.setattr(evaluate, "train_judges", spy)
     learned = toy_set(provenance={"learned_lr": 0.5})
     sets = {"a": toy_set(), "b": toy_set(seed=1), "c": toy_set(count=2), "d": learned}
     options = {

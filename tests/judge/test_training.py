@@ -11,7 +11,7 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.judge import training as fit
 from diver_lite.judge.networks import JUDGES, PROXY, UNSEEN, ConvNet, build_judge
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
-from diver_lite.judge.training import CHANNELS_LAST, fit_judge, predict
+from diver_lite.judge.training import CHANNELS_LAST, predict, train_judge
 from diver_lite.make.baselines import (
     clip_only,
     random_real,
@@ -124,7 +124,7 @@ def test_a_seed_fixes_a_training(name):
     options = {"num_classes": 3, "protocol": BRIEF}
     x = toy(count=2, seed=1)[0]
     first, again, other = (
-        predict(fit_judge(name, images, labels, seed=seed, **options), x, BRIEF)
+        predict(train_judge(name, images, labels, seed=seed, **options), x, BRIEF)
         for seed in (0, 0, 1)
     )
     assert first.shape == (6, 3)
@@ -140,7 +140,7 @@ def test_a_seed_fixes_a_training(name):
 def test_training_leaves_the_global_generator_alone():
     """A judge trained in between changes nothing for others."""
     state = torch.get_rng_state()
-    fit_judge("ViT", *toy()[:2], num_classes=3, protocol=BRIEF)
+    train_judge("ViT", *toy()[:2], num_classes=3, protocol=BRIEF)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -151,12 +151,12 @@ def test_every_step_counts(optimizer, monkeypatch):
     monkeypatch.setattr(fit, "dsa", lambda x, *_, **__: seen.append(x) or x)
     images, labels, _ = toy(count=4)
     protocol = Protocol(steps=6, batch_size=4, optimizer=optimizer)
-    fit_judge("ConvNet", images, labels, num_classes=3, protocol=protocol)
+    train_judge("ConvNet", images, labels, num_classes=3, protocol=protocol)
     assert [len(x) for x in seen] == [4] * 6
     epochs = torch.cat(seen).view(2, 12, -1).sum(-1).sort(dim=1).values
     assert torch.equal(*epochs)
     seen.clear()  # a set smaller than a batch is used whole
-    fit_judge(
+    train_judge(
         "ConvNet",
         images,
         labels,
@@ -171,7 +171,7 @@ def test_a_training_that_explodes_says_so():
     protocol = Protocol(steps=5, optimizer="sgd", lr=1e30, augment=())
     words = r"judge ConvNet, seed 4: the loss became NaN at step [12]$"
     with pytest.raises(FloatingPointError, match=words):
-        fit_judge("ConvNet", *toy()[:2], num_classes=3, seed=4, protocol=protocol)
+        train_judge("ConvNet", *toy()[:2], num_classes=3, seed=4, protocol=protocol)
 
 
 def test_sets_and_tests_that_do_not_fit():

@@ -247,7 +247,7 @@ def test_real_judge_is_kept_and_loaded(sample, tmp_path, monkeypatch):
     images, labels, names = sample
     dataset = (images[:50], labels[:50], names)
     trained = real_judge(dataset, path, protocol=QUICK)
-    monkeypatch.setattr(module, "fit_judge", None)  # would fail if called
+    monkeypatch.setattr(module, "train_judge", None)  # would fail if called
     loaded = real_judge(dataset, path, protocol=QUICK)
     assert not loaded.training
     assert loaded.class_names == trained.class_names == names

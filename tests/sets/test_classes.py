@@ -250,7 +250,7 @@ def nearest_mean(monkeypatch):
         pairs = zip(images, labels, strict=True)
         return [NearestMean(x, y, num_classes).eval() for x, y in pairs]
 
-    monkeypatch.setattr(evaluate, "fit_judges", fit)
+    monkeypatch.setattr(evaluate, "train_judges", fit)
 
 
 def coloured(count, seed):
@@ -290,13 +290,13 @@ def test_the_order_of_a_set_s_classes_changes_no_training(tmp_path, monkeypatch)
     protocol = Protocol(steps=2, batch_size=8, labels="soft", learned_lr=True)
     options = {"judges": ["ConvNet"], "seeds": 2, "progress": False}
     options |= {"protocol": protocol, "out": tmp_path / "cells.csv"}
-    seen, fit = [], evaluate.fit_judges
+    seen, fit = [], evaluate.train_judges
 
     def spy(*arguments, **named):
         seen.append(arguments)
         return fit(*arguments, **named)
 
-    monkeypatch.setattr(evaluate, "fit_judges", spy)
+    monkeypatch.setattr(evaluate, "train_judges", spy)
     first = cross_architecture({"a": train}, toy(seed=9), **options)
     mixed = reordered(train, [2, 0, 1])
     assert mixed.labels.tolist() != train.labels.tolist()
