@@ -9,55 +9,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from published_files import (
+    CIFAR10,
+    GLAD,
+    IMAGENET,
+    class_major,
+    close,
+    kornia_whitening,
+    normalise,
+    pixels,
+    save_dc,
+    save_run,
+    write_images,
+)
 
 from diver_lite.checks import InputError
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import SUBSETS, class_names
 
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-CIFAR10 = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 CIFAR100 = ([0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762])
-GLAD = ([0.4377, 0.4438, 0.4728], IMAGENET[1])
 SVHN = ([0.4377, 0.4438, 0.4728], [0.198, 0.201, 0.197])
 RELEASED = Path(__file__).parents[3] / "shared/data/released/dm_imagefruit_ipc1.pt"
-
-
-def pixels(count=20, size=8, channels=3, seed=0):
-    """Return images on the [0, 1] scale that exceed it, as distilled ones do."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, channels, size, size, generator=generator) + 0.5
-
-
-def normalise(images, statistics):
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
-    return (images - mean) / std
-
-
-def class_major(classes=10, ipc=2):
-    return torch.arange(classes).repeat_interleave(ipc)
-
-
-def close(found, expected):
-    assert found.images.dtype == torch.float32
-    assert found.images.shape == expected.shape
-    assert (found.images - expected).abs().max() < 1e-5
-
-
-def save_dc(path, sets, accuracies=True):
-    content = {"data": sets}
-    if accuracies:  # numpy numbers, as `evaluate_synset` makes them
-        content["accs_all_exps"] = {"ConvNet": [np.float64(0.3), np.float64(0.4)]}
-    torch.save(content, path)
-    return path
-
-
-def save_run(folder, images, labels, name="best", lr=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(images, folder / f"images_{name}.pt")
-    torch.save(labels, folder / f"labels_{name}.pt")
-    if lr is not None:
-        torch.save(torch.tensor(lr), folder / f"lr_{name}.pt")
-    return folder / f"images_{name}.pt"
 
 
 # --- DC, DSA, DM -------------------------------------------------------------------
@@ -210,25 +182,13 @@ def test_datm_keeps_logits_and_learning_rate(tmp_path):
     )
 
 
-def kornia_whitening(reference, images, eps=0.1):
-    """Whiten as kornia.enhance.ZCAWhitening does, written independently with an SVD."""
-    flat = reference.flatten(1).double()
-    mean = flat.mean(0, keepdim=True)
-    covariance = (flat - mean).T @ (flat - mean) / (len(flat) - 1)
-    u, s, _ = torch.linalg.svd(covariance)
-    transform = u @ torch.diag((s + eps).rsqrt()) @ u.T
-    return ((images.flatten(1).double() - mean) @ transform).view_as(images).float()
-
-
 @pytest.mark.parametrize("format", ["mtt", "datm", "dd-ranking"])
 def test_whitening_is_undone_with_the_training_images(tmp_path, format):
     images, reference = pixels(), torch.rand(300, 3, 8, 8)
     labels = 3 * torch.eye(10)[class_major()] if format == "datm" else class_major()
     white = kornia_whitening(reference, images)
-    path = save_run(tmp_path, white, labels)
-    if format == "dd-ranking":
-        path = path.rename(tmp_path / "images.pt")
-        (tmp_path / "labels_best.pt").rename(tmp_path / "labels.pt")
+    name = None if format == "dd-ranking" else "best"
+    path = save_run(tmp_path, white, labels, name)
     loaded = load_distilled(
         path, format=format, dataset="cifar10", zca_reference=reference
     )
@@ -389,18 +349,6 @@ def test_soft_labels_below_zero_are_logits(tmp_path):
 
 
 # --- Image folders -----------------------------------------------------------------
-
-
-def write_images(root, folders, count=2, size=(8, 8), suffix="png"):
-    """Write `count` images per folder; every pixel of one image has its own value."""
-    value = 0
-    for folder in folders:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            array = np.full((*size, 3), value, np.uint8)
-            Image.fromarray(array).save(root / folder / f"{i}.{suffix}", quality=95)
-            value += 1
-    return root
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_formats import (
+from published_files import (
     CIFAR10,
     class_major,
     close,
@@ -149,10 +149,8 @@ def test_the_unit_range_answers_whether_pixels_are_whitened(tmp_path, format):
     images = load_distilled("cifar10-mtt-ipc10").images.clamp(0, 1)
     labels = class_major(10, 10)
     labels = 3 * torch.eye(10)[labels] if format == "datm" else labels
-    path = save_run(tmp_path, images, labels)
-    if format == "dd-ranking":
-        path = path.rename(tmp_path / "images.pt")
-        (tmp_path / "labels_best.pt").rename(tmp_path / "labels.pt")
+    name = None if format == "dd-ranking" else "best"
+    path = save_run(tmp_path, images, labels, name)
     with pytest.warns(UserWarning, match="read as stored"):
         loaded = load_distilled(path, format=format, dataset="cifar10")
     close(loaded, images)

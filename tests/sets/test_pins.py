@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from test_formats import class_major, close, normalise, pixels, save_dc, save_run
+from published_files import class_major, close, normalise, pixels, save_dc, save_run
 from torchvision.models import ResNet18_Weights
 
 from diver_lite.judge.protocols import PROTOCOLS

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_formats import (
+from published_files import (
     GLAD,
     IMAGENET,
     class_major,
@@ -79,9 +79,8 @@ def write(format):
     if format == "glad":
         return save_run(here, normalise(images, GLAD), labels, name="00500")
     if format == "dd-ranking":
-        save_run(here, normalise(images, IMAGENET), labels)
-        (here / "labels_best.pt").rename(here / "labels.pt")
-        return (here / "images_best.pt").rename(here / "images.pt").parent
+        save_run(here, normalise(images, IMAGENET), labels, name=None)
+        return here
     if format == "image-folder":
         write_images(here, [WORDNET_IDS[i] for i in imagenet_indices("imagefruit")])
         return here

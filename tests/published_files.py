@@ -1,0 +1,70 @@
+"""Files of distilled sets as each method's repository writes them, for the tests."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+CIFAR10 = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+GLAD = ([0.4377, 0.4438, 0.4728], IMAGENET[1])
+
+
+def pixels(count=20, size=8, channels=3, seed=0):
+    """Return images on the [0, 1] scale that exceed it, as distilled ones do."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, size, size, generator=generator) + 0.5
+
+
+def normalise(images, statistics):
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
+    return (images - mean) / std
+
+
+def kornia_whitening(reference, images, eps=0.1):
+    """Whiten as kornia.enhance.ZCAWhitening does, written independently with an SVD."""
+    flat = reference.flatten(1).double()
+    mean = flat.mean(0, keepdim=True)
+    covariance = (flat - mean).T @ (flat - mean) / (len(flat) - 1)
+    u, s, _ = torch.linalg.svd(covariance)
+    transform = u @ torch.diag((s + eps).rsqrt()) @ u.T
+    return ((images.flatten(1).double() - mean) @ transform).view_as(images).float()
+
+
+def class_major(classes=10, ipc=2):
+    return torch.arange(classes).repeat_interleave(ipc)
+
+
+def close(found, expected):
+    assert found.images.dtype == torch.float32
+    assert found.images.shape == expected.shape
+    assert (found.images - expected).abs().max() < 1e-5
+
+
+def save_dc(path, sets):
+    # numpy numbers, as `evaluate_synset` makes them
+    accuracies = {"ConvNet": [np.float64(0.3), np.float64(0.4)]}
+    torch.save({"data": sets, "accs_all_exps": accuracies}, path)
+    return path
+
+
+def save_run(folder, images, labels, name="best", lr=None):
+    """Write a trajectory's files; DD-Ranking's names have no ending: name=None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ending = "" if name is None else f"_{name}"
+    torch.save(images, folder / f"images{ending}.pt")
+    torch.save(labels, folder / f"labels{ending}.pt")
+    if lr is not None:
+        torch.save(torch.tensor(lr), folder / f"lr{ending}.pt")
+    return folder / f"images{ending}.pt"
+
+
+def write_images(root, folders, count=2, size=(8, 8), suffix="png"):
+    """Write `count` images per folder; every pixel of one image has its own value."""
+    value = 0
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            array = np.full((*size, 3), value, np.uint8)
+            Image.fromarray(array).save(root / folder / f"{i}.{suffix}", quality=95)
+            value += 1
+    return root
