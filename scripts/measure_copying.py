@@ -23,12 +23,11 @@ from pathlib import Path
 
 import pandas as pd
 from measure_metrics import add_arguments, load_real
-from provenance import begin, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import RecoveryConfig, load_prior, recover
 from diver_lite.make.baselines import random_real, raw_prior, vae_only
 from diver_lite.measure.copying import copying_distances, copying_summary
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 

@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 from study import TUNED, TUNED_PRIOR
 
 from diver_lite import DistilledSet, RecoveryConfig, load_dataset, load_prior, recover
@@ -45,7 +45,6 @@ from diver_lite.measure.features import (
     real_judge,
 )
 from diver_lite.measure.latents import latent_distances, source_distances
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")

@@ -29,7 +29,7 @@ from math import sqrt
 
 import pandas as pd
 import torch
-from provenance import begin, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import (
     Prior,
@@ -42,7 +42,6 @@ from diver_lite import (
 from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
 from diver_lite.run.interval import IntervalPrior
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 BASE, OTHER_NOISE = "base", "base, other noise"

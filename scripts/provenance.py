@@ -2,6 +2,7 @@
 
 A script calls `begin` first: it refuses to measure code that no commit holds. What
 takes long is kept by `kept_recovery`, under a name made of all that it depends on.
+Sets, shipped or just distilled, are found by `find_distilled`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import pandas as pd
 import torch
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig, recover
+from diver_lite.checks import InputError
 from diver_lite.files import atomic_path, fingerprint
 from diver_lite.run.to_file import run_facts
 from diver_lite.sets.classes import prior_classes
+from diver_lite.sets.load import list_shipped, load_distilled
 
 ROOT = Path(__file__).parents[1]
 CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
@@ -44,6 +47,33 @@ def begin() -> float:
             "commit it, then measure"
         )
     return time.perf_counter()
+
+
+def find_distilled(name: str, folder: str | Path | None = None) -> DistilledSet:
+    """Load a set by its name from a folder, or else a shipped one.
+
+    Args:
+        name: such as "cifar10-dsa-ipc10"; or a path, which is read as it is.
+        folder: where freshly distilled sets lie as NAME.safetensors; what lies there
+            comes before what ships.
+
+    Raises:
+        InputError: neither in the folder nor shipped; the message lists both places.
+
+    Source: ours.
+    """
+    if folder is not None:
+        path = Path(folder) / f"{name}.safetensors"
+        if path.exists():
+            return load_distilled(path)
+        if name not in list_shipped() and not Path(name).exists():
+            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
+            raise InputError(
+                f"set {name!r} does not ship, and folder {folder} holds "
+                f"{found or 'no .safetensors file'}; make it with "
+                "scripts/distill_sets.py"
+            )
+    return load_distilled(name)
 
 
 def kept_recovery(

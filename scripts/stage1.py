@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 
 import pandas as pd
-from provenance import begin, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import cross_architecture, load_dataset
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 # top-1 % of a ConvNet at 1 and 10 images per class. DC and DSA: the README of

@@ -26,7 +26,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, kept_recovery, write_csv, write_result
+from provenance import begin, find_distilled, kept_recovery, write_csv, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -39,7 +39,6 @@ from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
 from diver_lite.judge.networks import UNSEEN
 from diver_lite.make.baselines import clip_only, random_real, vae_only, variants
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 CONTROLS = ("clip only", "VAE only")

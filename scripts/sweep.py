@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, kept_recovery, write_csv, write_result
+from provenance import begin, find_distilled, kept_recovery, write_csv, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -32,7 +32,6 @@ from diver_lite import (
 from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
 from diver_lite.make.baselines import random_real, vae_only
-from diver_lite.sets.load import find_distilled
 from diver_lite.sets.real import describe_source
 
 DEFAULT = RecoveryConfig()

@@ -16,7 +16,7 @@ from diver_lite import assets, distilled
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
-from diver_lite.sets.load import find_distilled, list_shipped, load_distilled
+from diver_lite.sets.load import list_shipped, load_distilled
 from diver_lite.sets.names import (
     ALIASES,
     DATASETS,
@@ -370,21 +370,6 @@ def test_shipped_sets_are_found_by_name(tmp_path, monkeypatch):
     same(load_distilled("toy-dm-ipc2"), small_set())
     with pytest.raises(InputError, match=r"'toy-dm-ipc1'.*shipped: toy-dm-ipc2\)"):
         load_distilled("toy-dm-ipc1")
-
-
-def test_a_set_of_a_folder_comes_before_one_that_ships(tmp_path):
-    """Scripts find sets that were just distilled, and shipped ones, by their names."""
-    name = list_shipped()[0]
-    shipped = find_distilled(name)
-    assert torch.equal(find_distilled(name, tmp_path).images, shipped.images)
-    mine = DistilledSet(shipped.images / 2, shipped.labels, shipped.class_names)
-    for new in (name, "cifar10-dm-ipc1"):
-        mine.save(tmp_path / f"{new}.safetensors")
-        assert torch.equal(find_distilled(new, tmp_path).images, mine.images)
-    path = tmp_path / "cifar10-dm-ipc1.safetensors"
-    assert torch.equal(find_distilled(str(path)).images, mine.images)
-    with pytest.raises(InputError, match=r"'cifar10-x' does not ship.*cifar10-dm-ipc1"):
-        find_distilled("cifar10-x", tmp_path)
 
 
 def test_without_shipped_sets_the_error_says_so(tmp_path, monkeypatch):

@@ -33,33 +33,6 @@ def list_shipped() -> tuple[str, ...]:
     return tuple(file.stem for file in files if file.suffix == ".safetensors")
 
 
-def find_distilled(name: str, folder: str | Path | None = None) -> DistilledSet:
-    """Load a set by its name from a folder, or else a shipped one.
-
-    Args:
-        name: such as "cifar10-dsa-ipc10"; or a path, which is read as it is.
-        folder: where freshly distilled sets lie as NAME.safetensors; what lies there
-            comes before what ships.
-
-    Raises:
-        InputError: neither in the folder nor shipped; the message lists both places.
-
-    Source: ours.
-    """
-    if folder is not None:
-        path = Path(folder) / f"{name}.safetensors"
-        if path.exists():
-            return load_distilled(path)
-        if name not in list_shipped() and not Path(name).exists():
-            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
-            raise InputError(
-                f"set {name!r} does not ship, and folder {folder} holds "
-                f"{found or 'no .safetensors file'}; make it with "
-                "scripts/distill_sets.py"
-            )
-    return load_distilled(name)
-
-
 def load_distilled(
     source: str | Path | Sequence[str | Path],
     *,

@@ -19,11 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
 from diver_lite.make import distill
 from diver_lite.make.train_prior import train_prior
 from diver_lite.recovery import RecoveryConfig
+from diver_lite.sets.load import list_shipped
 from diver_lite.sets.real import CIFAR10_CLASSES
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -237,6 +239,21 @@ def test_every_script_that_stores_results_asks_first():
     assert len(storing) > 10
     for script in storing:
         assert "begin()" in script.read_text(), script.name
+
+
+def test_a_set_of_a_folder_comes_before_one_that_ships(tmp_path):
+    """Sets that were just distilled, and shipped ones, are found by their names."""
+    name = list_shipped()[0]
+    shipped = provenance.find_distilled(name)
+    assert torch.equal(provenance.find_distilled(name, tmp_path).images, shipped.images)
+    mine = DistilledSet(shipped.images / 2, shipped.labels, shipped.class_names)
+    for new in (name, "cifar10-dm-ipc1"):
+        mine.save(tmp_path / f"{new}.safetensors")
+        assert torch.equal(provenance.find_distilled(new, tmp_path).images, mine.images)
+    path = tmp_path / "cifar10-dm-ipc1.safetensors"
+    assert torch.equal(provenance.find_distilled(str(path)).images, mine.images)
+    with pytest.raises(InputError, match=r"'cifar10-x' does not ship.*cifar10-dm-ipc1"):
+        provenance.find_distilled("cifar10-x", tmp_path)
 
 
 def test_a_kept_recovery_is_taken_for_no_other(tmp_path, tiny_prior, monkeypatch):
