@@ -374,8 +374,8 @@ MUTANTS = [
     Mutant(
         "sets/names.py",
         "NCFM's fruit with the usual index",
-        '(956, "custard apple")',
-        '(948, "custard apple")',
+        "956 custard apple",
+        "948 custard apple",
     ),
     Mutant("sets/names.py", "a wrong digit", "236:n02107142", "236:n02107143"),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, describe
+from diver_lite.checks import InputError, class_indices, describe
 from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def join(
     """Return where each class name of one list stands in another.
 
     Case, hyphens, blanks and underscores don't matter where that leaves one candidate.
-    The names that a loader gives where it knows none ("class 0", "class 1", ...) stand
-    for numbers: with as many classes on both sides they are taken to be in order, with
-    a warning. No other names do, digits ("0" .. "9") least of all. Equal lists are
-    joined by position, so lists with repeated names (some of ImageNet's) can be.
+    "class 0", "class 1", ..., which a loader gives where it knows no names, stand for
+    numbers: with as many classes on both sides they are taken to be in order, with a
+    warning. No other names do, digits ("0" .. "9") least of all. Equal lists are joined
+    by position, so that names may repeat (some of ImageNet's do).
 
     Args:
         names: of the classes to find.
@@ -96,10 +97,10 @@ def in_order_of(
     ours: str = "the set",
     theirs: str = "the test images",
 ) -> DistilledSet:
-    """Return a set whose labels mean the classes of another list, the same classes.
+    """Return a set with its classes, which are those of a list, in the list's order.
 
     Args:
-        distilled: is returned itself if its classes are in that order already.
+        distilled: is returned itself if they are in that order already.
         names: the class names, in the order that is wanted.
         ours, theirs: whose these are, for messages.
 
@@ -143,33 +144,20 @@ def prior_classes(
     """
     names = distilled.class_names
     if class_map is None:
-        class_map = join(
-            names,
-            prior.class_names,
-            "the set",
-            "the prior",
+        advice = (
             "pass class_map (--class-map) with the prior's class for each class of the "
-            f"set, or {_NAME_THEM}",
+            f"set, or {_NAME_THEM}"
         )
+        class_map = join(names, prior.class_names, "the set", "the prior", advice)
     try:
-        table = torch.as_tensor(
-            class_map if isinstance(class_map, Tensor) else list(class_map)
-        )
+        given = class_map if isinstance(class_map, Tensor) else list(class_map)
+        table = torch.as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError):
-        table = torch.empty(0)
-    if table.ndim != 1 or table.is_floating_point() or table.dtype == torch.bool:
-        raise InputError(f"class_map is {describe(class_map)}; expected integers")
-    if len(table) != len(names):
         raise InputError(
-            f"class_map has {len(table)} entries; the set has {len(names)} classes"
-        )
-    wrong = table[(table < 0) | (table >= prior.num_classes)]
-    if len(wrong):
-        raise InputError(
-            f"class_map names class {int(wrong[0])}; the prior knows classes 0 .. "
-            f"{prior.num_classes - 1}"
-        )
-    return table[distilled.labels]
+            f"class_map is {describe(class_map)}; expected {len(names)} integers"
+        ) from None
+    class_indices(table, "class_map", len(names), prior.num_classes)
+    return table.long()[distilled.labels]
 
 
 def origin(distilled: DistilledSet) -> str | None:
@@ -177,8 +165,8 @@ def origin(distilled: DistilledSet) -> str | None:
 
     Returns:
         A data set's canonical name, or the folder that was given to `distill`. Where
-        the record doesn't say, the data set that has the set's class names; None if
-        there is no such, or more than one (MNIST's and SVHN's are the same).
+        the record doesn't say, the one data set that has the set's class names; None
+        for none or several (MNIST's and SVHN's are the same).
 
     Source: ours.
     """
@@ -210,9 +198,9 @@ def _fold(name: str) -> str:
 
 
 def _positions(names: Sequence[str]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
+    places = defaultdict(list)
     for index, name in enumerate(names):
-        places.setdefault(name, []).append(index)
+        places[name].append(index)
     return places
 
 
