@@ -1,7 +1,7 @@
 """How each published method stores its distilled images, and how to undo it.
 
-`read` returns what `DistilledSet` is made of. One reader per format says which
-repository it follows and what it undoes; nothing that a file leaves open is guessed.
+One reader per format says which repository it follows and what it undoes; nothing that
+a file leaves open is guessed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.checks import InputError, file_error, naming
+from diver_lite.checks import (
+    InputError,
+    file_error,
+    floats,
+    instance,
+    integer,
+    is_one_of,
+    naming,
+    require,
+)
+from diver_lite.distilled import DistilledSet
 from diver_lite.files import slug
 from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
 from diver_lite.sets.normalisation import (
@@ -53,25 +63,14 @@ FORMATS = {
     "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
-_WITH_ZCA = ("mtt", "datm", "dd-ranking")
-OPTIONS = {  # argument of load_distilled -> the formats it belongs to
-    "experiment": ("dc", "predd"),
-    "zca": _WITH_ZCA,
-    "zca_reference": _WITH_ZCA,
-    "factor": ("ncfm",),
-    "space": ("glad",),
-    "normalisation": ("dc", "glad", *_WITH_ZCA),
-}
 _SPLIT = ("mtt", "datm", "glad")
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-Parts = dict[str, Any]  # the arguments of DistilledSet
-
 
 def read(
-    paths: Sequence[Path], format: str, dataset: str | None, options: dict[str, Any]
-) -> Parts:
+    paths: list[Path], format: str, dataset: str | None, options: dict[str, Any]
+) -> DistilledSet:
     """Read published files, with everything undone that `load_distilled` describes.
 
     Args:
@@ -80,29 +79,26 @@ def read(
         dataset: a canonical data set name, or None to take it from the files' names.
         options: the format's own arguments, by name.
 
-    Returns:
-        The arguments of `DistilledSet`.
-
     Raises:
         InputError: see `load_distilled`.
 
     Source: the repositories named at each reader.
     """
-    job = _Job(list(paths), dataset, format, options)
+    job = _Job(paths, dataset, format, options)
     with naming(job.path):
         if format == "auto":
             job.format = _detect(job)
+        reader, allowed = _READERS[job.format]
         for name in options:
-            if job.format not in OPTIONS[name]:
+            if name not in allowed:
+                fitting = [f for f, (_, names) in _READERS.items() if name in names]
                 raise InputError(
                     f"{name}= has no meaning for format {job.format!r}; it is for "
-                    f"{', '.join(OPTIONS[name])}"
+                    f"{', '.join(fitting)}"
                 )
-        if len(paths) > 1 and job.format not in _SPLIT:
-            raise InputError(
-                f"found {len(paths)} files; format {job.format!r} expects one"
-            )
-        return _READERS[job.format](job)
+        enough = len(paths) == 1 or job.format in _SPLIT
+        job.expect(enough, f"{len(paths)} files", "one")
+        return reader(job)
 
 
 @dataclass
@@ -111,31 +107,30 @@ class _Job(Undoing):
 
     def __post_init__(self) -> None:
         parts = (self.path.name, *(parent.name for parent in self.path.parents[:2]))
-        if self.dataset is None:
-            for part in parts:
-                if found := dataset_in(part):
-                    self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
-                    break
+        for part in parts:
+            if self.dataset is None and (found := dataset_in(part)):
+                self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
 
     @cached_property
     def payload(self) -> Any:
-        if self.path.is_dir():
-            raise InputError(f"found a folder; format {self.format!r} expects a file")
+        self.expect(not self.path.is_dir(), "a folder", "a file")
         return load_torch(self.path)
+
+    def expect(self, condition: bool, found: str, expected: str) -> None:
+        """Raise unless what was found is as the format has it."""
+        if not condition:
+            wanted = f"format {self.format!r} expects {expected}"
+            raise InputError(f"found {found}; {wanted}")
 
     def dict_pair(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a DatasetCondensation dict."""
         data = self.payload.get("data") if isinstance(self.payload, dict) else None
-        if not isinstance(data, list) or not data:
-            raise InputError(
-                f"found {_describe(self.payload)}; format {self.format!r} expects a "
-                "dict whose 'data' lists [images, labels]"
-            )
-        kind = _kind_of_entries(data, self.path)
-        last = len(data) - 1
+        data = data if isinstance(data, list) else []
+        expected = "a dict whose 'data' lists [images, labels]"
+        self.expect(len(data) > 0, _describe(self.payload), expected)
+        kind, last = _kind_of_entries(data, self.path), len(data) - 1
         chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
-        if not isinstance(chosen, int) or not 0 <= chosen <= last:
-            raise InputError(f"experiment {chosen!r}: expected 0..{last}")
+        chosen = integer(chosen, "experiment", 0, last)
         self.record |= {"experiment": chosen, "experiments": len(data)}
         if kind is not None:
             self.record["entries_are"] = kind
@@ -153,7 +148,7 @@ class _Job(Undoing):
         *,
         names: Sequence[str] | None = None,
         soft_kind: str | None = None,
-    ) -> Parts:
+    ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
         soft = None
         if labels.ndim == 2 and labels.is_floating_point():
@@ -168,8 +163,7 @@ class _Job(Undoing):
         if names is None and self.dataset is not None:
             names = class_names(self.dataset)
         if names is None:
-            seen = int(labels.max()) + 1 if labels.numel() else 1
-            names = numbered(seen if soft is None else soft.shape[1])
+            names = numbered(int(labels.max()) + 1 if soft is None else soft.shape[1])
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -177,13 +171,7 @@ class _Job(Undoing):
             "undone": self.undone,
             **self.record,
         }
-        return {
-            "images": images,
-            "labels": labels,
-            "class_names": names,
-            "soft_labels": soft,
-            "provenance": provenance,
-        }
+        return DistilledSet(images, labels, tuple(names), soft, provenance)
 
 
 def _describe(item: Any) -> str:
@@ -201,20 +189,16 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
     return _pixels(item[0]), _tensor(item[1])
 
 
-def _tensor(item: Any) -> Tensor:
-    if not isinstance(item, Tensor):
-        raise InputError(f"found {_describe(item)}; expected a tensor")
+def _tensor(item: Any, name: str = "labels") -> Tensor:
+    instance(item, name, Tensor)
+    require(item.numel() > 0, name, item, "at least one value")
     return item.detach()
 
 
 def _pixels(item: Any) -> Tensor:
-    images = _tensor(item)
-    grey_or_colour = images.ndim == 4 and images.shape[1] in (1, 3)
-    if not grey_or_colour or not images.is_floating_point():
-        raise InputError(
-            f"images: found {_describe(images)}; expected float (N, 1 or 3, H, W)"
-        )
-    return images
+    floats(item, "images", "NCHW")
+    require(item.shape[1] in (1, 3), "images", item, "1 or 3 channels (N, C, H, W)")
+    return item.detach()
 
 
 def _soft_kind(soft: Tensor) -> str:
@@ -230,50 +214,43 @@ def _class_major(count: int, num_classes: int) -> Tensor:
 # --- One reader per format ---------------------------------------------------------
 
 
-def _read_dc(job: _Job) -> Parts:
+def _read_dc(job: _Job) -> DistilledSet:
     """Read VICO-UoE/DatasetCondensation (DC, DSA, DM) and PReDD's dm_base.py.
 
     Undone: mean and std of the data set; a single grey channel.
     """
     images, labels = job.dict_pair()
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise InputError(
-            f"labels: found {_describe(labels)}; format 'dc' expects integers (N,)"
-        )
+    hard = labels.ndim == 1 and not labels.is_floating_point()
+    job.expect(hard, f"labels: {_describe(labels)}", "integers (N,)")
     return job.finish(job.undo(images, "dc"), labels)
 
 
-def _read_mtt(job: _Job) -> Parts:
+def _read_mtt(job: _Job) -> DistilledSet:
     """Read GeorgeCazenavette/mtt-distillation.
 
     Undone: mean and std of the data set, or ZCA whitening.
     """
     images, labels = _trajectory(job)
-    if labels.is_floating_point():
-        raise InputError(
-            f"labels: found {_describe(labels)}; format 'mtt' expects integers ('datm' "
-            "has logits)"
-        )
+    hard = not labels.is_floating_point()
+    job.expect(hard, f"labels: {_describe(labels)}", "integers ('datm' has logits)")
     job.record["lr"] = None  # it was learned, but never saved
     return job.finish(_undo_zca_or_mean(job, images), labels)
 
 
-def _read_datm(job: _Job) -> Parts:
+def _read_datm(job: _Job) -> DistilledSet:
     """Read NUS-HPC-AI-Lab/DATM and EDF, whose trainers apply a softmax to the labels.
 
     Undone: mean and std of the data set, or ZCA whitening.
     """
     images, labels = _trajectory(job)
-    if labels.ndim != 2 or not labels.is_floating_point():
-        raise InputError(
-            f"labels: found {_describe(labels)}; format 'datm' expects float logits "
-            "(N, K) ('mtt' has integers)"
-        )
+    soft = labels.ndim == 2 and labels.is_floating_point()
+    expected = "float logits (N, K) ('mtt' has integers)"
+    job.expect(soft, f"labels: {_describe(labels)}", expected)
     job.record["lr"] = _learned_lr(job)
     return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
 
 
-def _read_dd_ranking(job: _Job) -> Parts:
+def _read_dd_ranking(job: _Job) -> DistilledSet:
     """Read NUS-HPC-AI-Lab/DD-Ranking's folder; without labels.pt: class-major.
 
     Undone: mean and std of the data set, or ZCA whitening.
@@ -282,9 +259,9 @@ def _read_dd_ranking(job: _Job) -> Parts:
         job.paths = [job.path / "images.pt"]
     if _partner(job.path, "labels").is_file():
         images, labels = _trajectory(job)
+    elif job.dataset is None:
+        raise InputError("without labels.pt the classes are unknown; pass dataset=")
     else:
-        if job.dataset is None:
-            raise InputError("without labels.pt the classes are unknown; pass dataset=")
         images, classes = _pixels(job.payload), len(class_names(job.dataset))
         if len(images) % classes:
             raise InputError(
@@ -297,34 +274,29 @@ def _read_dd_ranking(job: _Job) -> Parts:
     return job.finish(_undo_zca_or_mean(job, images), labels)
 
 
-def _read_glad(job: _Job) -> Parts:
+def _read_glad(job: _Job) -> DistilledSet:
     """Read GeorgeCazenavette/glad.
 
     Undone: GLaD's own mean and std (space "wp"), or the data set's (space "p").
     """
-    space = job.options.get("space", "wp")
-    if space not in ("wp", "p"):
-        raise InputError(f"space {space!r}: expected 'wp' or 'p'")
-    job.record["space"] = space
+    job.record["space"] = space = job.options.get("space", "wp")
+    require(is_one_of(space, ("wp", "p")), "space", space, "'wp' or 'p'")
     images, labels = _trajectory(job)
     return job.finish(job.undo(images, "glad" if space == "wp" else "mtt"), labels)
 
 
-def _read_ncfm(job: _Job) -> Parts:
+def _read_ncfm(job: _Job) -> DistilledSet:
     """Read gszfwsb/NCFM, whose pixels are in [0, 1] already.
 
     Undone: `factor` x `factor` tiles per image become images of their own.
     """
     images, labels = _pair(job.payload)
-    low, high = (images.min().item(), images.max().item()) if len(images) else (0, 0)
-    if low < -0.05 or high > 1.05:
-        raise InputError(
-            f"found values {low:.2f}..{high:.2f}; format 'ncfm' expects [0, 1]"
-        )
+    low, high = images.min().item(), images.max().item()
+    outside = low < -0.05 or high > 1.05  # NaN isn't: the set says where it is
+    job.expect(not outside, f"values {low:.2f}..{high:.2f}", "[0, 1]")
     images = job.as_stored(images)
-    factor = job.options.get("factor", 2)
-    if not isinstance(factor, int) or not 1 <= factor <= min(images.shape[-2:]):
-        raise InputError(f"factor {factor!r}: expected tiles per side, 1 or more")
+    factor, highest = job.options.get("factor", 2), min(images.shape[-2:])
+    factor = integer(factor, "factor (tiles per side)", 1, highest)
     if factor > 1:
         images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
@@ -334,18 +306,15 @@ def _read_ncfm(job: _Job) -> Parts:
     return job.finish(images, labels)
 
 
-def _read_predd(job: _Job) -> Parts:
+def _read_predd(job: _Job) -> DistilledSet:
     """Read what PReDD and DIVER write: the VAE decoder's output as it is.
 
     Undone: the decoder's range, x -> (x + 1) / 2.
     """
     images, labels = job.dict_pair()
-    largest = images.abs().max().item() if len(images) else 0
-    if largest > 3:
-        raise InputError(
-            f"found values up to {largest:.1f}; format 'predd' expects about [-1, 1] "
-            "(normalised images with a 'res' are format 'dc')"
-        )
+    largest = images.abs().max().item()
+    expected = "about [-1, 1] (normalised images with a 'res' are format 'dc')"
+    job.expect(not largest > 3, f"values up to {largest:.1f}", expected)
     if in_unit_range(images):  # a decoder's blacks are at -1
         job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
         return job.finish(job.as_stored(images), labels)
@@ -355,14 +324,13 @@ def _read_predd(job: _Job) -> Parts:
     return job.finish(images, labels)
 
 
-def _read_image_folder(job: _Job) -> Parts:
+def _read_image_folder(job: _Job) -> DistilledSet:
     """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
 
     Undone: 8 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own training
     loop and stays where it is.
     """
-    if not job.path.is_dir():
-        raise InputError("found a file; format 'image-folder' expects a folder")
+    job.expect(job.path.is_dir(), "a file", "a folder")
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
         job.dataset = None
     files: dict[str, list[Path]] = {}
@@ -371,27 +339,26 @@ def _read_image_folder(job: _Job) -> Parts:
         if not inside:
             raise InputError(f"class folder {folder.name!r} is empty; expected images")
         files[folder.name] = [f for f in inside if f.suffix.lower() in _IMAGE_SUFFIXES]
-    if not any(files.values()):
+    folders = [name for name, images in files.items() if images]
+    if not folders:
         raise InputError(
             f"found {len(files)} folders and no images directly in them; expected one "
             f"folder per class with {', '.join(_IMAGE_SUFFIXES)} files"
         )
-    if other := [name for name, images in files.items() if not images]:
-        job.record["folders_left_out"] = other  # FKD labels, for example
-    folders = [name for name, images in files.items() if images]
+    if len(folders) < len(files):  # FKD labels, for example
+        job.record["folders_left_out"] = [name for name in files if name not in folders]
     labels, names = _folder_labels(job, folders)
     order = sorted(zip(labels, folders, strict=True))
-    images, targets = [], []
-    for label, folder in order:
-        for path in files[folder]:
-            images.append(_read_image(path))
-            targets.append(label)
-            if images[-1].shape != images[0].shape:
-                first = files[order[0][1]][0]
-                raise InputError(
-                    f"images differ in size: {path} is {_size(images[-1])}, {first} is "
-                    f"{_size(images[0])}; expected one size"
-                )
+    paths = [path for _, folder in order for path in files[folder]]
+    images = []
+    for path in paths:
+        images.append(_read_image(path))
+        if images[-1].shape != images[0].shape:
+            raise InputError(
+                f"images differ in size: {path} is {_size(images[-1])}, {paths[0]} is "
+                f"{_size(images[0])}; expected one size"
+            )
+    targets = [label for label, folder in order for _ in files[folder]]
     pixels = torch.stack(images).float() / 255
     return job.finish(pixels, torch.tensor(targets), names=names)
 
@@ -422,13 +389,12 @@ def _folder_labels(
         names = list(numbered(max(numbers) + 1))
         for number, folder in zip(numbers, folders, strict=True):
             names[number] = folder
-        return numbers, known or _names_in_table(job.path, names)
+        return numbers, known or _names_in_table(job.path / "labels.csv", names)
     record["labels_from"] = "sorted folder names"
     if not dataset:
         return list(range(len(folders))), folders
-    if len(folders) != len(known) or not all(
-        re.fullmatch(r"n\d{8}", folder) for folder in folders
-    ):
+    ids = [folder for folder in folders if re.fullmatch(r"n\d{8}", folder)]
+    if not len(ids) == len(folders) == len(known):
         raise InputError(
             f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
             f"or class names of {dataset!r}; expected those, or its {len(known)} "
@@ -437,10 +403,10 @@ def _folder_labels(
     return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), None
 
 
-def _names_in_table(root: Path, names: list[str]) -> list[str]:
+def _names_in_table(table: Path, names: list[str]) -> list[str]:
     """Use the class names in labels.csv, if `to_image_folder` wrote one."""
-    if (root / "labels.csv").is_file():
-        with (root / "labels.csv").open(newline="", encoding="utf-8") as stream:
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
                 label = row.get("label") or ""
                 if label.isdecimal() and int(label) < len(names):
@@ -473,15 +439,17 @@ def _natural(paths: Iterable[Path]) -> list[Path]:
     return sorted((path for path in paths if path.name[0] != "."), key=key)
 
 
-_READERS: dict[str, Callable[[_Job], Parts]] = {
-    "dc": _read_dc,
-    "mtt": _read_mtt,
-    "datm": _read_datm,
-    "glad": _read_glad,
-    "ncfm": _read_ncfm,
-    "image-folder": _read_image_folder,
-    "dd-ranking": _read_dd_ranking,
-    "predd": _read_predd,
+_ZCA = ("normalisation", "zca", "zca_reference")
+# format -> its reader, and the arguments of `load_distilled` that have a meaning for it
+_READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
+    "dc": (_read_dc, ("experiment", "normalisation")),
+    "mtt": (_read_mtt, _ZCA),
+    "datm": (_read_datm, _ZCA),
+    "glad": (_read_glad, ("space", "normalisation")),
+    "ncfm": (_read_ncfm, ("factor",)),
+    "image-folder": (_read_image_folder, ()),
+    "dd-ranking": (_read_dd_ranking, _ZCA),
+    "predd": (_read_predd, ("experiment",)),
 }
 
 
@@ -524,14 +492,17 @@ def _partner(images: Path, kind: str) -> Path:
 
 def _learned_lr(job: _Job) -> float | None:
     path = _partner(job.path, "lr")
-    return float(_tensor(load_torch(path))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    lr = _tensor(load_torch(path), "lr")
+    require(lr.numel() == 1, "lr", lr, "one number")
+    return float(lr)
 
 
 def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     """Undo whichever of the two was done; the file itself can't tell."""
     zca, reference = job.options.get("zca"), job.options.get("zca_reference")
-    if not isinstance(zca, bool | None):
-        raise InputError(f"zca: found {zca!r}; expected True or False")
+    require(isinstance(zca, bool | None), "zca", zca, "True or False")
     if "normalisation" in job.options and (zca or reference is not None):
         raise InputError(
             "normalisation= is for pixels that aren't whitened, zca=True and "
@@ -539,7 +510,7 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
         )
     if all(path.name.startswith("images_zca_") for path in job.paths):
         return _written_inverse(job, images)
-    evidence = slow_shares(images) if images.numel() else {}
+    evidence = slow_shares(images)
     if reference is not None:
         if zca is False:
             raise InputError("zca=False, but zca_reference is given; pass one of them")
@@ -612,10 +583,7 @@ def _detail_in_common(images: Tensor, others: list[Path]) -> tuple[Tensor, float
 
 
 def _kind_of_entries(data: list[Any], path: Path) -> str | None:
-    """Tell snapshots of one run from repetitions; None for a single entry.
-
-    Source: ours: snapshots have their detail in common, repetitions don't.
-    """
+    """Tell snapshots, which have detail in common, from repetitions; None for one."""
     if len(data) < 2:
         return None
     sets = [_pair(entry)[0] for entry in data]
@@ -715,37 +683,32 @@ def load_torch(path: Path) -> Any:
             head = stream.read(12)
     except OSError as error:
         raise file_error(path, f" can't be read ({error.strerror})") from None
+    known = torch.serialization.safe_globals(_NUMPY_SCALARS)
     try:
-        with (
-            torch.serialization.safe_globals(_NUMPY_SCALARS),
-            warnings.catch_warnings(),
-        ):
+        with known, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
         if not head:
-            found = "the file is empty (0 bytes)"
+            found = "empty (0 bytes)"
         elif code:
-            found = f"the file holds code ({code[0]}), which was not executed"
+            found = f"a file with code ({code[0]}), which was not executed"
         elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-            found = "the file is truncated or damaged (a zip archive without its end)"
+            found = "truncated or damaged (a zip archive without its end)"
         elif head.startswith((b"PK", b"\x80")):
-            found = "the file is damaged, or not from torch.save"
+            found = "damaged, or not from torch.save"
         elif head.startswith(b"version http"):
-            found = "the file is a Git LFS pointer, not the data it points to"
+            found = "a Git LFS pointer, not the data it points to"
         else:
-            found = f"the file is not a torch file (it begins with {head!r})"
-        raise file_error(path, f": {found}; expected tensors from torch.save") from None
+            found = f"not a torch file (it begins with {head!r})"
+        wanted = "expected tensors from torch.save"
+        raise file_error(path, f": the file is {found}; {wanted}") from None
 
 
 def _imports(path: Path) -> list[str]:
-    """List what a bare pickle would import, without running it.
-
-    torch's reader stops at opcodes that it doesn't know before it meets the name.
-    """
-    strings: list[str] = []
-    found = []
+    """List what a bare pickle would import: torch stops at opcodes it doesn't know."""
+    strings, found = [], []
     try:
         for opcode, argument, _ in pickletools.genops(path.read_bytes()):
             if opcode.name == "GLOBAL":

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, describe, instance, is_one_of, naming, path
+from diver_lite.checks import InputError, describe, instance, is_one_of, path
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.formats import FORMATS, read
@@ -117,8 +117,7 @@ def load_distilled(
                 f"{stored.provenance['dataset']!r}"
             )
         return stored
-    with naming(paths[0]):
-        return DistilledSet(**read(paths, format, dataset, options))
+    return read(paths, format, dataset, options)
 
 
 def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:

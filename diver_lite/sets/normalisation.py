@@ -20,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, instance, is_one_of, require
 from diver_lite.sets.names import SUBSETS
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENETS = {"tiny-imagenet": _IMAGENET, "imagenet": _IMAGENET}
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 # GLaD shifts what its GAN decodes by SVHN's mean, not by ImageNet's.
 _GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])
-# As in each repository's utils.py. Only DatasetCondensation has CIFAR-100's own
-# numbers (its first version had not); the others reuse CIFAR-10's.
+# By family of repositories, as in each one's utils.py; ImageNet's subsets have its
+# numbers. Only DatasetCondensation has CIFAR-100's own (its first version had not).
 _STATISTICS: dict[str, dict[str, Statistics]] = {
     "dc": {
         "mnist": ((0.1307,), (0.3081,)),
@@ -38,15 +39,9 @@ _STATISTICS: dict[str, dict[str, Statistics]] = {
         "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
         "cifar10": _CIFAR10,
         "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-        "tiny-imagenet": _IMAGENET,
-        "imagenet": _IMAGENET,
+        **_IMAGENETS,
     },
-    "mtt": {
-        "cifar10": _CIFAR10,
-        "cifar100": _CIFAR10,
-        "tiny-imagenet": _IMAGENET,
-        "imagenet": _IMAGENET,
-    },
+    "mtt": {"cifar10": _CIFAR10, "cifar100": _CIFAR10, **_IMAGENETS},
     "glad": {"cifar10": _CIFAR10, "cifar100": _GLAD, "imagenet": _GLAD},
 }
 OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
@@ -54,25 +49,24 @@ RAW_OUTPUT: Statistics = ((0.5,), (0.5,))  # undone, [-1, 1] becomes [0, 1]
 
 # Stored values that need no undoing. Normalised, black is at -0.4 (MNIST) .. -2.4.
 _UNIT_RANGE = (-0.05, 1.05)
-# Contrast below: grey pictures. Read rightly, 10 real images have >= .72 (garments;
-# CIFAR-10 .91), distilled ones >= .97. In [0, 1] and denormalised again: <= .76.
+# Contrast. Read rightly: 10 real images >= .72 (garments; CIFAR-10 .91), distilled
+# >= .97. Denormalised though in [0, 1]: <= .76.
 _GREY = 0.8
-# Above, the pictures may be normalised still: 2.4 .. 26. Wild sets have 2 .. 6.6 when
-# read rightly, so the offset has to agree.
+# Contrast. Normalised still: 2.4 .. 26, but wild sets read rightly: 2 .. 6.6, so the
+# offset has to agree.
 _GLARING = 2.0
 # An offset below says nothing (DM's are so wild that any mean fits). Above, a reading
-# whose offset is below .8 of it fits better: rightly read, the wrong neighbour's is
-# 1.2 .. 200 times as far; wrongly read, the right one's is .03 .. .73 of it.
+# whose own is below .8 of it fits better: wrong ones have 1.2 .. 200 of it, right ones
+# .03 .. .73.
 _OFFSET, _CLOSER = 0.15, 0.8
-# Whitened, both are low: waves .001 .. .13 (10 real images: .18), brightness .001 ..
-# .03 (.07). Not whitened, one of them is not: waves .22 .. .69, or (DM) .01 .. .03
-# with brightness .085 .. .13; DC has brightness .02 with waves .43. (Garments: .06 ..
-# .32 and .01 whitened, .57 .. .69 and .03 .. .17 not: some of them go unnoticed.)
+# Whitened: waves .001 .. .13 and brightness .001 .. .03 (10 real images: .18, .07).
+# Else waves .22 .. .69 (DC .43, with brightness .02), or DM's .01 .. .03 with .085 ..
+# .13. (Garments: .06 .. .32 and .01 whitened, .57 .. .69 and .03 .. .17 not: some of
+# them go unnoticed.)
 _WAVES, _BRIGHTNESS = 0.16, 0.05
-# Inverted with the training images, whitened pixels' std grows .8 .. 1.2 times, what
-# was never whitened 2.0 (DM) .. 5.5 times.
+# How std grows when inverted: whitened .8 .. 1.2 times, others 2.0 (DM) .. 5.5 times.
 _GROWTH = 1.6
-# Rightly inverted: up to .73 outside [0, 1]; explosions: .88 .. 1.
+# Outside [0, 1]: rightly inverted up to .73, explosions .88 .. 1.
 _EXPLODED = 0.8
 # Correlation of finest detail: a whitened set with its own inverse .99 (.94 where 500
 # images fitted it); with another from the same initial images <= .39, else <= .01.
@@ -81,24 +75,6 @@ SAME_DETAIL = 0.9
 # other methods' hands <= .32; snapshots .86 .. .99, two that are half a run apart .24.
 SNAPSHOT, SNAPSHOT_IF_NUMBERED = 0.5, 0.15  # the latter: the name ends in an iteration
 _ENOUGH_IMAGES, _ENOUGH_PIXELS = 10, 16  # fewer tell nothing
-
-
-def known_statistics(dataset: str, family: str = "dc") -> Statistics | None:
-    """Return the mean and std that a family of repositories has for a data set.
-
-    Args:
-        dataset: a canonical name; ImageNet subsets have ImageNet's numbers.
-        family: "dc" (each data set's own numbers), "mtt" or "glad".
-
-    Source: each repository's utils.py.
-    """
-    key = "imagenet" if dataset in SUBSETS else dataset
-    return _STATISTICS[family].get(key)
-
-
-def known_datasets(family: str) -> list[str]:
-    """Return the data sets that `known_statistics` has for a family. Source: ours."""
-    return [*_STATISTICS[family]]
 
 
 def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
@@ -111,9 +87,7 @@ def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
 
 
 def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
-    """Undo kornia.enhance.ZCAWhitening(eps=0.1) as fitted on `reference`.
-
-    It whitens x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T the covariance.
+    """Undo x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T `reference`'s covariance.
 
     Args:
         images: (N, C, H, W), whitened.
@@ -123,7 +97,7 @@ def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
     Raises:
         InputError: a reference of another shape.
 
-    Source: kornia, as MTT and DATM call it.
+    Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it.
     """
     if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
         raise InputError(
@@ -183,7 +157,7 @@ def slow_shares(images: Tensor) -> Fit:
 
     Source: ours; natural images have most of their variance there.
     """
-    images = images[:: -(-len(images) // 1000)].float()  # a thousand are enough
+    images = images[:: math.ceil(len(images) / 1000)].float()  # a thousand are enough
     images = images - images.mean((0, 2, 3), keepdim=True)
     level = images.mean((2, 3), keepdim=True)
     power = torch.fft.fft2(images - level).abs().square().sum((0, 1))  # (H, W)
@@ -198,8 +172,7 @@ def same_detail(first: Tensor, second: Tensor) -> float:
     """Correlate the finest detail, which no reading changes, of two sets of images.
 
     Args:
-        first: (N, C, H, W) images.
-        second: as many of the same shape.
+        first, second: (N, C, H, W), of the same shape.
 
     Returns:
         -1 .. 1, of differences between neighbours in both directions at once: near 1
@@ -225,17 +198,7 @@ def in_unit_range(images: Tensor) -> bool:
     Source: ours: normalised sets have negative values, for black or dark colours.
     """
     low, high = _UNIT_RANGE
-    return images.numel() > 0 and bool(((images >= low) & (images <= high)).all())
-
-
-def looks_like_bytes(images: Tensor) -> bool:
-    """Tell whether values have no sign and are far beyond 1, as 0 .. 255.
-
-    Source: ours.
-    """
-    if images.numel() == 0 or not bool(images.isfinite().all()):
-        return False
-    return images.min().item() >= _UNIT_RANGE[0] and images.max().item() > 2
+    return bool(((images >= low) & (images <= high)).all())
 
 
 def looks_whitened(images: Tensor) -> bool | None:
@@ -250,16 +213,13 @@ def looks_whitened(images: Tensor) -> bool | None:
 
 
 def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | None:
-    """Say which reading fits better: one undoing less, one more, or (None) neither.
+    """Say which reading fits better: "before", "after" or (None) neither.
 
     Args:
         count: number of images; few tell nothing.
         before: `measure` with one undoing of mean and std less.
         here: as they were read.
         after: with one more.
-
-    Returns:
-        "before", "after" or None.
 
     Source: ours.
     """
@@ -315,21 +275,22 @@ class Undoing:
         **evidence: Any,
     ) -> Fit:
         """Record what pixels were taken for, and how well that fits; return the fit."""
-        fit = measure(images, self._own(statistics)) if images.numel() else {}
+        fit = measure(images, self._known() or statistics)
         self.record |= {"assumed": assumed, "fit": fit | evidence}
         return fit
 
-    def _own(self, otherwise: Statistics | None = None) -> Statistics | None:
-        known = known_statistics(self.dataset) if self.dataset else None
-        return known or otherwise
+    def _known(self, family: str = "dc") -> Statistics | None:
+        """Return mean and std of the data set in a family; DC has each one's own."""
+        name = "imagenet" if self.dataset in SUBSETS else self.dataset
+        return _STATISTICS[family].get(name or "")
 
     def as_stored(
         self, images: Tensor, assumed: str = "stored in [0, 1]", **evidence: Any
     ) -> Tensor:
         """Return the images as they are, and warn if they seem to be normalised."""
-        images, own = images.float(), self._own()
+        images, own = images.float(), self._known()
         fit = self.judge(images, assumed, **evidence)
-        if own and images.numel():
+        if own:
             undone = measure(denormalise(images, own), own)
             if better_neighbour(len(images), fit, fit, undone):
                 self.doubt(
@@ -344,7 +305,7 @@ class Undoing:
         What is in [0, 1] already stays as it is, unless normalisation= was given.
         """
         given = self.options.get("normalisation")
-        if isinstance(given, str) and given == "none":
+        if is_one_of(given, ("none",)):
             return self.as_stored(images, **evidence)
         if given is None and in_unit_range(images):
             self.doubt(
@@ -352,30 +313,30 @@ class Undoing:
                 "stored (normalisation=(mean, std) undoes them nevertheless)"
             )
             return self.as_stored(images, **evidence)
-        if given is None and looks_like_bytes(images):
+        low, high = images.min().item(), images.max().item()
+        if given is None and low >= _UNIT_RANGE[0] and 2 < high < math.inf:
             raise InputError(
-                f"found values {images.min().item():.2f}..{images.max().item():.2f}, "
-                "none negative: neither normalised nor in [0, 1]; expected one of them "
-                "(8-bit values must be divided by 255)"
+                f"found values {low:.2f}..{high:.2f}, none negative: neither "
+                "normalised nor in [0, 1]; expected one of them (8-bit values must be "
+                "divided by 255)"
             )
-        statistics = mean, std = self._statistics(family)
+        used = mean, std = self._statistics(family)
         if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
             raise InputError(
                 f"found images with {images.shape[1]} channel(s), but dataset "
                 f"{self.dataset!r} with {len(mean)} means and {len(std)} stds"
             )
         self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
-        read = denormalise(images, statistics)
-        fit = self.judge(read, "mean and std", statistics=statistics, **evidence)
-        if images.numel():
-            self._compare(images, read, fit, statistics)
+        read = denormalise(images, used)
+        fit = self.judge(read, "mean and std", statistics=used, **evidence)
+        self._compare(images, read, fit, used)
         return read
 
     def _compare(
         self, stored: Tensor, read: Tensor, fit: Fit, used: Statistics
     ) -> None:
         """Warn if images fit better as stored, or with mean and std undone twice."""
-        own = self._own(used)
+        own = self._known() or used
         before, after = measure(stored, own), measure(denormalise(read, used), own)
         better = better_neighbour(len(stored), before, fit, after)
         if in_unit_range(stored) and not torch.equal(stored, read):
@@ -404,14 +365,14 @@ class Undoing:
                 f"normalisation: found {given!r}; expected (mean, std), each with one "
                 "number per channel and std above 0, or 'none'"
             )
-        known = known_datasets(family)
+        known = [*_STATISTICS[family]]
         if self.dataset is None:
             raise InputError(
                 "pixels are normalised with the mean and std of a data set that "
                 f"neither file nor name tells; pass dataset= (one of {known} or an "
                 "ImageNet subset) or normalisation=(mean, std)"
             )
-        if (statistics := known_statistics(self.dataset, family)) is None:
+        if (statistics := self._known(family)) is None:
             raise InputError(
                 f"dataset {self.dataset!r}: no mean and std are known for it in format "
                 f"{self.format!r} (known: {known}); pass normalisation=(mean, std)"
@@ -420,13 +381,9 @@ class Undoing:
 
     def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened."""
-        tensor = isinstance(reference, Tensor)
-        if not tensor or not in_unit_range(reference):
-            found = "values outside" if tensor else f"a {type(reference).__name__}"
-            raise InputError(
-                f"zca_reference: found {found}; expected the real training images as "
-                "a tensor of values in [0, 1]"
-            )
+        instance(reference, "zca_reference", Tensor)
+        expected = "the real training images, values in [0, 1]"
+        require(in_unit_range(reference), "zca_reference", reference, expected)
         read = invert_zca(images, reference)
         growth = (read.std() / images.float().std()).item()
         fit = self.judge(read, "ZCA whitening", growth=round(growth, 2), **evidence)

@@ -8,6 +8,7 @@ book see one size; its grey channel is repeated by a view, so it costs no memory
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zipfile
 import zlib
@@ -17,16 +18,28 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from diver_lite.assets import asset_path
 from diver_lite.checks import InputError, describe, first_line, is_one_of, path
-from diver_lite.sets.names import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
+from diver_lite.sets.names import (
+    CIFAR10_CLASSES,
+    FASHION_MNIST_CLASSES,
+    class_names,
+    imagenet_subset,
+    match_folders,
+)
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_CIFAR10_FORMS = {  # a file that tells -> how `describe_source` calls it
+    "cifar-10-batches-py": "official files",
+    "cifar10_jpeg.npz": "JPEG re-encoding",
+    "train/airplane": "image folder",
+}
 
 Dataset = tuple[Tensor, Tensor, tuple[str, ...]]
 
@@ -52,7 +65,7 @@ def load_dataset(
         split: `train`, `test`, `fit`, `validation` or `sample`.
         root: where the files are; default: the environment variable
             `DIVER_LITE_DATA`, then the places that `find_source` names. CIFAR-10 may
-            lie there as cifar-10-batches-py, as cifar10_jpeg.npz, or as PNG files
+            lie there as cifar-10-batches-py, as cifar10_jpeg.npz, or as images
             train/airplane/*.png, test/airplane/*.png and so on.
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
@@ -75,32 +88,27 @@ def load_dataset(
         raise InputError(
             f"split {describe(split)} is unknown; expected one of {SPLITS}"
         )
-    if subset is not None and not Path(name).is_dir():
+    if name == "fashion-mnist" and subset is None:
+        return *_fashion_mnist(split, _root(root)), FASHION_MNIST_CLASSES
+    if name == "cifar10" and subset is None:
+        return *_cifar10(split, _root(root)), CIFAR10_CLASSES
+    if Path(name).is_dir():
+        return _image_folder(Path(name), split, image_size, subset)
+    if subset is not None:
         raise InputError(
             f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder"
         )
-    if name == "fashion-mnist" and subset is None:
-        loader, names = _fashion_mnist, FASHION_MNIST_CLASSES
-    elif name == "cifar10" and subset is None:
-        loader, names = _cifar10, CIFAR10_CLASSES
-    elif Path(name).is_dir():
-        return _image_folder(Path(name), split, image_size, subset)
-    else:
-        raise InputError(
-            f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
-            "existing folder with train/ and test/ sub-folders of class folders"
-        )
-    images, labels = loader(split, _root(root))
-    return images, labels, names
+    raise InputError(
+        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
+        "existing folder with train/ and test/ sub-folders of class folders"
+    )
 
 
 def _root(root: str | Path | None) -> Path | None:
     root = root or os.environ.get("DIVER_LITE_DATA")
-    if root is None:
-        return None
-    if not path(root, "data root").is_dir():
+    if root is not None and not path(root, "data root").is_dir():
         raise InputError(f"data root {root} is not a folder")
-    return Path(root)
+    return None if root is None else Path(root)
 
 
 def split_indices(labels: Tensor, split: str) -> Tensor:
@@ -130,33 +138,32 @@ def split_indices(labels: Tensor, split: str) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
+def _take(pixels: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
+    """Return a split's part of (N, 1 or 3, H, W) uint8 images as float32 colour."""
+    if split not in ("train", "test"):
+        indices = split_indices(labels, split)
+        pixels, labels = pixels[indices], labels[indices]
+    return pixels.float().div_(255).expand(-1, 3, -1, -1), labels
+
+
 # ---------------------------------------------------------------- Fashion-MNIST
 
 
 def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
+    kinds = ("images-idx3", "labels-idx1")
     if split in ("test", "sample"):  # these ship with the package
-        stem = "t10k" if split == "test" else "sample"
-        folder = "fashion-mnist"
-        images = asset_path(f"{folder}/{stem}-images-idx3-ubyte.gz")
-        labels = asset_path(f"{folder}/{stem}-labels-idx1-ubyte.gz")
-        return _to_rgb32(_read_idx(images)), torch.from_numpy(_read_idx(labels)).long()
-    folder = find_source("fashion-mnist", root)
-    images = _to_rgb32(_read_idx(folder / "train-images-idx3-ubyte.gz"))
-    labels = torch.from_numpy(_read_idx(folder / "train-labels-idx1-ubyte.gz")).long()
-    if len(images) != len(labels):
+        stem, split = {"test": "t10k", "sample": "sample"}[split], "test"
+        files = [asset_path(f"fashion-mnist/{stem}-{k}-ubyte.gz") for k in kinds]
+    else:
+        folder = find_source("fashion-mnist", root)
+        files = [folder / f"train-{k}-ubyte.gz" for k in kinds]
+    pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
+    if len(pixels) != len(labels):
         raise InputError(
-            f"data folder {folder}: {len(images)} images but {len(labels)} labels"
+            f"data folder {files[0].parent}: {len(pixels)} images but {len(labels)} "
+            "labels"
         )
-    if split == "train":
-        return images, labels
-    indices = split_indices(labels, split)
-    return images[:, :1][indices].expand(-1, 3, -1, -1), labels[indices]
-
-
-def _to_rgb32(pixels: np.ndarray) -> Tensor:
-    """(N, 28, 28) uint8 -> (N, 3, 32, 32) float32; the channels share memory."""
-    images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255)
-    return F.pad(images, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
+    return _take(F.pad(pixels.unsqueeze(1), (2, 2, 2, 2)), labels.long(), split)
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -192,12 +199,7 @@ def describe_source(name: str, *, root: str | Path | None = None) -> str:
         return "Fashion-MNIST (official files)"
     if name != "cifar10":
         return f"image folder {Path(name).name}"
-    folder = find_source("cifar10", _root(root))
-    if (folder / "cifar-10-batches-py").exists():
-        return "CIFAR-10 (official files)"
-    if (folder / "cifar10_jpeg.npz").exists():
-        return "CIFAR-10 (JPEG re-encoding)"
-    return "CIFAR-10 (image folder)"
+    return f"CIFAR-10 ({_cifar10_form(find_source('cifar10', _root(root)))})"
 
 
 def find_source(name: str, root: Path | None = None) -> Path:
@@ -211,7 +213,7 @@ def find_source(name: str, root: Path | None = None) -> Path:
     """
     wanted = {
         "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
-        "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz", "train/airplane"),
+        "cifar10": tuple(_CIFAR10_FORMS),
     }[name]
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
     places += [_DEBIAN] if name == "fashion-mnist" else []
@@ -245,18 +247,14 @@ def find_source(name: str, root: Path | None = None) -> Path:
 # ---------------------------------------------------------------- CIFAR-10, folders
 
 
+def _cifar10_form(folder: Path) -> str:
+    return next(f for file, f in _CIFAR10_FORMS.items() if (folder / file).exists())
+
+
 def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     folder = find_source("cifar10", root)
-    subset = "test" if split == "test" else "train"
-    if (folder / "cifar-10-batches-py").exists():
-        import torchvision
-
-        data = torchvision.datasets.CIFAR10(str(folder), train=subset == "train")
-        pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-        labels = torch.tensor(data.targets)
-    elif (folder / "cifar10_jpeg.npz").exists():
-        pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
-    else:
+    form, subset = _cifar10_form(folder), "test" if split == "test" else "train"
+    if form == "image folder":
         images, labels, names = _image_folder(folder, split, None, None)
         if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
             raise InputError(
@@ -265,18 +263,22 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
                 "(32, 32)"
             )
         return images, labels
-    if split not in ("train", "test"):
-        indices = split_indices(labels, split)
-        pixels, labels = pixels[indices], labels[indices]
-    return pixels.float().div_(255), labels
+    if form == "JPEG re-encoding":
+        pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
+    else:
+        import torchvision
+
+        data = torchvision.datasets.CIFAR10(str(folder), train=subset == "train")
+        pixels, labels = torch.from_numpy(data.data), torch.tensor(data.targets)
+    return _take(pixels.permute(0, 3, 1, 2), labels, split)
 
 
 def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
-    """Decode JPEG files stored back to back: keys {subset}_blob, _offs, _y."""
-    import io
+    """Decode JPEG files stored back to back: keys {subset}_blob, _offs, _y.
 
-    from PIL import Image
-
+    Returns:
+        (N, 32, 32, 3) uint8 and labels.
+    """
     try:
         with np.load(path) as packed:
             blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
@@ -289,10 +291,7 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
         ) from None
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
     order = np.random.default_rng(0).permutation(len(y))
-    return (
-        torch.from_numpy(pixels[order]).permute(0, 3, 1, 2),
-        torch.from_numpy(y[order]).long(),
-    )
+    return torch.from_numpy(pixels[order]), torch.from_numpy(y[order]).long()
 
 
 def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
@@ -317,8 +316,6 @@ def _image_folder(
     import torchvision
     from torchvision.transforms import v2
 
-    from diver_lite.sets.names import class_names, imagenet_subset, match_folders
-
     class Folder(torchvision.datasets.ImageFolder):
         def find_classes(self, directory):
             names, labels = super().find_classes(directory)
@@ -337,27 +334,26 @@ def _image_folder(
         steps += [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
     transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
     try:
-        data = Folder(str(place), transform)
+        data = Folder(str(place))
     except (FileNotFoundError, OSError) as error:
         raise InputError(
             f"image folder {place}: expected one sub-folder per class with "
             f"images in it ({first_line(error)})"
         ) from None
     labels = torch.tensor(data.targets)
-    indices = torch.arange(len(labels))
     if split not in ("train", "test"):
         indices = split_indices(labels, split)
+        labels, data.samples = labels[indices], [data.samples[i] for i in indices]
     images = []
-    for index in indices.tolist():
-        path = data.samples[index][0]
+    for file, _ in data.samples:
         try:
-            images.append(data[index][0])
+            images.append(transform(data.loader(file)))
         except OSError as error:
-            raise InputError(f"image {path} can't be read: {error}") from None
+            raise InputError(f"image {file} can't be read: {error}") from None
         if images[-1].shape != images[0].shape:
             raise InputError(
-                f"image {path} is {tuple(images[-1].shape[1:])} pixels, others are "
+                f"image {file} is {tuple(images[-1].shape[1:])} pixels, others are "
                 f"{tuple(images[0].shape[1:])}; pass image_size to resize them"
             )
     names = tuple(data.classes) if subset is None else class_names(subset)
-    return torch.stack(images), labels[indices], names
+    return torch.stack(images), labels, names
