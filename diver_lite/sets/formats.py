@@ -221,7 +221,7 @@ def _read_dc(job: _Job) -> DistilledSet:
     """
     images, labels = job.dict_pair()
     hard = labels.ndim == 1 and not labels.is_floating_point()
-    job.expect(hard, f"labels: {_describe(labels)}", "integers (N,)")
+    job.expect(hard, f"labels, {_describe(labels)}", "integers (N,)")
     return job.finish(job.undo(images, "dc"), labels)
 
 
@@ -232,7 +232,7 @@ def _read_mtt(job: _Job) -> DistilledSet:
     """
     images, labels = _trajectory(job)
     hard = not labels.is_floating_point()
-    job.expect(hard, f"labels: {_describe(labels)}", "integers ('datm' has logits)")
+    job.expect(hard, f"labels, {_describe(labels)}", "integers ('datm' has logits)")
     job.record["lr"] = None  # it was learned, but never saved
     return job.finish(_undo_zca_or_mean(job, images), labels)
 
@@ -245,7 +245,7 @@ def _read_datm(job: _Job) -> DistilledSet:
     images, labels = _trajectory(job)
     soft = labels.ndim == 2 and labels.is_floating_point()
     expected = "float logits (N, K) ('mtt' has integers)"
-    job.expect(soft, f"labels: {_describe(labels)}", expected)
+    job.expect(soft, f"labels, {_describe(labels)}", expected)
     job.record["lr"] = _learned_lr(job)
     return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
 
@@ -368,9 +368,9 @@ def _folder_labels(
 ) -> tuple[list[int], Sequence[str] | None]:
     """Turn folder names into labels, and into class names if no data set has them.
 
-    A data set's class names come first, then integers in the names (its labels, or a
-    subset's ImageNet indices), then the order of the names. WordNet ids sort like
-    ImageNet's indices, so as many of them as a subset has classes tell each label.
+    Tried in this order: a data set's class names; integers in the names (labels, or a
+    subset's ImageNet indices); the order of the names. WordNet ids sort like ImageNet's
+    indices, so as many of them as a subset has classes tell each label.
     """
     dataset, record = job.dataset, job.record
     known = class_names(dataset) if dataset else ()
@@ -503,7 +503,8 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     """Undo whichever of the two was done; the file itself can't tell."""
     zca, reference = job.options.get("zca"), job.options.get("zca_reference")
     require(isinstance(zca, bool | None), "zca", zca, "True or False")
-    if "normalisation" in job.options and (zca or reference is not None):
+    normalised = "normalisation" in job.options
+    if normalised and (zca or reference is not None):
         raise InputError(
             "normalisation= is for pixels that aren't whitened, zca=True and "
             "zca_reference= for those that are; pass one of them"
@@ -518,7 +519,7 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     if zca:
         return _copy_of_inverse(job, images, evidence)
     whitened = job.dataset not in SUBSETS and looks_whitened(images)
-    if zca is None and "normalisation" not in job.options:
+    if zca is None and not normalised:
         if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
             seem = {True: "; these look whitened", False: "; these don't look so"}
             raise InputError(
@@ -542,8 +543,7 @@ def _written_inverse(job: _Job, images: Tensor) -> Tensor:
     job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
     whitened = [_partner(path, "images") for path in job.paths]
     if all(path.is_file() for path in whitened):
-        _, likeness = _detail_in_common(images, whitened)
-        job.record["zca_detail"] = round(likeness, 3)
+        _, likeness = _compare_detail(job, images, whitened)
         if not likeness >= SAME_DETAIL:
             job.doubt(
                 f"{whitened[0].name} is of another run (its detail correlates "
@@ -556,14 +556,13 @@ def _written_inverse(job: _Job, images: Tensor) -> Tensor:
 def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> Tensor:
     """Return the writer's copy with whitening undone, if it is of the same run."""
     inverse = [_partner(path, "images_zca") for path in job.paths]
-    for path in inverse:
-        if not path.is_file():
-            raise InputError(
-                f"zca=True, but its inverse-whitened copy {path.name} is absent; pass "
-                "images_zca_{iteration}.pt itself, or the real training images as "
-                "zca_reference="
-            )
-    copy, likeness = _detail_in_common(images, inverse)
+    if absent := [path.name for path in inverse if not path.is_file()]:
+        raise InputError(
+            f"zca=True, but its inverse-whitened copy {absent[0]} is absent; pass "
+            "images_zca_{iteration}.pt itself, or the real training images as "
+            "zca_reference="
+        )
+    copy, likeness = _compare_detail(job, images, inverse)
     if not likeness >= SAME_DETAIL:
         raise InputError(
             f"zca=True, but {inverse[0].name} is of another run: its finest detail "
@@ -571,15 +570,17 @@ def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> T
             "pass the real training images as zca_reference="
         )
     job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
-    job.record["zca_detail"] = round(likeness, 3)
     return job.as_stored(copy, "ZCA whitening, undone by the writer", **evidence)
 
 
-def _detail_in_common(images: Tensor, others: list[Path]) -> tuple[Tensor, float]:
+def _compare_detail(
+    job: _Job, images: Tensor, others: list[Path]
+) -> tuple[Tensor, float]:
     """Read images from other files; correlate their detail, 0 if shapes differ."""
     other = torch.cat([_pixels(load_torch(path)) for path in others])
-    alike = other.shape == images.shape
-    return other, same_detail(images, other) if alike else 0.0
+    likeness = same_detail(images, other) if other.shape == images.shape else 0.0
+    job.record["zca_detail"] = round(likeness, 3)
+    return other, likeness
 
 
 def _kind_of_entries(data: list[Any], path: Path) -> str | None:
@@ -691,19 +692,19 @@ def load_torch(path: Path) -> Any:
     except Exception as error:  # a damaged file can fail in any way
         code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
         if not head:
-            found = "empty (0 bytes)"
+            found = "is empty (0 bytes)"
         elif code:
-            found = f"a file with code ({code[0]}), which was not executed"
+            found = f"holds code ({code[0]}), which was not executed"
         elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-            found = "truncated or damaged (a zip archive without its end)"
+            found = "is truncated or damaged (a zip archive without its end)"
         elif head.startswith((b"PK", b"\x80")):
-            found = "damaged, or not from torch.save"
+            found = "is damaged, or not from torch.save"
         elif head.startswith(b"version http"):
-            found = "a Git LFS pointer, not the data it points to"
+            found = "is a Git LFS pointer, not the data it points to"
         else:
-            found = f"not a torch file (it begins with {head!r})"
+            found = f"is not a torch file (it begins with {head!r})"
         wanted = "expected tensors from torch.save"
-        raise file_error(path, f": the file is {found}; {wanted}") from None
+        raise file_error(path, f": the file {found}; {wanted}") from None
 
 
 def _imports(path: Path) -> list[str]:
