@@ -57,8 +57,8 @@ def join(
     if names == others:
         return list(range(len(names)))
     sides = f"({ours}: {_few(names)}; {theirs}: {_few(others)}); {advice}"
-    if _is_numbered(names) or _is_numbered(others):
-        nameless, named = (ours, others) if _is_numbered(names) else (theirs, names)
+    if is_numbered(names) or is_numbered(others):
+        nameless, named = (ours, others) if is_numbered(names) else (theirs, names)
         # the folders "0", "1", "10", "11", ..., "2" are sorted, but not in order
         matches = [re.fullmatch(r"[A-Za-z]*[-_ ]?(\d+)", name) for name in named]
         numbers = [int(match[1]) for match in matches if match]
@@ -183,13 +183,14 @@ def origin(distilled: DistilledSet) -> str | None:
         name
         for name in DATASETS
         if (name != "imagenet" or len(names) == 1000)  # whose list costs seconds
-        and not _is_numbered(class_names(name))
+        and not is_numbered(class_names(name))
         and sorted(class_names(name)) == sorted(names)
     ]
     return fits[0] if len(fits) == 1 else None
 
 
-def _is_numbered(names: Sequence[str]) -> bool:
+def is_numbered(names: Sequence[str]) -> bool:
+    """Tell whether names are the stand-ins of `names.numbered`. Source: ours."""
     return tuple(names) == numbered(len(names))
 
 

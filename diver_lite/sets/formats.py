@@ -97,7 +97,7 @@ def read(
                     f"{', '.join(fitting)}"
                 )
         enough = len(paths) == 1 or job.format in _SPLIT
-        job.expect(enough, f"{len(paths)} files", "one")
+        job.expect(enough, f"found {len(paths)} files", "one")
         return reader(job)
 
 
@@ -113,21 +113,21 @@ class _Job(Undoing):
 
     @cached_property
     def payload(self) -> Any:
-        self.expect(not self.path.is_dir(), "a folder", "a file")
+        self.expect(not self.path.is_dir(), "found a folder", "a file")
         return load_torch(self.path)
 
     def expect(self, condition: bool, found: str, expected: str) -> None:
         """Raise unless what was found is as the format has it."""
         if not condition:
             wanted = f"format {self.format!r} expects {expected}"
-            raise InputError(f"found {found}; {wanted}")
+            raise InputError(f"{found}; {wanted}")
 
     def dict_pair(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a DatasetCondensation dict."""
         data = self.payload.get("data") if isinstance(self.payload, dict) else None
         data = data if isinstance(data, list) else []
         expected = "a dict whose 'data' lists [images, labels]"
-        self.expect(len(data) > 0, _describe(self.payload), expected)
+        self.expect(len(data) > 0, f"found {_describe(self.payload)}", expected)
         kind, last = _kind_of_entries(data, self.path), len(data) - 1
         chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
         chosen = integer(chosen, "experiment", 0, last)
@@ -221,32 +221,24 @@ def _read_dc(job: _Job) -> DistilledSet:
     """
     images, labels = job.dict_pair()
     hard = labels.ndim == 1 and not labels.is_floating_point()
-    job.expect(hard, f"labels, {_describe(labels)}", "integers (N,)")
+    job.expect(hard, f"labels: found {_describe(labels)}", "integers (N,)")
     return job.finish(job.undo(images, "dc"), labels)
 
 
-def _read_mtt(job: _Job) -> DistilledSet:
-    """Read GeorgeCazenavette/mtt-distillation.
+def _read_trajectory(job: _Job) -> DistilledSet:
+    """Read GeorgeCazenavette/mtt-distillation, and NUS-HPC-AI-Lab/DATM and EDF.
 
-    Undone: mean and std of the data set, or ZCA whitening.
+    The latter have logits for labels: their trainers apply a softmax to them. Undone:
+    mean and std of the data set, or ZCA whitening.
     """
     images, labels = _trajectory(job)
-    hard = not labels.is_floating_point()
-    job.expect(hard, f"labels, {_describe(labels)}", "integers ('datm' has logits)")
-    job.record["lr"] = None  # it was learned, but never saved
-    return job.finish(_undo_zca_or_mean(job, images), labels)
-
-
-def _read_datm(job: _Job) -> DistilledSet:
-    """Read NUS-HPC-AI-Lab/DATM and EDF, whose trainers apply a softmax to the labels.
-
-    Undone: mean and std of the data set, or ZCA whitening.
-    """
-    images, labels = _trajectory(job)
-    soft = labels.ndim == 2 and labels.is_floating_point()
-    expected = "float logits (N, K) ('mtt' has integers)"
-    job.expect(soft, f"labels, {_describe(labels)}", expected)
-    job.record["lr"] = _learned_lr(job)
+    soft, expected = labels.is_floating_point(), "integers ('datm' has logits)"
+    fits, lr = not soft, None  # MTT's was learned, but never saved
+    if job.format == "datm":
+        expected = "float logits (N, K) ('mtt' has integers)"
+        fits, lr = soft and labels.ndim == 2, _learned_lr(job)
+    job.expect(fits, f"labels: found {_describe(labels)}", expected)
+    job.record["lr"] = lr
     return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
 
 
@@ -293,7 +285,7 @@ def _read_ncfm(job: _Job) -> DistilledSet:
     images, labels = _pair(job.payload)
     low, high = images.min().item(), images.max().item()
     outside = low < -0.05 or high > 1.05  # NaN isn't: the set says where it is
-    job.expect(not outside, f"values {low:.2f}..{high:.2f}", "[0, 1]")
+    job.expect(not outside, f"found values {low:.2f}..{high:.2f}", "[0, 1]")
     images = job.as_stored(images)
     factor, highest = job.options.get("factor", 2), min(images.shape[-2:])
     factor = integer(factor, "factor (tiles per side)", 1, highest)
@@ -314,7 +306,7 @@ def _read_predd(job: _Job) -> DistilledSet:
     images, labels = job.dict_pair()
     largest = images.abs().max().item()
     expected = "about [-1, 1] (normalised images with a 'res' are format 'dc')"
-    job.expect(not largest > 3, f"values up to {largest:.1f}", expected)
+    job.expect(not largest > 3, f"found values up to {largest:.1f}", expected)
     if in_unit_range(images):  # a decoder's blacks are at -1
         job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
         return job.finish(job.as_stored(images), labels)
@@ -330,7 +322,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     Undone: 8 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own training
     loop and stays where it is.
     """
-    job.expect(job.path.is_dir(), "a file", "a folder")
+    job.expect(job.path.is_dir(), "found a file", "a folder")
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
         job.dataset = None
     files: dict[str, list[Path]] = {}
@@ -443,8 +435,8 @@ _ZCA = ("normalisation", "zca", "zca_reference")
 # format -> its reader, and the arguments of `load_distilled` that have a meaning for it
 _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
     "dc": (_read_dc, ("experiment", "normalisation")),
-    "mtt": (_read_mtt, _ZCA),
-    "datm": (_read_datm, _ZCA),
+    "mtt": (_read_trajectory, _ZCA),
+    "datm": (_read_trajectory, _ZCA),
     "glad": (_read_glad, ("space", "normalisation")),
     "ncfm": (_read_ncfm, ("factor",)),
     "image-folder": (_read_image_folder, ()),
@@ -645,7 +637,7 @@ def _detect_trajectory(images: Path) -> str:
     if labels.ndim == 2 and labels.is_floating_point():
         return "datm"
     iteration = re.fullmatch(r"images_(\d+)\.pt", images.name)
-    if iteration and len(iteration[1]) == 5 and iteration[1][0] == "0":
+    if iteration and re.fullmatch(r"0\d{4}", iteration[1]):
         return "glad"  # it pads iterations with zeros to five digits
     if "images_zca_" in images.name or (iteration and len(iteration[1]) < 5):
         return "mtt"
@@ -659,8 +651,8 @@ def _ambiguous(found: str, *formats: str) -> InputError:
 
 # --- Files from strangers ----------------------------------------------------------
 
-# The accuracies that DatasetCondensation stores are numpy scalars; these names can
-# build a number and nothing else. Older files spell the module without underscore.
+# DatasetCondensation stores accuracies as numpy scalars; these names can build a number
+# and nothing else. Older files spell the module without underscore.
 _NUMPY_SCALARS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),

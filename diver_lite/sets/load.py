@@ -11,17 +11,11 @@ from typing import Literal
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, describe, instance, is_one_of, path
+from diver_lite.checks import InputError, instance, is_one_of, path, require
 from diver_lite.distilled import DistilledSet
-from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.classes import in_order_of, is_numbered
 from diver_lite.sets.formats import FORMATS, read
-from diver_lite.sets.names import (
-    SUBSETS,
-    class_names,
-    dataset_name,
-    imagenet_subset,
-    numbered,
-)
+from diver_lite.sets.names import SUBSETS, class_names, dataset_name, imagenet_subset
 from diver_lite.sets.normalisation import Statistics
 
 _SHIPPED = "distilled/"
@@ -47,7 +41,7 @@ def load_distilled(
 ) -> DistilledSet:
     """Read a distilled set, shipped or published, with its normalisation undone.
 
-    Whether pixels were normalised stands in no file: the pictures that come out are
+    No file says whether its pixels were normalised: the pictures that come out are
     compared with what the data set looks like, and with the other readings. Pixels
     that lie in [0, 1] are read as they are; other doubts are warned about.
 
@@ -58,13 +52,11 @@ def load_distilled(
         dataset: what was distilled ("cifar10", "imagefruit", ...): gives class names
             and the mean and std to undo. Default: what file or folder names say.
         experiment: dc, predd: which of the file's entries. Default: the first of
-            repetitions, the last of snapshots of one run, which are told apart by the
-            detail that they have in common.
+            repetitions, the last of snapshots, which have their detail in common.
         zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say,
             so it must be given for CIFAR and Tiny ImageNet (ImageNet subsets: False).
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
-            was fitted on. Without it a whitened set needs its images_zca_*.pt, which
-            must be of the same run.
+            was fitted on. Without it a whitened set needs its run's images_zca_*.pt.
         factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).
             Image i becomes images 4i..4i+3: top left, top right, bottom left, bottom
             right, each upsampled bilinearly to the canvas's size.
@@ -73,9 +65,9 @@ def load_distilled(
             "none" for pixels that are stored as they are.
 
     Returns:
-        The set; `provenance` records under "undone" every change to the pixels, under
-        "assumed" what they were taken for, under "fit" how well that fits (see
-        `normalisation.measure`), and under "doubts" what was warned about.
+        The set; its `provenance` has every change to the pixels ("undone"), what they
+        were taken for ("assumed"), how well that fits ("fit", see
+        `normalisation.measure`), and what was warned about ("doubts").
 
     Raises:
         InputError: missing, damaged or ambiguous files, files that hold code (it is
@@ -88,10 +80,8 @@ def load_distilled(
 
     Source: the repositories named at each reader.
     """
-    if not is_one_of(format, ("auto", *FORMATS)):
-        raise InputError(
-            f"format {describe(format)}: expected 'auto' or one of {[*FORMATS]}"
-        )
+    known = ("auto", *FORMATS)
+    require(is_one_of(format, known), "format", format, f"one of {known}")
     paths = _find(source)
     dataset = dataset_name(dataset) if dataset else None
     given = {
@@ -134,7 +124,7 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
     Raises:
         InputError: another number of classes, or other names.
 
-    Source: ours; label orders as in `imagenet.SUBSETS`.
+    Source: ours; label orders as in `names.SUBSETS`.
     """
     subset = imagenet_subset(subset)
     if distilled.provenance.get("dataset") == f"{subset}-ncfm":
@@ -144,7 +134,7 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
         raise InputError(
             f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
         )
-    if found == numbered(len(found)):
+    if is_numbered(found):
         return replace(distilled, class_names=names), subset
     if strange := list(Counter(found) - Counter(names)):
         (lacking, *_) = Counter(names) - Counter(found)
@@ -160,17 +150,14 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(source, str) and source in list_shipped():
         return [asset_path(f"{_SHIPPED}{source}.safetensors")]
-    several = not isinstance(source, str | Path)
-    if several:
-        instance(source, "source", list | tuple)
-    paths = [path(item, "source") for item in (source if several else [source])]
-    for file in paths:
-        if not file.exists():
-            shipped = ", ".join(list_shipped()) or "none"
-            raise InputError(
-                f"source {str(file)!r}: no such file or folder, and not the name of a "
-                f"shipped set (shipped: {shipped})"
-            )
+    files = [source] if isinstance(source, str | Path) else source
+    instance(files, "source", list | tuple)
+    paths = [path(file, "source") for file in files]
+    if absent := [str(path) for path in paths if not path.exists()]:
+        raise InputError(
+            f"source {absent[0]!r}: no such file or folder, and not the name of a "
+            f"shipped set (shipped: {', '.join(list_shipped()) or 'none'})"
+        )
     if not paths:
         raise InputError("source: found an empty list; expected at least one file")
     return paths

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError, describe, first_line, is_one_of, path
+from diver_lite.checks import InputError, first_line, is_one_of, path, require
 from diver_lite.sets.names import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
@@ -54,10 +54,10 @@ def load_dataset(
 ) -> Dataset:
     """Load a split of a real dataset.
 
-    The official training split is `train`. All choices of this project are made on
-    `validation` (its last 500 images of each class); what is trained on is `fit`
-    (the other ones). `sample` is the first 100 images per class of `fit`; it ships
-    with the package for Fashion-MNIST, as does `test`.
+    `train` is the official training split. All choices of this project are made on
+    `validation`, its last 500 images of each class; what is trained on is `fit`, the
+    others. `sample` is the first 100 images per class of `fit`; it ships with the
+    package for Fashion-MNIST, as does `test`.
 
     Args:
         name: `"fashion-mnist"`, `"cifar10"`, or a folder with one sub-folder per
@@ -70,10 +70,9 @@ def load_dataset(
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
         subset: for a folder, take the classes of this ImageNet subset only, in its
-            label order. Class folders may be named by WordNet id, class name or
-            ImageNet index. Split folders may be ImageNet's (train, val), may lie in a
-            folder imagenette2*, as torchvision leaves it, or be missing: then the
-            folder itself is the test split.
+            label order; names of class folders as for `names.match_folders`. Split
+            folders may be ImageNet's (train, val), may lie in a folder imagenette2*,
+            as torchvision leaves it, or be missing: then all is the test split.
 
     Returns:
         images (N, 3, H, W) float32 in [0, 1], labels (N,) int64, class names.
@@ -84,10 +83,7 @@ def load_dataset(
     Source: Fashion-MNIST, Xiao et al. 2017; CIFAR-10, Krizhevsky 2009; splits: ours.
     """
     path(name, "dataset")
-    if not is_one_of(split, SPLITS):
-        raise InputError(
-            f"split {describe(split)} is unknown; expected one of {SPLITS}"
-        )
+    require(is_one_of(split, SPLITS), "split", split, f"one of {SPLITS}")
     if name == "fashion-mnist" and subset is None:
         return *_fashion_mnist(split, _root(root)), FASHION_MNIST_CLASSES
     if name == "cifar10" and subset is None:
@@ -121,8 +117,7 @@ def split_indices(labels: Tensor, split: str) -> Tensor:
     Returns:
         Sorted indices (M,) int64.
 
-    Source: ours: a fixed, class-balanced hold-out, so that no choice needs the test
-    split.
+    Source: ours: a fixed, balanced hold-out, so that no choice needs the test split.
     """
     chosen = []
     for label in labels.unique():
@@ -274,11 +269,7 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
 
 
 def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
-    """Decode JPEG files stored back to back: keys {subset}_blob, _offs, _y.
-
-    Returns:
-        (N, 32, 32, 3) uint8 and labels.
-    """
+    """Decode JPEG files stored back to back, (N, 32, 32, 3) uint8, and their labels."""
     try:
         with np.load(path) as packed:
             blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))

@@ -195,7 +195,7 @@ def test_unknown_names_and_splits(tmp_path):
     """Both messages name what was found and what would do."""
     with pytest.raises(InputError, match=r"'mnist-3d' is unknown.*'cifar10'"):
         load_dataset("mnist-3d", "test")
-    with pytest.raises(InputError, match=r"'dev' is unknown.*'validation'"):
+    with pytest.raises(InputError, match=r"split is 'dev'; .*'validation'"):
         load_dataset("fashion-mnist", "dev")
 
 
