@@ -160,10 +160,8 @@ class _Job(Undoing):
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
-        if names is None and self.dataset is not None:
-            names = class_names(self.dataset)
-        if names is None:
-            names = numbered(int(labels.max()) + 1 if soft is None else soft.shape[1])
+        count = int(labels.max()) + 1 if soft is None else soft.shape[1]
+        known = class_names(self.dataset) if self.dataset else numbered(count)
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -171,7 +169,7 @@ class _Job(Undoing):
             "undone": self.undone,
             **self.record,
         }
-        return DistilledSet(images, labels, tuple(names), soft, provenance)
+        return DistilledSet(images, labels, tuple(names or known), soft, provenance)
 
 
 def _describe(item: Any) -> str:
@@ -454,10 +452,14 @@ def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
         job.paths = [_best(job.path)]
     images = [_pixels(load_torch(path)) for path in job.paths]
     labels = [_tensor(load_torch(_partner(path, "labels"))) for path in job.paths]
-    shapes = {tuple(part.shape[1:]) for part in images}
-    if len(shapes) > 1 or len({tuple(part.shape[1:]) for part in labels}) > 1:
-        raise InputError(f"split files differ in shape: images {sorted(shapes)}")
-    return torch.cat(images), torch.cat(labels)
+    return _joined(images, "images"), _joined(labels, "labels")
+
+
+def _joined(parts: list[Tensor], name: str) -> Tensor:
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise InputError(f"split files differ in shape: {name} {sorted(shapes)}")
+    return torch.cat(parts)
 
 
 def _best(folder: Path) -> Path:
@@ -513,10 +515,11 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     whitened = job.dataset not in SUBSETS and looks_whitened(images)
     if zca is None and not normalised:
         if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
-            seem = {True: "; these look whitened", False: "; these don't look so"}
+            looks = "; these look whitened" if whitened else "; these don't look so"
             raise InputError(
                 f"{job.dataset} sets of this format are often ZCA-whitened, which the "
-                "file doesn't tell; pass zca=True or zca=False" + seem.get(whitened, "")
+                "file doesn't tell; pass zca=True or zca=False"
+                + ("" if whitened is None else looks)
             )
         job.record["zca_assumed"] = False
     read = job.undo(images, "mtt", **evidence)
@@ -569,7 +572,7 @@ def _compare_detail(
     job: _Job, images: Tensor, others: list[Path]
 ) -> tuple[Tensor, float]:
     """Read images from other files; correlate their detail, 0 if shapes differ."""
-    other = torch.cat([_pixels(load_torch(path)) for path in others])
+    other = _joined([_pixels(load_torch(path)) for path in others], "images")
     likeness = same_detail(images, other) if other.shape == images.shape else 0.0
     job.record["zca_detail"] = round(likeness, 3)
     return other, likeness
@@ -704,10 +707,10 @@ def _imports(path: Path) -> list[str]:
     strings, found = [], []
     try:
         for opcode, argument, _ in pickletools.genops(path.read_bytes()):
-            if opcode.name == "GLOBAL":
-                found.append(argument.replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
+            if opcode.name == "STACK_GLOBAL":
                 found.append(".".join(strings[-2:]))
+            elif isinstance(argument, str) and opcode.name == "GLOBAL":
+                found.append(argument.replace(" ", "."))
             elif isinstance(argument, str):
                 strings.append(argument)
     except ValueError:

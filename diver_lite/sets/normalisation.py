@@ -133,10 +133,9 @@ def measure(images: Tensor, statistics: Statistics | None) -> Fit:
 
     Source: ours.
     """
-    low, high = images < 0, images > 1
-    far = (images < -1) | (images > 2)
+    outside, far = (images < 0) | (images > 1), (images < -1) | (images > 2)
     found = {
-        "outside": (low | high).float().mean().item(),
+        "outside": outside.float().mean().item(),
         "far_outside": far.float().mean().item(),
     }
     if statistics is not None:
@@ -181,13 +180,7 @@ def same_detail(first: Tensor, second: Tensor) -> float:
 
     Source: ours.
     """
-    first, second = (
-        images[..., 1:, 1:]
-        - images[..., :-1, 1:]
-        - images[..., 1:, :-1]
-        + images[..., :-1, :-1]
-        for images in (first.float(), second.float())
-    )
+    first, second = (x.float().diff(dim=-1).diff(dim=-2) for x in (first, second))
     product = first.norm() * second.norm()
     return ((first * second).sum() / product.clamp(min=1e-12)).item()
 
@@ -245,8 +238,7 @@ class Undoing:
         dataset: its canonical name, or None.
         format: a key of `formats.FORMATS`.
         options: arguments that the caller of `load_distilled` gave.
-        record: what else the provenance shall say: `assumed`, `fit` (see `measure`),
-            `doubts`.
+        record: what else the provenance shall say: "assumed", "fit", "doubts", ...
         undone: every change to the pixels.
     """
 

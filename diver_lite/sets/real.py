@@ -1,8 +1,8 @@
 """Real datasets: what ships, and where the rest is found.
 
 Every image leaves this module as float32 (N, 3, H, W) in [0, 1]. Fashion-MNIST is
-zero-padded from 28 to 32 pixels, which loses nothing and lets every network of the
-book see one size; its grey channel is repeated by a view, so it costs no memory.
+zero-padded from 28 to 32 pixels, so that networks see one size everywhere; its grey
+channel is repeated by a view, which costs no memory.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_FILES = ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte")
 _CIFAR10_FORMS = {  # a file that tells -> how `describe_source` calls it
     "cifar-10-batches-py": "official files",
     "cifar10_jpeg.npz": "JPEG re-encoding",
@@ -206,12 +207,10 @@ def find_source(name: str, root: Path | None = None) -> Path:
     Raises:
         InputError: not found and not downloadable; the message says what to do.
     """
-    wanted = {
-        "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
-        "cifar10": tuple(_CIFAR10_FORMS),
-    }[name]
+    fashion = name == "fashion-mnist"
+    wanted = _FASHION_FILES if fashion else tuple(_CIFAR10_FORMS)
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
-    places += [_DEBIAN] if name == "fashion-mnist" else []
+    places += [_DEBIAN] if fashion else []
     for place in places:
         if any((place / file).exists() for file in wanted):
             return place
@@ -224,19 +223,17 @@ def find_source(name: str, root: Path | None = None) -> Path:
     import torchvision
 
     cache = Path(platformdirs.user_cache_dir("diver_lite"))
-    classes = {
-        "fashion-mnist": torchvision.datasets.FashionMNIST,
-        "cifar10": torchvision.datasets.CIFAR10,
-    }
+    sets = torchvision.datasets
     try:
-        classes[name](str(cache), train=True, download=True)
+        kind = sets.FashionMNIST if fashion else sets.CIFAR10
+        kind(str(cache), train=True, download=True)
     except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
         raise InputError(
             f"the training split of {name} is not on this machine and could not be "
             f"downloaded ({type(error).__name__}); set DIVER_LITE_DATA or pass root= "
             f"(--data-root) to a folder that holds {wanted[0]}"
         ) from None
-    return cache / "FashionMNIST/raw" if name == "fashion-mnist" else cache
+    return cache / "FashionMNIST/raw" if fashion else cache
 
 
 # ---------------------------------------------------------------- CIFAR-10, folders
