@@ -7,87 +7,76 @@ from collections.abc import Sequence
 
 from diver_lite.checks import InputError
 
-
-def _table(text: str) -> dict[str, tuple[str, ...]]:
-    """Read lines of "name: entry, entry, ..."; indented ones continue."""
-    lines = text.strip().replace("\n  ", " ").splitlines()
-    pairs = (line.split(": ") for line in lines)
-    return {name: tuple(entries.split(", ")) for name, entries in pairs}
-
-
-# ImageNet-1k index and name of each class, in the order of the subset's labels.
+# ImageNet-1k index, WordNet id and name of each class of the subsets below.
+# Source: timm's imagenet_synsets.txt, compared with torchvision's Imagenette.
+_IMAGENET = """
+0 n01440764 tench, 9 n01518878 ostrich, 11 n01531178 goldfinch, 13 n01534433 junco,
+19 n01592084 chickadee, 22 n01614925 bald eagle, 24 n01622779 great grey owl,
+64 n01749939 green mamba, 72 n01773157 black and gold garden spider,
+74 n01773797 garden spider, 76 n01774750 tarantula, 84 n01806143 peacock,
+88 n01818515 macaw, 89 n01819313 cockatoo, 90 n01820546 lorikeet,
+92 n01828970 bee eater, 93 n01829413 hornbill, 94 n01833805 hummingbird,
+96 n01843383 toucan, 100 n01860187 black swan, 102 n01872401 echidna,
+129 n02006656 spoonbill, 130 n02007558 flamingo, 135 n02013706 limpkin,
+136 n02017213 European gallinule, 139 n02025239 ruddy turnstone, 144 n02051845 pelican,
+145 n02056570 king penguin, 148 n02071294 killer whale, 155 n02086240 Shih-Tzu,
+159 n02087394 Rhodesian ridgeback, 162 n02088364 beagle, 167 n02089973 English foxhound,
+176 n02091831 Saluki, 182 n02093754 Border terrier, 193 n02096294 Australian terrier,
+207 n02099601 golden retriever, 217 n02102040 English springer,
+229 n02105641 Old English sheepdog, 236 n02107142 Doberman, 255 n02111129 Leonberg,
+258 n02111889 Samoyed, 259 n02112018 Pomeranian, 262 n02112706 Brabancon griffon,
+273 n02115641 dingo, 275 n02116738 African hunting dog, 281 n02123045 tabby,
+282 n02123159 tiger cat, 283 n02123394 Persian cat, 284 n02123597 Siamese cat,
+285 n02124075 Egyptian cat, 287 n02127052 lynx, 289 n02128757 snow leopard,
+290 n02128925 jaguar, 291 n02129165 lion, 292 n02129604 tiger, 309 n02206856 bee,
+321 n02276258 admiral, 322 n02277742 ringlet, 324 n02280649 cabbage butterfly,
+326 n02281787 lycaenid, 333 n02342885 hamster, 339 n02389026 sorrel,
+364 n02457408 three-toed sloth, 374 n02488291 langur, 376 n02489166 proboscis monkey,
+392 n02606052 rock beauty, 452 n02869837 bonnet, 482 n02979186 cassette player,
+491 n03000684 chain saw, 497 n03028079 church, 500 n03042490 cliff dwelling,
+503 n03062245 cocktail shaker, 535 n03208938 disk brake, 554 n03344393 fireboat,
+565 n03393912 freight car, 566 n03394916 French horn, 569 n03417042 garbage truck,
+571 n03425413 gas pump, 574 n03445777 golf ball, 576 n03447447 gondola,
+599 n03530642 honeycomb, 685 n03841143 odometer, 688 n03857828 oscilloscope,
+701 n03888257 parachute, 713 n03924679 photocopier, 739 n03992509 potter's wheel,
+779 n04146614 school bus, 783 n04153751 screw, 816 n04277352 spindle,
+874 n04487081 trolleybus, 882 n04517823 vacuum, 904 n04589890 window screen,
+916 n06359193 web site, 943 n07718472 cucumber, 945 n07720875 bell pepper,
+948 n07742313 Granny Smith, 949 n07745940 strawberry, 950 n07747607 orange,
+951 n07749582 lemon, 952 n07753113 fig, 953 n07753275 pineapple, 954 n07753592 banana,
+956 n07760859 custard apple, 957 n07768694 pomegranate, 984 n11879895 rapeseed,
+986 n12057211 yellow lady's slipper, 987 n12144580 corn, 993 n13037406 gyromitra,
+995 n13044778 earthstar
+"""
+_ROWS = [row.split(maxsplit=2) for row in " ".join(_IMAGENET.split()).split(", ")]
+WORDNET_IDS = {int(index): wnid for index, wnid, _ in _ROWS}
+_NAMES = {int(index): name for index, _, name in _ROWS}
+# The ImageNet-1k indices of each subset; the position is the subset's label.
 # Source: MTT and GLaD utils.py:Config, NCFM imagenet_subset/class*.txt. GLaD calls
 # its subsets A to E alpha to epsilon. NCFM has another fruit and another spider.
-_SUBSETS = _table("""
-imagenette: 0 tench, 217 English springer, 482 cassette player, 491 chain saw,
-  497 church, 566 French horn, 569 garbage truck, 571 gas pump, 574 golf ball,
-  701 parachute
-imagewoof: 193 Australian terrier, 182 Border terrier, 258 Samoyed, 162 beagle,
-  155 Shih-Tzu, 167 English foxhound, 159 Rhodesian ridgeback, 273 dingo,
-  207 golden retriever, 229 Old English sheepdog
-imagemeow: 281 tabby, 282 tiger cat, 283 Persian cat, 284 Siamese cat,
-  285 Egyptian cat, 291 lion, 292 tiger, 290 jaguar, 289 snow leopard, 287 lynx
-imagesquawk: 84 peacock, 130 flamingo, 88 macaw, 144 pelican, 145 king penguin,
-  22 bald eagle, 96 toucan, 9 ostrich, 100 black swan, 89 cockatoo
-imagefruit: 953 pineapple, 954 banana, 949 strawberry, 950 orange, 951 lemon,
-  957 pomegranate, 952 fig, 945 bell pepper, 943 cucumber, 948 Granny Smith
-imageyellow: 309 bee, 986 yellow lady's slipper, 954 banana, 951 lemon, 987 corn,
-  779 school bus, 599 honeycomb, 291 lion, 72 black and gold garden spider,
-  11 goldfinch
-imagenet-a: 255 Leonberg, 376 proboscis monkey, 984 rapeseed, 364 three-toed sloth,
-  500 cliff dwelling, 986 yellow lady's slipper, 333 hamster, 576 gondola,
-  148 killer whale, 135 limpkin
-imagenet-b: 129 spoonbill, 916 web site, 90 lorikeet, 275 African hunting dog,
-  995 earthstar, 874 trolleybus, 102 echidna, 259 Pomeranian, 685 odometer,
-  139 ruddy turnstone
-imagenet-c: 565 freight car, 94 hummingbird, 554 fireboat, 535 disk brake,
-  92 bee eater, 392 rock beauty, 291 lion, 136 European gallinule,
-  324 cabbage butterfly, 11 goldfinch
-imagenet-d: 9 ostrich, 258 Samoyed, 13 junco, 262 Brabancon griffon, 19 chickadee,
-  339 sorrel, 321 admiral, 24 great grey owl, 93 hornbill, 322 ringlet
-imagenet-e: 816 spindle, 96 toucan, 100 black swan, 145 king penguin,
-  739 potter's wheel, 713 photocopier, 783 screw, 76 tarantula, 688 oscilloscope,
-  326 lycaenid
-imageidc: 452 bonnet, 64 green mamba, 374 langur, 236 Doberman, 993 gyromitra,
-  176 Saluki, 882 vacuum, 904 window screen, 503 cocktail shaker, 74 garden spider
-imagefruit-ncfm: 953 pineapple, 954 banana, 949 strawberry, 950 orange, 951 lemon,
-  957 pomegranate, 952 fig, 945 bell pepper, 943 cucumber, 956 custard apple
-imageyellow-ncfm: 309 bee, 986 yellow lady's slipper, 954 banana, 951 lemon, 987 corn,
-  779 school bus, 599 honeycomb, 291 lion, 74 garden spider, 11 goldfinch
-""")
+_INDICES = {
+    "imagenette": "0 217 482 491 497 566 569 571 574 701",
+    "imagewoof": "193 182 258 162 155 167 159 273 207 229",
+    "imagemeow": "281 282 283 284 285 291 292 290 289 287",
+    "imagesquawk": "84 130 88 144 145 22 96 9 100 89",
+    "imagefruit": "953 954 949 950 951 957 952 945 943 948",
+    "imageyellow": "309 986 954 951 987 779 599 291 72 11",
+    "imagenet-a": "255 376 984 364 500 986 333 576 148 135",
+    "imagenet-b": "129 916 90 275 995 874 102 259 685 139",
+    "imagenet-c": "565 94 554 535 92 392 291 136 324 11",
+    "imagenet-d": "9 258 13 262 19 339 321 24 93 322",
+    "imagenet-e": "816 96 100 145 739 713 783 76 688 326",
+    "imageidc": "452 64 374 236 993 176 882 904 503 74",
+    "imagefruit-ncfm": "953 954 949 950 951 957 952 945 943 956",
+    "imageyellow-ncfm": "309 986 954 951 987 779 599 291 74 11",
+}
+# name -> ((ImageNet-1k index, class name), ...)
 SUBSETS = {
-    subset: tuple((int(i), name) for i, name in (row.split(" ", 1) for row in rows))
-    for subset, rows in _SUBSETS.items()
+    subset: tuple((int(index), _NAMES[int(index)]) for index in indices.split())
+    for subset, indices in _INDICES.items()
 }
 
-# ImageNet-1k index -> WordNet id of every class above; their order is the same.
-# Source: timm's imagenet_synsets.txt, compared with torchvision's Imagenette.
-_WORDNET_IDS = """\
-0:n01440764 9:n01518878 11:n01531178 13:n01534433 19:n01592084 22:n01614925
-24:n01622779 64:n01749939 72:n01773157 74:n01773797 76:n01774750 84:n01806143
-88:n01818515 89:n01819313 90:n01820546 92:n01828970 93:n01829413 94:n01833805
-96:n01843383 100:n01860187 102:n01872401 129:n02006656 130:n02007558 135:n02013706
-136:n02017213 139:n02025239 144:n02051845 145:n02056570 148:n02071294 155:n02086240
-159:n02087394 162:n02088364 167:n02089973 176:n02091831 182:n02093754 193:n02096294
-207:n02099601 217:n02102040 229:n02105641 236:n02107142 255:n02111129 258:n02111889
-259:n02112018 262:n02112706 273:n02115641 275:n02116738 281:n02123045 282:n02123159
-283:n02123394 284:n02123597 285:n02124075 287:n02127052 289:n02128757 290:n02128925
-291:n02129165 292:n02129604 309:n02206856 321:n02276258 322:n02277742 324:n02280649
-326:n02281787 333:n02342885 339:n02389026 364:n02457408 374:n02488291 376:n02489166
-392:n02606052 452:n02869837 482:n02979186 491:n03000684 497:n03028079 500:n03042490
-503:n03062245 535:n03208938 554:n03344393 565:n03393912 566:n03394916 569:n03417042
-571:n03425413 574:n03445777 576:n03447447 599:n03530642 685:n03841143 688:n03857828
-701:n03888257 713:n03924679 739:n03992509 779:n04146614 783:n04153751 816:n04277352
-874:n04487081 882:n04517823 904:n04589890 916:n06359193 943:n07718472 945:n07720875
-948:n07742313 949:n07745940 950:n07747607 951:n07749582 952:n07753113 953:n07753275
-954:n07753592 956:n07760859 957:n07768694 984:n11879895 986:n12057211 987:n12144580
-993:n13037406 995:n13044778"""
-WORDNET_IDS = {
-    int(index): wnid
-    for index, wnid in (pair.split(":") for pair in _WORDNET_IDS.split())
-}
-
-_CLASSES = _table("""
+_SMALL = """
 mnist: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 fashion-mnist: T-shirt, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag,
   Ankle boot
@@ -104,7 +93,9 @@ cifar100: apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, b
   squirrel, streetcar, sunflower, sweet pepper, table, tank, telephone, television,
   tiger, tractor, train, trout, tulip, turtle, wardrobe, whale, willow tree, wolf,
   woman, worm
-""")
+"""
+_LINES = (line.split(": ") for line in _SMALL.strip().replace("\n  ", " ").splitlines())
+_CLASSES = {dataset: tuple(names.split(", ")) for dataset, names in _LINES}
 FASHION_MNIST_CLASSES, CIFAR10_CLASSES = _CLASSES["fashion-mnist"], _CLASSES["cifar10"]
 DATASETS = (*_CLASSES, "tiny-imagenet", "imagenet", *SUBSETS)
 # Other spellings in circulation; hyphens, underscores, blanks and case don't matter.
@@ -139,7 +130,7 @@ _KEYS = {_key(name): name for name in DATASETS} | {
 }
 # What may be read out of a file name: no bare words ("yellow", "tiny"), and not plain
 # "imagenet", which in practice stands for any of its subsets.
-_NAMES = sorted(
+_IN_NAMES = sorted(
     (
         re.escape(name).replace(r"\-", "[-_ ]?").replace("cifar", "cifar-?")
         for name in {*DATASETS, *ALIASES} - {"imagenet", "imagenet-10"}
@@ -148,7 +139,7 @@ _NAMES = sorted(
     key=len,
     reverse=True,
 )
-_IN_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(_NAMES)})(?![a-z0-9])")
+_IN_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(_IN_NAMES)})(?![a-z0-9])")
 
 
 def dataset_name(name: str) -> str:

@@ -35,6 +35,7 @@ SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_SOURCES = ("fashion-mnist", "cifar10")
 _FASHION_FILES = ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte")
 _CIFAR10_FORMS = {  # a file that tells -> how `describe_source` calls it
     "cifar-10-batches-py": "official files",
@@ -207,6 +208,7 @@ def find_source(name: str, root: Path | None = None) -> Path:
     Raises:
         InputError: not found and not downloadable; the message says what to do.
     """
+    require(is_one_of(name, _SOURCES), "dataset", name, f"one of {_SOURCES}")
     fashion = name == "fashion-mnist"
     wanted = _FASHION_FILES if fashion else tuple(_CIFAR10_FORMS)
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
