@@ -592,7 +592,7 @@ OTHERS = {
     "steps": (("distill", "dm", "--split", "sample", "--steps", 0), "steps is 0"),
     "batch": (("distill", "dm", "--split", "sample", "--real-batch", 0), "real_batch"),
     "seed": (("distill", "dm", "--split", "sample", "--seed", -1), "seed is -1"),
-    "split": (("distill", "dm", "--split", "dev"), r"split 'dev'.*'sample'"),
+    "split": (("distill", "dm", "--split", "dev"), r"split is 'dev'.*'sample'"),
     "data": (("distill", "dm", "--data", "mnist3d"), r"dataset 'mnist3d' is unknown"),
     "no data": (("distill", "dm"), r"could not be downloaded.*--data-root"),
     "no root": (("distill", "dm", "--data-root", "gone"), "root gone is not a folder"),

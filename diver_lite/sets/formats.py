@@ -687,19 +687,19 @@ def load_torch(path: Path) -> Any:
     except Exception as error:  # a damaged file can fail in any way
         code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
         if not head:
-            found = "is empty (0 bytes)"
+            found = "the file is empty (0 bytes)"
         elif code:
-            found = f"holds code ({code[0]}), which was not executed"
+            found = f"the file holds code ({code[0]}), which was not executed"
         elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-            found = "is truncated or damaged (a zip archive without its end)"
+            found = "the file is truncated or damaged (a zip archive without its end)"
         elif head.startswith((b"PK", b"\x80")):
-            found = "is damaged, or not from torch.save"
+            found = "the file is damaged, or not from torch.save"
         elif head.startswith(b"version http"):
-            found = "is a Git LFS pointer, not the data it points to"
+            found = "the file is a Git LFS pointer, not the data it points to"
         else:
-            found = f"is not a torch file (it begins with {head!r})"
+            found = f"the file is not a torch file (it begins with {head!r})"
         wanted = "expected tensors from torch.save"
-        raise file_error(path, f": the file {found}; {wanted}") from None
+        raise file_error(path, f": {found}; {wanted}") from None
 
 
 def _imports(path: Path) -> list[str]:
