@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from diver_lite.checks import (
@@ -51,6 +50,7 @@ from diver_lite.sets.normalisation import (
     same_detail,
     slow_shares,
 )
+from diver_lite.sets.real import read_images
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -340,16 +340,8 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     labels, names = _folder_labels(job, folders)
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
-    images = []
-    for path in paths:
-        images.append(_read_image(path))
-        if images[-1].shape != images[0].shape:
-            raise InputError(
-                f"images differ in size: {path} is {_size(images[-1])}, {paths[0]} is "
-                f"{_size(images[0])}; expected one size"
-            )
     targets = [label for label, folder in order for _ in files[folder]]
-    pixels = torch.stack(images).float() / 255
+    pixels = read_images(paths).float() / 255
     return job.finish(pixels, torch.tensor(targets), names=names)
 
 
@@ -402,21 +394,6 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
                 if label.isdecimal() and int(label) < len(names):
                     names[int(label)] = row.get("class_name") or names[int(label)]
     return names
-
-
-def _read_image(path: Path) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            mode, array = image.mode, np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path} can't be read ({error})") from None
-    if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
-        raise InputError(f"image {path} has mode {mode}; expected 8 bits per channel")
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[2]}x{image.shape[1]}"
 
 
 def _natural(paths: Iterable[Path]) -> list[Path]:

@@ -12,8 +12,10 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -319,10 +321,10 @@ def _image_folder(
 
     subset = None if subset is None else imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
-    steps = [v2.ToImage()]
+    steps: list[Any] = [v2.ToDtype(torch.float32, scale=True)]
     if image_size:
-        steps += [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size)]
-    transform = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])
+        resize = v2.Resize(image_size, antialias=True)
+        steps = [resize, v2.CenterCrop(image_size), *steps]
     try:
         data = Folder(str(place))
     except (FileNotFoundError, OSError) as error:
@@ -334,16 +336,44 @@ def _image_folder(
     if split not in ("train", "test"):
         indices = split_indices(labels, split)
         labels, data.samples = labels[indices], [data.samples[i] for i in indices]
-    images = []
-    for file, _ in data.samples:
-        try:
-            images.append(transform(data.loader(file)))
-        except OSError as error:
-            raise InputError(f"image {file} can't be read: {error}") from None
-        if images[-1].shape != images[0].shape:
-            raise InputError(
-                f"image {file} is {tuple(images[-1].shape[1:])} pixels, others are "
-                f"{tuple(images[0].shape[1:])}; pass image_size to resize them"
-            )
+    files = [Path(file) for file, _ in data.samples]
+    images = read_images(files, v2.Compose(steps), "; pass image_size to resize them")
     names = tuple(data.classes) if subset is None else class_names(subset)
-    return torch.stack(images), labels, names
+    return images, labels, names
+
+
+def read_images(
+    files: Sequence[Path], transform: Callable | None = None, advice: str = ""
+) -> Tensor:
+    """Return image files of one size as (N, 3, H, W) uint8.
+
+    Args:
+        files: of 8 bits per channel.
+        transform: what is done to each image, a (3, H, W) tensor.
+        advice: what to do about images that differ in size.
+
+    Raises:
+        InputError: a file that can't be read, has more bits, or another size.
+
+    Source: ours.
+    """
+    images = []
+    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                mode, array = image.mode, np.array(image.convert("RGB"))
+        except broken as error:
+            raise InputError(f"image {file} can't be read ({error})") from None
+        if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
+            raise InputError(f"image {file} has mode {mode}; expected 8 bits a channel")
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        images.append(transform(pixels) if transform else pixels)
+        if images[-1].shape != images[0].shape:
+            ends = (images[-1], images[0])
+            found, first = (f"{x.shape[2]}x{x.shape[1]}" for x in ends)
+            raise InputError(
+                f"images differ in size: {file} is {found}, {files[0]} is {first}; "
+                f"expected one size{advice}"
+            )
+    return torch.stack(images)

@@ -351,7 +351,7 @@ def test_an_image_folder(folder):
 def test_image_size_resizes_and_crops(folder):
     """image_size makes differing images one size; without it they are refused."""
     Image.new("RGB", (64, 48), (255, 255, 255)).save(folder / "train/bee/9.png")
-    with pytest.raises(InputError, match=r"9\.png is \(48, 64\).*pass image_size"):
+    with pytest.raises(InputError, match=r"9\.png is 64x48.*pass image_size"):
         load_dataset(str(folder), "train")
     images, labels, names = load_dataset(str(folder), "train", image_size=32)
     check(images, labels, names, count=16, size=32, classes=3)
@@ -365,6 +365,13 @@ def test_a_corrupt_image_is_named(folder):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"ant/0\.png can't be read"):
             load_dataset(str(folder), "test")
+
+
+def test_sixteen_bits_are_not_clipped(folder):
+    """Eight of them would be lost without a word."""
+    Image.fromarray(np.full((40, 40), 999, np.uint16)).save(folder / "test/ant/0.png")
+    with pytest.raises(InputError, match=r"0\.png has mode I;16; expected 8 bits"):
+        load_dataset(str(folder), "test")
 
 
 def test_folders_without_classes_or_images(folder, tmp_path):
