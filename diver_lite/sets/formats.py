@@ -145,23 +145,26 @@ class _Job(Undoing):
         self,
         images: Tensor,
         labels: Tensor,
-        *,
-        names: Sequence[str] | None = None,
-        soft_kind: str | None = None,
+        names: Sequence[str] = (),
+        logits: bool = False,
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
         soft = None
         if labels.ndim == 2 and labels.is_floating_point():
             soft, labels = labels, labels.argmax(dim=1)
-            self.record["soft_labels"] = soft_kind or _soft_kind(soft)
+            self.record["soft_labels"] = "logits" if logits else _soft_kind(soft)
             if len(soft) % soft.shape[1] == 0:  # does the order say another class?
                 order = _class_major(len(soft), soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
-        count = int(labels.max()) + 1 if soft is None else soft.shape[1]
-        known = class_names(self.dataset) if self.dataset else numbered(count)
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        require(whole, "labels", labels, "integers (N,) or floats (N, K)")
+        if not names and self.dataset:
+            names = class_names(self.dataset)
+        if not names:
+            names = numbered(int(labels.max()) + 1 if soft is None else soft.shape[1])
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -169,7 +172,7 @@ class _Job(Undoing):
             "undone": self.undone,
             **self.record,
         }
-        return DistilledSet(images, labels, tuple(names or known), soft, provenance)
+        return DistilledSet(images, labels, tuple(names), soft, provenance)
 
 
 def _describe(item: Any) -> str:
@@ -237,7 +240,7 @@ def _read_trajectory(job: _Job) -> DistilledSet:
         fits, lr = soft and labels.ndim == 2, _learned_lr(job)
     job.expect(fits, f"labels: found {_describe(labels)}", expected)
     job.record["lr"] = lr
-    return job.finish(_undo_zca_or_mean(job, images), labels, soft_kind="logits")
+    return job.finish(_undo_zca_or_mean(job, images), labels, logits=True)
 
 
 def _read_dd_ranking(job: _Job) -> DistilledSet:
@@ -342,12 +345,10 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
     pixels = read_images(paths).float() / 255
-    return job.finish(pixels, torch.tensor(targets), names=names)
+    return job.finish(pixels, torch.tensor(targets), names)
 
 
-def _folder_labels(
-    job: _Job, folders: list[str]
-) -> tuple[list[int], Sequence[str] | None]:
+def _folder_labels(job: _Job, folders: list[str]) -> tuple[list[int], Sequence[str]]:
     """Turn folder names into labels, and into class names if no data set has them.
 
     Tried in this order: a data set's class names; integers in the names (labels, or a
@@ -360,13 +361,13 @@ def _folder_labels(
     by_name = {slug(name): label for label, name in enumerate(known)}
     if all(slug(folder) in by_name for folder in folders):
         record["labels_from"] = "class names"
-        return [by_name[slug(folder)] for folder in folders], None
+        return [by_name[slug(folder)] for folder in folders], ()
     matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
     numbers = [int(match[1]) for match in matches if match]
     if len(set(numbers)) == len(folders):
         if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
             record["labels_from"] = "ImageNet indices in folder names"
-            return [indices.index(number) for number in numbers], None
+            return [indices.index(number) for number in numbers], ()
         record["labels_from"] = "numbers in folder names"
         names = list(numbered(max(numbers) + 1))
         for number, folder in zip(numbers, folders, strict=True):
@@ -382,7 +383,7 @@ def _folder_labels(
             f"or class names of {dataset!r}; expected those, or its {len(known)} "
             "WordNet ids"
         )
-    return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), None
+    return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), ()
 
 
 def _names_in_table(table: Path, names: list[str]) -> list[str]:

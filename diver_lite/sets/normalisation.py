@@ -262,12 +262,11 @@ class Undoing:
         self,
         images: Tensor,
         assumed: str,
-        *,
-        statistics: Statistics | None = None,
+        used: Statistics | None = None,
         **evidence: Any,
     ) -> Fit:
         """Record what pixels were taken for, and how well that fits; return the fit."""
-        fit = measure(images, self._known() or statistics)
+        fit = measure(images, self._known() or used)
         self.record |= {"assumed": assumed, "fit": fit | evidence}
         return fit
 
@@ -320,7 +319,7 @@ class Undoing:
             )
         self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
         read = denormalise(images, used)
-        fit = self.judge(read, "mean and std", statistics=used, **evidence)
+        fit = self.judge(read, "mean and std", used, **evidence)
         self._compare(images, read, fit, used)
         return read
 

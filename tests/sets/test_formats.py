@@ -572,6 +572,11 @@ BAD_FILES = {
         {},
         r"\(0, 3, 2, 2\)\)?; expected",
     ),
+    "no numbers": (
+        saver([torch.rand(2, 3, 4, 4), torch.full((2,), torch.nan)]),
+        {"dataset": None},
+        r"labels is .*nan.*; expected integers \(N,\) or floats",
+    ),
     "zero labels": (dc_with(labels=torch.zeros(0)), {}, "labels.*at least one value"),
     "no sets": (saver({"data": [], "accs_all_exps": {}}), {}, "'data' lists"),
     "no pair": (saver({"data": [[1]], "accs_all_exps": {}}), {}, "images, labels"),
