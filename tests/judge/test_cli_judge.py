@@ -184,7 +184,7 @@ def toys():
         (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
         (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),
-        (["a.safetensors", "--format", "zip"], "format 'zip'"),
+        (["a.safetensors", "--format", "zip"], "format is 'zip'"),
         (["three.safetensors"], "--data is needed: the sets don't say what they dis"),
         (
             ["three.safetensors", "--data", "fashion-mnist"],

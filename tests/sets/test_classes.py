@@ -505,13 +505,13 @@ def test_a_subset_is_found_by_name_if_the_prior_has_its_names(
     class Known:
         class_names, num_classes = tuple(theirs), 1000
 
-    def run(distilled, prior, config, *, class_map, **_):
+    def run(out, distilled, prior, config, *, class_map, **_):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             raise Asked(prior_classes(distilled, prior, class_map).tolist())
 
     monkeypatch.setattr(priors, "load_prior", lambda *_, **__: Known)
-    monkeypatch.setattr("diver_lite.recovery.recover", run)
+    monkeypatch.setattr("diver_lite.run.to_file.recover_to", run)
     with pytest.raises(Asked) as asked:
         commands.main(
             [
