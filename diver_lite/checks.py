@@ -153,9 +153,7 @@ def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
         raise InputError(f"{name}: class names are {describe(names)}; expected a tuple")
     classes = 2**31 if names is None else len(names)
     class_indices(labels, f"{name}: labels", len(images), classes)
-    require(images.device.type != "meta", f"{name}: images", images, "pixels")
-    if not bool(images.isfinite().all()):
-        raise InputError(f"{name}: images hold NaN or infinite values; expected none")
+    finite(images, f"{name}: images")
     return (images, labels, *rest)
 
 
@@ -168,6 +166,19 @@ def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
         shape: sizes; a letter stands for any size of at least 1.
     """
     _tensor(value, name, shape, value_kind="float")
+
+
+def finite(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor of which every value is there and finite, or raise."""
+    require(tensor.device.type != "meta", name, tensor, "values, not only a shape")
+    broken = ~tensor.detach().isfinite()
+    if bool(broken.any()):
+        first = int(broken.flatten(1).any(dim=1).nonzero()[0])
+        raise InputError(
+            f"{name} hold {int(broken.sum())} NaN or infinite values, the first in row "
+            f"{first}; expected finite ones"
+        )
+    return tensor.detach()
 
 
 def latents(shape: Sequence[int | str] = "Chw", /, **tensors: Any) -> None:
@@ -196,16 +207,20 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
 def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
     import torch
 
-    expected = f"a {value_kind} tensor ({', '.join(map(str, shape))})"
+    sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    expected = (
+        f"{'an' if value_kind == 'integer' else 'a'} {value_kind} tensor ({sizes})"
+    )
     if not isinstance(value, torch.Tensor):
         raise InputError(
             f"{name} is of type {type(value).__name__}; expected {expected}"
         )
     tensor: Tensor = value
-    whole = not (tensor.is_floating_point() or tensor.is_complex())
-    kind = tensor.is_floating_point() if value_kind == "float" else whole
-    kind = kind and tensor.dtype != torch.bool and not tensor.is_quantized
-    dense = tensor.layout is torch.strided
+    floating, dtype = tensor.is_floating_point(), tensor.dtype
+    # NumPy's other unsigned integers know no minimum in torch
+    whole = dtype == torch.uint8 or (dtype.is_signed and not tensor.is_complex())
+    kind = floating if value_kind == "float" else whole and not floating
+    dense = tensor.layout is torch.strided and not tensor.is_quantized
     fits = tensor.ndim == len(shape) and all(
         found >= 1 if isinstance(wanted, str) else found == wanted
         for found, wanted in zip(tensor.shape, shape, strict=True)

@@ -15,7 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diver_lite.checks import InputError, describe, instance, naming, require
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    describe,
+    finite,
+    floats,
+    instance,
+    naming,
+    require,
+)
 from diver_lite.files import atomic_path, slug
 
 FORMAT_VERSION = 1
@@ -46,15 +55,27 @@ class DistilledSet:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.images = _checked_images(self.images)
-        several = isinstance(self.class_names, tuple | list | str)
-        require(several, "class_names", self.class_names, "one name per class")
+        floats(self.images, "images", ("N", 3, "H", "W"))
+        count = len(self.images)
+        self.images = finite(self.images, "images").to("cpu", torch.float32)
+        several = isinstance(self.class_names, tuple | list | str) and len(
+            self.class_names
+        )
+        require(bool(several), "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
-        self.labels = _checked_labels(self.labels, len(self), len(self.class_names))
+        classes = len(self.class_names)
+        try:
+            labels = torch.as_tensor(self.labels).detach().cpu()
+        except (TypeError, ValueError, RuntimeError, NotImplementedError):
+            raise InputError(
+                f"labels are {describe(self.labels)}; expected integer class indices"
+            ) from None
+        class_indices(labels, "labels", count, classes)
+        self.labels = labels.to(torch.int64)
         if self.soft_labels is not None:
-            self.soft_labels = _checked_soft_labels(
-                self.soft_labels, (len(self), len(self.class_names))
-            )
+            floats(self.soft_labels, "soft_labels", (count, classes))
+            soft = finite(self.soft_labels, "soft_labels")
+            self.soft_labels = soft.to("cpu", torch.float32)
         instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
@@ -75,12 +96,12 @@ class DistilledSet:
         chosen = torch.as_tensor(index).reshape(-1)
         if chosen.numel() == 0:
             raise InputError("index selects no image; expected at least one")
-        return DistilledSet(
-            self.images[chosen],
-            self.labels[chosen],
-            self.class_names,
-            None if self.soft_labels is None else self.soft_labels[chosen],
-            self.provenance,
+        soft = None if self.soft_labels is None else self.soft_labels[chosen]
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            soft_labels=soft,
         )
 
     def __repr__(self) -> str:
@@ -213,69 +234,3 @@ class DistilledSet:
                     Image.fromarray(array).save(temporary / file)
                     table.writerow((file.as_posix(), label, name))
         return Path(folder)
-
-
-def _checked_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images: found {found}; expected a float tensor on [0, 1]")
-    dense = images.layout is torch.strided and images.device.type != "meta"
-    require(dense, "images", images, "a tensor that holds every pixel")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise InputError(
-            f"images: found shape {tuple(images.shape)}; expected (N, 3, H, W) "
-            "(repeat a grey channel three times)"
-        )
-    if len(images) == 0:
-        raise InputError("images: found zero images; expected at least one")
-    images = images.detach().to("cpu", torch.float32)
-    broken = ~images.isfinite()
-    if bool(broken.any()):
-        first = int(broken.flatten(1).any(dim=1).nonzero()[0])
-        raise InputError(
-            f"images: found {int(broken.sum())} NaN or infinite values, the first in "
-            f"image {first}; expected finite pixels"
-        )
-    return images
-
-
-def _checked_labels(labels: Tensor, count: int, num_classes: int) -> Tensor:
-    try:
-        labels = torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
-        raise InputError(
-            f"labels: found {describe(labels)}; expected integer class indices"
-        ) from None
-    if (
-        (not labels.dtype.is_signed and labels.dtype != torch.uint8)
-        or (labels.is_floating_point() or labels.is_complex())
-        or labels.layout is not torch.strided
-    ):
-        raise InputError(
-            f"labels: found {labels.dtype}; expected integer class indices"
-        )
-    if labels.shape != (count,):
-        raise InputError(
-            f"labels: found shape {tuple(labels.shape)} for {count} images; "
-            f"expected ({count},)"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"labels: found values {low}..{high} for {num_classes} class names; "
-            f"expected 0..{num_classes - 1}"
-        )
-    return labels.to(torch.int64)
-
-
-def _checked_soft_labels(soft_labels: Tensor, shape: tuple[int, int]) -> Tensor:
-    instance(soft_labels, "soft_labels", Tensor)
-    found = tuple(soft_labels.shape)
-    if not soft_labels.is_floating_point() or found != shape:
-        raise InputError(
-            f"soft_labels: found {soft_labels.dtype} {found}; expected float {shape}, "
-            "one value per image and class"
-        )
-    if not bool(soft_labels.isfinite().all()):
-        raise InputError("soft_labels: found NaN or infinite values; expected finite")
-    return soft_labels.detach().to("cpu", torch.float32)

@@ -130,19 +130,40 @@ def with_pixel(value):
 
 
 BAD_SETS = {
-    "nan": ({"images": with_pixel(float("nan"))}, "1 NaN or infinite.*image 2"),
-    "inf": ({"images": with_pixel(float("inf"))}, "1 NaN or infinite.*image 2"),
-    "zero images": ({"images": torch.zeros(0, 3, 2, 2)}, "zero images"),
+    "nan": (
+        {"images": with_pixel(float("nan"))},
+        "images hold 1 NaN or infinite.*row 2",
+    ),
+    "inf": (
+        {"images": with_pixel(float("inf"))},
+        "images hold 1 NaN or infinite.*row 2",
+    ),
+    "zero images": (
+        {"images": torch.zeros(0, 3, 2, 2)},
+        r"\(0, 3, 2, 2\).*\(N, 3, H, W\)",
+    ),
     "grey": ({"images": torch.zeros(4, 1, 2, 2)}, r"\(4, 1, 2, 2\).*\(N, 3, H, W\)"),
     "four channels": ({"images": torch.zeros(4, 4, 2, 2)}, r"\(4, 4, 2, 2\)"),
     "three axes": ({"images": torch.zeros(3, 2, 2)}, r"\(3, 2, 2\)"),
     "bytes": ({"images": torch.zeros(4, 3, 2, 2, dtype=torch.uint8)}, "uint8"),
     "array": ({"images": np.zeros((4, 3, 2, 2))}, "ndarray"),
     "float labels": ({"labels": torch.zeros(4)}, "float32.*integer"),
-    "label length": ({"labels": torch.tensor([0, 1])}, r"\(2,\) for 4 images"),
-    "label too large": ({"labels": torch.tensor([0, 0, 1, 2])}, "0..2 for 2 class"),
-    "negative label": ({"labels": torch.tensor([0, 0, 1, -1])}, "-1..1 for 2 class"),
-    "no class names": ({"class_names": ()}, "0 class names"),
+    "label length": (
+        {"labels": torch.tensor([0, 1])},
+        r"labels is torch.int64 \(2,\).*\(4,\)",
+    ),
+    "label too large": (
+        {"labels": torch.tensor([0, 0, 1, 2])},
+        r"labels are 0 .. 2; expected 0 .. 1",
+    ),
+    "negative label": (
+        {"labels": torch.tensor([0, 0, 1, -1])},
+        r"labels are -1 .. 1; expected 0 .. 1",
+    ),
+    "no class names": (
+        {"class_names": ()},
+        r"class_names is \(\); expected one name per class",
+    ),
     "soft shape": ({"soft_labels": torch.rand(4, 3)}, r"\(4, 3\).*\(4, 2\)"),
     "soft integers": ({"soft_labels": torch.ones(4, 2).long()}, "int64"),
     "soft nan": ({"soft_labels": torch.full((4, 2), torch.nan)}, "NaN"),

@@ -564,8 +564,16 @@ BAD_FILES = {
     "channels": (dc_with(torch.zeros(20, 4, 2, 2)), {}, r"\(20, 4, 2, 2\)"),
     "grey as colour": (dc_with(pixels(channels=1)), {}, r"1 channel\(s\).*3 means"),
     "bytes": (dc_with(torch.zeros(20, 3, 2, 2).byte()), {}, "uint8"),
-    "label range": (dc_with(labels=class_major() + 1), {}, r"1\.\.10 for 10 class"),
-    "label length": (dc_with(labels=class_major()[:7]), {}, r"\(7,\) for 20 images"),
+    "label range": (
+        dc_with(labels=class_major() + 1),
+        {},
+        r"labels are 1 \.\. 10; expected 0 \.\. 9",
+    ),
+    "label length": (
+        dc_with(labels=class_major()[:7]),
+        {},
+        r"\(7,\); expected an integer tensor \(20,\)",
+    ),
     "no labels": (dc_with(labels=[0, 1]), {}, "labels is of type list"),
     "zero images": (
         dc_with(torch.zeros(0, 3, 2, 2), torch.zeros(0).long()),
