@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from diver_lite.judge.table import cross_architecture
     from diver_lite.judge.training import train_judge
     from diver_lite.make.distill import distill
-    from diver_lite.prior import Prior, load_prior
+    from diver_lite.prior import Prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
     from diver_lite.sets.load import load_distilled
+    from diver_lite.sets.priors import load_prior
     from diver_lite.sets.real import load_dataset
 
 # name -> where it is defined; read at first use, as torch and diffusers take seconds
@@ -26,7 +27,7 @@ _ADDRESSES = {
     "distill": "make.distill",
     "load_dataset": "sets.real",
     "load_distilled": "sets.load",
-    "load_prior": "prior",
+    "load_prior": "sets.priors",
     "recover": "recovery",
     "recover_steps": "recovery",
     "train_judge": "judge.training",

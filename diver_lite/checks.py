@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # the set-up check must run where torch is missing
 class InputError(ValueError):
     """Say in one line what was given, what was found and what is expected.
 
-    Every check of user input in this package raises it; the command line prints the
-    message without a traceback and exits with code 2. Source: ours.
+    Every check of user input raises it; the command line then exits with code 2.
     """
 
     path: Path | None = None  # the file that is named, see `file_error`
@@ -132,29 +131,6 @@ def path(value: Any, name: str) -> Path:
         return Path(value)
     except (OSError, ValueError):
         raise InputError(f"{name} is {describe(value)}; expected a path") from None
-
-
-def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
-    """Return (images, labels, class names, ...) as of `load_dataset`, or raise.
-
-    Args:
-        value: images (N, C, H, W) float and finite, labels (N,) >= 0 and, if there are
-            three, class names, more than any label.
-        name: of the argument.
-        size: how many parts there must be at least.
-    """
-    if not isinstance(value, tuple | list) or len(value) < size:
-        parts = "images, labels" + (", class names" if size > 2 else "")
-        raise InputError(f"{name} is {describe(value)}; expected ({parts})")
-    images, labels, *rest = value
-    floats(images, f"{name}: images", "NCHW")
-    names = rest[0] if rest else None
-    if names is not None and not isinstance(names, tuple | list):
-        raise InputError(f"{name}: class names are {describe(names)}; expected a tuple")
-    classes = 2**31 if names is None else len(names)
-    class_indices(labels, f"{name}: labels", len(images), classes)
-    finite(images, f"{name}: images")
-    return (images, labels, *rest)
 
 
 def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:

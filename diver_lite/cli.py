@@ -157,12 +157,12 @@ def recover(
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
     from diver_lite.files import check_writable
-    from diver_lite.prior import load_prior
     from diver_lite.run.interval import IntervalPrior
     from diver_lite.run.processes import Processes, launched_device
     from diver_lite.run.to_file import check_output, recover_to
     from diver_lite.sets.load import as_subset, load_distilled
     from diver_lite.sets.names import imagenet_indices, imagenet_subset
+    from diver_lite.sets.priors import load_prior
 
     if out.suffix != ".safetensors":
         raise InputError(f"--out is {out}; expected a name ending in .safetensors")
@@ -219,8 +219,8 @@ def recover(
 
 def _prior_of(distilled) -> str:
     """Return the shipped prior of what a set was distilled from."""
-    from diver_lite.prior import shipped_priors
     from diver_lite.sets.classes import origin
+    from diver_lite.sets.priors import shipped_priors
 
     found = origin(distilled)
     if found not in shipped_priors():
@@ -602,8 +602,8 @@ def check() -> None:
     import torch
 
     from diver_lite.assets import asset_path, list_assets
-    from diver_lite.prior import shipped_priors
     from diver_lite.sets.load import list_shipped
+    from diver_lite.sets.priors import shipped_priors
 
     typer.echo(f"python       {sys.version.split()[0]}")
     typer.echo(f"diver-lite   {__version__}")

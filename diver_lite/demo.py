@@ -58,9 +58,9 @@ def run_demo(
     from diver_lite.judge.compare import footnote, summarise
     from diver_lite.judge.table import cross_architecture
     from diver_lite.make.baselines import random_real, raw_prior, vae_only
-    from diver_lite.prior import load_prior
     from diver_lite.recovery import RecoveryConfig, recover
     from diver_lite.sets.load import load_distilled
+    from diver_lite.sets.priors import load_prior
     from diver_lite.sets.real import load_dataset
 
     print(f"1/4  loading the prior and the distilled set (DM, {ipc} per class)")

@@ -139,10 +139,7 @@ class DistilledSet:
             dtype: how to store pixels: torch.float32, or torch.float16 at half the
                 size (`load` gives float32 in both cases).
 
-        Raises:
-            InputError: wrong ending or dtype, or the file can't be written.
-
-        Source: ours.
+        Raises `InputError`: wrong ending or dtype, or it can't be written.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -171,10 +168,7 @@ class DistilledSet:
     def load(cls, path: str | Path) -> DistilledSet:
         """Read a file that `save` wrote.
 
-        Raises:
-            InputError: no such file, or not one of ours, or of a newer version.
-
-        Source: ours.
+        Raises `InputError`: no such file, not ours, or of a newer version.
         """
         path = Path(path)
         if not path.is_file():

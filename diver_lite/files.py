@@ -65,17 +65,8 @@ def move(new: Path, path: Path, *, overwrite: bool) -> None:
 
     A folder can't be replaced in one step. So the old one is renamed aside, and goes
     when the new one is in its place. If that fails it is put back; after a kill the
-    next `check_writable` of `path` does so.
-
-    Args:
-        new: the finished file or folder.
-        path: where it shall stand.
-        overwrite: replace what stands there; else not even what appeared just now.
-
-    Raises:
-        InputError: something stands there.
-
-    Source: ours.
+    next `check_writable` of `path` does so. Without `overwrite` not even what appeared
+    just now is replaced: `InputError`. Source: ours.
     """
     if not overwrite:
         try:
@@ -167,16 +158,8 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
 def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
     """Hold a lock file, made with its folder if need be, while the block runs.
 
-    The system frees it when its owner ends, even by kill -9: no lock is ever stale.
-
-    Args:
-        path: the lock file; the block may delete it.
-        output: what it protects, for the message.
-
-    Raises:
-        InputError: it is held already.
-
-    Source: ours; filelock.
+    The system frees it when its owner ends, even by kill -9: no lock is ever stale. The
+    block may delete it. Raises `InputError`, which names the output, if it is held.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

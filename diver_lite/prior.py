@@ -1,16 +1,10 @@
-"""The frozen diffusion prior: a DiT, a VAE and a noise schedule from one folder.
-
-The folder is diffusers' own (`model_index.json`, `transformer/`, `vae/`,
-`scheduler/`), so DiT-XL/2 from a model hub and the small priors that ship here load
-through the same lines.
-"""
+"""What the loop asks of a diffusion prior, and the DiT that answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import (
     InputError,
     class_indices,
@@ -27,10 +20,8 @@ from diver_lite.checks import (
     integer,
     is_one_of,
     number,
-    path,
     require,
 )
-from diver_lite.sets.prior_folder import download, read_folder
 
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
 
@@ -285,73 +276,3 @@ def fit_images(images: Tensor, size: int | Sequence, how: str = "resize") -> Ten
     if how == "pad" and margins[1] == margin and abs(margin) <= 4 and margin % 2 == 0:
         return F.pad(images, (margin // 2,) * 4)  # a negative margin crops
     return F.interpolate(images, target, mode="bilinear", antialias=True)
-
-
-# ---------------------------------------------------------------- loading
-
-
-def shipped_priors() -> list[str]:
-    """Return the names of the priors that came with the package."""
-    return sorted({path.split("/")[1] for path in list_assets("priors/")})
-
-
-def load_prior(
-    name: str | Path,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Prior:
-    """Load a prior that ships, a local diffusers folder, or one from a model hub.
-
-    Args:
-        name: `"fashion-mnist"`, `"cifar10"`, a folder, or a hub id such as
-            `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
-        device: default: CUDA if there is one, else the CPU.
-        dtype: default: float32 on the CPU, bfloat16 on CUDA.
-
-    Raises:
-        InputError: unknown name, missing or broken files, unsupported architecture, a
-            network that doesn't predict noise or a noise schedule without betas, or a
-            device that is not there.
-
-    Source: ours; the folder format is diffusers'.
-    """
-    path(name, "prior")
-    known = (None, torch.float32, torch.float16, torch.bfloat16)
-    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
-    device = resolve_device(device)
-    if dtype is None:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if str(name) in shipped_priors():
-        for relative in list_assets(f"priors/{name}/"):
-            folder = asset_path(relative).parent  # checks the file's sha256
-        root = next(p for p in [folder, *folder.parents] if p.name == str(name))
-    elif Path(name).is_dir():
-        root = Path(name)
-    else:
-        shipped = ", ".join(shipped_priors())
-        if str(name).count("/") != 1 or str(name)[0] in "./~":
-            raise InputError(
-                f"prior {name!r} is neither shipped ({shipped}), nor an existing "
-                "folder, nor a hub id of the form owner/name"
-            )
-        root = download(str(name), shipped)
-    return Prior(*read_folder(root)).to(device, dtype)
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, or the best one; refuse one that is not there."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
-        raise InputError(
-            f"device {describe(device)} is unknown; expected cpu, cuda or cuda:N"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; "
-            "use --device cpu"
-        )
-    return device

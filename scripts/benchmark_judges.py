@@ -19,7 +19,7 @@ from provenance import begin, write_result
 from diver_lite import cross_architecture, load_dataset, load_distilled
 from diver_lite.judge import training as fit
 from diver_lite.judge.networks import JUDGES, PROXY, UNSEEN
-from diver_lite.prior import resolve_device
+from diver_lite.sets.priors import resolve_device
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.prior import load_prior
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
+from diver_lite.sets.priors import load_prior
 
 RECIPE = PriorRecipe(
     dataset="fashion-mnist",

@@ -20,7 +20,6 @@ from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import random_real
 from diver_lite.make.distill import distill
-from diver_lite.prior import load_prior
 from diver_lite.recovery import (
     RecoveryConfig,
     guide,
@@ -29,6 +28,7 @@ from diver_lite.recovery import (
     recover_steps,
 )
 from diver_lite.sets.load import load_distilled
+from diver_lite.sets.priors import load_prior
 from diver_lite.sets.real import load_dataset
 
 SHAPES = ((), (0,), (1,), (3,), (2, 3), (2, 3, 4, 4), (0, 3, 4, 4), (1, 4, 2, 2))

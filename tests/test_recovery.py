@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, draw_noise, shipped_priors
+from diver_lite.prior import Prior, draw_noise
 from diver_lite.recovery import (
     WINDOWS,
     RecoveryConfig,
@@ -27,6 +27,7 @@ from diver_lite.recovery import (
     recover_steps,
 )
 from diver_lite.run.interval import IntervalPrior
+from diver_lite.sets.priors import shipped_priors
 
 LABELS = torch.tensor([3, 8])
 few_examples = settings(

@@ -22,7 +22,6 @@ from diver_lite.checks import (
     class_indices,
     instance,
     integer,
-    labelled_images,
     path,
     require,
 )
@@ -31,8 +30,9 @@ from diver_lite.judge.networks import PROXY, check_judge
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells, Key
 from diver_lite.judge.training import predict, to_device, train_judges
-from diver_lite.prior import resolve_device
 from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.priors import resolve_device
+from diver_lite.sets.real import labelled_images
 
 Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]
 

@@ -23,7 +23,7 @@ from diver_lite.checks import InputError, first_line
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
-from diver_lite.prior import resolve_device
+from diver_lite.sets.priors import resolve_device
 
 CHECK_EVERY = 50  # steps between two looks at the losses: a look waits for the GPU
 # faster on a CPU with channels in the last dimension (measured; the others aren't)

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, integer, labelled_images
+from diver_lite.checks import InputError, integer
 from diver_lite.distilled import DistilledSet
 from diver_lite.prior import Prior, fit_images
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.real import labelled_images
 
 
 def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:

@@ -33,7 +33,6 @@ from diver_lite.checks import (
     describe,
     integer,
     is_one_of,
-    labelled_images,
     number,
     plain,
     require,
@@ -43,8 +42,8 @@ from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
 from diver_lite.make.baselines import draw_rows, rows_by_class
 from diver_lite.make.checkpoint import Checkpoint, kept
-from diver_lite.prior import resolve_device
-from diver_lite.sets.real import Dataset
+from diver_lite.sets.priors import resolve_device
+from diver_lite.sets.real import Dataset, labelled_images
 
 INITS = ("real", "noise")
 

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from diver_lite.checks import InputError, describe, integer, is_one_of, number
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.make.checkpoint import Checkpoint
-from diver_lite.prior import resolve_device
+from diver_lite.sets.priors import resolve_device
 from diver_lite.sets.real import describe_source, load_dataset
 
 CURVE_POINTS = 50  # of a loss curve, at least

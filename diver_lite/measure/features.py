@@ -19,8 +19,8 @@ from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
 from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
 from diver_lite.measure.latents import alike, image_rows
-from diver_lite.prior import resolve_device
 from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.priors import resolve_device
 
 
 def real_judge(

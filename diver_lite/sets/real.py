@@ -24,7 +24,17 @@ from PIL import Image
 from torch import Tensor
 
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError, first_line, is_one_of, path, require
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    describe,
+    finite,
+    first_line,
+    floats,
+    is_one_of,
+    path,
+    require,
+)
 from diver_lite.sets.names import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
@@ -377,3 +387,26 @@ def read_images(
                 f"expected one size{advice}"
             )
     return torch.stack(images)
+
+
+def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
+    """Return (images, labels, class names, ...) as of `load_dataset`, or raise.
+
+    Args:
+        value: images (N, C, H, W) float and finite, labels (N,) >= 0 and, if there are
+            three, class names, more than any label.
+        name: of the argument.
+        size: how many parts there must be at least.
+    """
+    if not isinstance(value, tuple | list) or len(value) < size:
+        parts = "images, labels" + (", class names" if size > 2 else "")
+        raise InputError(f"{name} is {describe(value)}; expected ({parts})")
+    images, labels, *rest = value
+    floats(images, f"{name}: images", "NCHW")
+    names = rest[0] if rest else None
+    if names is not None and not isinstance(names, tuple | list):
+        raise InputError(f"{name}: class names are {describe(names)}; expected a tuple")
+    classes = 2**31 if names is None else len(names)
+    class_indices(labels, f"{name}: labels", len(images), classes)
+    finite(images, f"{name}: images")
+    return (images, labels, *rest)

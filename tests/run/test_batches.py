@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
-from diver_lite.prior import Prior, load_prior
+from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run.batches import choose_batch_size, out_of_memory, run_batches
 from diver_lite.run.to_file import recover_to
+from diver_lite.sets.priors import load_prior
 
 QUICK = RecoveryConfig(num_inference_steps=2)
 OUT_OF_MEMORY = {

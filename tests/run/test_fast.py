@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from diver_lite import cli
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, load_prior
+from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover, recover_steps
 from diver_lite.run import fast
 from diver_lite.run.fast import FastPrior, accelerate_prior, why_not_fast
 from diver_lite.run.interval import IntervalPrior
 from diver_lite.run.to_file import recover_to
+from diver_lite.sets.priors import load_prior
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 QUICK = RecoveryConfig(num_inference_steps=4)

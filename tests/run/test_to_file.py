@@ -377,7 +377,7 @@ def test_another_number_of_threads_is_refused(go, out, whole, stop_after):
 
 def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
     """A prior is known by its weights and not by its path."""
-    from diver_lite.prior import load_prior
+    from diver_lite.sets.priors import load_prior
 
     moved = load_prior(shutil.copytree(tiny_prior_folder, tmp_path / "elsewhere"))
     arguments = (tiny_set, tiny_set.labels)

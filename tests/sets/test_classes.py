@@ -14,7 +14,6 @@ from PIL import Image
 from toy_sets import reordered, toy, toy_set
 
 from diver_lite import cli as commands
-from diver_lite import prior as priors
 from diver_lite.book import explore
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
@@ -24,6 +23,7 @@ from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import clip_only, random_real, vae_only
 from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets import priors
 from diver_lite.sets import real as data
 from diver_lite.sets.classes import in_order_of, join, origin, prior_classes
 from diver_lite.sets.load import list_shipped, load_distilled

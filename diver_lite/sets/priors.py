@@ -1,4 +1,8 @@
-"""Read a diffusion prior from a folder in diffusers' format, or fetch it from a hub."""
+"""One loader for every prior: shipped, a folder in diffusers' format, or from a hub.
+
+The folder is diffusers' own (`model_index.json`, `transformer/`, `vae/`,
+`scheduler/`), so DiT-XL/2 and the small priors that ship load through the same lines.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import inspect
 import json
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.assets import asset_path, list_assets
+from diver_lite.checks import InputError, describe, first_line, path, require
+from diver_lite.prior import Prior
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -20,7 +25,74 @@ NETWORKS = {
 PARTS = (*NETWORKS, "scheduler")
 
 
-def download(name: str, instead: str) -> Path:
+def shipped_priors() -> list[str]:
+    """Return the names of the priors that came with the package."""
+    return sorted({path.split("/")[1] for path in list_assets("priors/")})
+
+
+def load_prior(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Prior:
+    """Load a prior that ships, a local diffusers folder, or one from a model hub.
+
+    Args:
+        name: `"fashion-mnist"`, `"cifar10"`, a folder, or a hub id such as
+            `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
+        device: default: CUDA if there is one, else the CPU.
+        dtype: default: float32 on the CPU, bfloat16 on CUDA.
+
+    Raises:
+        InputError: unknown name, missing or broken files, unsupported architecture, a
+            network that doesn't predict noise or a noise schedule without betas, or a
+            device that is not there.
+
+    Source: ours; the folder format is diffusers'.
+    """
+    path(name, "prior")
+    known = (None, torch.float32, torch.float16, torch.bfloat16)
+    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
+    device = resolve_device(device)
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if str(name) in shipped_priors():
+        for relative in list_assets(f"priors/{name}/"):
+            folder = asset_path(relative).parent  # checks the file's sha256
+        root = next(p for p in [folder, *folder.parents] if p.name == str(name))
+    elif Path(name).is_dir():
+        root = Path(name)
+    else:
+        shipped = ", ".join(shipped_priors())
+        if str(name).count("/") != 1 or str(name)[0] in "./~":
+            raise InputError(
+                f"prior {name!r} is neither shipped ({shipped}), nor an existing "
+                "folder, nor a hub id of the form owner/name"
+            )
+        root = _download(str(name), shipped)
+    return _read_folder(root).to(device, dtype)
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the best one; refuse one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise InputError(
+            f"device {describe(device)} is unknown; expected cpu, cuda or cuda:N"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; "
+            "use --device cpu"
+        )
+    return device
+
+
+def _download(name: str, instead: str) -> Path:
     """Fetch a prior's folder from a model hub; an error names what to use instead."""
     from huggingface_hub import snapshot_download
 
@@ -36,13 +108,8 @@ def download(name: str, instead: str) -> Path:
         ) from None
 
 
-def read_folder(root: Path) -> tuple[Any, Any, Any, tuple[str, ...], dict]:
-    """Read a folder of diffusers' format: transformer, VAE, scheduler, names, info.
-
-    Raises:
-        InputError: missing or broken files, an unsupported architecture, a network that
-            doesn't predict noise, or a noise schedule without betas.
-    """
+def _read_folder(root: Path) -> Prior:
+    """Read a folder of diffusers' format; broken ones raise `InputError`."""
     schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
     for part, expected in NETWORKS.items():
         found = _read_json(root / part / "config.json", root).get("_class_name")
@@ -83,7 +150,7 @@ def read_folder(root: Path) -> tuple[Any, Any, Any, tuple[str, ...], dict]:
     count = transformer.config.num_embeds_ada_norm
     names = index.get("id2label") or {}
     class_names = tuple(names.get(str(i), f"class {i}") for i in range(count))
-    return transformer, vae, scheduler, class_names, info
+    return Prior(transformer, vae, scheduler, class_names, info)
 
 
 def _build_scheduler(config: dict):
