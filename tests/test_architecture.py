@@ -104,7 +104,7 @@ def lines(name):
 
 
 def test_lengths():
-    """What grows over a limit is split or shortened; limits are raised with a reason."""
+    """What grows too long is split or shortened; a limit is raised with a reason."""
     assert lines("recovery") <= 280
     core = ("recovery", "prior", "distilled", "checks", "files")
     assert sum(map(lines, core)) <= 1200
