@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option, echo
 
 from diver_lite import __version__
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, require
+
+if TYPE_CHECKING:  # --help doesn't wait for torch
+    from diver_lite.distilled import DistilledSet
+    from diver_lite.prior import Prior
+    from diver_lite.recovery import RecoveryConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -26,44 +34,35 @@ app = typer.Typer(
     ),
 )
 
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="replace an output that exists")
-]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)"),
-]
+
+def _set(config: str, example: str):
+    text = f"change a field of {config}, e.g. {example}; repeatable"
+    return Option("--set", metavar="FIELD=VALUE", help=text)
 
 
-Subset = Annotated[
-    str | None,
-    typer.Option(
-        help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
-        "imagenette, imagewoof, imagefruit, ... or imagenet for all"
-    ),
-]
+# Options that several commands share, or whose text is long.
+DEVICE = Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
+OVERWRITE = Option("--overwrite", help="replace an output that exists")
+DATA_ROOT = Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)")
+SET_FILE = Option("-o", "--out", help="the .safetensors file to write")
+TRAININGS = Option(help="trainings per table cell")
+COMPILE = Option(help="use torch.compile; default: on CUDA only")
+SUBSET = Option(
+    help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
+    "imagenette, imagewoof, imagefruit, ... or imagenet for all"
+)
 
-
-class Preset(enum.StrEnum):
-    """Named recovery settings."""
-
-    default = "default"
-    quick = "quick"
-    published = "published"
+# Named recovery settings.
+Preset = enum.StrEnum("Preset", ["default", "quick", "published"])
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")] = Path(
-        "demo"
-    ),
-    ipc: Annotated[int, typer.Option(help="images per class: 1 or 10")] = 1,
-    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 2,
-    device: Device = None,
-    overwrite: Overwrite = False,
+    out: Annotated[Path, Option("-o", "--out", help="folder to write")] = Path("demo"),
+    ipc: Annotated[int, Option(help="images per class: 1 or 10")] = 1,
+    seeds: Annotated[int, TRAININGS] = 2,
+    device: Annotated[str | None, DEVICE] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Recover a shipped distilled set and show what that does, in about 2 minutes.
 
@@ -75,78 +74,53 @@ def demo(
     run_demo(out, ipc=ipc, seeds=seeds, device=device, overwrite=overwrite)
 
 
+INPUT = Argument(
+    metavar="INPUT",
+    help="a shipped set (see 'diver-lite check') or a file or folder of any "
+    "published format",
+)
+PRIOR = Option(
+    help="a shipped prior, a diffusers DiT folder or a hub id; default: the shipped "
+    "one of what INPUT distils"
+)
+PRESET = Option(
+    help="'published' takes the paper's settings literally, 'quick' a fifth of the "
+    "steps with a stronger pull"
+)
+RECOVERY = _set("RecoveryConfig", "--set noise_timestep=400 --set window=full")
+INPUT_DATA = Option(help="which dataset INPUT distils, if not evident")
+PNG_FOLDER = Option(help="also write a folder of PNG files")
+CLASS_MAP = Option(help="the prior's class for each class of the set: 3,1,4,...")
+SIZE = Option(help="height and width of the results; default: as INPUT's")
+BATCH_SIZE = Option(help="images at a time; default: what memory allows")
+PLAIN = Option("--plain", help="without the fast path, as a reference")
+COMPILE_MANY = Option(help="use torch.compile; default: on CUDA, from 1,000 images on")
+INTERVAL = Option(
+    metavar="HIGH,LOW",
+    help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
+)
+
+
 @app.command()
 def recover(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="a shipped set (see 'diver-lite check') or a file or folder of any "
-            "published format",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="the .safetensors file to write")
-    ],
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            help="a shipped prior, a diffusers DiT folder or a hub id; default: the "
-            "shipped one of what INPUT distils"
-        ),
-    ] = None,
-    preset: Annotated[
-        Preset,
-        typer.Option(
-            help="'published' takes the paper's settings literally, 'quick' a fifth of "
-            "the steps with a stronger pull"
-        ),
-    ] = Preset.default,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="change a field of RecoveryConfig, e.g. --set noise_timestep=400 "
-            "--set window=full; repeatable",
-        ),
-    ] = None,
-    format: Annotated[str, typer.Option(help="how INPUT is stored")] = "auto",
-    dataset: Annotated[
-        str | None, typer.Option(help="which dataset INPUT distils, if not evident")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="also write a folder of PNG files")
-    ] = None,
-    class_map: Annotated[
-        str | None,
-        typer.Option(help="the prior's class for each class of the set: 3,1,4,..."),
-    ] = None,
-    subset: Subset = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="height and width of the results; default: as INPUT's"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of the noise")] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(help="images at a time; default: what memory allows")
-    ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="without the fast path, as a reference")
-    ] = False,
-    compile: Annotated[
-        bool | None,
-        typer.Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
-    ] = None,
-    guidance_interval: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HIGH,LOW",
-            help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
-        ),
-    ] = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
+    source: Annotated[str, INPUT],
+    out: Annotated[Path, SET_FILE],
+    prior: Annotated[str | None, PRIOR] = None,
+    preset: Annotated[Preset, PRESET] = Preset.default,
+    set_: Annotated[list[str] | None, RECOVERY] = None,
+    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[str | None, INPUT_DATA] = None,
+    images: Annotated[Path | None, PNG_FOLDER] = None,
+    class_map: Annotated[str | None, CLASS_MAP] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    size: Annotated[int | None, SIZE] = None,
+    seed: Annotated[int, Option(help="of the noise")] = 0,
+    batch_size: Annotated[int | None, BATCH_SIZE] = None,
+    plain: Annotated[bool, PLAIN] = False,
+    compile: Annotated[bool | None, COMPILE_MANY] = None,
+    guidance_interval: Annotated[str | None, INTERVAL] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Refine a distilled set and write the result.
 
@@ -160,42 +134,28 @@ def recover(
     from diver_lite.run.interval import IntervalPrior
     from diver_lite.run.processes import Processes, launched_device
     from diver_lite.run.to_file import check_output, recover_to
-    from diver_lite.sets.load import as_subset, load_distilled
-    from diver_lite.sets.names import imagenet_indices, imagenet_subset
     from diver_lite.sets.priors import load_prior
 
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out is {out}; expected a name ending in .safetensors")
+    _check_suffix(out, ".safetensors")
     check_output(out, overwrite=overwrite)
     if images:
         check_writable(images, overwrite=overwrite)
-    config = parse_config(preset, set_ or [])
-    subset = subset and imagenet_subset(subset)
+    config = parse_config(preset, set_)
     if subset and class_map:
         raise InputError("--subset and --class-map were given; expected one of them")
-    distilled = load_distilled(source, format=format, dataset=dataset or subset)
+    distilled, subset = _load(source, format, dataset, subset)
     try:
         mapping = [int(c) for c in class_map.split(",")] if class_map else None
     except ValueError:
         raise InputError(
             f"--class-map is {class_map!r}; expected integers like 3,1,4"
         ) from None
-    if subset:
-        distilled, subset = as_subset(distilled, subset)
     prior = prior or _prior_of(distilled)
     loaded = load_prior(prior, device=launched_device(device))
-    if subset and not {*distilled.class_names} <= {*loaded.class_names}:
-        # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
-        if loaded.num_classes < 1000:
-            raise InputError(
-                f"--prior {prior} knows {loaded.num_classes} classes; subset "
-                f"{subset!r} needs a prior of ImageNet's 1000, such as "
-                "facebook/DiT-XL-2-256"
-            )
-        mapping = imagenet_indices(subset)
+    if subset:
+        mapping = _map_of_subset(subset, distilled, prior, loaded)
     if guidance_interval:
-        interval = parse_changes([f"interval={guidance_interval}"])["interval"]
-        loaded = IntervalPrior(loaded, interval)
+        loaded = IntervalPrior(loaded, _value(guidance_interval))
     result = recover_to(
         out,
         distilled,
@@ -211,13 +171,30 @@ def recover(
     )
     if Processes(cpu=loaded.device.type == "cpu").index > 0:
         return  # process 0 writes and speaks
-    typer.echo(f"wrote {out}: {result!r}")
+    echo(f"wrote {out}: {result!r}")
     if images:
         result.to_image_folder(images, overwrite=overwrite)
-        typer.echo(f"wrote {images}/ ({len(result)} PNG files)")
+        echo(f"wrote {images}/ ({len(result)} PNG files)")
 
 
-def _prior_of(distilled) -> str:
+def _check_suffix(out: Path, suffix: str) -> None:
+    if out.suffix != suffix:
+        raise InputError(f"--out is {out}; expected a name ending in {suffix}")
+
+
+def _load(
+    source: str, format: str, dataset: str | None, subset: str | None
+) -> tuple[DistilledSet, str | None]:
+    """Read a set; with an ImageNet subset also return that one's canonical name."""
+    from diver_lite.sets.load import as_subset, load_distilled
+    from diver_lite.sets.names import imagenet_subset
+
+    subset = subset and imagenet_subset(subset)
+    distilled = load_distilled(source, format=format, dataset=dataset or subset)
+    return as_subset(distilled, subset) if subset else (distilled, None)
+
+
+def _prior_of(distilled: DistilledSet) -> str:
     """Return the shipped prior of what a set was distilled from."""
     from diver_lite.sets.classes import origin
     from diver_lite.sets.priors import shipped_priors
@@ -232,15 +209,265 @@ def _prior_of(distilled) -> str:
     return found
 
 
-def _data_of(sets: dict) -> str:
+def _map_of_subset(
+    subset: str, distilled: DistilledSet, name: str, prior: Prior
+) -> tuple[int, ...] | None:
+    """Return the ImageNet index of each class, unless the prior knows their names."""
+    from diver_lite.sets.names import imagenet_indices
+
+    if {*distilled.class_names} <= {*prior.class_names}:
+        return None
+    # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
+    if prior.num_classes < 1000:
+        raise InputError(
+            f"--prior {name} knows {prior.num_classes} classes; subset {subset!r} "
+            "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256"
+        )
+    return imagenet_indices(subset)
+
+
+def parse_config(preset: Preset, changes: list[str] | None) -> RecoveryConfig:
+    """Build a RecoveryConfig from a preset and FIELD=VALUE strings."""
+    from diver_lite.recovery import RecoveryConfig as Config
+
+    make = {"quick": Config.quick, "published": Config.published}.get(preset, Config)
+    return make(**_changes(changes, Config))
+
+
+def _changes(texts: list[str] | None, config: Any = None) -> dict[str, Any]:
+    """Read FIELD=VALUE strings, of fields of a dataclass if one is given."""
+    names = [field.name for field in fields(config)] if config else None
+    values = {}
+    for text in texts or []:
+        name, found, value = text.partition("=")
+        if not found or (names is not None and name not in names):
+            expected = f" with a field of {names}" if names else ""
+            raise InputError(f"--set {text!r}: expected FIELD=VALUE{expected}")
+        values[name] = _value(value)
+    return values
+
+
+def _value(text: str) -> Any:
+    """Read a Python literal; all else, such as a bare word, is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+DATA = Option(help="fashion-mnist, cifar10 or an image folder")
+SPLIT = Option(help="fit, train or sample (1,000 images, ships)")
+INIT = Option(help="start from 'real' or 'noise'; default: as published")
+ITERATIONS = Option(help="iterations; default: as published")
+REAL_BATCH = Option(help="real images per class and step")
+EXPERTS = Option(help="mtt: folder of trajectories; missing ones are trained")
+BFLOAT16 = Option("--bfloat16", help="compute features in bfloat16")
+
+
+@app.command()
+def distill(
+    method: Annotated[str, Argument(help="dm, dc, dsa or mtt")],
+    out: Annotated[Path, SET_FILE],
+    data: Annotated[str, DATA] = "fashion-mnist",
+    split: Annotated[str, SPLIT] = "fit",
+    ipc: Annotated[int, Option(help="images per class")] = 1,
+    init: Annotated[str | None, INIT] = None,
+    steps: Annotated[int | None, ITERATIONS] = None,
+    real_batch: Annotated[int | None, REAL_BATCH] = None,
+    set_: Annotated[list[str] | None, _set("DistillConfig", "--set lr=0.5")] = None,
+    experts: Annotated[Path | None, EXPERTS] = None,
+    seed: Annotated[int, Option(help="of everything random")] = 0,
+    compile: Annotated[bool | None, COMPILE] = None,
+    bfloat16: Annotated[bool, BFLOAT16] = False,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Squeeze a dataset into a few images per class (Stage I).
+
+    Saves its state in OUT.checkpoint every minute; after an interruption the same
+    command goes on from there.
+
+    Example: diver-lite distill dm --split sample --steps 300 -o mine.safetensors
+    """
+    import torch
+
+    from diver_lite.files import check_writable
+    from diver_lite.make.distill import distill as run
+    from diver_lite.make.distill import recipe
+    from diver_lite.sets.real import describe_source, load_dataset
+
+    _check_suffix(out, ".safetensors")
+    check_writable(out, overwrite=overwrite)
+    changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
+    recipe(method, ipc, **changes)  # say what is wrong before the data is read
+    result = run(
+        load_dataset(data, split, root=data_root),
+        method,
+        ipc=ipc,
+        seed=seed,
+        experts=experts,
+        compile=compile,
+        dtype=torch.bfloat16 if bfloat16 else torch.float32,
+        device=device,
+        checkpoint=out.with_suffix(".checkpoint"),
+        **changes,
+    )
+    source = describe_source(data, root=data_root)
+    result.provenance |= {"data": data, "source": source, "split": split}
+    result.save(out, overwrite=overwrite)
+    echo(f"wrote {out}: {result!r}")
+
+
+SETS = Argument(
+    metavar="SET...",
+    help="shipped sets, or files or folders of any published format; NAME=FILE gives "
+    "one a name in the table; {seed} in FILE stands for 0, 1, ...: a draw of its own "
+    "for each seed, which a verdict needs",
+)
+TEST_DATA = Option(
+    help="fashion-mnist, cifar10 or an image folder; default: what the sets distil"
+)
+PANEL = Option(
+    metavar="NAME,NAME,...",
+    help="'unseen' stands for the paper's five, 'all' for all",
+)
+PROTOCOL = Option(help="corrected, quick or literature")
+STEPS = Option(help="change the protocol's number of steps")
+SOFT_LABELS = Option("--soft-labels", help="learn them where a set carries some")
+BASELINE = Option(help="the set to compare with; default: the first")
+TRAININGS_FILE = Option(
+    "-o",
+    "--out",
+    help="a .csv file with a row per training; run the same command again to go on "
+    "after an interruption, or to add sets, judges or seeds",
+)
+TABLE = Option(help="also write the printed table, as .csv, .md or .tex")
+TEST_IMAGES = Option(help="how many test images, evenly spaced; default: all")
+BATCH_MODELS = Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA")
+SETS_DATA = Option(help="which dataset the sets distil, if not evident")
+
+
+@app.command()
+def judge(
+    sources: Annotated[list[str], SETS],
+    data: Annotated[str | None, TEST_DATA] = None,
+    judges: Annotated[str, PANEL] = "ConvNet,ShuffleNetV2,MobileNetV2",
+    seeds: Annotated[int, TRAININGS] = 5,
+    protocol: Annotated[str, PROTOCOL] = "corrected",
+    steps: Annotated[int | None, STEPS] = None,
+    soft_labels: Annotated[bool, SOFT_LABELS] = False,
+    baseline: Annotated[str | None, BASELINE] = None,
+    out: Annotated[Path | None, TRAININGS_FILE] = None,
+    table: Annotated[Path | None, TABLE] = None,
+    test_images: Annotated[int | None, TEST_IMAGES] = None,
+    batch_models: Annotated[int | None, BATCH_MODELS] = None,
+    format: Annotated[str, Option(help="how the sets are stored")] = "auto",
+    dataset: Annotated[str | None, SETS_DATA] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    device: Annotated[str | None, DEVICE] = None,
+) -> None:
+    """Train networks on distilled sets and score them on real test images.
+
+    Prints accuracy per set and judge, the mean over judges that no set was distilled
+    on, and the paired difference to a baseline.
+
+    Recovered images are one draw of noise: recover with --seed 0, 1, ... and name the
+    files mine=recovered_{seed}.safetensors, or there will be no verdict.
+
+    Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
+    """
+    from diver_lite.files import check_writable
+    from diver_lite.judge import compare
+    from diver_lite.judge.protocols import get_protocol
+    from diver_lite.judge.table import cross_architecture
+    from diver_lite.sets.real import describe_source
+
+    if out is not None:
+        _check_suffix(out, ".csv")
+    if table is not None:
+        compare.check_suffix(table)
+        check_writable(table, overwrite=True)
+    sets, subset = _read_sets(sources, seeds, format, dataset, subset)
+    firsts = {name: each(0) if callable(each) else each for name, each in sets.items()}
+    baseline = next(iter(sets)) if baseline is None else baseline
+    require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
+    data = data or _data_of(firsts)
+    size = next(iter(firsts.values())).images.shape[-1]
+    test = _test_data(data, data_root, subset, size, test_images)
+    recipe = get_protocol(protocol)
+    trainings = cross_architecture(
+        sets,
+        test,
+        judges=_panel(judges),
+        seeds=seeds,
+        protocol=replace(recipe, labels="soft") if soft_labels else recipe,
+        steps=steps,
+        out=out,
+        batch_models=batch_models,
+        device=device,
+    )
+    summary = compare.summarise(trainings, baseline)
+    echo(
+        f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
+        f"seeds, protocol {protocol}.\nunseen: mean of all judges but ConvNet; vs: "
+        "its paired difference in points, with a 95 % t interval over the seeds.\n"
+    )
+    echo(summary.to_string())
+    echo(f"\nscored on {describe_source(data, root=data_root)}")
+    if notes := compare.footnote(summary["verdict"]):
+        echo(notes)
+    for message in trainings.loc[trainings["error"] != "", "error"].unique():
+        echo(f"failed: {message}", err=True)
+    if table is not None:
+        echo(f"\nwrote {compare.write_table(summary, table)}")
+
+
+def _read_sets(
+    sources: list[str], seeds: int, format: str, dataset: str | None, subset: str | None
+) -> tuple[dict[str, DistilledSet | Callable[[int], DistilledSet]], str | None]:
+    """Read the sets to judge: name -> set, or a function of the seed for {seed}.
+
+    Also return the canonical name of the ImageNet subset that all of them are of.
+    """
+    from diver_lite.sets.load import list_shipped
+
+    shipped, sets, subsets = list_shipped(), {}, {}
+    for source in sources:
+        name, file = Path(source).stem, source
+        if "=" in source and source not in shipped and not Path(source).exists():
+            name, _, file = source.partition("=")
+        if name in sets:
+            raise InputError(
+                f"SET {source!r}: there is a set {name!r} already; name one of them "
+                "NAME=FILE"
+            )
+        several = "{seed}" in file
+        numbers = map(str, range(max(seeds, 1) if several else 1))
+        files = [file.replace("{seed}", number) for number in numbers]
+        loaded = [_load(each, format, dataset, subset) for each in files]
+        draws, found = zip(*loaded, strict=True)
+        sets[name], subsets[name] = draws.__getitem__ if several else draws[0], found[0]
+    if len(set(subsets.values())) > 1:
+        raise InputError(
+            f"the sets are of different subsets, {subsets}; no test images fit them all"
+        )
+    return sets, next(iter(subsets.values()))
+
+
+def _data_of(sets: dict[str, DistilledSet]) -> str:
     """Return the data that all sets were distilled from, if its test images are known.
 
     A set whose origin isn't known is scored on the others' data, if it has its classes.
     """
     from diver_lite.sets.classes import origin
 
-    origins = {name: origin(distilled) for name, distilled in sets.items()}
-    found = {name: data for name, data in origins.items() if data}
+    found = {name: data for name, each in sets.items() if (data := origin(each))}
     if len({*found.values()}) > 1:
         raise InputError(
             f"the sets distil different data, {found}; judge them one by one, or "
@@ -258,315 +485,48 @@ def _data_of(sets: dict) -> str:
     return data
 
 
-def parse_config(preset: Preset, changes: list[str]):
-    """Build a RecoveryConfig from a preset and FIELD=VALUE strings."""
-    from diver_lite.recovery import RecoveryConfig
+def _test_data(
+    data: str, root: Path | None, subset: str | None, size: int, count: int | None
+) -> tuple:
+    """Return test images, labels and class names; of the images `count`, if given."""
+    from diver_lite.sets.real import load_dataset
 
-    names = [field.name for field in fields(RecoveryConfig)]
-    values = parse_changes(changes, names)
-    make = {
-        Preset.default: RecoveryConfig,
-        Preset.quick: RecoveryConfig.quick,
-        Preset.published: RecoveryConfig.published,
-    }
-    return make[preset](**values)
-
-
-def parse_changes(changes: list[str], names: list[str] | None = None) -> dict:
-    """Read FIELD=VALUE strings; a value is a Python literal or a bare word."""
-    import ast
-
-    values = {}
-    for change in changes:
-        name, found, text = change.partition("=")
-        if not found or (names is not None and name not in names):
-            expected = f" with a field of {names}" if names else ""
-            raise InputError(f"--set {change!r}: expected FIELD=VALUE{expected}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text  # a bare word is a string
-    return values
-
-
-@app.command()
-def distill(
-    method: Annotated[str, typer.Argument(help="dm, dc, dsa or mtt")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="the .safetensors file to write")
-    ],
-    data: Annotated[
-        str, typer.Option(help="fashion-mnist, cifar10 or an image folder")
-    ] = "fashion-mnist",
-    split: Annotated[
-        str, typer.Option(help="fit, train or sample (1,000 images, ships)")
-    ] = "fit",
-    ipc: Annotated[int, typer.Option(help="images per class")] = 1,
-    init: Annotated[
-        str | None,
-        typer.Option(help="start from 'real' or 'noise'; default: as published"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="iterations; default: as published")
-    ] = None,
-    real_batch: Annotated[
-        int | None, typer.Option(help="real images per class and step")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="change a field of DistillConfig, e.g. --set lr=0.5; repeatable",
-        ),
-    ] = None,
-    experts: Annotated[
-        Path | None,
-        typer.Option(help="mtt: folder of trajectories; missing ones are trained"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-    compile: Annotated[
-        bool | None, typer.Option(help="use torch.compile; default: on CUDA only")
-    ] = None,
-    bfloat16: Annotated[
-        bool, typer.Option("--bfloat16", help="compute features in bfloat16")
-    ] = False,
-    data_root: DataRoot = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Squeeze a dataset into a few images per class (Stage I).
-
-    Saves its state in OUT.checkpoint every minute; after an interruption the same
-    command goes on from there.
-
-    Example: diver-lite distill dm --split sample --steps 300 -o mine.safetensors
-    """
-    import torch
-
-    from diver_lite.files import check_writable
-    from diver_lite.make.distill import distill as run
-    from diver_lite.make.distill import recipe
-    from diver_lite.sets.real import describe_source, load_dataset
-
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out is {out}; expected a name ending in .safetensors")
-    check_writable(out, overwrite=overwrite)
-    changes = {"init": init, "steps": steps, "real_batch": real_batch}
-    changes = {k: v for k, v in changes.items() if v is not None}
-    changes |= parse_changes(set_ or [])
-    recipe(method, ipc, **changes)  # say what is wrong before the data is read
-    result = run(
-        load_dataset(data, split, root=data_root),
-        method,
-        ipc=ipc,
-        seed=seed,
-        experts=experts,
-        compile=compile,
-        dtype=torch.bfloat16 if bfloat16 else torch.float32,
-        device=device,
-        checkpoint=out.with_suffix(".checkpoint"),
-        **changes,
-    )
-    source = describe_source(data, root=data_root)
-    result.provenance |= {"data": data, "source": source, "split": split}
-    result.save(out, overwrite=overwrite)
-    typer.echo(f"wrote {out}: {result!r}")
-
-
-@app.command()
-def judge(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SET...",
-            help="shipped sets, or files or folders of any published format; "
-            "NAME=FILE gives one a name in the table; {seed} in FILE stands for 0, 1, "
-            "...: a draw of its own for each seed, which a verdict needs",
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="fashion-mnist, cifar10 or an image folder; default: what the sets "
-            "distil"
-        ),
-    ] = None,
-    judges: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,NAME,...",
-            help="'unseen' stands for the paper's five, 'all' for all",
-        ),
-    ] = "ConvNet,ShuffleNetV2,MobileNetV2",
-    seeds: Annotated[int, typer.Option(help="trainings per table cell")] = 5,
-    protocol: Annotated[
-        str, typer.Option(help="corrected, quick or literature")
-    ] = "corrected",
-    steps: Annotated[
-        int | None, typer.Option(help="change the protocol's number of steps")
-    ] = None,
-    soft_labels: Annotated[
-        bool, typer.Option("--soft-labels", help="learn them where a set carries some")
-    ] = False,
-    baseline: Annotated[
-        str | None, typer.Option(help="the set to compare with; default: the first")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="a .csv file with a row per training; run the same command again to "
-            "go on after an interruption, or to add sets, judges or seeds",
-        ),
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="also write the printed table, as .csv, .md or .tex"),
-    ] = None,
-    test_images: Annotated[
-        int | None,
-        typer.Option(help="how many test images, evenly spaced; default: all"),
-    ] = None,
-    batch_models: Annotated[
-        int | None,
-        typer.Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA"),
-    ] = None,
-    format: Annotated[str, typer.Option(help="how the sets are stored")] = "auto",
-    dataset: Annotated[
-        str | None, typer.Option(help="which dataset the sets distil, if not evident")
-    ] = None,
-    subset: Subset = None,
-    data_root: DataRoot = None,
-    device: Device = None,
-) -> None:
-    """Train networks on distilled sets and score them on real test images.
-
-    Prints accuracy per set and judge, the mean over judges that no set was distilled
-    on, and the paired difference to a baseline.
-
-    Recovered images are one draw of noise: recover with --seed 0, 1, ... and name the
-    files mine=recovered_{seed}.safetensors, or there will be no verdict.
-
-    Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
-    """
-    from diver_lite.files import check_writable
-    from diver_lite.judge.compare import (
-        check_suffix,
-        footnote,
-        summarise,
-        write_table,
-    )
-    from diver_lite.judge.networks import JUDGES, UNSEEN
-    from diver_lite.judge.protocols import get_protocol
-    from diver_lite.judge.table import cross_architecture
-    from diver_lite.sets.load import as_subset, list_shipped, load_distilled
-    from diver_lite.sets.names import imagenet_subset
-    from diver_lite.sets.real import describe_source, load_dataset
-
-    if out is not None and out.suffix != ".csv":
-        raise InputError(f"--out is {out}; expected a name ending in .csv")
-    if table is not None:
-        check_suffix(table)
-        check_writable(table, overwrite=True)
-    subset = subset and imagenet_subset(subset)
-    shipped, sets, subsets, firsts = list_shipped(), {}, {}, {}
-    for source in sources:
-        name, file = Path(source).stem, source
-        if "=" in source and source not in shipped and not Path(source).exists():
-            name, _, file = source.partition("=")
-        if name in sets:
-            raise InputError(
-                f"SET {source!r}: there is a set {name!r} already; name one of them "
-                "NAME=FILE"
-            )
-        draws = [
-            load_distilled(
-                file.replace("{seed}", str(seed)),
-                format=format,
-                dataset=dataset or subset,
-            )
-            for seed in range(max(seeds, 1) if "{seed}" in file else 1)
-        ]
-        if subset:
-            draws, found = zip(*(as_subset(d, subset) for d in draws), strict=True)
-            subsets[name] = found[0]
-        firsts[name] = draws[0]
-        sets[name] = draws.__getitem__ if "{seed}" in file else draws[0]
-    if len(set(subsets.values())) > 1:
-        raise InputError(
-            f"the sets are of different subsets, {subsets}; no test images fit them all"
-        )
-    baseline = next(iter(sets)) if baseline is None else baseline
-    if baseline not in sets:
-        raise InputError(f"--baseline is {baseline!r}; expected one of {[*sets]}")
-    data = data or _data_of(firsts)
-    size = next(iter(firsts.values())).images.shape[-1]
     images, labels, names = load_dataset(
-        data, "test", root=data_root, image_size=size, subset=subsets.get(baseline)
+        data, "test", root=root, image_size=size, subset=subset
     )
-    if test_images is not None:
-        if not 1 <= test_images <= len(images):
-            raise InputError(
-                f"--test-images is {test_images}; expected 1 .. {len(images)}"
-            )
-        chosen = [i * len(images) // test_images for i in range(test_images)]
+    if count is not None:
+        total = len(images)
+        require(1 <= count <= total, "--test-images", count, f"1 .. {total}")
+        chosen = [i * total // count for i in range(count)]
         images, labels = images[chosen], labels[chosen]
+    return images, labels, names
+
+
+def _panel(text: str) -> list[str]:
+    """Return the judges that are named, each once, groups of them spelled out."""
+    from diver_lite.judge.networks import JUDGES, UNSEEN
+
     groups = {"unseen": UNSEEN, "all": tuple(JUDGES)}
-    panel = [j for name in judges.split(",") for j in groups.get(name, (name.strip(),))]
-    recipe = get_protocol(protocol)
-    trainings = cross_architecture(
-        sets,
-        (images, labels, names),
-        judges=list(dict.fromkeys(panel)),
-        seeds=seeds,
-        protocol=replace(recipe, labels="soft") if soft_labels else recipe,
-        steps=steps,
-        out=out,
-        batch_models=batch_models,
-        device=device,
-    )
-    summary = summarise(trainings, baseline)
-    typer.echo(
-        f"Top-1 accuracy in % on {len(images)} real images, mean ± std of {seeds} "
-        f"seeds, protocol {protocol}.\nunseen: mean of all judges but ConvNet; vs: "
-        "its paired difference in points, with a 95 % t interval over the seeds.\n"
-    )
-    typer.echo(summary.to_string())
-    typer.echo(f"\nscored on {describe_source(data, root=data_root)}")
-    if notes := footnote(summary["verdict"]):
-        typer.echo(notes)
-    for message in trainings.loc[trainings["error"] != "", "error"].unique():
-        typer.echo(f"failed: {message}", err=True)
-    if table is not None:
-        typer.echo(f"\nwrote {write_table(summary, table)}")
+    panel = [j for name in text.split(",") for j in groups.get(name, (name.strip(),))]
+    return list(dict.fromkeys(panel))
+
+
+FOLDER = Option("-o", "--out", help="working folder; may hold a checkpoint")
+MINUTES = Option(help="stop after so long; run again to go on")
+RECIPE_STEPS = Option(help="change the recipe")
 
 
 @app.command()
 def train_prior(
-    name: Annotated[str, typer.Argument(help="a recipe: fashion-mnist or cifar10")],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="working folder; may hold a checkpoint")
-    ],
-    minutes: Annotated[
-        float | None, typer.Option(help="stop after so long; run again to go on")
-    ] = None,
-    vae_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
-    dit_steps: Annotated[int | None, typer.Option(help="change the recipe")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="change a field of PriorRecipe, e.g. --set layers=6; repeatable",
-        ),
-    ] = None,
-    compile: Annotated[
-        bool | None, typer.Option(help="use torch.compile; default: on CUDA only")
-    ] = None,
-    data_root: DataRoot = None,
-    device: Device = None,
+    name: Annotated[str, Argument(help="a recipe: fashion-mnist or cifar10")],
+    out: Annotated[Path, FOLDER],
+    minutes: Annotated[float | None, MINUTES] = None,
+    vae_steps: Annotated[int | None, RECIPE_STEPS] = None,
+    dit_steps: Annotated[int | None, RECIPE_STEPS] = None,
+    set_: Annotated[list[str] | None, _set("PriorRecipe", "--set layers=6")] = None,
+    compile: Annotated[bool | None, COMPILE] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    device: Annotated[str | None, DEVICE] = None,
 ) -> None:
     """Train a prior (VAE, then DiT), in pieces of any length.
 
@@ -575,9 +535,6 @@ def train_prior(
     from diver_lite.make.train_prior import PriorRecipe
     from diver_lite.make.train_prior import train_prior as run
 
-    steps = {"vae_steps": vae_steps, "dit_steps": dit_steps}
-    changes: dict[str, Any] = {k: v for k, v in steps.items() if v is not None}
-    changes |= parse_changes(set_ or [], [f.name for f in fields(PriorRecipe)])
     done = run(
         name,
         out,
@@ -585,9 +542,10 @@ def train_prior(
         device=device,
         minutes=minutes,
         compile=compile,
-        **changes,
+        **_given(vae_steps=vae_steps, dit_steps=dit_steps)
+        | _changes(set_, PriorRecipe),
     )
-    typer.echo(
+    echo(
         f"finished: the prior is in {out / 'prior'}"
         if done
         else f"time is up: a checkpoint is in {out}; run the same command to go on"
@@ -605,18 +563,16 @@ def check() -> None:
     from diver_lite.sets.load import list_shipped
     from diver_lite.sets.priors import shipped_priors
 
-    typer.echo(f"python       {sys.version.split()[0]}")
-    typer.echo(f"diver-lite   {__version__}")
+    echo(f"python       {sys.version.split()[0]}")
+    echo(f"diver-lite   {__version__}")
     for package in ("torch", "torchvision", "diffusers", "safetensors"):
-        typer.echo(f"{package:<12} {metadata.version(package)}")
+        echo(f"{package:<12} {metadata.version(package)}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    typer.echo(f"CUDA GPU     {gpu}\nCPU threads  {torch.get_num_threads()}")
+    echo(f"CUDA GPU     {gpu}\nCPU threads  {torch.get_num_threads()}")
     size = sum(asset_path(name).stat().st_size for name in list_assets())
-    typer.echo(
-        f"assets       {len(list_assets())} files, {size / 1e6:.1f} MB, sha256 ok"
-    )
-    typer.echo(f"priors       {', '.join(shipped_priors())}")
-    typer.echo(f"sets         {', '.join(list_shipped())}")
+    echo(f"assets       {len(list_assets())} files, {size / 1e6:.1f} MB, sha256 ok")
+    echo(f"priors       {', '.join(shipped_priors())}")
+    echo(f"sets         {', '.join(list_shipped())}")
 
 
 def main(arguments: list[str] | None = None) -> None:
