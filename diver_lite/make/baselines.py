@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diver_lite.checks import InputError, integer
 from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, fit_images
+from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.real import labelled_images
 
@@ -51,18 +51,15 @@ def draw_rows(rows: list[Tensor], ipc: int, generator: torch.Generator) -> Tenso
 
 def clip_only(distilled: DistilledSet) -> DistilledSet:
     """Cut a set's pixels off at 0 and 1: the part of recovery that needs no network."""
-    record = {"method": "clip only", "source": distilled.provenance}
-    return replace(distilled, images=distilled.images.clamp(0, 1), provenance=record)
+    return distilled.with_images(distilled.images.clamp(0, 1), method="clip only")
 
 
 def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
     """Send a set through the VAE and back: what DIVER does with nothing in between."""
     images = prior.fit_images(distilled.images.clamp(0, 1))
     decoded = torch.cat([prior.decode(prior.encode(x)).cpu() for x in images.split(50)])
-    how = prior.info.get("image_fit", "resize")
-    images = fit_images(decoded, tuple(distilled.images.shape[-2:]), how).clamp(0, 1)
-    record = {"method": "VAE only", "source": distilled.provenance}
-    return replace(distilled, images=images, provenance=record)
+    images = prior.fit_images(decoded, distilled.images.shape[-2:]).clamp(0, 1)
+    return distilled.with_images(images, method="VAE only")
 
 
 def variants(config: RecoveryConfig) -> dict[str, RecoveryConfig]:
