@@ -60,8 +60,8 @@ def run_batches(
     """Do work on consecutive indices in batches, smaller ones where memory runs out.
 
     On CUDA a batch's result is collected after the next batch was launched, so that the
-    GPU never waits for the CPU to resize images, draw noise or store results. (Decoding
-    fills the GPU like denoising does, so a second stream would gain nothing.)
+    GPU never waits for the CPU to store results. (Decoding fills the GPU like denoising
+    does, so a second stream would gain nothing.)
 
     Args:
         work: takes a range of indices and returns a tensor with one row for each.
@@ -120,13 +120,6 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor to a device; from pinned memory to CUDA, without waiting."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _to_cpu(result: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
