@@ -2,27 +2,32 @@
 
 Run: python scripts/study.py --ipc 1 [--sets dm dsa mtt] [--judges ...] [--seeds 5]
      [--dataset cifar10 --prior FOLDER --sets-folder FOLDER --data-root FOLDER]
-     [--tuned guidance_scale=3 ...]
+     [--tuned guidance_scale=3 ...] [--also "noise_timestep=500 guidance_factor=0" ...]
+     [--name published_cifar10_ipc1]
 
 Every Stage-I set is judged as it is, clipped, through the VAE only, and after each
 variant of recovery, beside random real images, recovered random real images, and
 samples of the prior; all on real test images. Nothing is chosen here: settings are
 chosen on a validation split, by sweep.py. With --tuned
 FIELD=VALUE ... such a choice gets a row of its own, "DIVER tuned", and one for samples
-of the prior by the same sampler, "raw prior tuned".
+of the prior by the same sampler, "raw prior tuned"; each --also "FIELD=VALUE ..."
+gets a row named by its text. Sets that others published are studied after conversion
+to .safetensors, as --sets-folder, with a --name of their own for the results.
 
 Finished recoveries lie in --work, finished trainings in the first of these files, so
 an interrupted study goes on where it stopped:
 
-results/study_DATASET_ipcN_trainings.csv    one row per training
-results/study_DATASET_ipcN.csv              one row per set and variant
-results/study_DATASET_ipcN_comparisons.csv  paired differences, with intervals
-results/study_DATASET_ipcN.json             provenance
+results/study_NAME_trainings.csv    one row per training; NAME is DATASET_ipcN
+results/study_NAME.csv              one row per set and variant
+results/study_NAME_comparisons.csv  paired differences, with intervals
+results/study_NAME.json             provenance
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +83,8 @@ def main() -> None:
     every = [*CONTROLS, *VARIANTS, RANDOM]
     parser.add_argument("--variants", nargs="+", default=every, choices=every)
     parser.add_argument("--tuned", nargs="+", metavar="FIELD=VALUE")
+    parser.add_argument("--also", nargs="+", default=[], metavar="'F=V F=V'")
+    parser.add_argument("--name", help="of the results; default: DATASET_ipcN")
     parser.add_argument("--judges", nargs="+", default=["ConvNet", *UNSEEN])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
@@ -99,13 +106,16 @@ def main() -> None:
     fit = load_dataset(args.dataset, "fit", root=args.data_root)
     images, labels, names = load_dataset(args.dataset, "test", root=args.data_root)
     test = (images[: args.test_images], labels[: args.test_images], names)
-    stem = f"{args.dataset}_ipc{args.ipc}"
+    stem = args.name or f"{args.dataset}_ipc{args.ipc}"
     settings = variants(RecoveryConfig())
     chosen = [variant for variant in args.variants if variant != RANDOM]
     if args.tuned:
         settings[TUNED] = parse_config(Preset.default, args.tuned)
         settings[TUNED_PRIOR] = variants(settings[TUNED])["raw prior"]
         chosen.append(TUNED)
+    for text in args.also:
+        settings[text] = parse_config(Preset.default, text.split())
+        chosen.append(text)
     draws = args.draws or args.seeds
 
     def recovered(source, variant: str):
@@ -158,7 +168,8 @@ def main() -> None:
         if judges
     ]
     table = pd.concat(tables, ignore_index=True)
-    summary, comparisons = summary_of(table), comparisons_of(table, args.sets)
+    summary = summary_of(table)
+    comparisons = comparisons_of(table, args.sets, args.also)
     for content, path in ((summary, out), (comparisons, f"{out}_comparisons")):
         write_csv(f"{path}.csv", content)
         print(content.to_string(index=False), end="\n\n")
@@ -197,11 +208,14 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
-def comparisons_of(table: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
+def comparisons_of(
+    table: pd.DataFrame, sets: list[str], also: Sequence[str] = ()
+) -> pd.DataFrame:
     """Return one row per set and question: points on unseen judges, interval, word."""
+    against = ("Stage I", "VAE only", "raw prior", TUNED_PRIOR, "random real", "DIVER")
     rows = []
     for name in sets:
-        for pair in QUESTIONS:
+        for pair in (*QUESTIONS, *product(also, against)):
             first, second = (p if p in SHARED else f"{name}: {p}" for p in pair)
             if not {first, second} <= set(table["set"]):
                 continue
