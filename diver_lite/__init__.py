@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diver_lite.make.distill import distill
     from diver_lite.prior import Prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+    from diver_lite.sets.folder import save_image_folder
     from diver_lite.sets.load import load_distilled
     from diver_lite.sets.priors import load_prior
     from diver_lite.sets.real import load_dataset
@@ -30,6 +31,7 @@ _ADDRESSES = {
     "load_prior": "sets.priors",
     "recover": "recovery",
     "recover_steps": "recovery",
+    "save_image_folder": "sets.folder",
     "train_judge": "judge.training",
 }
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "load_prior",
     "recover",
     "recover_steps",
+    "save_image_folder",
     "train_judge",
 ]
 

@@ -192,10 +192,11 @@ def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
             f"{name} is of type {type(value).__name__}; expected {expected}"
         )
     tensor: Tensor = value
-    floating, dtype = tensor.is_floating_point(), tensor.dtype
-    # NumPy's other unsigned integers know no minimum in torch
-    whole = dtype == torch.uint8 or (dtype.is_signed and not tensor.is_complex())
-    kind = floating if value_kind == "float" else whole and not floating
+    if value_kind == "float":  # not float8, with which torch can't even compare
+        kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    else:  # NumPy's other unsigned integers know no minimum in torch
+        kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    kind = tensor.dtype in kinds
     dense = tensor.layout is torch.strided and not tensor.is_quantized
     fits = tensor.ndim == len(shape) and all(
         found >= 1 if isinstance(wanted, str) else found == wanted

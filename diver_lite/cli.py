@@ -45,6 +45,7 @@ DEVICE = Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
 OVERWRITE = Option("--overwrite", help="replace an output that exists")
 DATA_ROOT = Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)")
 SET_FILE = Option("-o", "--out", help="the .safetensors file to write")
+RECOVERED = Option("-o", "--out", help="the .safetensors file, or folder, to write")
 TRAININGS = Option(help="trainings per table cell")
 COMPILE = Option(help="use torch.compile; default: on CUDA only")
 SUBSET = Option(
@@ -104,7 +105,7 @@ INTERVAL = Option(
 @app.command()
 def recover(
     source: Annotated[str, INPUT],
-    out: Annotated[Path, SET_FILE],
+    out: Annotated[Path, RECOVERED],
     prior: Annotated[str | None, PRIOR] = None,
     preset: Annotated[Preset, PRESET] = Preset.default,
     set_: Annotated[list[str] | None, RECOVERY] = None,
@@ -124,22 +125,19 @@ def recover(
 ) -> None:
     """Refine a distilled set and write the result.
 
+    OUT is a .safetensors file; or, for a set larger than the memory, a folder.
     Keeps every finished batch in OUT.parts; after an interruption the same command goes
     on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
     diver_lite.cli recover ...' shares the batches among GPUs.
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.files import check_writable
     from diver_lite.run.interval import IntervalPrior
     from diver_lite.run.processes import Processes, launched_device
     from diver_lite.run.to_file import check_output, recover_to
     from diver_lite.sets.priors import load_prior
 
-    _check_suffix(out, ".safetensors")
-    check_output(out, overwrite=overwrite)
-    if images:
-        check_writable(images, overwrite=overwrite)
+    check_output(out, images, overwrite=overwrite)
     config = parse_config(preset, set_)
     if subset and class_map:
         raise InputError("--subset and --class-map were given; expected one of them")
@@ -167,13 +165,13 @@ def recover(
         size=size,
         fast=not plain,
         compile=compile,
+        images=images,
         overwrite=overwrite,
     )
     if Processes(cpu=loaded.device.type == "cpu").index > 0:
         return  # process 0 writes and speaks
     echo(f"wrote {out}: {result!r}")
     if images:
-        result.to_image_folder(images, overwrite=overwrite)
         echo(f"wrote {images}/ ({len(result)} PNG files)")
 
 

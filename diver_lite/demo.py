@@ -25,6 +25,7 @@ from diver_lite.judge.compare import footnote, summarise
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import random_real, raw_prior, vae_only
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.priors import load_prior
 from diver_lite.sets.real import load_dataset
@@ -96,7 +97,7 @@ def run_demo(
         folder.mkdir()
         _draw(folder, sets)
         recovered.save(folder / "recovered.safetensors")
-        recovered.to_image_folder(folder / "images")
+        save_image_folder(recovered, folder / "images")
         table.to_csv(folder / "table.csv", index=False)
         facts = {
             "distilled set": f"fashion-mnist-dm-ipc{ipc}",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,12 +20,15 @@ from diver_lite.checks import (
     finite,
     floats,
     instance,
+    integer,
     naming,
     require,
 )
-from diver_lite.files import atomic_path, slug
+from diver_lite.files import atomic_path
+from diver_lite.sets.stored import LARGE, StoredImages, opened, stored_images
 
 FORMAT_VERSION = 1
+INDEX = "set.safetensors"  # of a folder of numbered files: all but the pixels
 
 
 @dataclass(repr=False, eq=False)
@@ -35,7 +36,8 @@ class DistilledSet:
     """Hold distilled images with their labels and the record of where they come from.
 
     Args:
-        images: (N, 3, H, W) float, black 0 and white 1; values may lie outside.
+        images: (N, 3, H, W) float, black 0 and white 1; values may lie outside. Or
+            `StoredImages`.
         labels: (N,) integers, indices into `class_names`.
         class_names: one name per class, in label order.
         soft_labels: (N, K) float as stored; `provenance["soft_labels"]` says whether
@@ -55,15 +57,13 @@ class DistilledSet:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        floats(self.images, "images", ("N", 3, "H", "W"))
-        count = len(self.images)
-        self.images = finite(self.images, "images").to("cpu", torch.float32)
-        several = isinstance(self.class_names, tuple | list | str) and len(
-            self.class_names
-        )
+        if not isinstance(self.images, StoredImages):  # checked as they are read
+            floats(self.images, "images", ("N", 3, "H", "W"))
+            self.images = finite(self.images, "images").to("cpu", torch.float32)
+        several = isinstance(self.class_names, tuple | list) and self.class_names
         require(bool(several), "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
-        classes = len(self.class_names)
+        count, classes = len(self.images), len(self.class_names)
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
@@ -89,27 +89,25 @@ class DistilledSet:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> DistilledSet:
         """Return the chosen images as a set of their own."""
-        if isinstance(index, int):
-            index = [range(len(self))[index]]  # IndexError ends a for loop
-        elif isinstance(index, slice):
-            index = list(range(*index.indices(len(self))))
+        if isinstance(index, int | slice):
+            index = range(len(self))[index]  # IndexError ends a for loop
         chosen = torch.as_tensor(index).reshape(-1)
         if chosen.numel() == 0:
             raise InputError("index selects no image; expected at least one")
         soft = None if self.soft_labels is None else self.soft_labels[chosen]
-        return replace(
-            self,
-            images=self.images[chosen],
-            labels=self.labels[chosen],
-            soft_labels=soft,
-        )
+        images, labels = self.images[chosen], self.labels[chosen]
+        return replace(self, images=images, labels=labels, soft_labels=soft)
 
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
-        low, high = self.images.min().item(), self.images.max().item()
+        if isinstance(self.images, StoredImages):
+            values = "in their files"
+        else:
+            low, high = self.images.min().item(), self.images.max().item()
+            values = f"{low:.2f}..{high:.2f}"
         return (
             f"DistilledSet({len(self)} images {shape}, {len(self.class_names)} "
-            f"classes, ipc {self.ipc}, values {low:.2f}..{high:.2f}, "
+            f"classes, ipc {self.ipc}, values {values}, "
             f"from {self.provenance.get('format', 'memory')})"
         )
 
@@ -146,85 +144,85 @@ class DistilledSet:
             raise InputError(f"output {path}: expected a name ending in .safetensors")
         if dtype not in (torch.float32, torch.float16):
             raise InputError(f"dtype {dtype}: expected torch.float32 or torch.float16")
-        tensors = {"images": self.images.to(dtype), "labels": self.labels}
-        if not bool(tensors["images"].isfinite().all()):
+        images = self.images.to(dtype)
+        if not bool(images.isfinite().all()):
             raise InputError(
                 f"dtype {dtype}: pixels beyond 65504 don't fit; use float32"
             )
+        rounded = {"stored_as": "float16"} if dtype == torch.float16 else {}
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            self._write(temporary, {"images": images}, self.provenance | rounded)
+        return path
+
+    def save_index(self, folder: str | Path, rows: int) -> None:
+        """Write all but the pixels beside files that hold `rows` images each.
+
+        The files are `000000.safetensors` and so on; `load(folder)` opens them.
+        """
+        self._write(Path(folder) / INDEX, {}, self.provenance, rows=rows)
+
+    def _write(self, path: Path, tensors: dict, provenance: dict, **more: Any) -> None:
+        tensors = tensors | {"labels": self.labels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
-        rounded = {"stored_as": "float16"} if dtype == torch.float16 else {}
-        header = {
-            "format_version": FORMAT_VERSION,
-            "class_names": self.class_names,
-            "provenance": self.provenance | rounded,
-        }
-        with atomic_path(path, overwrite=overwrite) as temporary:
-            contiguous = {name: value.contiguous() for name, value in tensors.items()}
-            save_file(contiguous, temporary, {"diver_lite": json.dumps(header)})
-        return path
+        header = {"format_version": FORMAT_VERSION, "class_names": self.class_names}
+        header |= {"provenance": provenance, **more}
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, path, {"diver_lite": json.dumps(header)})
 
     @classmethod
     def load(cls, path: str | Path) -> DistilledSet:
-        """Read a file that `save` wrote.
+        """Read what `save` wrote, or a folder of numbered files with an index.
 
-        Raises `InputError`: no such file, not ours, or of a newer version.
+        Pixels of a folder, or of a file with more than a GiB of them, stay where they
+        are: `StoredImages`. Raises `InputError`: no such file, not ours, damaged, or of
+        a newer version.
         """
         path = Path(path)
-        if not path.is_file():
-            raise InputError(f"source {path}: no such file")
-        try:
-            with safe_open(path, framework="pt") as stored:
-                metadata = (stored.metadata() or {}).get("diver_lite")
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path}: not a whole .safetensors file ({error})"
-            ) from None
-        if metadata is None or not {"images", "labels"} <= tensors.keys():
-            raise InputError(
-                f"{path}: a .safetensors file with {sorted(tensors)}, but not a "
-                "distilled set; expected images, labels and 'diver_lite' metadata"
-            )
-        try:
-            header = json.loads(metadata)
-            version, names = header["format_version"], header["class_names"]
-            provenance = header["provenance"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: damaged metadata ({error})") from None
-        if version > FORMAT_VERSION:
-            raise InputError(
-                f"{path}: format version {version} is newer than {FORMAT_VERSION}, the "
-                "newest known here; update diver_lite"
-            )
-        with naming(path):
-            images, labels = tensors["images"].float(), tensors["labels"]
-            return cls(images, labels, names, tensors.get("soft_labels"), provenance)
+        numbered = path.is_dir()
+        file = path / INDEX if numbered else path
+        if not file.is_file():
+            raise InputError(f"source {file}: no such file")
+        with opened(file) as stored:
+            names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
+            header = _header(file, stored.metadata(), names, numbered)
+            shape = () if numbered else stored.get_slice("images").get_shape()
+            if 4 * math.prod(shape) > LARGE:
+                names.remove("images")
+            tensors = {name: stored.get_tensor(name) for name in names}
+        with naming(file):
+            if numbered:
+                rows = integer(header.get("rows"), "rows of a file", 1)
+                number = -(-tensors["labels"].numel() // rows)
+                files = [path / f"{i:06d}.safetensors" for i in range(number)]
+                tensors["images"] = stored_images(files, rows)
+            elif "images" not in tensors:
+                tensors["images"] = stored_images([file])
+            about = {name: header[name] for name in ("class_names", "provenance")}
+            return cls(**tensors, **about)
 
-    def to_image_folder(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write PNG files in class folders, and labels.csv, for any other tool.
 
-        Values are clipped to [0, 1] and rounded to 8 bits, so this loses what lies
-        outside; `save` doesn't. Image i becomes `{class:03d}_{name}/{i:04d}.png`.
-
-        Raises:
-            InputError: the folder exists already or can't be written.
-
-        Source: ours.
-        """
-        pixels = (self.images.clamp(0, 1) * 255).round().to(torch.uint8)
-        with atomic_path(folder, overwrite=overwrite) as temporary:
-            temporary.mkdir()
-            with (temporary / "labels.csv").open(
-                "w", newline="", encoding="utf-8"
-            ) as stream:
-                table = csv.writer(stream, lineterminator="\n")
-                table.writerow(("file", "label", "class_name"))
-                for i, label in enumerate(self.labels.tolist()):
-                    name = self.class_names[label]
-                    file = Path(f"{label:03d}_{slug(name)}", f"{i:04d}.png")
-                    (temporary / file.parent).mkdir(exist_ok=True)
-                    array = pixels[i].permute(1, 2, 0).numpy()
-                    Image.fromarray(array).save(temporary / file)
-                    table.writerow((file.as_posix(), label, name))
-        return Path(folder)
+def _header(file: Path, metadata: Any, names: Sequence[str], numbered: bool) -> dict:
+    """Return what a set's file says about itself, as it must be, or raise."""
+    text = (metadata or {}).get("diver_lite")
+    needed = {"labels"} if numbered else {"images", "labels"}
+    if text is None or not needed <= set(names):
+        raise InputError(
+            f"{file}: a .safetensors file with {[*names]}, but not a distilled set; "
+            "expected images, labels and 'diver_lite' metadata"
+        )
+    try:
+        header = json.loads(text)
+        version = header["format_version"]
+        kinds = {"format_version": int, "class_names": list, "provenance": dict}
+        for name, kind in kinds.items():
+            if not isinstance(header[name], kind):
+                raise TypeError(f"{name} is {describe(header[name])}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{file}: damaged metadata ({error})") from None
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{file}: format version {version} is newer than {FORMAT_VERSION}, the "
+            "newest known here; update diver_lite"
+        )
+    return header

@@ -191,8 +191,9 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
     for tensor in tensors:
         tensor = torch.empty(0) if tensor is None else tensor
         digest.update(str(tuple(tensor.shape)).encode())
-        for part in torch.atleast_1d(tensor).split(1_000):  # a copy of all: too large
-            flat = part.detach().cpu().contiguous().reshape(-1)
+        rows = tensor if tensor.shape else tensor[None]
+        for start in range(0, len(rows), 100):  # a copy of all may be too large
+            flat = rows[start : start + 100].detach().cpu().contiguous().reshape(-1)
             # as bytes, because NumPy has no bfloat16
             digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

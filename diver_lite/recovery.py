@@ -275,6 +275,6 @@ def recover(
     batches = torch.arange(len(distilled)).split(checks.integer(size, "batch_size", 1))
     recovered, sides = [], distilled.images.shape[-2:]
     for indices in tqdm(batches, "recover", unit="batch", disable=not progress):
-        images = prior.fit_images(job.refine(indices.tolist()), sides)
-        recovered.append(images.clamp(0, 1).cpu())
+        images = prior.fit_images(job.refine(indices.tolist()), sides).clamp(0, 1)
+        recovered.append(checks.finite(images.cpu(), f"images of prior {prior.name!r}"))
     return job.result(torch.cat(recovered))

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "checks": set(),
     "files": {"checks"},
     "assets": {"checks", "files"},
-    "distilled": {"checks", "files"},
+    "distilled": {"checks", "files", "sets"},  # of sets only what reads rows, below
     "prior": {"checks"},
     "sets": {"checks", "files", "assets", "distilled", "prior"},
     "recovery": {"checks", "distilled", "prior", "sets"},
@@ -87,6 +87,11 @@ def test_the_algorithm_knows_little():
     assert others == {"diver_lite", "torch", "tqdm"} | standard
 
 
+def test_what_serves_a_set_knows_none():
+    assert IMPORTS["distilled"] == {"checks", "files", "sets.stored"}
+    assert IMPORTS["sets.stored"] == {"checks"}
+
+
 def test_no_circles():
     TopologicalSorter(IMPORTS).prepare()
 
@@ -108,7 +113,7 @@ def test_lengths():
     assert lines("recovery") <= 280
     core = ("recovery", "prior", "distilled", "checks", "files")
     assert sum(map(lines, core)) <= 1200
-    assert sum(map(lines, MODULES)) <= 10_250
+    assert sum(map(lines, MODULES)) <= 10_400
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -452,8 +452,7 @@ BAD_SETTINGS = {
 }
 
 BAD_PLACES = {
-    "wrong suffix": (good, (*DC, "-o", "a.pt"), r"a\.pt; .*\.safetensors"),
-    "no suffix": (good, (*DC, "-o", "result"), r"result; .*\.safetensors"),
+    "wrong suffix": (good, (*DC, "-o", "a.pt"), r"a\.pt: .*\.safetensors"),
     "output exists": (
         existing,
         (*DC, "-o", "there.safetensors"),

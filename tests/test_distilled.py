@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diver_lite import assets, distilled
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
+from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import list_shipped, load_distilled
 from diver_lite.sets.names import (
     ALIASES,
@@ -304,7 +306,7 @@ def test_image_folder_clips_rounds_and_labels(tmp_path):
     made = DistilledSet(
         images.expand(6, 3, 2, 4), torch.tensor([1, 0, 1, 0, 0, 1]), NAMES
     )
-    folder = made.to_image_folder(tmp_path / "png")
+    folder = save_image_folder(made, tmp_path / "png")
     written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
     assert written == [
         "000_cat/0001.png",
@@ -328,16 +330,19 @@ def test_image_folder_clips_rounds_and_labels(tmp_path):
 
 def test_image_folder_comes_back_with_its_names(tmp_path):
     made = small_set(images=torch.rand(4, 3, 4, 4), soft_labels=None)
-    loaded = load_distilled(made.to_image_folder(tmp_path / "png"))
+    loaded = load_distilled(save_image_folder(made, tmp_path / "png"))
     assert loaded.class_names == NAMES
     assert torch.equal(loaded.labels, made.labels)
     assert (loaded.images - made.images).abs().max() <= 0.5 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("method", ["save", "to_image_folder"])
-def test_existing_outputs_stay_unless_overwriting(tmp_path, method):
+WRITERS = [DistilledSet.save, save_image_folder]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_existing_outputs_stay_unless_overwriting(tmp_path, writer):
     path = tmp_path / "out.safetensors"
-    write = getattr(small_set(), method)
+    write = partial(writer, small_set())
     write(path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=r"out\.safetensors exists already"):
@@ -347,11 +352,11 @@ def test_existing_outputs_stay_unless_overwriting(tmp_path, method):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("method", ["save", "to_image_folder"])
-def test_unwritable_outputs_leave_nothing_behind(tmp_path, method):
+@pytest.mark.parametrize("writer", WRITERS)
+def test_unwritable_outputs_leave_nothing_behind(tmp_path, writer):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="can't be written"):
-        getattr(small_set(), method)(tmp_path / "file" / "out.safetensors")
+        writer(small_set(), tmp_path / "file" / "out.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -361,9 +366,9 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(distilled, "save_file", fail)
     monkeypatch.setattr(Image.Image, "save", fail)
-    for method in ("save", "to_image_folder"):
+    for writer in WRITERS:
         with pytest.raises(OSError, match="disk full"):
-            getattr(small_set(), method)(tmp_path / "out.safetensors")
+            writer(small_set(), tmp_path / "out.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

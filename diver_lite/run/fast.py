@@ -13,6 +13,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +133,7 @@ class FastPrior(Prior):
         t = torch.tensor(steps, device=self.device)
         self._table = {}  # free the old one first
 
-        def embed(block: nn.Module) -> Tensor:
+        def embed(block: Any) -> Tensor:
             emb = block.norm1.emb
             of_time = emb.timestep_embedder(emb.time_proj(t).to(self.dtype))
             of_class = emb.class_embedder.embedding_table(self._classes)
@@ -162,7 +163,7 @@ class FastPrior(Prior):
 
 
 def _block(
-    hidden: Tensor, modulation: Tensor, block: nn.Module, weight: Tensor, bias: Tensor
+    hidden: Tensor, modulation: Tensor, block: Any, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Apply one block: (R, tokens, D) -> the same, with (R, 6, D) modulations."""
     parts = modulation[:, :, None].unbind(1)  # six of (R, 1, D)
@@ -187,7 +188,7 @@ def _can_compile(prior: Prior) -> bool:
     return prior.device.type == "cuda" and find_spec("triton") is not None
 
 
-def _fuse(attention: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _fuse(attention: Any) -> tuple[Tensor, Tensor | None]:
     """Make the three input projections views of one matrix (3D, D), and return it."""
     projections = (attention.to_q, attention.to_k, attention.to_v)
 
@@ -200,7 +201,9 @@ def _fuse(attention: nn.Module) -> tuple[Tensor, Tensor | None]:
             part.data = view
         return joined
 
-    return join("weight"), join("bias")
+    weight = join("weight")
+    assert weight is not None  # only a bias can be missing
+    return weight, join("bias")
 
 
 class _Graph:

@@ -8,7 +8,8 @@ processes shared it, as long as machine, number of threads and versions are the 
 
 The folder OUT.parts beside the output holds the shards, each with a digest; what they
 are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
-Everything in it is written whole or not at all.
+Everything in it is written whole or not at all. Where the output is a folder, the
+shards are the result: nothing is merged, so memory doesn't grow with the set.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -31,10 +33,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line, instance, integer
+from diver_lite.checks import InputError, finite, first_line, instance, integer
 from diver_lite.checks import path as checked_path
-from diver_lite.distilled import DistilledSet
+from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.files import (
+    MARKER,
     atomic_path,
     check_writable,
     exclusive,
@@ -47,10 +50,15 @@ from diver_lite.recovery import Recovery, RecoveryConfig
 from diver_lite.run.batches import choose_batch_size, run_batches
 from diver_lite.run.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.run.processes import Processes
+from diver_lite.sets.folder import write_pictures
+from diver_lite.sets.stored import stored_images
 
 MANIFEST, RESULT, LOCK = "manifest.json", "result.json", "lock"
-WHOLE = "whole.safetensors"  # the output, until it is moved to its place
-_OURS = re.compile(r"(\d{6}|whole)\.safetensors|(manifest|result)\.json|lock|\..*")
+# the output, until it is moved to its place: a file, or a folder of shards
+WHOLE, SET = "whole.safetensors", "set"
+_SHARD = re.compile(r"\d{6,}\.safetensors")
+_OURS = re.compile(rf"{_SHARD.pattern}|whole\.safetensors|(manifest|result)\.json")
+_SCRATCH = re.compile(rf"\.({_OURS.pattern})\.\w{{8}}")  # half-written when killed
 _PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
@@ -74,6 +82,7 @@ def recover_to(
     size: int | None = None,
     fast: bool = True,
     compile: bool | None = None,
+    images: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> DistilledSet:
@@ -84,7 +93,8 @@ def recover_to(
     process 0 merges them, all return the set.
 
     Args:
-        out: the .safetensors file to write.
+        out: the .safetensors file to write; or a name without ending, of a folder of
+            numbered files, which `DistilledSet.load` opens without reading them.
         distilled, prior, config, seed, noise, class_map: as of `recover`.
         batch_size: images at a time; default: as in the folder, if a run was
             interrupted, else 10 on the CPU, on CUDA what fits into the free memory, up
@@ -93,7 +103,8 @@ def recover_to(
         fast: prepare the conditioning (`run.fast`): the same up to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
-        overwrite: replace `out` if it exists, also if it appears during the run.
+        images: also write PNG files, to this folder: `sets.folder`.
+        overwrite: replace what exists, also if it appears during the run.
         progress: show a progress bar; it begins with what is done already.
 
     Raises:
@@ -104,6 +115,7 @@ def recover_to(
     Source: ours.
     """
     out = checked_path(out, "out")
+    images = None if images is None else checked_path(images, "images")
     switches = {"fast": fast, "overwrite": overwrite, "progress": progress}
     switches |= {} if compile is None else {"compile": compile}
     for name, value in switches.items():
@@ -114,7 +126,7 @@ def recover_to(
     job = Recovery(distilled, prior, config, seed, noise, class_map)
     sides = distilled.images.shape[-2:]
     if size is not None:
-        sides = (integer(size, "size", 1, 2**14),) * 2
+        sides = (integer(size, "size", 1, 2**12),) * 2
     many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
     compile = fast and (many if compile is None else compile)
     if fast:
@@ -127,7 +139,7 @@ def recover_to(
         "seed": job.seed, "size": [*sides], "fast": fast, "compile": compile,
     }  # fmt: skip
     processes = Processes(cpu=prior.device.type == "cpu")
-    shards = Shards(out, len(distilled), overwrite)
+    shards = Shards(out, len(distilled), overwrite, images, prior.name)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict, list[int] | None]:
@@ -170,7 +182,8 @@ def _make(
         for index in indices:
             batch = shards.batch(index)  # in parts where memory runs out
             parts = run_batches(refine, batch, len(batch))
-            shards.write(index, torch.cat([*parts]))
+            name = f"images of prior {shards.prior!r}"
+            shards.write(index, finite(torch.cat([*parts]), name))
             if time.monotonic() > looked + 1:  # others make shards, too
                 bar.update(shards.images_done() - bar.n)
                 looked = time.monotonic()
@@ -185,7 +198,9 @@ class Shards:
     Attributes:
         out: the run's output.
         count: number of images.
-        overwrite: whether `out` may be replaced.
+        overwrite: whether `out` and `images` may be replaced.
+        images: a folder for PNG files.
+        prior: its name, for messages.
         manifest: what the run is; set by `begin`.
         begun: whether the folder is known to be this run's.
     """
@@ -193,13 +208,20 @@ class Shards:
     out: Path
     count: int
     overwrite: bool = False
-    manifest: dict | None = None
+    images: Path | None = None
+    prior: str = ""
+    manifest: dict = field(default_factory=dict)
     begun: bool = False
 
     @property
     def folder(self) -> Path:
         """The working folder, OUT.parts."""
         return parts_folder(self.out)
+
+    @property
+    def shards(self) -> Path:
+        """Where the shards are: in a folder that is moved to `out`, or above."""
+        return self.folder if self.out.suffix else self.folder / SET
 
     @property
     def run(self) -> str:
@@ -213,14 +235,14 @@ class Shards:
 
     def path(self, index: int) -> Path:
         """Return the file of shard `index`."""
-        return self.folder / f"{index:06d}.safetensors"
+        return self.shards / f"{index:06d}.safetensors"
 
     def _indices(self) -> range:
         return range(-(-self.count // self.manifest["batch_size"]))
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        names = set(os.listdir(self.folder)) if self.folder.is_dir() else ()
+        names = set(os.listdir(self.shards)) if self.shards.is_dir() else ()
         return sum(
             len(self.batch(index))
             for index in self._indices()
@@ -230,22 +252,13 @@ class Shards:
     @contextmanager
     def locked(self, *, alone: bool):
         """Make the folder, and keep other runs out of it."""
-        if self.out.suffix != ".safetensors":
+        check_output(self.out, self.images, overwrite=self.overwrite)
+        if strange := self._strange():
             raise InputError(
-                f"output {self.out}: expected a name ending in .safetensors"
+                f"output {self.out}: its working folder {self.folder} would hide "
+                f"{strange!r}, which is none of ours; move that, or choose another "
+                "--out"
             )
-        check_output(self.out, overwrite=self.overwrite)
-        if self.folder.exists():
-            strange = [self.folder.name] if not self.folder.is_dir() else []
-            strange = strange or [
-                p.name for p in self.folder.iterdir() if not _OURS.fullmatch(p.name)
-            ]
-            if strange:
-                raise InputError(
-                    f"output {self.out}: its working folder {self.folder} would hide "
-                    f"{strange[0]!r}, which is none of ours; move that, or choose "
-                    "another --out"
-                )
         with exclusive(self.folder / LOCK, self.out):
             try:
                 yield
@@ -253,6 +266,25 @@ class Shards:
                 if alone and self.begun and not self.images_done():
                     self.remove()  # nothing in it is worth keeping
                 raise
+
+    def _strange(self) -> str | None:
+        """Return the name of something in the working folder that isn't ours."""
+        if not os.path.lexists(self.folder):
+            return None
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return self.folder.name
+        names = sorted(os.listdir(self.folder))
+        # the manifest comes before the first shard, and goes after the last
+        known = [_OURS, _SCRATCH] if MANIFEST in names else [_SCRATCH]
+        ours = {LOCK, SET} if MANIFEST in names else {LOCK}
+        return next(
+            (
+                n
+                for n in names
+                if n not in ours and not any(k.fullmatch(n) for k in known)
+            ),
+            None,
+        )
 
     def begin(self, facts: dict, batch_size: int, default: int) -> list[int] | None:
         """Compare the folder with the run that begins, and return what is to do.
@@ -268,8 +300,7 @@ class Shards:
         Raises:
             InputError: the folder, or the output, holds another run.
         """
-        for scratch in self.folder.glob(".*"):  # half-written when killed
-            shutil.rmtree(scratch, ignore_errors=True)
+        self._sweep()
         stored = self._stored()
         size = batch_size or (stored or {}).get("batch_size") or default
         facts = facts | {"batch_size": size, "count": self.count}
@@ -285,9 +316,11 @@ class Shards:
                 f"({_differences(stored, self.manifest)}); go on with the settings of "
                 "that run, delete the folder, or choose another --out"
             )
+        if self.images:
+            check_writable(self.images, overwrite=self._may_replace(self.images))
         if stored is None:
-            self._empty()
             self._write_json(MANIFEST, self.manifest)
+        self.shards.mkdir(exist_ok=True)
         for name in (RESULT, WHOLE):
             (self.folder / name).unlink(missing_ok=True)
         self.begun = True
@@ -324,7 +357,8 @@ class Shards:
         return images
 
     def _tags(self, index: int, images: Tensor) -> dict[str, str]:
-        return {"run": self.run, "index": str(index), "images": fingerprint([images])}
+        tags = {"run": self.run, "index": index, "images": fingerprint([images])}
+        return {"shard": json.dumps(tags)}  # safetensors shuffles several
 
     def _damaged(self, index: int, why: str) -> None:
         where = self.batch(index)
@@ -342,13 +376,13 @@ class Shards:
         with self._keeping(), atomic_path(self.path(index), overwrite=True) as path:
             path.write_bytes(content)
 
-    def finish(self, assemble: Callable[[Tensor], DistilledSet]) -> DistilledSet:
+    def finish(self, assemble: Callable[[Any], DistilledSet]) -> DistilledSet:
         """Merge all shards into the output, and remove the folder.
 
         Raises:
             InputError: a shard is missing by now, or the output can't be written.
         """
-        images = None
+        paths, images = [self.path(index) for index in self._indices()], None
         for index in self._indices():
             shard = self.read(index)
             if shard is None:
@@ -357,28 +391,72 @@ class Shards:
                     "finished; run the same command again (several processes need one "
                     "shared folder for --out)"
                 )
-            if images is None:
-                images = shard.new_empty(self.count, *shard.shape[1:])
-            images[self.batch(index).start : self.batch(index).stop] = shard
+            if self.out.suffix:
+                if images is None:
+                    images = shard.new_empty(self.count, *shard.shape[1:])
+                images[self.batch(index).start : self.batch(index).stop] = shard
+        if images is None:
+            images = stored_images(paths, self.manifest["batch_size"])
         result = assemble(images)
         with self._keeping():
-            whole = result.save(self.folder / WHOLE, overwrite=True)
+            if self.out.suffix:
+                whole = digested = result.save(self.folder / WHOLE, overwrite=True)
+            else:
+                result.save_index(self.shards, self.manifest["batch_size"])
+                (self.shards / MARKER).touch()
+                whole, digested = self.shards, self.shards / INDEX
+            self._write_images(result)
             # from here on a new start finds out that only tidying up is left
-            self._write_json(RESULT, {"sha256": sha256(whole)})
+            self._write_json(RESULT, {"sha256": sha256(digested)})
             move(whole, self.out, overwrite=self.overwrite)
         self.remove()
-        return result
+        return result if self.out.suffix else DistilledSet.load(self.out)
+
+    def _write_images(self, result: DistilledSet) -> None:
+        """Write the PNG folder; that of a run killed since then is replaced."""
+        if self.images is None:
+            return
+        # of this run, so that it is found again after a kill
+        scratch = self.images.absolute().with_name(f".{self.images.name}.{self.run}")
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            write_pictures(result, scratch)
+            (scratch / MARKER).write_text(self.run)
+            move(scratch, self.images, overwrite=self._may_replace(self.images))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _may_replace(self, images: Path) -> bool:
+        with suppress(OSError, UnicodeDecodeError):
+            return self.overwrite or (images / MARKER).read_text() == self.run
+        return self.overwrite
 
     def remove(self) -> None:
-        """Remove the folder; its manifest and result go last."""
+        """Remove what is ours, and the folder if nothing else is left in it."""
         self._empty()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._sweep()
+        with suppress(OSError):  # Windows keeps a lock's file while it is held
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _empty(self) -> None:
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
-        for name in (MANIFEST, RESULT):
+        for folder in (self.folder / SET, self.folder):
+            for name in os.listdir(folder) if folder.is_dir() else ():
+                if _SHARD.fullmatch(name) or name in (WHOLE, INDEX):
+                    (folder / name).unlink()
+        with suppress(OSError):
+            (self.folder / SET / MARKER).unlink(missing_ok=True)
+            (self.folder / SET).rmdir()
+        for name in (RESULT, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what was half-written when a run was killed."""
+        for folder in (self.folder, self.folder / SET):
+            for name in os.listdir(folder) if folder.is_dir() else ():
+                if _SCRATCH.fullmatch(name):
+                    shutil.rmtree(folder / name, ignore_errors=True)
 
     def _write_json(self, name: str, content: dict) -> None:
         with self._keeping(), atomic_path(self.folder / name, overwrite=True) as path:
@@ -406,18 +484,40 @@ def is_finished(out: str | Path) -> bool:
     folder = parts_folder(out)
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return (folder / MANIFEST).exists() and result["sha256"] == sha256(out)
+        digested = Path(out) / INDEX if Path(out).is_dir() else Path(out)
+        return (folder / MANIFEST).exists() and result["sha256"] == sha256(digested)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def check_output(out: str | Path, *, overwrite: bool = False) -> None:
-    """Raise `InputError` if `out` may not be written; see `files.check_writable`.
+def check_output(
+    out: str | Path, images: str | Path | None = None, *, overwrite: bool = False
+) -> None:
+    """Raise `InputError` if `out` and `images` may not be written.
 
     An output that was finished just before its run was killed counts as unfinished, so
-    the same command ends well when it is run again.
+    the same command ends well when it is run again. See `files.check_writable`.
     """
+    out = Path(out)
+    if out.suffix not in (".safetensors", ""):
+        raise InputError(
+            f"output {out}: expected a name ending in .safetensors, or a folder's name "
+            "without an ending"
+        )
     check_writable(out, overwrite=overwrite or is_finished(out))
+    if images is None:
+        return
+    pictures = Path(os.path.realpath(images))
+    for path in map(os.path.realpath, (out, parts_folder(out))):
+        if pictures in (Path(path), *Path(path).parents) or Path(path) in (
+            pictures.parents
+        ):
+            raise InputError(
+                f"images {images} and output {out} would lie in each other; expected "
+                "two places"
+            )
+    if not parts_folder(out).exists():  # else only the run knows whether it is its own
+        check_writable(images, overwrite=overwrite)
 
 
 def run_facts(

@@ -387,7 +387,7 @@ def _folder_labels(job: _Job, folders: list[str]) -> tuple[list[int], Sequence[s
 
 
 def _names_in_table(table: Path, names: list[str]) -> list[str]:
-    """Use the class names in labels.csv, if `to_image_folder` wrote one."""
+    """Use the class names in labels.csv, if `save_image_folder` wrote one."""
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):

@@ -212,7 +212,7 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
     """Return which folders hold a subset's classes, and the label of each.
 
     Folders are named by WordNet id, by class name, by label and name as
-    `to_image_folder` does, or by ImageNet index, all in one way; others are left out.
+    `save_image_folder` does, or by ImageNet index, all in one way; others are left out.
 
     Args:
         folders: names of folders.

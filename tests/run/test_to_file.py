@@ -13,11 +13,13 @@ import torch
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
+from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run import to_file as shards
 from diver_lite.run.fast import accelerate_prior
 from diver_lite.run.interval import IntervalPrior
 from diver_lite.run.to_file import recover_to
+from diver_lite.sets.stored import StoredImages
 
 CONFIG = RecoveryConfig(num_inference_steps=2)
 PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
@@ -412,12 +414,224 @@ def test_a_folder_of_somebody_else_is_refused(go, out):
     assert folder.read_text() == "a file"
 
 
+@pytest.mark.parametrize("name", ["000000.safetensors", ".git", "set", "whole"])
+def test_what_no_manifest_lists_is_left_alone(go, out, name):
+    """Files and folders with names like ours, and those that begin with a dot."""
+    strange = out.with_suffix(".parts") / name
+    strange.mkdir(parents=True)
+    (strange / "work").write_text("all of it")
+    with pytest.raises(InputError, match=f"would hide '{name}'"):
+        go()
+    assert (strange / "work").read_text() == "all of it"
+
+
+def test_a_strange_file_that_comes_later_stays(go, out, whole, stop_after):
+    """With the manifest there, too; and a link that stands for the folder."""
+    halfway(go, stop_after)
+    folder = out.with_suffix(".parts")
+    (folder / ".git").mkdir()
+    with pytest.raises(InputError, match=r"would hide '\.git'"):
+        go()
+    (folder / ".git").rmdir()
+    elsewhere = folder.rename(out.parent / "elsewhere")
+    folder.symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"would hide 'out\.parts'"):
+        go()
+    assert len([*elsewhere.glob("0*.safetensors")]) == 4
+
+
+def test_what_is_put_there_during_the_run_stays(go, out, monkeypatch):
+    finish = shards.Shards.finish
+
+    def late(self, assemble):
+        (self.folder / "notes.txt").write_text("mine")
+        return finish(self, assemble)
+
+    monkeypatch.setattr(shards.Shards, "finish", late)
+    go()
+    assert [p.name for p in out.with_suffix(".parts").iterdir()] == ["notes.txt"]
+
+
 def test_a_bad_ending_is_refused_before_the_first_image(go, stop_after):
     """Hours of work must not end at a file name."""
     calls = stop_after(10**6)
     with pytest.raises(InputError, match=r"\.safetensors"):
         go(out="out.pt")
     assert calls == []
+
+
+# --- A folder as the result, and pictures ---------------------------------------------
+
+
+@pytest.fixture
+def large(out):
+    """Return where a folder of numbered files shall stand."""
+    return out.with_suffix("")
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def test_a_folder_holds_what_the_file_holds(go, large):
+    """Its shards are never joined, and it opens without reading them."""
+    expected = go(out=None)
+    result = go(out=large)
+    assert isinstance(result.images, StoredImages)
+    assert torch.equal(result.images[:], expected.images)
+    assert torch.equal(result.labels, expected.labels)
+    assert result.provenance == expected.provenance
+    assert len([*large.glob("[0-9]*.safetensors")]) == 7
+    assert [p.name for p in large.parent.iterdir()] == [large.name]
+
+
+@pytest.mark.parametrize("batches", [0, 4, 6])
+def test_a_stopped_folder_goes_on(go, large, stop_after, batches):
+    go(out=large.with_name("whole"))
+    calls = stop_after(batches)
+    with pytest.raises(Stopped):
+        go(out=large)
+    assert not large.exists()
+    calls = stop_after(10**6)
+    go(out=large)
+    assert sum(calls) == 20 - batches * BATCH
+    assert contents(large) == contents(large.with_name("whole"))
+    assert len([*large.parent.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("stage", ["save_index", "_write_json", "remove"])
+def test_a_folder_stopped_while_finishing(go, large, stop_after, monkeypatch, stage):
+    go(out=large.with_name("whole"))
+    holder = DistilledSet if stage == "save_index" else shards.Shards
+    done = getattr(holder, stage)
+
+    def stopped(self, *args):
+        if stage != "_write_json" or args[0] == shards.RESULT:
+            raise Stopped
+        return done(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, stage, stopped)
+        with pytest.raises(Stopped):
+            go(out=large)
+    assert large.exists() == (stage == "remove")
+    calls = stop_after(10**6)
+    go(out=large)
+    assert calls == []
+    assert contents(large) == contents(large.with_name("whole"))
+    assert len([*large.parent.iterdir()]) == 2
+
+
+def test_a_folder_is_replaced_only_when_told_to(go, large):
+    go(out=large)
+    before = contents(large)
+    with pytest.raises(InputError, match="exists already"):
+        go(out=large, seed=1)
+    assert contents(large) == before
+    go(out=large, seed=1, overwrite=True)
+    assert contents(large) != before
+    shutil.rmtree(large)
+    large.mkdir()
+    (large / "thesis.tex").write_text("all of it")
+    with pytest.raises(InputError, match="did not write"):
+        go(out=large, overwrite=True)
+
+
+def test_a_set_on_disk_is_read_in_batches(go, large, monkeypatch):
+    """Never more than a batch, but for the fingerprint, which takes 100."""
+    go(out=large)
+    counts, rows = [], StoredImages.__getitem__
+    opened = DistilledSet.load(large)
+
+    def counted(self, index):
+        images = rows(self, index)
+        counts.append(len(images))
+        return images
+
+    monkeypatch.setattr(StoredImages, "__getitem__", counted)
+    go(source=opened, out=large.with_name("again"))
+    assert counts == [20, 3, 3, 3, 3, 3, 3, 2]
+
+
+@pytest.mark.parametrize("target", ["move", "sha256"])
+def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, target):
+    """Killed while they are written, or after, the same command ends well."""
+    pictures = tmp_path / "png"
+    go(images=pictures, out=tmp_path / "whole.safetensors")
+    expected = contents(pictures)
+    assert len(expected) == 22  # 20 pictures, labels.csv, and our mark
+    shutil.rmtree(pictures)
+
+    def stopped(*_, **__):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, target, stopped)
+        patch.setattr(shards.shutil, "rmtree", lambda *_, **__: None)  # kill -9
+        with pytest.raises(Stopped):
+            go(images=pictures)
+    assert not out.exists()
+    assert pictures.exists() == (target == "sha256")
+    calls = stop_after(10**6)
+    go(images=pictures)
+    assert calls == []
+    assert contents(pictures) == expected
+    assert {p.name for p in tmp_path.iterdir()} == {"here", "png", "whole.safetensors"}
+
+
+def test_pictures_of_others_stay(go, out, tmp_path, stop_after):
+    """Also those of another run of ours, and before the first image."""
+    pictures = tmp_path / "png"
+    go(images=pictures)
+    before = contents(pictures)
+    out.unlink()
+    calls = stop_after(10**6)
+    with pytest.raises(InputError, match="png exists already"):
+        go(images=pictures, seed=1)
+    halfway(lambda: go(seed=1), stop_after)
+    with pytest.raises(InputError, match="png exists already"):
+        go(images=pictures, seed=1)
+    assert calls == []
+    assert contents(pictures) == before
+    go(images=pictures, seed=1, overwrite=True)
+    assert contents(pictures) != before
+
+
+@pytest.mark.parametrize(
+    "images", [".", "..", "out.safetensors", "out.parts", "out.parts/a"]
+)  # fmt: skip
+def test_outputs_lie_apart(go, out, whole, images, stop_after):
+    """Not in each other: one would delete the other."""
+    calls = stop_after(10**6)
+    out.parent.mkdir()
+    with pytest.raises(InputError, match="would lie in each other"):
+        go(images=out.parent / images, overwrite=True)
+    assert calls == []
+    assert [*out.parent.iterdir()] == []
+
+
+# --- A prior that gives nothing ------------------------------------------------------
+
+
+def test_a_broken_prior_is_named_after_the_first_batch(go, out, monkeypatch):
+    decode = Prior.decode
+    calls = []
+
+    def broken(self, latents):
+        calls.append(len(latents))
+        return decode(self, latents) * float("nan")
+
+    monkeypatch.setattr(Prior, "decode", broken)
+    for where in (out, None):
+        calls.clear()
+        with pytest.raises(InputError, match=r"images of prior 'tiny' hold .* NaN"):
+            go(out=where)
+        assert calls == [BATCH]
+    assert [*out.parent.iterdir()] == []
 
 
 # --- Damage -------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""Pixels that stay in their files, so that a set may be larger than the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from diver_lite.checks import InputError, finite, first_line, floats
+
+LARGE = 2**30  # bytes of float32 pixels, beyond which they are left in their files
+
+
+class StoredImages:
+    """Pixels (N, 3, H, W) that stay in their files: indexing reads the rows asked for.
+
+    Whatever else a tensor can do reads all of them. `read` takes row numbers and
+    returns (B, 3, H, W) float32, which is checked as pixels in memory are.
+    """
+
+    def __init__(self, shape: Sequence[int], read: Callable[[list[int]], Tensor]):
+        self.shape, self._read = torch.Size(shape), read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        rows = torch.arange(len(self))[index]
+        images = self._read(rows.flatten().tolist())
+        floats(images, "images", (rows.numel(), *self.shape[1:]))
+        images = finite(images, "images").to("cpu", torch.float32)
+        return images.reshape(*rows.shape, *self.shape[1:])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self[:], name)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        given = (args, kwargs or {})
+        args, kwargs = tree_map(lambda x: x[:] if isinstance(x, cls) else x, given)
+        return function(*args, **kwargs)
+
+
+def stored_images(files: Sequence[Path], rows: int = 2**63) -> StoredImages:
+    """Return the "images" of safetensors files: all but the last hold `rows` of them.
+
+    Raises `InputError`, which names the file, when one is missing or damaged.
+    """
+
+    def read(index: list[int]) -> Tensor:
+        parts = []
+        for number, group in groupby(index, lambda i: i // rows):
+            with opened(files[number]) as stored:
+                images = stored.get_slice("images")
+                parts += [images[i % rows : i % rows + 1] for i in group]
+        return torch.cat(parts)
+
+    def shape(file: Path) -> list[int]:
+        with opened(file) as stored:
+            return stored.get_slice("images").get_shape()
+
+    last, (first, *sides) = shape(files[-1])[0], shape(files[0])
+    if len(files) > 1 and first != rows:
+        raise InputError(f"{files[0]} holds {first} images; expected {rows}")
+    return StoredImages((rows * (len(files) - 1) + last, *sides), read)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file}: not a whole .safetensors file ({first_line(error)})"
+        ) from None

@@ -1,0 +1,189 @@
+"""Sets whose pixels stay in their files until somebody asks for them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.files import fingerprint
+from diver_lite.judge.protocols import Protocol
+from diver_lite.judge.table import cross_architecture
+from diver_lite.sets import stored
+from diver_lite.sets.stored import StoredImages
+
+ROWS = 3
+
+
+@pytest.fixture
+def images():
+    return torch.randn(8, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def whole(images):
+    """Return a set of 8 images in memory."""
+    labels, names = torch.arange(8) % 2, ("cat", "dog")
+    return DistilledSet(images, labels, names, torch.rand(8, 2), {"lr": 0.1})
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    """Return the same set as a folder of three files: 3, 3 and 2 images."""
+    folder = tmp_path / "numbered"
+    folder.mkdir()
+    for number, part in enumerate(whole.images.split(ROWS)):
+        save_file({"images": part.clone()}, folder / f"{number:06d}.safetensors")
+    whole.save_index(folder, ROWS)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return a list of how many rows were read at a time."""
+    counts, read = [], StoredImages.__getitem__
+
+    def counted(self, index):
+        rows = read(self, index)
+        counts.append(len(rows) if rows.ndim == 4 else 1)
+        return rows
+
+    monkeypatch.setattr(StoredImages, "__getitem__", counted)
+    return counts
+
+
+def same(opened, whole):
+    assert torch.equal(opened.images[:], whole.images)
+    assert torch.equal(opened.labels, whole.labels)
+    assert torch.equal(opened.soft_labels, whole.soft_labels)
+    assert opened.class_names == whole.class_names
+    assert opened.provenance == whole.provenance
+
+
+def test_a_folder_opens_without_reading_pixels(folder, whole, asked):
+    opened = DistilledSet.load(folder)
+    assert isinstance(opened.images, StoredImages)
+    assert len(opened) == 8
+    assert "in their files" in repr(opened)
+    assert opened.ipc == 4
+    assert asked == []
+    same(opened, whole)
+
+
+def test_a_large_file_opens_without_reading_pixels(whole, tmp_path, monkeypatch, asked):
+    path = whole.save(tmp_path / "large.safetensors")
+    size = 4 * whole.images.numel()
+    monkeypatch.setattr("diver_lite.distilled.LARGE", size)
+    assert isinstance(DistilledSet.load(path).images, torch.Tensor)
+    monkeypatch.setattr("diver_lite.distilled.LARGE", size - 1)
+    opened = DistilledSet.load(path)
+    assert isinstance(opened.images, StoredImages)
+    assert asked == []
+    same(opened, whole)
+
+
+@pytest.mark.parametrize(
+    "index", [5, -1, slice(2, 7, 2), [7, 0, 3], torch.tensor([[1, 6], [6, 2]])]
+)
+def test_rows_are_those_of_the_tensor(folder, images, index):
+    """One, some or many, across files and in any order."""
+    assert torch.equal(DistilledSet.load(folder).images[index], images[index])
+
+
+@pytest.mark.parametrize("index", [8, -9, [0, 8]])
+def test_there_are_no_other_rows(folder, index):
+    with pytest.raises(IndexError):
+        DistilledSet.load(folder).images[index]
+
+
+def test_some_images_make_a_set_in_memory(folder, whole):
+    some = DistilledSet.load(folder)[[6, 1]]
+    assert torch.equal(some.images, whole.images[[6, 1]])
+    assert isinstance(some.images, torch.Tensor)
+
+
+def test_whatever_a_tensor_can_do_reads_all(folder, images, asked):
+    opened = DistilledSet.load(folder).images
+    assert torch.equal(opened.clamp(0, 1), images.clamp(0, 1))
+    assert torch.equal(torch.cat([opened, images]), torch.cat([images, images]))
+    assert asked == [8, 8]
+    with pytest.raises(AttributeError):
+        _ = opened.no_such_thing
+
+
+def test_the_fingerprint_is_the_tensors(folder, images, asked):
+    """It reads the rows in parts."""
+    more = images.repeat(40, 1, 1, 1)
+    opened = StoredImages(more.shape, lambda rows: more[rows])
+    assert fingerprint([opened]) == fingerprint([more])
+    assert asked == [100, 100, 100, 20]
+
+
+def test_judges_take_it(folder, whole):
+    """As they take a set in memory, with which they reach the same accuracy."""
+    pixels = torch.rand(8, 3, 32, 32)
+    memory = replace(whole, images=pixels)
+    opened = replace(memory, images=StoredImages(pixels.shape, lambda r: pixels[r]))
+    test = (torch.rand(40, 3, 32, 32), torch.arange(40) % 2, whole.class_names)
+    sets, few = {"stored": opened, "memory": memory}, Protocol(steps=3)
+    table = cross_architecture(sets, test, judges=["ConvNet"], seeds=1, protocol=few)
+    assert table["error"].eq("").all()
+    assert table["accuracy"].nunique() == 1
+
+
+def test_a_large_set_is_saved_as_one_file(folder, whole, tmp_path):
+    path = DistilledSet.load(folder).save(tmp_path / "one.safetensors")
+    same(DistilledSet.load(path), whole)
+
+
+# --- What is wrong with it -----------------------------------------------------------
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "000001.safetensors").unlink()
+    with pytest.raises(InputError, match=r"000001\.safetensors.*not a whole"):
+        DistilledSet.load(folder).images[4]
+    (folder / "000002.safetensors").unlink()
+    with pytest.raises(InputError, match=r"000002\.safetensors"):
+        DistilledSet.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda images: images.fill_(torch.nan), "NaN"),
+        (lambda images: images.int(), "int32"),
+        (lambda images: images.to(torch.complex64), "complex64"),
+        (lambda images: images[..., 1:].contiguous(), r"\(1, 3, 4, 4\)"),
+    ],
+)
+def test_pixels_are_checked_as_they_are_read(folder, damage, message):
+    file = folder / "000001.safetensors"
+    save_file({"images": damage(load_file(file)["images"])}, file)
+    opened = DistilledSet.load(folder)
+    opened.images[0]
+    with pytest.raises(InputError, match=message):
+        opened.images[4]
+
+
+@pytest.mark.parametrize("rows", [None, 0, -1, 2, 4, 7, "3", 2.5, [3], 10**30])
+def test_an_index_that_cannot_be_right(folder, rows):
+    """Wrong types, and numbers that don't fit the files or the labels."""
+    index = folder / "set.safetensors"
+    tensors = load_file(index)
+    header = {"format_version": 1, "class_names": ["cat", "dog"], "provenance": {}}
+    save_file(tensors, index, {"diver_lite": json.dumps(header | {"rows": rows})})
+    with pytest.raises(InputError, match=r"set\.safetensors|00000\d\.safetensors"):
+        DistilledSet.load(folder)
+
+
+def test_a_folder_without_index(tmp_path):
+    with pytest.raises(InputError, match=r"set\.safetensors: no such file"):
+        DistilledSet.load(tmp_path)
+
+
+def test_the_limit_is_a_gigabyte():
+    assert stored.LARGE == 2**30
