@@ -108,9 +108,8 @@ def recover_to(
         progress: show a progress bar; it begins with what is done already.
 
     Raises:
-        InputError: as `recover`; or `out` exists; the folder holds another run or is in
-            use, or can't be written to; or another process of this run failed; or
-            memory isn't enough for one image.
+        InputError: as `recover`; or an output exists, or its working folder is in use
+            or another run's; or another process failed; or memory is too small.
 
     Source: ours.
     """
@@ -152,11 +151,7 @@ def recover_to(
         if pending is None:  # killed after the last step of all
             processes.first(shards.remove)
             return DistilledSet.load(out)
-        if not (shards.folder / MANIFEST).exists():
-            raise InputError(
-                f"process {processes.index} of {processes.count} doesn't see "
-                f"{shards.folder}; all processes need one shared folder for --out"
-            )
+        processes.see(shards.folder / MANIFEST)
         own = pending[processes.index :: processes.count]
         _make(shards, own, refine, progress and processes.index == 0, processes)
         merged = []
