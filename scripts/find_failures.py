@@ -33,7 +33,7 @@ from diver_lite import RecoveryConfig, load_prior, recover
 from diver_lite.book.figures import image_grid, set_theme
 from diver_lite.judge.compare import wilson
 from diver_lite.make.baselines import raw_prior, vae_only
-from diver_lite.measure.failures import find_failures
+from diver_lite.measure.features import find_failures
 from diver_lite.sets.real import describe_source
 
 

@@ -44,7 +44,6 @@ GUARDS = {
     ),
     "sets/names.py": ("sets/test_pins.py", "sets/test_subsets.py"),
     "measure/features.py": ("measure/test_measure.py",),
-    "measure/failures.py": ("measure/test_measure.py",),
 }
 
 
@@ -410,10 +409,10 @@ MUTANTS = [
         "return predict(judge, images, ",
     ),
     Mutant(
-        "measure/failures.py",
+        "measure/features.py",
         "layouts compared the other way",
-        '"layout_lost": layout < layout_raw',
-        '"layout_lost": layout > layout_raw',
+        "layout_lost=layout < layout_raw",
+        "layout_lost=layout > layout_raw",
     ),
 ]
 

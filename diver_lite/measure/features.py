@@ -1,4 +1,8 @@
-"""What a judge that was trained on real data sees in a set: classes and features."""
+"""What a judge that was trained on real data sees in a set, and in what became of it.
+
+Images are clipped to [0, 1], sets matched by their classes' names, and refused where
+they differ, as `measure.latents` says.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError, floats
+from diver_lite.checks import floats, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.networks import PROXY, ConvNet, build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
 from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
-from diver_lite.measure.latents import alike, image_rows
+from diver_lite.measure.latents import (
+    alike,
+    image_rows,
+    latent_vectors,
+    layout_correlation,
+    paired,
+)
+from diver_lite.prior import Prior
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.priors import resolve_device
 
@@ -35,14 +46,12 @@ def real_judge(
 
     Args:
         dataset: (images (N, 3, H, W) in [0, 1], labels (N,), class names).
-        path: where the weights are kept, as .safetensors.
+        path: where the weights are kept, as .safetensors; `InputError` if it holds
+            none, or those of a judge that was trained in another way.
         name: a key of `JUDGES`. The default may flatter Stage I, which distils on that
             network: ask a second one too.
         seed: fixes everything that is random.
         protocol: a name or a `Protocol`.
-
-    Raises:
-        InputError: `path` holds a judge that was trained in another way, or no judge.
 
     Source: ours.
     """
@@ -75,17 +84,13 @@ def real_judge(
 def class_agreement(distilled: DistilledSet, judge: nn.Module) -> pd.DataFrame:
     """Ask a judge of real data whether the images show their intended class.
 
-    Args:
-        distilled: the set; clipped to [0, 1].
-        judge: gives one logit per class of the set. A `real_judge` brings its classes
-            and protocol; another's are taken to be in the set's order, and "real".
+    The judge gives one logit per class of the set, else there is an `InputError`. A
+    `real_judge` brings its classes and protocol; another's are taken to be in the set's
+    order, and "real".
 
     Returns:
         One row per image: index, class (intended), predicted, agrees, and confidence,
         the probability in [0, 1] that the judge gives the intended class.
-
-    Raises:
-        InputError: the judge knows other classes.
 
     Source: ours. Agreement is about the label only: an image may be right and unlike
     its source, see `source_distances`.
@@ -94,11 +99,8 @@ def class_agreement(distilled: DistilledSet, judge: nn.Module) -> pd.DataFrame:
     distilled = in_order_of(distilled, names, theirs="the judge")
     names = distilled.class_names
     probabilities = _ask(judge, distilled.images).softmax(1)
-    if probabilities.shape[1] != len(names):
-        raise InputError(
-            f"the judge knows {probabilities.shape[1]} classes, the set has "
-            f"{len(names)}"
-        )
+    known = probabilities.shape[1]
+    require(known == len(names), "number of the judge's classes", known, len(names))
     predicted = probabilities.argmax(1)
     intended = probabilities.gather(1, distilled.labels[:, None])[:, 0]
     return image_rows({"": distilled})[["index", "class"]].assign(
@@ -108,12 +110,60 @@ def class_agreement(distilled: DistilledSet, judge: nn.Module) -> pd.DataFrame:
     )
 
 
-def judge_features(judge: nn.Module, images: Tensor) -> Tensor:
-    """Return what a judge's last linear layer reads, in a small dimension.
+def find_failures(
+    source: DistilledSet,
+    recovered: DistilledSet,
+    raw: DistilledSet,
+    judge: nn.Module,
+    prior: Prior,
+) -> pd.DataFrame:
+    """Find the images in which the prior overruled the distilled image.
+
+    Losing the content is relative to `raw`: images of one class share most of their
+    layout, so an absolute bound would hardly ever be crossed.
 
     Args:
-        judge: a network that ends in a linear layer; all of `JUDGES` do.
-        images: (N, 3, H, W); clipped to [0, 1].
+        source: the distilled set.
+        recovered: the set that `recover` made of it.
+        raw: what `raw_prior` makes of the same labels, seed and guidance scale, without
+            being shown the distilled image.
+        judge: trained on real data, see `real_judge`.
+        prior: its VAE gives the latents.
+
+    Returns:
+        One row per image: index, class, predicted_before, predicted_after (by the
+        judge), confidence_after, to_source and to_raw (L2 distance of latents), layout
+        and layout_raw (`layout_correlation` of recovered and of raw with the source),
+        and the verdicts class_lost (the judge agreed with the label before and does
+        not after), class_gained (the reverse), nearer_raw (to_raw < to_source) and
+        layout_lost (layout < layout_raw; half of all images if nothing is kept).
+
+    Source: ours.
+    """
+    source, recovered, raw = paired(source=source, recovered=recovered, raw=raw)
+    before, after = (class_agreement(s, judge) for s in (source, recovered))
+    z, *others = (latent_vectors(s.images, prior) for s in (recovered, source, raw))
+    to_source, to_raw = ((z - other).norm(dim=1).numpy() for other in others)
+    layout, layout_raw = (
+        layout_correlation(s.images, source.images).numpy() for s in (recovered, raw)
+    )
+    return before[["index", "class"]].assign(
+        predicted_before=before["predicted"],
+        predicted_after=after["predicted"],
+        confidence_after=after["confidence"],
+        to_source=to_source,
+        to_raw=to_raw,
+        layout=layout,
+        layout_raw=layout_raw,
+        class_lost=before["agrees"] & ~after["agrees"],
+        class_gained=~before["agrees"] & after["agrees"],
+        nearer_raw=to_raw < to_source,
+        layout_lost=layout < layout_raw,
+    )
+
+
+def judge_features(judge: nn.Module, images: Tensor) -> Tensor:
+    """Return what the last linear layer of a judge reads of images (N, 3, H, W).
 
     Returns:
         (N, D) float32. A `ConvNet` ends in maps of 4 x 4 cells, which are averaged:
@@ -143,18 +193,13 @@ def _ask(judge: nn.Module, images: Tensor) -> Tensor:
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Return the Frechet distance between Gaussians fitted to two sets of features.
 
-    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)) >= 0. With C = X'X for
-    centred features X / sqrt(n - 1), the last trace is the sum of the singular values
-    of X_a X_b', which needs no matrix root and no regularisation when n <= D.
+    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)) >= 0, of features (n, D),
+    each n at least 2. With C = X'X for centred features X / sqrt(n - 1), the last trace
+    is the sum of the singular values of X_a X_b', which needs no matrix root and no
+    regularisation when n <= D.
 
     Few images bias it upwards, as they don't span all directions. Compare sets of equal
     n, beside the value of n real images; or use `kernel_distance`, which has no bias.
-
-    Args:
-        a, b: (n, D) features; each n at least 2.
-
-    Raises:
-        InputError: fewer than 2 images, or features of different dimension.
 
     Source: Frechet distance of Gaussians, Dowson and Landau 1982; in features, Heusel
     et al. 2017 (FID); the form for small n: ours.
@@ -175,36 +220,27 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy of two sets of features.
 
-    The kernel is (x'y / D + 1)^3. Without bias at any n, sets of 10 and of 100 images
-    can be compared; now and then it is negative for two of one distribution.
-
-    Args:
-        a, b: (n, D) features; each n at least 2.
-
-    Raises:
-        InputError: fewer than 2 images, or features of different dimension.
+    The kernel is (x'y / D + 1)^3, features are (n, D), each n at least 2. Without bias
+    at any n, sets of 10 and of 100 images can be compared; now and then it is negative
+    for two of one distribution.
 
     Source: Gretton et al. 2012, eq. 3; the kernel: Binkowski et al. 2018 (KID).
     """
-    a, b = _check_features(a, b)
+    from sklearn.metrics.pairwise import polynomial_kernel
 
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
+    a, b = (x.numpy() for x in _check_features(a, b))
     within = 0.0
     for x in (a, b):
-        values = kernel(x, x)
+        values = polynomial_kernel(x)  # its defaults are KID's
         within += (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
-    return float(within - 2 * kernel(a, b).mean())
+    return float(within - 2 * polynomial_kernel(a, b).mean())
 
 
 def _check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     floats(a, "features a", ("n", "D"))
     floats(b, "features b", ("n", a.shape[1]))
-    if min(len(a), len(b)) < 2:
-        raise InputError(
-            f"features are of {len(a)} and {len(b)} images; expected at least 2 each"
-        )
+    images = len(a), len(b)
+    require(min(images) >= 2, "number of images", images, "at least 2 each")
     return a.double(), b.double()
 
 
@@ -216,16 +252,13 @@ def embed_2d(
     Neighbourhoods mean something in it; far distances and sizes of clusters do not.
 
     Args:
-        sets: stage ("real", "Stage I", "VAE only", "DIVER", ...) -> set; all with the
-            same classes and image size.
+        sets: stage ("real", "Stage I", "VAE only", "DIVER", ...) -> set; at least 5
+            images in all.
         judge: its features are embedded, see `judge_features`.
         seed: of t-SNE; the same seed on the same machine gives the same plane.
 
     Returns:
         One row per image: x, y, stage, class, index.
-
-    Raises:
-        InputError: sets that differ, or fewer than 5 images.
 
     Source: van der Maaten and Hinton 2008, scikit-learn's implementation, after PCA to
     at most 50 dimensions; perplexity 30, or (n - 1) / 3 where there are few images.
@@ -235,8 +268,7 @@ def embed_2d(
 
     rows = image_rows(sets := alike(sets)).rename(columns={"set": "stage"})
     count = len(rows)
-    if count < 5:
-        raise InputError(f"the sets hold {count} images; expected at least 5")
+    require(count >= 5, "number of images", count, "at least 5")
     features = torch.cat([judge_features(judge, s.images) for s in sets.values()])
     pca = PCA(min(50, *features.shape), svd_solver="full", random_state=seed)
     tsne = TSNE(perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=seed)

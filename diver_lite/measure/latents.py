@@ -1,7 +1,9 @@
 """How far images lie apart: in the prior's latent space, and in their coarse layout.
 
 Every function of `measure` takes sets as they are and clips their pixels to [0, 1]
-first, because neither the VAE nor a judge of real images has met other values.
+first, because neither the VAE nor a judge of real images has met other values. Classes
+are matched by name. Sets that differ in classes or image size, and pairs that differ in
+length or labels, end in `InputError`. Source of all: ours, where no other is named.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.prior import Prior
 from diver_lite.sets.classes import in_order_of
@@ -25,7 +27,7 @@ def latent_vectors(images: Tensor, prior: Prior) -> Tensor:
 
     Returns:
         (N, C*h*w) float32 on the CPU, about unit variance for real images: the modes of
-        the VAE's posterior. Source: ours.
+        the VAE's posterior.
     """
     parts = images.clamp(0, 1).split(100)
     return torch.cat(
@@ -34,16 +36,12 @@ def latent_vectors(images: Tensor, prior: Prior) -> Tensor:
 
 
 def latent_distances(sets: Mapping[str, DistilledSet], prior: Prior) -> pd.DataFrame:
-    """Measure how far sets lie apart in the prior's latent space.
+    """Measure how far sets (name -> set) lie apart in the prior's latent space.
 
     If recovery filters noise, sets of several Stage-I methods come closer to each other
     *and* to real images; if it swaps one bias for another, only to each other. Sets
     that lose all variety come closer in "same class" and "other class" alike. Recover
     the methods with different seeds: the same noise alone makes sets look alike.
-
-    Args:
-        sets: name -> set; all with the same classes and image size.
-        prior: its VAE gives the latents.
 
     Returns:
         One row per pair of sets (each also with itself) and relation: set_a, set_b,
@@ -51,60 +49,40 @@ def latent_distances(sets: Mapping[str, DistilledSet], prior: Prior) -> pd.DataF
         the means over them of cosine_distance = 1 - cosine and l2_distance; NaN where
         there are none.
 
-    Raises:
-        InputError: no sets, or sets that differ in classes or image size.
-
     Source: ours; the question is a reviewer's of the paper.
     """
     sets = alike(sets)
     latents = {name: latent_vectors(s.images, prior) for name, s in sets.items()}
     rows = []
     for a, b in combinations_with_replacement(sets, 2):
-        same = sets[a].labels[:, None] == sets[b].labels[None]  # (Na, Nb)
-        other = ~same
+        same = sets[a].labels[:, None] == sets[b].labels  # (Na, Nb)
+        relations = {"same class": same, "other class": ~same}
         if a == b:
-            same = same & ~torch.eye(len(same), dtype=torch.bool)
-        cosine, l2 = _cosine_and_l2(latents[a], latents[b])
-        for relation, pairs in {"same class": same, "other class": other}.items():
-            rows.append(
-                {
-                    "set_a": a,
-                    "set_b": b,
-                    "relation": relation,
-                    "pairs": int(pairs.sum()),
-                    "cosine_distance": cosine[pairs].mean().item(),
-                    "l2_distance": l2[pairs].mean().item(),
-                }
-            )
-    return pd.DataFrame(rows)
+            same.fill_diagonal_(False)
+        distances = _cosine_and_l2(latents[a], latents[b])
+        for relation, pairs in relations.items():
+            means = [distance[pairs].mean().item() for distance in distances]
+            rows.append((a, b, relation, int(pairs.sum()), *means))
+    columns = ["set_a", "set_b", "relation", "pairs", "cosine_distance", "l2_distance"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def source_distances(
     recovered: DistilledSet, source: DistilledSet, prior: Prior
 ) -> pd.DataFrame:
-    """Measure how much of its own source each image keeps.
-
-    Args:
-        recovered: image i was made from image i of `source`.
-        source: the set before.
-        prior: its VAE gives the latents.
+    """Measure how much image i of a recovered set keeps of image i of its source.
 
     Returns:
         One row per image: index, class, cosine_distance and l2_distance of the latents,
         layout (see `layout_correlation`), and rank: how many other sources of the same
         class lie strictly nearer. Rank 0 means that the image still tells its own
         source from the others; by chance it has it once in IPC times.
-
-    Raises:
-        InputError: the sets differ in length, labels, classes or image size.
-
-    Source: ours.
     """
     recovered, source = paired(recovered=recovered, source=source)
     latents = (latent_vectors(s.images, prior) for s in (recovered, source))
     cosine, l2 = _cosine_and_l2(*latents)
     own = l2.diagonal()
-    same = source.labels[:, None] == source.labels[None]
+    same = source.labels[:, None] == source.labels
     return image_rows({"": source})[["index", "class"]].assign(
         cosine_distance=cosine.diagonal().numpy(),
         l2_distance=own.numpy(),
@@ -116,19 +94,12 @@ def source_distances(
 def layout_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Correlate the coarse layouts of image i of `a` and image i of `b`.
 
-    Both are averaged over a grid of 8 x 8 cells first, so that fine patterns, which
-    recovery is meant to remove, don't count.
-
-    Args:
-        a, b: (N, C, H, W), H and W at least 8; clipped to [0, 1].
+    Both (N, C, H, W) are averaged over a grid of 8 x 8 cells first, so that fine
+    patterns, which recovery is meant to remove, don't count. Smaller images, or two
+    shapes, are an `InputError`.
 
     Returns:
         (N,) Pearson correlation in [-1, 1]; 0 where an image is constant.
-
-    Raises:
-        InputError: different shapes, or images smaller than the grid.
-
-    Source: ours.
     """
     if a.shape != b.shape or min(a.shape[-2:]) < 8:
         raise InputError(
@@ -154,38 +125,27 @@ def _cosine_and_l2(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return cosine, l2
 
 
-# ---------------------------------------------------------------- sets side by side
-
-
 def alike(sets: Mapping[str, DistilledSet]) -> dict[str, DistilledSet]:
     """Return sets with their classes in one order; refuse what can't be compared."""
-    if not sets:
-        raise InputError("sets is empty; expected at least one set")
-    (first_name, first), *others = sets.items()
-    joined = {first_name: first}
-    for name, other in others:
-        joined[name] = in_order_of(
-            other, first.class_names, f"set {name!r}", f"set {first_name!r}"
-        )
-        sizes = [tuple(s.images.shape[1:]) for s in (first, other)]
-        if sizes[0] != sizes[1]:
-            raise InputError(
-                f"sets {first_name!r} and {name!r} have images of {sizes[0]} and "
-                f"{sizes[1]}; bring both to one size"
-            )
+    require(len(sets) > 0, "sets", sets, "at least one name with a set")
+    first_name, first = next(iter(sets.items()))
+    theirs, joined = f"set {first_name!r}", {}
+    for name, other in sets.items():
+        joined[name] = in_order_of(other, first.class_names, f"set {name!r}", theirs)
+        found, expected = (tuple(s.images.shape[1:]) for s in (other, first))
+        what = f"size of the images of set {name!r}"
+        require(found == expected, what, found, f"{expected}, as in {theirs}")
     return joined
 
 
 def paired(**sets: DistilledSet) -> tuple[DistilledSet, ...]:
     """Return sets as `alike` does; refuse those whose images i are no pair."""
     (first_name, first), *others = (joined := alike(sets)).items()
+    expected = f"the same labels in the same order as in set {first_name!r}: image i "
+    expected += "of one is made from image i of the other"
     for name, other in others:
-        if not torch.equal(other.labels, first.labels):
-            raise InputError(
-                f"sets {first_name!r} ({len(first)} images) and {name!r} "
-                f"({len(other)}) don't have the same labels in the same order; "
-                "expected image i of one to be made from image i of the other"
-            )
+        same = torch.equal(other.labels, first.labels)
+        require(same, f"labels of set {name!r}", other.labels, expected)
     return tuple(joined.values())
 
 
