@@ -1,33 +1,33 @@
 """Figures of the book: image grids, bars, and sliders that work without a kernel.
 
 Every function returns what it drew and leaves no figure open, so a notebook shows it
-once, as the value of its cell. Source of all: ours.
+once, as the value of its cell. What can't be drawn, such as images of another shape or
+a table that is empty or lacks a column, ends in `InputError`. Source of all: ours.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from string import Template
 from typing import ClassVar
 
 import IPython.display
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
-from diver_lite.checks import InputError, require
+from diver_lite.checks import require
 from diver_lite.judge.compare import check_columns
 
 # One colour per method in the whole book (seaborn's "colorblind" palette, by hand, so
@@ -77,9 +77,6 @@ def image_grid(
         nearest: show hard pixels (right for 32x32), else smooth them (photographs).
         scale: side of one image in inches, > 0.
         title: title of the whole figure.
-
-    Raises:
-        InputError: no rows, a tensor of another shape, or too many column titles.
     """
     for name, images in rows.items():
         shape = tuple(images.shape)
@@ -139,9 +136,6 @@ def latent_grid(
         limit: value of the two ends of the colour scale, > 0; default: the largest
             absolute value of all rows.
         scale: side of one channel in inches, > 0.
-
-    Raises:
-        InputError: no rows, or a tensor of another shape.
     """
     require(len(rows) > 0, "rows", [], "at least one latent (C,h,w)")
     for name, latent in rows.items():
@@ -172,9 +166,6 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         table: long form, one row per training run, with columns `set`, `judge`, `seed`
             and `accuracy` in [0, 1], as `cross_architecture` returns it; runs without
             an accuracy (NaN) are left out. Bars keep the order of the rows.
-
-    Raises:
-        InputError: the table is empty or lacks a column, or accuracies exceed 1.
 
     Source: `sd` is pandas' sample standard deviation (n - 1).
     """
@@ -210,15 +201,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def duration_bars(seconds: Mapping[str, float], *, title: str | None = None) -> Figure:
-    """Draw how long each of several ways takes, on a logarithmic scale.
-
-    Args:
-        seconds: name of the way -> its wall time in seconds, > 0.
-        title: of the figure.
-
-    Raises:
-        InputError: nothing to draw, or a time that isn't positive and finite.
-    """
+    """Draw how long each way takes (name -> seconds > 0), on a logarithmic scale."""
     some = len(seconds) > 0 and all(0 < v < float("inf") for v in seconds.values())
     require(some, "seconds", seconds, "names with finite times > 0")
     fig = _figure(8, 0.42 * len(seconds) + 1.2)
@@ -245,14 +228,8 @@ def embedding_scatter(table: pd.DataFrame) -> Figure:
     """Draw a plane of images, one panel per stage, one colour per class.
 
     Grey dots are all other stages' images. Axes carry no ticks: t-SNE's units mean
-    nothing.
-
-    Args:
-        table: columns `x`, `y`, `stage` and `class`, as `embed_2d` returns it; panels
-            and colours keep the order of its rows.
-
-    Raises:
-        InputError: the table is empty or lacks a column.
+    nothing. The table has columns `x`, `y`, `stage` and `class`, as `embed_2d` returns
+    it; panels and colours keep the order of its rows.
     """
     _check_table(table, "x", "y", "stage", "class")
     stages = list(dict.fromkeys(table["stage"]))
@@ -293,9 +270,6 @@ def copying_plot(
     Returns:
         Cumulative curves: the further left a curve rises, the nearer its images are;
         grey is what new real images have.
-
-    Raises:
-        InputError: the table is empty or lacks a column.
     """
     _check_table(table, "space", "set", "ratio")
     spaces, sets = ([*dict.fromkeys(table[key])] for key in ("space", "set"))
@@ -322,9 +296,10 @@ def _check_table(table: pd.DataFrame, *columns: str) -> None:
     require(len(table) > 0, "table: number of rows", 0, "at least one")
 
 
-# Styles are inline because a notebook page has no stylesheet of ours. JupyterLab binds
-# the arrow keys to moving between cells, so they are handled there and go no further.
-_SLIDER = Template(Path(__file__).with_name("slider.html").read_text("utf-8"))
+# The pages of this folder. All that they are given is escaped, in scripts by `tojson`.
+PAGES = jinja2.Environment(
+    loader=jinja2.PackageLoader("diver_lite", "book"), autoescape=True
+)
 
 
 @dataclass(repr=False)
@@ -349,20 +324,9 @@ class FrameSlider:
         return f"FrameSlider({len(self.sources)} frames: {self.alt})"
 
     def _repr_html_(self) -> str:
-        def script(value: object) -> str:  # "</" would end the script element early
-            return json.dumps(value).replace("</", "<\\/")
-
         digest = hashlib.sha256("".join(self.sources).encode()).hexdigest()[:10]
-        caption = html.escape(self.caption or "")
-        return _SLIDER.substitute(
-            id=f"frames-{digest}-{next(FrameSlider._shown)}",
-            source=self.sources[0],
-            alt=html.escape(f"{self.alt}: {self.labels[0]}"),
-            caption=f"<figcaption>{caption}</figcaption>" if caption else "",
-            sources=script(self.sources),
-            labels=script(self.labels),
-            alt_json=script(self.alt),
-        )
+        name = f"frames-{digest}-{next(FrameSlider._shown)}"
+        return PAGES.get_template("slider.html").render(vars(self), id=name)
 
 
 def frame_slider(
@@ -383,10 +347,7 @@ def frame_slider(
         caption: text below the slider.
         quality: of the WebP encoding, 1 to 100.
 
-    Raises:
-        InputError: no frames, another number of labels, no alt text, or mixed sizes.
-
-    Source: ours: a slider with a Python callback is dead in a static page.
+    A slider with a Python callback is dead in a static page.
     """
     expected = f"{len(frames)}, one a frame, and at least one"
     fit = 0 < len(frames) == len(labels)
@@ -430,21 +391,15 @@ def _to_picture(frame: Frame) -> Image.Image:
     if isinstance(frame, Image.Image):
         return frame.convert("RGB")
     shape = tuple(getattr(frame, "shape", ()))
-    if isinstance(frame, Tensor) and len(shape) == 3 and shape[0] in (1, 3):
-        frame = frame.detach().cpu().permute(1, 2, 0).squeeze(-1)
-        frame = (frame.float() if frame.is_floating_point() else frame).numpy()
-    flat = isinstance(frame, np.ndarray) and (
-        frame.ndim == 2 or frame.shape[2:] == (3,)
-    )
-    if not flat:
-        raise InputError(
-            f"frame is a {type(frame).__name__} of shape {shape}; expected a PIL "
-            "image, a matplotlib figure, an array (H,W) or (H,W,3), or a tensor "
-            "(1,H,W) or (3,H,W)"
-        )
-    if frame.dtype != np.uint8:
-        frame = (np.clip(frame, 0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(frame).convert("RGB")
+    if isinstance(frame, np.ndarray) and (len(shape) == 2 or shape[2:] == (3,)):
+        frame = torch.tensor(np.atleast_3d(frame)).permute(2, 0, 1)
+    fits = isinstance(frame, Tensor) and frame.ndim == 3 and len(frame) in (1, 3)
+    expected = "a PIL image, a matplotlib figure, an array (H,W) or (H,W,3), or a "
+    expected += "tensor (1,H,W) or (3,H,W)"
+    require(fits, f"frame of shape {shape}", type(frame).__name__, expected)
+    if frame.dtype != torch.uint8:
+        frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_pil_image(frame).convert("RGB")
 
 
 def _figure(width: float, height: float) -> Figure:

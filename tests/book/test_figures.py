@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 import subprocess
 import sys
@@ -214,16 +215,20 @@ def test_slider_shows_its_first_frame_without_scripts():
     page = make_slider(caption="Light < dark")._repr_html_()
     static = re.sub(r"<script>.*</script>", "", page, flags=re.DOTALL)
     assert static.count("data:image/webp") == 1
-    assert 'alt="A &quot;square&quot;: dark"' in static
+    assert 'alt="A &#34;square&#34;: dark"' in static
     assert "<input" not in static, "a control that no script moves is dead"
     assert "Light &lt; dark" in static
     assert page.count("data:image/webp") == 4
 
 
 def test_slider_loads_nothing_and_escapes_labels():
-    page = make_slider(labels=["a", "b", "</script><i>"])._repr_html_()
+    hostile = "<!--<script>", "</script><i>"  # each would swallow the page below
+    page = make_slider(labels=["a", *hostile])._repr_html_()
     assert "://" not in page
     assert page.count("</script>") == 1
+    assert "<!--" not in page
+    (labels,) = re.findall(r"const labels = (.*);", page)
+    assert json.loads(labels) == ["a", *hostile]
 
 
 def test_slider_has_a_new_id_each_time_it_is_shown():
