@@ -81,7 +81,7 @@ AUDIT = r"""
     const range = slider.querySelector("input[type=range]");
     const first = image.src;
     if (!range) {
-      complaints.push("slider without controls: " + slider.id);
+      complaints.push("slider without controls: " + image.alt);
       continue;
     }
     range.value = range.max;
@@ -91,13 +91,13 @@ AUDIT = r"""
       {key: "ArrowLeft", bubbles: true, cancelable: true});
     range.dispatchEvent(key);
     if (Number(range.max) > 0) {
-      if (last === first) complaints.push("slider keeps its picture: " + slider.id);
+      if (last === first) complaints.push("slider keeps its picture: " + image.alt);
       if (!key.defaultPrevented || Number(range.value) !== Number(range.max) - 1)
-        complaints.push("slider ignores the arrow keys: " + slider.id);
+        complaints.push("slider ignores the arrow keys: " + image.alt);
     }
     range.value = 0;
     range.dispatchEvent(new Event("input", {bubbles: true}));
-    if (image.src !== first) complaints.push("slider loses frame 0: " + slider.id);
+    if (image.src !== first) complaints.push("slider loses frame 0: " + image.alt);
   }
   return {
     complaints,

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import partial
 from inspect import Parameter
 from time import monotonic
 from typing import Any, get_args, get_type_hints
@@ -40,38 +40,37 @@ from diver_lite.recovery import (
 )
 from diver_lite.sets.classes import in_order_of, prior_classes
 
-DEFAULT = RecoveryConfig()
 HINTS = get_type_hints(RecoveryConfig)
-# Controls are given as ipywidgets abbreviates them: (lowest, highest, step), or a list.
-LEVEL, SCALE, FACTOR, SEED = (0, 980, 20), (1.0, 6.0, 0.5), (0.0, 0.5, 0.05), (0, 9)
-WINDOW = [*WINDOWS]
-# argument of `show` -> where its control begins, if not at the first or in the middle
-STARTS = vars(DEFAULT) | {"timestep": DEFAULT.noise_timestep, "seed": 0}
-# and what stands beside it, if not the argument's name
-BESIDE = {
-    "guidance_scale": "CFG scale",
-    "class_label": "class",
-    "name": "set",
-    "gpus": "GPUs",
+# argument of `show` -> its control, as ipywidgets abbreviates it: (lowest, highest,
+# step) or a list of choices
+CONTROLS = {
+    "noise_timestep": (0, 980, 20),
+    "timestep": (0, 980, 20),
+    "start": ["matched", "published"],
+    "guidance_scale": (1.0, 6.0, 0.5),
+    "guidance_factor": (0.0, 0.5, 0.05),
+    "guidance_target": [*get_args(HINTS["guidance_target"])],
+    "guidance_sigma": [*get_args(HINTS["guidance_sigma"])],
+    "window": [*WINDOWS],
+    "seed": (0, 9),
 }
+# and where it begins, if not at the first or in the middle
+STARTS = vars(RecoveryConfig()) | {"timestep": 700, "seed": 0}
+# and what stands beside it, if not the argument's name
+BESIDE = {"guidance_scale": "CFG scale", "class_label": "class", "name": "set"}
+BESIDE |= {"gpus": "GPUs"}
 
 
 def explore_recovery(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     """Show what noise level, guidance and window make of a few distilled images."""
 
-    def show(follow, **settings):
-        rows = {"distilled": distilled.images}
-        _refine(rows, "refined", follow, distilled, prior, RecoveryConfig(**settings))
-        return image_grid(rows, scale=1.2)
+    def show(rows, **settings):
+        rows["distilled"] = distilled.images
+        rows.refine("refined", distilled, prior, RecoveryConfig(**settings))
+        return rows.figure()
 
-    return _live(
-        show,
-        "Distilled images, and the same images refined",
-        noise_timestep=LEVEL,
-        guidance_scale=SCALE,
-        guidance_factor=FACTOR,
-        window=WINDOW,
-    )
+    names = ["noise_timestep", "guidance_scale", "guidance_factor", "window"]
+    return _live(show, "Distilled images, and the same images refined", names)
 
 
 def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
@@ -84,23 +83,22 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
     alphas_cumprod = prior.scheduler.alphas_cumprod
 
-    def show(follow, seed, **settings):
+    def show(rows, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
         told, there = config.timesteps(prior)[0], config.noise_timestep
-        noise = _noise(prior, len(distilled), seed).to(z_0)
-        noised = prior.decode(inherit(z_0, noise, alphas_cumprod[there]))
-        rows = {"distilled": distilled.images, "noised latent": noised}
-        _refine(rows, "recovered", follow, distilled, prior, config, seed=seed)
+        (noise,) = draw_noise(prior.latent_shape, range(len(z_0)), seed)
+        noised = inherit(z_0, noise.to(z_0), alphas_cumprod[there])
+        rows["distilled"] = distilled.images
+        rows["noised latent"] = prior.decode(noised)
+        rows.refine("recovered", distilled, prior, config, seed=seed)
         title = f"signal: {alphas_cumprod[told]:.2%} told (t = {told}), "
-        title += f"{alphas_cumprod[there]:.2%} there (t = {there})"
-        return image_grid(rows, scale=1.2, title=title)
+        return rows.figure(f"{title}{alphas_cumprod[there]:.2%} there (t = {there})")
 
     return _live(
         show,
         "Distilled images, their noised latents, and what the prior makes of them",
-        noise_timestep=widgets.IntSlider(500, *LEVEL),
-        start=["matched", "published"],
-        seed=SEED,
+        ["noise_timestep", "start", "seed"],
+        noise_timestep=widgets.IntSlider(500, *CONTROLS["noise_timestep"]),
     )
 
 
@@ -113,28 +111,24 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     """
     classes = prior_classes(distilled, prior)
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
-    noise = _noise(prior, len(distilled), seed=0).to(z_0)
+    noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0)[0].to(z_0)
     kept: dict[tuple, list[Step]] = {}
 
-    def show(follow, timestep, **settings):
-        rows, key = {"distilled": distilled.images}, tuple(settings.values())
+    def show(rows, timestep, **settings):
+        rows["distilled"], key = distilled.images, tuple(settings.values())
         if key not in kept:
-            config = RecoveryConfig(**settings)
-            followed = follow(prior, rows, "noisy latent")
+            config, followed = RecoveryConfig(**settings), rows.follow(prior)
             kept[key] = [*recover_steps(z_0, classes, followed, config, noise=noise)]
         step = min(kept[key], key=lambda step: abs(step.timestep - timestep))
         rows["noisy latent"] = prior.decode(step.latents)
         rows["predicted clean"] = prior.decode(step.pred_original)
         pull = "pulled" if step.guided else "not pulled"
-        title = f"t = {step.timestep}: {step.phase} phase, {pull}"
-        return image_grid(rows, scale=1.2, title=title)
+        return rows.figure(f"t = {step.timestep}: {step.phase} phase, {pull}")
 
     return _live(
         show,
         "Distilled images, and the noisy and the predicted clean latents of one step",
-        timestep=LEVEL,
-        noise_timestep=LEVEL,
-        window=WINDOW,
+        ["timestep", "noise_timestep", "window"],
     )
 
 
@@ -145,29 +139,29 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     """
     unguided: dict[int, Tensor] = {}
 
-    def show(follow, window, noise_timestep, **settings):
+    def show(rows, window, noise_timestep, **settings):
         low, high = window
-        settings |= {"noise_timestep": noise_timestep, "window": (high, low)}
-        config = RecoveryConfig(**settings)
-        rows = {"distilled": distilled.images}
+        config = RecoveryConfig(
+            noise_timestep=noise_timestep, window=(high, low), **settings
+        )
+        rows["distilled"] = distilled.images
         if noise_timestep not in unguided:
             plain = replace(config, guidance_factor=0.0)
-            _refine(rows, "no pull", follow, distilled, prior, plain)
-            unguided[noise_timestep] = rows["no pull"]
+            unguided[noise_timestep] = rows.refine("no pull", distilled, prior, plain)
         rows["no pull"] = unguided[noise_timestep]
-        _refine(rows, "pull in the window", follow, distilled, prior, config)
+        rows.refine("pull in the window", distilled, prior, config)
         visited = config.timesteps(prior)
         guided = sum(config.phase(t) == "semantic" for t in visited)
-        title = f"pulled while {high} >= t > {low}: {guided} of {len(visited)} steps"
-        return image_grid(rows, scale=1.2, title=title)
+        steps = f"{guided} of {len(visited)} steps"
+        return rows.figure(f"pulled while {high} >= t > {low}: {steps}")
 
-    high, low = WINDOWS["published"]
     return _live(
         show,
         "Distilled images, refined without a pull and with it inside the window",
-        window=widgets.IntRangeSlider(value=(low, high), min=-1, max=1000),
-        guidance_factor=FACTOR,
-        noise_timestep=LEVEL,
+        ["window", "guidance_factor", "noise_timestep"],
+        window=widgets.IntRangeSlider(
+            value=WINDOWS["published"][::-1], min=-1, max=1000
+        ),
     )
 
 
@@ -181,22 +175,19 @@ def explore_guidance_factor(distilled: DistilledSet, prior: Prior) -> widgets.VB
     plain = replace(everywhere, guidance_factor=0.0)
     unguided = recover(distilled, prior, plain, progress=False).images
 
-    def show(follow, **settings):
-        rows = {"distilled": distilled.images, "no pull": unguided}
+    def show(rows, **settings):
+        rows |= {"distilled": distilled.images, "no pull": unguided}
         config = replace(everywhere, **settings)
-        _refine(rows, "pulled", follow, distilled, prior, config)
-        given = distilled.images
-        pulled, without = _change(given, rows["pulled"]), _change(given, unguided)
-        title = f"distance to the distilled images: {pulled:.3f} pulled, "
-        title += f"{without:.3f} without"
-        return image_grid(rows, scale=1.2, title=title)
+        pulled = rows.refine("pulled", distilled, prior, config)
+        away, without = (_change(distilled.images, x) for x in (pulled, unguided))
+        distances = f"{away:.3f} pulled, {without:.3f} without"
+        return rows.figure(f"distance to the distilled images: {distances}")
 
     return _live(
         show,
         "Distilled images, refined without a pull and with it at every step",
+        ["guidance_factor", "guidance_target", "guidance_sigma"],
         guidance_factor=(0.0, 1.0, 0.05),
-        guidance_target=[*get_args(HINTS["guidance_target"])],
-        guidance_sigma=[*get_args(HINTS["guidance_sigma"])],
     )
 
 
@@ -211,25 +202,23 @@ def explore_guidance_scale(
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
     )
+    unseen = torch.zeros(10, 3, prior.image_size, prior.image_size)
 
-    def show(follow, guidance_scale, class_label, seed):
-        mixed = torch.arange(10) % prior.num_classes
-        labels = mixed if class_label is None else torch.full_like(mixed, class_label)
-        noise = _noise(prior, len(labels), seed)
-        nothing = torch.zeros_like(noise)  # without inheritance nobody reads it
-        config = replace(base, guidance_scale=guidance_scale)
+    def show(rows, guidance_scale, class_label, seed):
+        labels = torch.arange(10) % prior.num_classes
+        labels = labels if class_label is None else labels * 0 + class_label
+        asked = DistilledSet(unseen, labels, prior.class_names)
         titles = [prior.class_names[label] for label in labels.tolist()]
-        name, look = f"scale {guidance_scale:g}", {"column_titles": titles, "scale": 1}
-        followed = follow(prior, {}, name, **look)
-        *_, last = recover_steps(nothing, labels, followed, config, noise=noise)
-        return image_grid({name: prior.decode(last.latents)}, **look)
+        rows.look = {"column_titles": titles, "scale": 1}
+        config = replace(base, guidance_scale=guidance_scale)
+        rows.refine(f"scale {guidance_scale:g}", asked, prior, config, seed=seed)
+        return rows.figure()
 
     return _live(
         show,
         "Ten samples of the prior",
-        guidance_scale=SCALE,
+        ["guidance_scale", "class_label", "seed"],
         class_label=_classes("ten classes", prior.class_names),
-        seed=SEED,
     )
 
 
@@ -240,11 +229,10 @@ def explore_colour(images: Tensor) -> widgets.VBox:
     """
     floats(images, "images", ["N", 3, "H", "W"])
 
-    def show(_, brightness, saturation, contrast):
-        changed = shift_colour(images, brightness, saturation, contrast)
-        outside = ((changed < 0) | (changed > 1)).float().mean()
-        title = f"{outside:.0%} of the values outside [0, 1]"
-        return image_grid({"before": images, "after": changed}, scale=1.2, title=title)
+    def show(rows, **shifts):
+        rows |= {"before": images, "after": shift_colour(images, **shifts)}
+        outside = ((rows["after"] < 0) | (rows["after"] > 1)).float().mean()
+        return rows.figure(f"{outside:.0%} of the values outside [0, 1]")
 
     return _live(
         show,
@@ -258,19 +246,17 @@ def explore_colour(images: Tensor) -> widgets.VBox:
 def explore_pixel_range(sets: Mapping[str, Tensor]) -> widgets.VBox:
     """Show which pixel values count as black and as white, and what that cuts off.
 
-    Args:
-        sets: name -> images (N,3,H,W) or (N,1,H,W), float of any range.
+    Sets are name -> images (N,3,H,W) or (N,1,H,W), float of any range.
     """
     require(len(sets) > 0, "sets", sets, "at least one name with images")
     lowest = min(0.0, *(float(images.min()) for images in sets.values()))
     highest = max(1.0, *(float(images.max()) for images in sets.values()))
 
-    def show(_, pixels, black_to_white):
+    def show(rows, pixels, black_to_white):
         images, (black, white) = sets[pixels], black_to_white
-        title = f"below black {(images < black).float().mean():.0%}, "
-        title += f"above white {(images > white).float().mean():.0%}"
-        visible = (images - black) / max(white - black, 1e-6)
-        return image_grid({pixels: visible}, scale=1.2, title=title)
+        rows[pixels] = (images - black) / max(white - black, 1e-6)
+        below, above = ((x.float().mean()) for x in (images < black, images > white))
+        return rows.figure(f"below black {below:.0%}, above white {above:.0%}")
 
     return _live(
         show,
@@ -322,31 +308,27 @@ def explore_priors(
     priors: Mapping[str, Prior],
     class_maps: Mapping[str, Sequence[int]] | None = None,
 ) -> widgets.VBox:
-    """Show a few images as several priors recover them, one row each.
+    """Show a few images as several priors (by name) recover them, one row each.
 
-    Args:
-        distilled: a few images.
-        priors: name -> diffusion prior.
-        class_maps: name of a prior -> its class for each class of the set, for those
-            priors that don't know the set's class names.
+    `class_maps`: name of a prior -> its class for each class of the set, for those
+    priors that don't know the set's class names.
     """
     require(len(priors) > 0, "priors", priors, "at least one name with a prior")
+    maps = class_maps or {}
 
-    def show(follow, seed, **settings):
+    def show(rows, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
-        rows = {"distilled": distilled.images}
+        rows["distilled"] = distilled.images
         for name, prior in priors.items():
-            options = {"seed": seed, "class_map": (class_maps or {}).get(name)}
-            _refine(rows, name, follow, distilled, prior, config, **options)
-        title = f"recovered from {config.noise_timestep}"
-        return image_grid(rows, scale=1.2, title=title)
+            how = {"seed": seed, "class_map": maps.get(name)}
+            rows.refine(name, distilled, prior, config, **how)
+        return rows.figure(f"recovered from {config.noise_timestep}")
 
     return _live(
         show,
         "Distilled images, and the same images as each prior recovers them",
-        noise_timestep=widgets.IntSlider(500, *LEVEL),
-        guidance_scale=SCALE,
-        seed=SEED,
+        ["noise_timestep", "guidance_scale", "seed"],
+        noise_timestep=widgets.IntSlider(500, *CONTROLS["noise_timestep"]),
     )
 
 
@@ -376,7 +358,7 @@ def explore_before_after(
         prior_classes(distilled, prior)  # fail here, not when it is chosen
     kept: dict[tuple, Tensor] = {}
 
-    def show(follow, name, method, class_label, seed):
+    def show(rows, name, method, class_label, seed):
         distilled, key = sets[name], (name, method, seed)
         labels = distilled.labels.tolist()
         chosen = [i for i, label in enumerate(labels) if label == class_label]
@@ -384,66 +366,32 @@ def explore_before_after(
             chosen = [labels.index(label) for label in sorted(set(labels))]
         elif not chosen:
             raise InputError(f"{name} has no image of {names[class_label]}")
+        rows.look = {"scale": 1}
         if key not in kept:  # a batch at a time, so not always of the chosen ones
-            whole, small = {}, partial(follow, scale=1)
             config = methods[method]
-            _refine(whole, "under way", small, distilled, prior, config, seed=seed)
-            kept[key] = whole["under way"]
-        rows = {"before": distilled.images[chosen], "after": kept[key][chosen]}
-        titles = [names[labels[i]] for i in chosen]
+            kept[key] = rows.refine("under way", distilled, prior, config, seed=seed)
+            del rows["under way"]
+        rows |= {"before": distilled.images[chosen], "after": kept[key][chosen]}
+        rows.look["column_titles"] = [names[labels[i]] for i in chosen]
         moved = _change(rows["before"], rows["after"])
-        title = f"{name}, {method}: a pixel changes by {moved:.3f}"
-        return image_grid(rows, titles, scale=1, title=title)
+        return rows.figure(f"{name}, {method}: a pixel changes by {moved:.3f}")
 
     return _live(
         show,
         "Images before and after their recovery",
+        ["name", "method", "class_label", "seed"],
         name=[*sets],
         method=[*methods],
         class_label=_classes("one of each", names),
-        seed=SEED,
     )
-
-
-def _refine(rows, name, follow, distilled, prior, config, **options) -> None:
-    """Recover a set as another row, which the picture shows on its way."""
-    followed = follow(prior, rows, name)
-    result = recover(distilled, followed, config, progress=False, **options)
-    rows[name] = result.images
 
 
 def _change(images: Tensor, others: Tensor) -> float:
     return (others - images.clamp(0, 1)).abs().mean().item()
 
 
-def _noise(prior: Prior, count: int, seed: int) -> Tensor:
-    return draw_noise(prior.latent_shape, range(count), seed)[0]
-
-
 def _classes(several: str, names: Sequence[str]) -> list[tuple[str, int | None]]:
     return [(several, None), *((name, i) for i, name in enumerate(names))]
-
-
-class _Followed(Prior):
-    """A prior that shows, now and then, the latents about which it is asked.
-
-    It answers as the prior does, so `recover` takes it. Pictures take at most a fifth
-    of the time: after each one it waits four times as long.
-    """
-
-    def __init__(self, prior: Prior, see: Callable[[Tensor, str], None]) -> None:
-        parts = (prior.transformer, prior.vae, prior.scheduler)
-        super().__init__(*parts, prior.class_names, prior.info)
-        self._prior, self._see, self._due = prior, see, 0.0
-
-    def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
-        self._prior.prepare(timesteps, class_labels)
-
-    def predict_noise(self, latents: Tensor, timestep: int, *args, **options) -> Tensor:
-        if (started := monotonic()) >= self._due:
-            self._see(self._prior.decode(latents), f"t = {int(timestep)} ...")
-            self._due = monotonic() + 4 * (monotonic() - started)
-        return self._prior.predict_noise(latents, timestep, *args, **options)
 
 
 class _Picture(widgets.Image):
@@ -461,21 +409,62 @@ class _Picture(widgets.Image):
             self.value = encode_figure(figure, "webp")
 
 
-def _live(show: Callable[..., Figure], alt: str, **given: Any) -> widgets.VBox:
+class _Rows(dict[str, Tensor]):
+    """Rows of images, which may be shown before all are there."""
+
+    def __init__(self, see: Callable[[Figure], None] | None) -> None:
+        self.look: dict[str, Any] = {"scale": 1.2}
+        self._see = see
+
+    def figure(self, title: str | None = None, **more: Tensor) -> Figure:
+        return image_grid(self | more, title=title, **self.look)
+
+    def refine(self, name, distilled, prior, config, **options) -> Tensor:
+        """Recover a set as another row, on its way from noise to the result."""
+        followed = self.follow(prior, name)
+        result = recover(distilled, followed, config, progress=False, **options)
+        self[name] = result.images
+        return result.images
+
+    def follow(self, prior: Prior, name: str = "noisy latent") -> Prior:
+        """Return a prior that shows, now and then, the latents about which it is asked.
+
+        It answers as `prior` does. Pictures take at most a fifth of the time: after
+        each one it waits four times as long.
+        """
+        followed, due, see = copy(prior), 0.0, self._see
+        answer = followed.predict_noise
+
+        def predict_noise(latents: Tensor, timestep: int, *args, **options) -> Tensor:
+            nonlocal due
+            if see and (started := monotonic()) >= due:
+                rows = {name: prior.decode(latents)}
+                see(self.figure(f"t = {int(timestep)} ...", **rows))
+                due = monotonic() + 4 * (monotonic() - started)
+            return answer(latents, timestep, *args, **options)
+
+        followed.predict_noise = predict_noise
+        return followed
+
+
+def _live(
+    show: Callable[..., Figure], alt: str, names: Sequence[str] = (), **given: Any
+) -> widgets.VBox:
     """Stack the controls above the figure that `show` returns for their values.
 
     The picture is an `Image`, not an `Output`: whoever runs a notebook without a
     browser answers each message of an `Output`, and may miss a reply meanwhile.
 
     Args:
-        show: called as `show(follow, **values)`. `follow(prior, rows, name, **look)`
-            returns a prior to recover with: while it is used, the picture shows
-            `rows` and, as row `name`, the latents on their way.
+        show: called as `show(rows, **values)`, with `_Rows` to fill.
         alt: what the picture shows, for readers who don't see it.
-        given: argument of `show` -> its control, or what ipywidgets makes one of.
+        names: arguments of `show`, in the order of their controls; default: of `given`.
+        given: argument -> its control, or what ipywidgets makes one of, where it is
+            not that of `CONTROLS`.
     """
     controls: dict[str, Any] = {}
-    for name, abbreviation in given.items():
+    for name in names or given:
+        abbreviation = given.get(name, CONTROLS.get(name))
         start = STARTS.get(name, Parameter.empty)
         control: Any = widgets.interactive.widget_from_abbrev(abbreviation, start)
         controls[name] = control
@@ -486,19 +475,15 @@ def _live(show: Callable[..., Figure], alt: str, **given: Any) -> widgets.VBox:
     picture, message = _Picture(format="webp"), widgets.Label()
     picture.layout = {"align_self": "flex-start", "max_width": "100%"}  # not stretched
 
-    def follow(prior, rows, name, scale=1.2, **look):
-        def see(images, title):
-            figure = image_grid(rows | {name: images}, scale=scale, title=title, **look)
-            picture.draw(figure, alt)
-
-        # nobody sees the first picture before it is finished
-        return _Followed(prior, see) if picture.value else prior
+    def see(figure):
+        picture.draw(figure, alt)
 
     def update(_=None):
         values = {name: control.value for name, control in controls.items()}
         message.value, picture.layout.visibility = "", "visible"
+        rows = _Rows(see if picture.value else None)  # the first one when finished
         try:
-            picture.draw(show(follow, **values), alt)
+            see(show(rows, **values))
         except Exception as error:
             message.value, picture.layout.visibility = str(error), "hidden"
             if not picture.value or not isinstance(error, InputError):

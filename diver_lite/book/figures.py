@@ -8,12 +8,10 @@ a table that is empty or lacks a column, ends in `InputError`. Source of all: ou
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import IPython.display
 import jinja2
@@ -23,7 +21,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -316,17 +314,11 @@ class FrameSlider:
     alt: str
     caption: str | None = None
 
-    # Counts what this process has shown, so that one slider shown twice has two ids.
-    # Not random: a notebook that is run again keeps its outputs byte for byte.
-    _shown: ClassVar = itertools.count()
-
     def __repr__(self) -> str:
         return f"FrameSlider({len(self.sources)} frames: {self.alt})"
 
     def _repr_html_(self) -> str:
-        digest = hashlib.sha256("".join(self.sources).encode()).hexdigest()[:10]
-        name = f"frames-{digest}-{next(FrameSlider._shown)}"
-        return PAGES.get_template("slider.html").render(vars(self), id=name)
+        return PAGES.get_template("slider.html").render(vars(self))
 
 
 def frame_slider(
@@ -339,15 +331,16 @@ def frame_slider(
 ) -> FrameSlider:
     """Put precomputed frames under a slider that works in JupyterLab and offline HTML.
 
+    Small frames grow by a whole factor until their shorter side has 256 pixels, with
+    hard pixels: browsers would blur them.
+
     Args:
         frames: PIL images, matplotlib figures, arrays (H,W) or (H,W,3), or tensors
             (C,H,W); float [0,1], clipped, or uint8; all of one size.
         labels: one short text per frame, shown beside the slider.
         alt: what the pictures show, for readers who don't see them; not empty.
         caption: text below the slider.
-        quality: of the WebP encoding, 1 to 100.
-
-    A slider with a Python callback is dead in a static page.
+        quality: of the WebP encoding, 1 to 100. PNG takes several times the room.
     """
     expected = f"{len(frames)}, one a frame, and at least one"
     fit = 0 < len(frames) == len(labels)
@@ -356,24 +349,14 @@ def frame_slider(
     pictures = [_to_picture(frame) for frame in frames]
     sizes = sorted({picture.size for picture in pictures})
     require(len(sizes) == 1, "frames: sizes", sizes, "one size for all")
-    sources = [encode_frame(picture, quality=quality) for picture in pictures]
+    factor, sources = max(1, -(-256 // min(sizes[0]))), []
+    for picture in pictures:
+        buffer, hard = io.BytesIO(), Image.Resampling.NEAREST
+        picture = ImageOps.scale(picture, factor, hard)
+        picture.save(buffer, format="WEBP", quality=quality, method=6)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        sources.append("data:image/webp;base64," + data)
     return FrameSlider(sources, [str(label) for label in labels], alt, caption)
-
-
-def encode_frame(frame: Frame, *, quality: int = 85) -> str:
-    """Encode one frame of `frame_slider` as a data URI, "data:image/webp;base64,...".
-
-    Pictures whose shorter side has less than 256 pixels grow by a whole factor, with
-    hard pixels: browsers would blur them. PNG takes several times the room.
-    """
-    picture = _to_picture(frame)
-    factor = -(-256 // min(picture.size))
-    if factor > 1:
-        size = (picture.width * factor, picture.height * factor)
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=quality, method=6)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _to_pixels(images: Tensor) -> np.ndarray:

@@ -236,13 +236,13 @@ def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
     def predict_noise(*_):
         clock.now += 0.5
 
-    def see(images, title):
+    def see(figure):
         clock.now += 1.0
-        seen.append(title)
+        seen.append(figure.axes[0].get_title())
 
     clock.now, seen = 0.0, []
     monkeypatch.setattr(tiny_prior, "predict_noise", predict_noise)
-    followed = explore._Followed(tiny_prior, see)
+    followed = explore._Rows(see).follow(tiny_prior)
     for timestep in range(39, -1, -1):
         followed.predict_noise(torch.zeros(1, *tiny_prior.latent_shape), timestep)
     assert seen == [f"t = {t} ..." for t in (39, 31, 23, 15, 7)]
