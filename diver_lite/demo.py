@@ -7,19 +7,17 @@ demo leaves nothing behind.
 from __future__ import annotations
 
 import base64
-import html
 import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
 import torch
 
-from diver_lite.book.figures import image_grid, squeeze
-from diver_lite.checks import InputError, require
+from diver_lite.book.figures import PAGES, image_grid, squeeze
+from diver_lite.checks import require
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.judge.compare import footnote, summarise
 from diver_lite.judge.table import cross_architecture
@@ -32,7 +30,6 @@ from diver_lite.sets.real import load_dataset
 
 JUDGES = ("ConvNet", "ShuffleNetV2", "MobileNetV2")
 TEST_IMAGES = 1_000
-_PAGE = Template((Path(__file__).parent / "book/demo.html").read_text("utf-8"))
 
 
 def run_demo(
@@ -51,16 +48,12 @@ def run_demo(
         ipc: which shipped DM set: 1 or 10 images per class.
         seeds: trainings per judge and set, >= 2 so that a spread can be shown.
         device: default: CUDA if there is one.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out` if it exists, instead of an `InputError`.
 
     Returns:
         The table of trainings, see `cross_architecture`.
-
-    Raises:
-        InputError: an ipc that doesn't ship, too few seeds, or an output that exists.
     """
-    if ipc not in (1, 10):
-        raise InputError(f"ipc is {ipc}; the shipped sets have 1 or 10")
+    require(ipc in (1, 10), "ipc", ipc, "1 or 10, as the shipped sets have")
     require(seeds >= 2, "seeds", seeds, "at least 2")
     check_writable(out, overwrite=overwrite)
     started = time.perf_counter()
@@ -133,14 +126,9 @@ def _draw(folder: Path, sets: dict[str, Any]) -> None:
 def _report(folder: Path, summary: pd.DataFrame, facts: dict[str, str]) -> None:
     """Write a page that needs no other file and no network."""
     picture = (folder / "before_after.png").read_bytes()
-    rows = "\n".join(
-        f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>"
-        for k, v in facts.items()
-    )
-    columns = [html.escape(c) for c in summary.columns]
-    page = _PAGE.substitute(
+    page = PAGES.get_template("demo.html").render(
         picture=base64.b64encode(picture).decode(),
-        table=summary.set_axis(columns, axis=1).to_html(border=0, classes="numbers"),
-        facts=rows,
+        table=summary.to_html(border=0, classes="numbers"),
+        facts=facts,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -76,22 +76,20 @@ def image_grid(
         scale: side of one image in inches, > 0.
         title: title of the whole figure.
     """
+    pixels = {}  # (N,H,W,3)
     for name, images in rows.items():
         shape = tuple(images.shape)
         fits = len(shape) == 4 and shape[1] in (1, 3)
         require(fits, f"shape of rows[{name!r}]", shape, "(N,3,H,W) or (N,1,H,W)")
-    columns = max((len(images) for images in rows.values()), default=0)
+        visible = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
+        pixels[name] = visible.permute(0, 2, 3, 1).numpy()
+    columns = max(map(len, pixels.values()), default=0)
     require(columns > 0, "rows", [*rows], "some rows, and an image")
     titles = list(column_titles or [])
     expected = f"at most {columns}, the number of columns"
     require(len(titles) <= columns, "column_titles", titles, expected)
-    return _draw_grid(
-        {name: _to_pixels(images) for name, images in rows.items()},
-        titles,
-        scale,
-        title=title,
-        interpolation="nearest" if nearest else "antialiased",
-    )
+    look = {"interpolation": "nearest" if nearest else "antialiased"}
+    return _draw_grid(pixels, titles, scale, title=title, **look)
 
 
 def as_jpeg(figure: Figure) -> IPython.display.Image:
@@ -357,12 +355,6 @@ def frame_slider(
         data = base64.b64encode(buffer.getvalue()).decode()
         sources.append("data:image/webp;base64," + data)
     return FrameSlider(sources, [str(label) for label in labels], alt, caption)
-
-
-def _to_pixels(images: Tensor) -> np.ndarray:
-    """Turn images (N,1|3,H,W) into an array (N,H,W,3) of float in [0,1]."""
-    images = images.detach().float().cpu().clamp(0, 1)
-    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def _to_picture(frame: Frame) -> Image.Image:

@@ -46,7 +46,6 @@ def require(*, data: str | None = None) -> bool:
     Raises:
         SetupError: what every chapter needs (Python, the packages of pyproject.toml,
             the shipped files) is missing, too old or damaged.
-        InputError: an unknown data set.
     """
     explain_errors()
     checks.require(data in (None, *DATASETS), "data", data, f"one of {DATASETS}")
@@ -75,17 +74,17 @@ def _check_packages() -> None:
             "holds pyproject.toml, then restart the kernel."
         ) from None
     wanted, found = [], []
-    for requirement in map(Requirement, requirements):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+    for needed in map(Requirement, requirements):
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
             continue  # only for building the book, or for its tests
         try:
-            version = metadata.version(requirement.name)
+            version = metadata.version(needed.name)
+            fits = needed.specifier.contains(version, prereleases=True)
         except metadata.PackageNotFoundError:
-            version = "none"
-        known = version != "none"
-        if not (known and requirement.specifier.contains(version, prereleases=True)):
-            wanted.append(f'"{requirement.name}{requirement.specifier}"')
-            found.append(f"{requirement.name} {version}")
+            version, fits = "none", False
+        if not fits:
+            wanted.append(f'"{needed.name}{needed.specifier}"')
+            found.append(f"{needed.name} {version}")
     if wanted:
         raise SetupError(
             f"Packages are missing or of the wrong version (found: {', '.join(found)})"
@@ -94,13 +93,11 @@ def _check_packages() -> None:
 
 
 def _check_assets() -> None:
-    names = list_assets()
     try:
-        for name in names:
-            asset_path(name)
+        paths = [asset_path(name) for name in list_assets()]
     except InputError as error:
         raise SetupError(f"A file that ships with the package: {error}.") from None
-    if not names:
+    if not paths:
         raise SetupError(
             "The files that ship with diver_lite are not there: reinstall it, or clone "
             "the repository again."
@@ -155,8 +152,7 @@ def stored(name: str) -> Path:
 def explain_errors(shell=None) -> None:
     """Let a kernel answer the usual mistakes with one sentence; `%tb` shows the rest.
 
-    Args:
-        shell: IPython's shell; default: the running one. Without any, nothing is done.
+    Without a shell of IPython, default the running one, nothing is done.
     """
     if shell is None and "IPython" in sys.modules:
         shell = sys.modules["IPython"].get_ipython()
@@ -165,12 +161,9 @@ def explain_errors(shell=None) -> None:
         shell.set_custom_exc(usual, _show)
 
 
-def load_ipython_extension(shell) -> None:
-    """Do so from a kernel's start: `%load_ext diver_lite.book.setup`, or its config.
-
-    So it also works after a restart in the middle of a chapter.
-    """
-    explain_errors(shell)
+# `%load_ext diver_lite.book.setup`, or a kernel's config: then it also works after a
+# restart in the middle of a chapter
+load_ipython_extension = explain_errors
 
 
 def _show(shell, kind, error, traceback, tb_offset=None) -> None:
@@ -186,9 +179,7 @@ def _show(shell, kind, error, traceback, tb_offset=None) -> None:
 def explain(error: BaseException, namespace: dict) -> str | None:
     """Return the sentence for an error that a cell raised, or None if there is none.
 
-    Args:
-        error: the exception, with its traceback.
-        namespace: the global variables of the notebook.
+    The error has its traceback; the namespace is the notebook's global variables.
     """
     if isinstance(error, InputError):
         return f"InputError: {error}"
