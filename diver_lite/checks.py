@@ -6,7 +6,7 @@ Each validator names the argument, what was found and what is expected.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -76,6 +76,12 @@ def is_one_of(value: object, words: Sequence[str]) -> bool:
     return isinstance(value, str) and value in words
 
 
+def one_of(value: Any, name: str, words: Sequence[str]) -> Any:
+    """Return a value that is one of some words, or raise."""
+    require(is_one_of(value, words), name, value, f"one of {words}")
+    return value
+
+
 def integer(value: Any, name: str, lowest: int, highest: int = 2**31 - 1) -> int:
     """Return an integer, also one of NumPy's, or raise; True is none."""
     whole = isinstance(value := plain(value), int) and not isinstance(value, bool)
@@ -93,33 +99,36 @@ def number(value: Any, name: str, lowest: float, highest: float = math.inf) -> f
     return value
 
 
-def settings(holder: Any) -> None:
-    """Check a dataclass against the types of its fields; numbers are for the caller.
+def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
+    """Check a dataclass against the types of its fields.
 
     NumPy's numbers become Python's. A `Literal` holds one of its words, a bool True or
-    False, and what is declared as one class is of that class.
+    False, and what is declared as one class is of that class; None passes where it is
+    declared. With `lowest`, an int is at least 1 and a float 0, or what that says.
     """
     hints = get_type_hints(type(holder))
-    for field in fields(holder):
-        value, hint = plain(getattr(holder, field.name)), hints[field.name]
-        object.__setattr__(holder, field.name, value)  # also where it is frozen
+    for name in (field.name for field in fields(holder)):
+        value, hint = plain(getattr(holder, name)), hints[name]
+        object.__setattr__(holder, name, value)  # also where it is frozen
+        if type(None) in get_args(hint):
+            hint = get_args(hint)[0] if value is not None else None
         if get_origin(hint) is Literal:
-            allowed = get_args(hint)
-            require(is_one_of(value, allowed), field.name, value, f"one of {allowed}")
+            one_of(value, name, get_args(hint))
         elif hint is bool:
-            require(isinstance(value, bool), field.name, value, "True or False")
-        elif isinstance(hint, type) and hint not in (int, float, str):
-            instance(value, field.name, hint)
+            require(isinstance(value, bool), name, value, "True or False")
+        elif hint is int and lowest is not None:
+            integer(value, name, lowest.get(name, 1))
+        elif hint is float and lowest is not None:
+            number(value, name, lowest.get(name, 0))
+        elif isinstance(hint, type) and hint not in (int, float):
+            instance(value, name, hint)
 
 
 def instance(value: Any, name: str, kind: Any) -> None:
     """Raise unless a value is of a class, or of one of a union."""
     if not isinstance(value, kind):
-        expected = getattr(kind, "__name__", str(kind))
-        raise InputError(
-            f"{name} is of type {type(value).__name__}; expected a value of type "
-            f"{expected}"
-        )
+        found, wanted = type(value).__name__, getattr(kind, "__name__", str(kind))
+        raise InputError(f"{name} is of type {found}; expected one of type {wanted}")
 
 
 def path(value: Any, name: str) -> Path:
@@ -141,7 +150,7 @@ def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
         name: of the argument.
         shape: sizes; a letter stands for any size of at least 1.
     """
-    _tensor(value, name, shape, value_kind="float")
+    _tensor(value, name, shape, "a float")
 
 
 def finite(tensor: Tensor, name: str) -> Tensor:
@@ -170,7 +179,7 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
 
     On a GPU the range isn't looked at: that would wait for it.
     """
-    _tensor(value, name, (count,), value_kind="integer")
+    _tensor(value, name, (count,), "an integer")
     if value.device.type == "cpu":
         low, high = int(value.min()), int(value.max())
         if low < 0 or high >= classes:
@@ -180,31 +189,26 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
             )
 
 
-def _tensor(value: Any, name: str, shape: Sequence, value_kind: str) -> None:
+def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:
     import torch
 
     sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-    expected = (
-        f"{'an' if value_kind == 'integer' else 'a'} {value_kind} tensor ({sizes})"
-    )
+    expected = f"{kind} tensor ({sizes})"
     if not isinstance(value, torch.Tensor):
-        raise InputError(
-            f"{name} is of type {type(value).__name__}; expected {expected}"
-        )
+        found = type(value).__name__
+        raise InputError(f"{name} is of type {found}; expected {expected}")
     tensor: Tensor = value
-    if value_kind == "float":  # not float8, with which torch can't even compare
+    if kind == "a float":  # not float8, with which torch can't even compare
         kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     else:  # NumPy's other unsigned integers know no minimum in torch
         kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    kind = tensor.dtype in kinds
+    right = tensor.dtype in kinds
     dense = tensor.layout is torch.strided and not tensor.is_quantized
     fits = tensor.ndim == len(shape) and all(
         found >= 1 if isinstance(wanted, str) else found == wanted
         for found, wanted in zip(tensor.shape, shape, strict=True)
     )
-    if not (kind and dense and fits):
-        where = "" if dense else f" ({tensor.layout})"
-        raise InputError(
-            f"{name} is {tensor.dtype} {tuple(tensor.shape)}{where}; expected "
-            f"{expected}"
-        )
+    if not (right and dense and fits):
+        layout = "" if dense else f" ({tensor.layout})"
+        found = f"{tensor.dtype} {tuple(tensor.shape)}{layout}"
+        raise InputError(f"{name} is {found}; expected {expected}")

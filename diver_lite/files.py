@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,16 +113,15 @@ def _aside(path: Path) -> Path:
 
 def _settle(path: Path) -> None:
     """End a replacement that was cut off: the old folder comes back, or goes."""
-    if not os.path.lexists(_aside(path)):
-        return
-    if not os.path.lexists(path):
-        os.replace(_aside(path), path)
-        return
-    scratch = _scratch(path)
-    try:  # under another name, as what is half deleted must never come back
-        os.replace(_aside(path), scratch / path.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    old = _aside(path)
+    if os.path.lexists(old) and not os.path.lexists(path):
+        os.replace(old, path)
+    elif os.path.lexists(old):
+        scratch = _scratch(path)
+        try:  # under another name, as what is half deleted must never come back
+            os.replace(old, scratch / path.name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
@@ -163,18 +162,15 @@ def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"output {output} is being written by another process; wait for it, or "
-            "choose another output"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path, timeout=0))
+        except Timeout:
+            raise InputError(
+                f"output {output} is being written by another process; wait for it, or "
+                "choose another output"
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def sha256(path: str | Path) -> str:

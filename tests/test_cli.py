@@ -578,7 +578,7 @@ def test_corrupted_shipped_weights(
 
 
 OTHERS = {
-    "method": (("distill", "gan", *("--split", "sample")), r"method 'gan'.*'dm'"),
+    "method": (("distill", "gan", *("--split", "sample")), r"method is 'gan'.*'dm'"),
     "ipc 0": (("distill", "dm", "--split", "sample", "--ipc", 0), "ipc is 0"),
     "ipc too large": (
         ("distill", "dm", "--split", "sample", "--ipc", 101),
@@ -587,7 +587,7 @@ OTHERS = {
     "init": (("distill", "dm", "--split", "sample", "--init", "zero"), "init is"),
     "field": (
         ("distill", "dm", "--set", "batch=3"),
-        r"'batch' is no field.*real_batch",
+        r"DistillConfig is 'batch'.*real_batch",
     ),
     "no value": (("distill", "dm", "--set", "lr"), r"--set 'lr': expected FIELD=VALUE"),
     "value": (("distill", "dm", "--set", "lr=big"), r"lr is 'big'.* number"),
@@ -605,7 +605,7 @@ OTHERS = {
         ("distill", "dm", "--split", "sample", "-o", "there.safetensors"),
         "exists already",
     ),
-    "recipe": (("train-prior", "mnist3d"), r"recipe 'mnist3d'.*'fashion-mnist'"),
+    "recipe": (("train-prior", "mnist3d"), r"recipe is 'mnist3d'.*'fashion-mnist'"),
     "training data": (("train-prior", "fashion-mnist"), "could not be downloaded"),
     "training root": (
         ("train-prior", "cifar10", "--data-root", "."),

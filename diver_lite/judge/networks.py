@@ -22,7 +22,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.checks import is_one_of, require
+from diver_lite.checks import one_of, require
 
 
 class ConvNet(nn.Module):
@@ -65,36 +65,27 @@ class ConvNet(nn.Module):
         return self.classifier(self.features(x))
 
 
-def _full_size(net: Any, first: Any, size: int) -> nn.Module:
-    """Keep small images from shrinking in the first convolution, and in its pooling."""
-    if size <= 64:
-        first.stride = (1, 1)
-    if size <= 32 and hasattr(net, "maxpool"):
-        net.maxpool = nn.Identity()
-    return net
+def _adapted(
+    build: Callable[..., nn.Module], first: str, **options: float
+) -> Callable[[int, int], Any]:
+    """Keep small images from shrinking in the first convolution and its pooling."""
+
+    def adapted(num_classes: int, size: int) -> Any:
+        net: Any = build(num_classes=num_classes, **options)
+        if size <= 64:
+            net.get_submodule(first).stride = (1, 1)
+        if size <= 32 and hasattr(net, "maxpool"):
+            net.maxpool = nn.Identity()
+        return net
+
+    return adapted
 
 
 def _resnet18(num_classes: int, size: int) -> nn.Module:
-    net: Any = tv.resnet18(num_classes=num_classes)
+    net = _adapted(tv.resnet18, "conv1")(num_classes, size)
     if size <= 64:
         net.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    return _full_size(net, net.conv1, size)
-
-
-def _shufflenet(num_classes: int, size: int) -> nn.Module:
-    net: Any = tv.shufflenet_v2_x0_5(num_classes=num_classes)
-    return _full_size(net, net.conv1[0], size)
-
-
-def _mobilenet(num_classes: int, size: int) -> nn.Module:
-    net: Any = tv.mobilenet_v2(num_classes=num_classes, dropout=0.0)
-    return _full_size(net, net.features[0][0], size)
-
-
-def _efficientnet(num_classes: int, size: int) -> nn.Module:
-    steady = {"dropout": 0.0, "stochastic_depth_prob": 0.0}
-    net: Any = tv.efficientnet_b0(num_classes=num_classes, **steady)
-    return _full_size(net, net.features[0][0], size)
+    return net
 
 
 def _vit(num_classes: int, size: int) -> nn.Module:
@@ -131,9 +122,11 @@ def _alexnet(num_classes: int, size: int) -> nn.Module:
 JUDGES: dict[str, Callable[[int, int], nn.Module]] = {
     "ConvNet": ConvNet,
     "ResNet18": _resnet18,
-    "ShuffleNetV2": _shufflenet,
-    "MobileNetV2": _mobilenet,
-    "EfficientNet-B0": _efficientnet,
+    "ShuffleNetV2": _adapted(tv.shufflenet_v2_x0_5, "conv1.0"),
+    "MobileNetV2": _adapted(tv.mobilenet_v2, "features.0.0", dropout=0.0),
+    "EfficientNet-B0": _adapted(
+        tv.efficientnet_b0, "features.0.0", dropout=0.0, stochastic_depth_prob=0.0
+    ),
     "ViT": _vit,
     "VGG11": _vgg11,
     "AlexNet": _alexnet,
@@ -147,7 +140,7 @@ TAKES = {"ConvNet": (8, 1), "ViT": (32, 8)}
 
 def check_judge(name: str, image_size: int) -> None:
     """Raise `InputError` if a judge is unknown or can't take images of a size."""
-    require(is_one_of(name, [*JUDGES]), "judge", name, f"one of {[*JUDGES]}")
+    one_of(name, "judge", [*JUDGES])
     smallest, multiple = TAKES.get(name, (32, 1))
     fits = image_size >= smallest and image_size % multiple == 0
     of = f"a multiple of {multiple}, " if multiple > 1 else ""

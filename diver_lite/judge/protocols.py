@@ -26,11 +26,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, instance, integer, is_one_of, number, require
+from diver_lite.checks import InputError, instance, number, one_of, require, settings
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import PROXY
@@ -67,57 +68,40 @@ class Protocol:
 
     steps: int | None = 300
     batch_size: int = 128
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.01
     augment: tuple[str, ...] = FAMILIES
     statistics: Statistics | None = (0.5, 0.25)
     epochs: int | None = None
-    schedule: str = "cosine"
-    labels: str = "hard"
+    schedule: Literal["cosine", "step"] = "cosine"
+    labels: Literal["hard", "soft"] = "hard"
     judge_lr: Mapping[str, float] = field(default_factory=dict, hash=False)
     learned_lr: bool = False
 
     def __post_init__(self) -> None:
-        choices = {
-            "optimizer": ("adamw", "sgd"),
-            "schedule": ("cosine", "step"),
-            "labels": ("hard", "soft"),
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            expected = f"one of {allowed}"
-            require(is_one_of(value, allowed), f"protocol: {name}", value, expected)
-        for name in ("steps", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if value is not None or name == "batch_size":
-                integer(value, f"protocol: {name}", 1, 2**31 - 1)
-        for name in ("lr", "weight_decay"):
-            number(getattr(self, name), f"protocol: {name}", 0)
-        require(self.lr > 0, "protocol: lr", self.lr, "more than 0")
-        instance(self.learned_lr, "protocol: learned_lr", bool)
+        settings(self, {})
+        require(self.lr > 0, "lr", self.lr, "more than 0")
         if (self.steps is None) == (self.epochs is None):
             raise InputError(
                 f"protocol: steps is {self.steps}, epochs {self.epochs}; expected one "
                 "of them, and the other None"
             )
-        instance(self.augment, "protocol: augment", tuple | list)
-        for name in self.augment:
-            expected = f"one of {FAMILIES}"
-            require(is_one_of(name, FAMILIES), "protocol: augment", name, expected)
-        what, pair = "protocol: statistics", self.statistics
-        if pair is not None:
-            two = isinstance(pair, tuple | list) and len(pair) == 2
-            require(two, what, pair, "(mean, std) or None")
-            for value in pair:
-                for one in value if isinstance(value, tuple | list) else (value,):
-                    number(one, what, -1e3, 1e3)
+        instance(self.augment, "augment", tuple)
+        for family in self.augment:
+            one_of(family, "augment", FAMILIES)
+        if self.statistics is not None:
+            pair = isinstance(self.statistics, tuple) and len(self.statistics) == 2
+            require(pair, "statistics", self.statistics, "(mean, std) or None")
+            for value in self.statistics:
+                for each in value if isinstance(value, tuple) else (value,):
+                    number(each, "statistics", -1e3, 1e3)
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
-        if self.epochs is None:
-            assert self.steps is not None  # one of them is set
+        if self.steps is not None:
             return self.steps
+        assert self.epochs is not None  # one of them is set
         return self.epochs * math.ceil(count / self.batch_size)
 
     def batches(self, count: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -143,7 +127,7 @@ class Protocol:
         learned = None
         if self.learned_lr and judge == PROXY and train is not None:
             learned = learned_lr(train)
-        return self.judge_lr.get(judge, self.lr) if learned is None else learned
+        return learned or self.judge_lr.get(judge, self.lr)
 
     def factor(self, step: int, total: int) -> float:
         """Return what the peak learning rate is multiplied by at a step."""
@@ -225,6 +209,4 @@ def get_protocol(protocol: str | Protocol) -> Protocol:
     """Return a protocol by its name, or the one given; raise if there is none."""
     if isinstance(protocol, Protocol):
         return protocol
-    expected = f"one of {[*PROTOCOLS]}"
-    require(is_one_of(protocol, [*PROTOCOLS]), "protocol", protocol, expected)
-    return PROTOCOLS[protocol]
+    return PROTOCOLS[one_of(protocol, "protocol", [*PROTOCOLS])]

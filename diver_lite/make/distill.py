@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +28,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
-from diver_lite.checks import (
-    InputError,
-    describe,
-    integer,
-    is_one_of,
-    number,
-    plain,
-    require,
-)
+from diver_lite.checks import InputError, integer, one_of, require, settings
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
@@ -44,8 +36,6 @@ from diver_lite.make.baselines import draw_rows, rows_by_class
 from diver_lite.make.checkpoint import Checkpoint, kept
 from diver_lite.sets.priors import resolve_device
 from diver_lite.sets.real import Dataset, labelled_images
-
-INITS = ("real", "noise")
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class DistillConfig:
 
     steps: int
     lr: float
-    init: str
+    init: Literal["real", "noise"]
     real_batch: int = 256
     augment: bool = True
     outer_loops: int = 1
@@ -91,17 +81,7 @@ class DistillConfig:
     lr_lr: float = 1e-5
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = plain(getattr(self, each.name))
-            object.__setattr__(self, each.name, value)
-            if each.type == "int":
-                lowest = 0 if each.name == "inner_loops" else 1
-                integer(value, each.name, lowest, 2**31 - 1)
-            elif each.type == "float":
-                number(value, each.name, 0)
-        require(is_one_of(self.init, INITS), "init", self.init, f"one of {INITS}")
-        boolean = isinstance(self.augment, bool)
-        require(boolean, "augment", self.augment, "True or False")
+        settings(self, {"inner_loops": 0})
         last = self.max_start_epoch + self.target_epochs - 1
         expected = f"at least max_start_epoch + target_epochs - 1 = {last}"
         enough = self.expert_epochs >= last
@@ -122,17 +102,10 @@ def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     Source: Zhao and Bilen's code, whose DM loss is a mean over the class's images, so
     the rate grows with `ipc`; Cazenavette et al.'s CIFAR-10 settings without whitening.
     """
-    if not is_one_of(method, [*METHODS]):
-        raise InputError(
-            f"method {describe(method)} is unknown; expected one of {[*METHODS]}"
-        )
+    one_of(method, "method", [*METHODS])
     ipc = integer(ipc, "ipc", 1, 100_000)
-    known = {each.name for each in fields(DistillConfig)}
-    if unknown := set(changes) - known:
-        raise InputError(
-            f"{sorted(unknown)[0]!r} is no field of DistillConfig; expected one of "
-            f"{sorted(known)}"
-        )
+    for name in changes:
+        one_of(name, "field of DistillConfig", [f.name for f in fields(DistillConfig)])
     values: dict[str, Any]
     if method == "dm":
         values = {"steps": 20_000, "lr": 1.0 * ipc, "init": "real"}
@@ -143,9 +116,13 @@ def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     else:
         loops = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 50: (50, 10)}
         outer, inner = loops[min(loops, key=lambda known: abs(known - ipc))]
-        values = {"steps": 1_000, "lr": 0.1, "init": "noise"}
+        values = {
+            "steps": 1_000,
+            "lr": 0.1,
+            "init": "noise",
+            "augment": method == "dsa",
+        }
         values |= {"outer_loops": outer, "inner_loops": inner}
-        values |= {"augment": method == "dsa"}
     return DistillConfig(**values | changes)
 
 
@@ -225,9 +202,6 @@ class Task:
             self.generator.set_state(operation)
             results.append(dsa(batch, self.generator, siamese=True))
         return results
-
-
-# --- the methods --------------------------------------------------------------------
 
 
 def distribution_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
@@ -357,9 +331,6 @@ METHODS = {
 }
 
 
-# --- running them -------------------------------------------------------------------
-
-
 def distill(
     dataset: Dataset,
     method: str = "dm",
@@ -401,7 +372,7 @@ def distill(
     Source: see the methods.
     """
     config = recipe(method, ipc, **changes)
-    seed = integer(seed, "seed", 0, 2**31 - 1)
+    seed = integer(seed, "seed", 0)
     images, labels, class_names = labelled_images(dataset, "dataset")
     per_class = rows_by_class(labels, class_names, ipc)
     device = resolve_device(device)

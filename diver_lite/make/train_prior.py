@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, describe, integer, is_one_of, number
+from diver_lite.checks import InputError, number, one_of, settings
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.make.checkpoint import Checkpoint
 from diver_lite.sets.priors import resolve_device
@@ -35,11 +35,12 @@ CURVE_POINTS = 50  # of a loss curve, at least
 
 @dataclass(frozen=True)
 class PriorRecipe:
-    """Sizes and schedules of one prior.
+    """Sizes and schedules of one prior; the defaults are Fashion-MNIST's.
 
     Attributes:
         dataset: a name that `load_dataset` knows; its `fit` split is trained on.
         flip: add mirrored images (natural images yes, shoes that all point left no).
+        image_fit: how the prior brings images of another size to its own.
         vae_channels: channels per resolution, each half of the one before. One halving
             keeps the reconstruction sharp, which matters more than the size of the DiT.
         kl_weight: weight of the mean KL per latent element.
@@ -53,16 +54,16 @@ class PriorRecipe:
             the others; None weighs all alike.
     """
 
-    dataset: str
-    flip: bool
-    image_fit: str
-    vae_channels: tuple[int, ...]
-    kl_weight: float
-    heads: int
-    layers: int
-    vae_steps: int
-    dit_steps: int
-    dit_lr: float
+    dataset: str = "fashion-mnist"
+    flip: bool = False
+    image_fit: Literal["pad", "resize"] = "pad"
+    vae_channels: tuple[int, ...] = (16, 32)
+    kl_weight: float = 2e-3
+    heads: int = 3
+    layers: int = 6
+    vae_steps: int = 2_500
+    dit_steps: int = 6_600
+    dit_lr: float = 6e-4
     head_dim: int = 64
     patch_size: int = 2
     latent_channels: int = 4
@@ -74,25 +75,13 @@ class PriorRecipe:
     snr_gamma: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vae_steps", "dit_steps"):
-            integer(getattr(self, name), name, 1, 2**31 - 1)
+        settings(self, {})
 
 
 RECIPES = {
     # sized for two CPU cores and about 75 minutes: the shipped prior was made so, but
     # for the narrow start of the posterior, which came later
-    "fashion-mnist": PriorRecipe(
-        dataset="fashion-mnist",
-        flip=False,
-        image_fit="pad",
-        vae_channels=(16, 32),
-        kl_weight=2e-3,
-        heads=3,
-        layers=6,
-        vae_steps=2_500,
-        dit_steps=6_600,
-        dit_lr=6e-4,
-    ),
+    "fashion-mnist": PriorRecipe(),
     # sized for two CPU cores with bf16 matrix units and 100 minutes (with compile=True)
     "cifar10": PriorRecipe(
         dataset="cifar10",
@@ -126,14 +115,12 @@ def train_prior(
     """Train a prior, or go on training it, and export it when it is done.
 
     Args:
-        name: a recipe's name: "fashion-mnist" or "cifar10".
+        name: "fashion-mnist" or "cifar10": which recipe, unless one is given.
         out: working folder; checkpoints lie in it, the finished prior in `out/prior`.
         data_root: where the training data is, see `load_dataset`.
         device: default: CUDA if there is one.
         minutes: stop after so many minutes, with a checkpoint; None runs to the end.
-        recipe: use another recipe than the named one.
         compile: use `torch.compile` (default: on CUDA only).
-        progress: show progress bars.
         on_step: called with "vae" or "dit", the number of the step and its loss; on a
             GPU this waits for every step, so leave it out of long runs.
         changes: fields of the recipe to change, such as `dit_steps=2000`.
@@ -148,7 +135,11 @@ def train_prior(
     Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
     epsilon loss; the sizes: ours.
     """
-    recipe = _choose(name, recipe, changes)
+    for field in changes:
+        one_of(
+            field, "field of the recipe", [each.name for each in fields(PriorRecipe)]
+        )
+    recipe = replace(recipe or RECIPES[one_of(name, "recipe", [*RECIPES])], **changes)
     limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
     deadline = time.monotonic() + limit
     device, out = resolve_device(device), Path(out)
@@ -168,7 +159,6 @@ def train_prior(
         recipe=recipe,
         folder=out,
         deadline=deadline,
-        bf16=on_gpu or _cpu_has_bf16_matrix_units(),
         progress=progress,
         on_step=on_step,
     )
@@ -197,17 +187,6 @@ def train_prior(
     return True
 
 
-def _choose(name: str, recipe: PriorRecipe | None, changes: dict) -> PriorRecipe:
-    if recipe is None and not is_one_of(name, [*RECIPES]):
-        raise InputError(
-            f"recipe {describe(name)} is unknown; expected one of {[*RECIPES]}"
-        )
-    try:
-        return replace(recipe or RECIPES[name], **changes)
-    except TypeError as error:
-        raise InputError(f"recipe {describe(name)}: {error}") from None
-
-
 def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple:
     """Return VAE and DiT, whose initial weights are always the same."""
     with torch.random.fork_rng(devices=[]):
@@ -229,9 +208,6 @@ def _use_plain_attention(dit) -> None:
 
     for block in dit.transformer_blocks:
         block.attn1.set_processor(AttnProcessor())
-
-
-# ---------------------------------------------------------------- networks
 
 
 def _diffusers() -> Any:
@@ -295,9 +271,6 @@ def build_dit(recipe: PriorRecipe, num_classes: int) -> Any:
     return dit
 
 
-# ---------------------------------------------------------------- losses
-
-
 def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
     """Draw a batch, send it through the VAE, and return its loss."""
     draw = {"device": images.device, "generator": generator}
@@ -346,7 +319,8 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
     # stratified timesteps: one per equal slice of [0, T), for a steadier loss
     t = torch.rand(batch, **draw).add_(torch.arange(batch, device=device))
     t = (t * 1000 / batch).long().clamp_(max=999)
-    alpha = _alphas_cumprod(device)[t].view(-1, 1, 1, 1)
+    alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
+    alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
     noise = torch.randn(z_0.shape, **draw)
     z_t = alpha.sqrt() * z_0 + (1 - alpha).sqrt() * noise
     noise_pred = dit(z_t, timestep=t, class_labels=y).sample
@@ -355,10 +329,6 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
         snr = alpha / (1 - alpha)  # (B, 1, 1, 1)
         errors = errors * (recipe.snr_gamma / snr).clamp(max=1)
     return errors.mean()
-
-
-def _alphas_cumprod(device) -> Tensor:
-    return (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
 
 
 @torch.no_grad()
@@ -375,9 +345,6 @@ def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
     return latents.mul_(scaling_factor), scaling_factor
 
 
-# ---------------------------------------------------------------- the loop
-
-
 def _optimise(
     model: torch.nn.Module,
     stage: str,
@@ -387,7 +354,6 @@ def _optimise(
     folder: Path,
     decay: float,
     deadline: float,
-    bf16: bool,
     compile: bool,
     progress: bool,
     on_step: Callable[[str, int, float], None] | None,
@@ -399,10 +365,9 @@ def _optimise(
     """
     steps, lr = (getattr(recipe, f"{stage}_{name}") for name in ("steps", "lr"))
     device, path = next(model.parameters()).device, folder / f"{stage}.pt"
+    bf16 = device.type == "cuda" or _cpu_has_bf16_matrix_units()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=lr, weight_decay=0.01, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01, fused=True)
     checkpoint = Checkpoint(path)
     parts = {"model": model, "average": average, "optimizer": optimizer}
 
@@ -419,9 +384,7 @@ def _optimise(
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
     total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
-    bar = tqdm(
-        total=steps, initial=step, desc=stage, disable=not progress, mininterval=1
-    )
+    bar = tqdm(None, stage, steps, initial=step, mininterval=1, disable=not progress)
     model.train()
     with bar, _compiled(model, compile and step < steps):
         while step < steps and time.monotonic() < deadline:
@@ -477,9 +440,6 @@ def _compiled(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
             vars(model).pop(name, None)
 
 
-# ---------------------------------------------------------------- export
-
-
 def export_prior(
     folder: str | Path,
     vae: Any,
@@ -490,18 +450,10 @@ def export_prior(
     trained_on: str = "nothing",
     losses: dict[str, list] | None = None,
 ) -> None:
-    """Write a prior as a diffusers `DiTPipeline` folder with fp16 safetensors.
+    """Write a prior as diffusers' `DiTPipeline` folder, fp16 safetensors.
 
-    Args:
-        folder: to write; an older one is replaced.
-        vae, dit: the trained networks.
-        class_names: one name per class.
-        name: of the prior.
-        recipe: how it was trained.
-        trained_on: where the training images came from.
-        losses: "vae" and "dit" -> pairs (step, mean loss since the pair before).
-
-    Source: ours; the format is diffusers'.
+    An older folder is replaced. `losses` maps "vae" and "dit" to pairs (step, mean loss
+    since the pair before).
     """
     diffusers = _diffusers()
     with atomic_path(folder, overwrite=True) as temporary:

@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_refused(train, tmp_path, content):
 
 def test_bad_recipes(train, tmp_path):
     """Unknown recipes and fields are named, and no folder is made for them."""
-    with pytest.raises(InputError, match=r"'imagenet' is unknown.*'fashion-mnist'"):
+    with pytest.raises(InputError, match=r"recipe is 'imagenet'; exp.*'fashion-mnist'"):
         train_prior("imagenet", tmp_path / "new")
     with pytest.raises(InputError, match="colour_depth"):
         train(tmp_path / "new", colour_depth=3)
