@@ -15,6 +15,8 @@ from typer import Argument, Option, echo
 
 from diver_lite import __version__
 from diver_lite.checks import InputError, require
+from diver_lite.files import check_writable
+from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
 if TYPE_CHECKING:  # --help doesn't wait for torch
     from diver_lite.distilled import DistilledSet
@@ -145,9 +147,8 @@ def recover(
     try:
         mapping = [int(c) for c in class_map.split(",")] if class_map else None
     except ValueError:
-        raise InputError(
-            f"--class-map is {class_map!r}; expected integers like 3,1,4"
-        ) from None
+        expected = "integers like 3,1,4"
+        raise InputError(f"--class-map is {class_map!r}; expected {expected}") from None
     prior = prior or _prior_of(distilled)
     loaded = load_prior(prior, device=launched_device(device))
     if subset:
@@ -155,19 +156,10 @@ def recover(
     if guidance_interval:
         loaded = IntervalPrior(loaded, _value(guidance_interval))
     result = recover_to(
-        out,
-        distilled,
-        loaded,
-        config,
-        seed=seed,
-        class_map=mapping,
-        batch_size=batch_size,
-        size=size,
-        fast=not plain,
-        compile=compile,
-        images=images,
+        out, distilled, loaded, config, seed=seed, class_map=mapping, size=size,
+        batch_size=batch_size, fast=not plain, compile=compile, images=images,
         overwrite=overwrite,
-    )
+    )  # fmt: skip
     if Processes(cpu=loaded.device.type == "cpu").index > 0:
         return  # process 0 writes and speaks
     echo(f"wrote {out}: {result!r}")
@@ -185,7 +177,6 @@ def _load(
 ) -> tuple[DistilledSet, str | None]:
     """Read a set; with an ImageNet subset also return that one's canonical name."""
     from diver_lite.sets.load import as_subset, load_distilled
-    from diver_lite.sets.names import imagenet_subset
 
     subset = subset and imagenet_subset(subset)
     distilled = load_distilled(source, format=format, dataset=dataset or subset)
@@ -211,8 +202,6 @@ def _map_of_subset(
     subset: str, distilled: DistilledSet, name: str, prior: Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
-    from diver_lite.sets.names import imagenet_indices
-
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
@@ -294,7 +283,6 @@ def distill(
     """
     import torch
 
-    from diver_lite.files import check_writable
     from diver_lite.make.distill import distill as run
     from diver_lite.make.distill import recipe
     from diver_lite.sets.real import describe_source, load_dataset
@@ -380,7 +368,6 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.files import check_writable
     from diver_lite.judge import compare
     from diver_lite.judge.protocols import get_protocol
     from diver_lite.judge.table import cross_architecture
@@ -399,17 +386,11 @@ def judge(
     size = next(iter(firsts.values())).images.shape[-1]
     test = _test_data(data, data_root, subset, size, test_images)
     recipe = get_protocol(protocol)
+    recipe = replace(recipe, labels="soft") if soft_labels else recipe
     trainings = cross_architecture(
-        sets,
-        test,
-        judges=_panel(judges),
-        seeds=seeds,
-        protocol=replace(recipe, labels="soft") if soft_labels else recipe,
-        steps=steps,
-        out=out,
-        batch_models=batch_models,
-        device=device,
-    )
+        sets, test, judges=_panel(judges), seeds=seeds, protocol=recipe, steps=steps,
+        out=out, batch_models=batch_models, device=device,
+    )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
     echo(
         f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
@@ -530,24 +511,14 @@ def train_prior(
 
     The finished prior is a diffusers folder at OUT/prior, for --prior OUT/prior.
     """
-    from diver_lite.make.train_prior import PriorRecipe
     from diver_lite.make.train_prior import train_prior as run
 
-    done = run(
-        name,
-        out,
-        data_root=data_root,
-        device=device,
-        minutes=minutes,
-        compile=compile,
-        **_given(vae_steps=vae_steps, dit_steps=dit_steps)
-        | _changes(set_, PriorRecipe),
-    )
-    echo(
-        f"finished: the prior is in {out / 'prior'}"
-        if done
-        else f"time is up: a checkpoint is in {out}; run the same command to go on"
-    )
+    changes = _given(vae_steps=vae_steps, dit_steps=dit_steps) | _changes(set_)
+    options = {"data_root": data_root, "device": device, "compile": compile}
+    if run(name, out, minutes=minutes, **options, **changes):
+        echo(f"finished: the prior is in {out / 'prior'}")
+    else:
+        echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
 
 
 @app.command()

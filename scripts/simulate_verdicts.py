@@ -68,7 +68,7 @@ def stored_differences(folder: Path) -> np.ndarray:
         table = pd.read_csv(path)
         for name in dict.fromkeys(table["set"]):
             if name != "base":
-                found = seed_differences(table, name, "base")
+                found = seed_differences(table, name, "base").to_numpy()
                 pool.append((found - found.mean()) / found.std(ddof=1))
     return np.concatenate(pool)
 

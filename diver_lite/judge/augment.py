@@ -40,8 +40,7 @@ def dsa(
         families: which to draw from.
         siamese: one set of parameters for the whole batch instead of one per image.
 
-    Returns:
-        (B, C, H, W), differentiable with respect to `images`.
+    Returns (B, C, H, W), differentiable with respect to `images`.
     """
     family = families[int(torch.randint(len(families), (), generator=generator))]
     rows = 1 if siamese else len(images)
@@ -93,16 +92,12 @@ def shift_colour(
 
     Args:
         images: (B, C, H, W).
-        brightness: is added; 0 changes nothing, DSA draws from -0.5 .. 0.5.
+        brightness: is added; DSA draws from -0.5 .. 0.5.
         saturation: scales each pixel's distance to its own mean over the channels; 1
             changes nothing, 0 is grey, DSA draws from 0 .. 2.
-        contrast: scales the distance to the mean of the image; 1 changes nothing, DSA
-            draws from 0.5 .. 1.5.
+        contrast: scales the distance to the image's mean; DSA draws from 0.5 .. 1.5.
 
-    Returns:
-        (B, C, H, W), differentiable with respect to `images`.
-
-    Source: DSA's published code.
+    Returns (B, C, H, W), differentiable with respect to `images`. Source: DSA's code.
     """
     x = images + brightness
     grey = x.mean(1, keepdim=True)

@@ -39,7 +39,7 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
         mine = percent[percent["set"] == name]
         row = {
             judge: _mean_and_std(mine[mine["judge"] == judge]["accuracy"].dropna())
-            for judge in dict.fromkeys(table["judge"])
+            for judge in table["judge"].unique()
         }
         unseen = mine[mine["unseen"]].groupby("judge")["accuracy"].mean().mean()
         row["unseen"] = "-" if np.isnan(unseen) else f"{unseen:.1f}"
@@ -54,10 +54,8 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def wilson(count: int, total: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a share, `count` of `total`.
 
-    Raises:
-        InputError: a total below 1, or a count outside 0 .. `total`.
-
-    Source: Wilson 1927.
+    Raises `InputError`: a total below 1, a count not in 0 .. `total`. Source: Wilson
+    1927.
     """
     integer(total, "total", 1, 2**63 - 1)
     integer(count, "count", 0, total)
@@ -88,8 +86,9 @@ def paired_difference(table: pd.DataFrame, name: str, baseline: str) -> Differen
     Source: paired t interval, Student 1908. A percentile bootstrap over 5 seeds is too
     narrow: `scripts/simulate_verdicts.py`.
     """
-    mean, low, high = t_interval(seed_differences(table, name, baseline))
-    return float(mean), float(low), float(high)
+    differences = seed_differences(table, name, baseline).to_numpy()
+    mean, low, high = map(float, t_interval(differences))
+    return mean, low, high
 
 
 def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,12 +106,8 @@ def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, mean - half, mean + half
 
 
-def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
+def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
     """Return name - baseline per complete seed, averaged over unseen judges."""
-    return _by_seed(table, name, baseline).to_numpy()
-
-
-def _by_seed(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
     _check(table, name=name, baseline=baseline)
     unseen = table[table["unseen"] & table["set"].isin([name, baseline])]
     if unseen.empty:
@@ -139,7 +134,7 @@ def check_columns(table: pd.DataFrame, *columns: str) -> None:
 def _check(table: pd.DataFrame, *more: str, **sets: str) -> list[str]:
     """Return the names of a table's sets, if those given (argument=name) are there."""
     check_columns(table, "set", "judge", "unseen", "seed", "accuracy", *more)
-    found = list(dict.fromkeys(table["set"]))
+    found = table["set"].unique().tolist()
     for argument, name in sets.items():
         require(name in found, argument, name, f"one of the sets {found}")
     return found
@@ -154,17 +149,15 @@ def is_difference(difference: Difference) -> bool:
 def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
     """Say in words how a set does against a baseline on unseen judges.
 
-    Returns:
-        "better" or "worse" where the 95 % interval excludes zero, else "no
-        difference". No verdict, but the reason, "too few seeds", below 5; and, such as
-        "2 draws for 5 seeds", where a set that is random itself (noise, chosen images)
-        was drawn less often than judges were trained: such pairs aren't independent,
-        and the interval covers how judges start, not what another draw would give.
-
-    Source: ours; for what happens without, see `scripts/simulate_verdicts.py`.
+    "better" or "worse" where the 95 % interval excludes zero, else "no difference". No
+    verdict, but the reason, "too few seeds", below 5; and, such as "2 draws for 5
+    seeds", where a set that is random itself (noise, chosen images) was drawn less
+    often than judges were trained: such pairs aren't independent, and the interval
+    covers how judges start, not what another draw would give. For what happens without
+    see `scripts/simulate_verdicts.py`.
     """
     _check(table, "draw")
-    by_seed = _by_seed(table, name, baseline)
+    by_seed = seed_differences(table, name, baseline)
     seeds = by_seed.index
     if len(seeds) < CLAIM_SEEDS:
         return "too few seeds"
@@ -183,9 +176,8 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
 def compare(table: pd.DataFrame, name: str, baseline: str, column: str) -> dict:
     """Return a paired difference as a row of a table of results.
 
-    Returns:
-        `column`: the difference on unseen judges in points; "low", "high": its 95 %
-        t interval; "verdict": what that says, in words.
+    It has `column`: the difference on unseen judges in points; "low", "high": its 95 %
+    t interval; "verdict": what that says, in words.
     """
     points = [100 * value for value in paired_difference(table, name, baseline)]
     row = dict(zip((column, "low", "high"), points, strict=True))
@@ -195,12 +187,9 @@ def compare(table: pd.DataFrame, name: str, baseline: str, column: str) -> dict:
 def tally(verdicts: Iterable[str]) -> dict[str, float]:
     """Count verdicts that were made at once, and how many chance alone would make.
 
-    Returns:
-        "comparisons": with a verdict; "differences": those called better or worse;
-        "by_chance": how many would be if nothing differed, 5 %; "without_verdict":
-        comparisons of too few seeds or draws.
-
-    Source: ours: one in twenty 95 % intervals misses what it is about.
+    Of "comparisons" with a verdict, "differences" are called better or worse, and
+    "by_chance" would be if nothing differed, as one in twenty 95 % intervals misses
+    what it is about; comparisons of too few seeds or draws are "without_verdict".
     """
     words = [word for word in verdicts if isinstance(word, str) and word != "-"]
     count = sum(word in VERDICTS for word in words)
@@ -231,14 +220,10 @@ def footnote(verdicts: Iterable[str]) -> str:
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
-    """Write a summary as .csv, .md (Markdown) or .tex (LaTeX with booktabs).
+    """Write what `summarise` returns as .csv, .md or .tex (LaTeX with booktabs).
 
-    Args:
-        summary: what `summarise` returns.
-        path: its suffix decides; an older file is replaced.
-
-    Raises:
-        InputError: another suffix, or the file can't be written.
+    The suffix decides; an older file is replaced. Raises `InputError` for another
+    suffix, or where the file can't be written.
     """
     path = Path(path)
     check_suffix(path)
@@ -253,10 +238,6 @@ def check_suffix(path: Path) -> None:
     require(path.suffix in WRITERS, f"table {path}: the suffix", path.suffix, expected)
 
 
-def _csv(summary: pd.DataFrame) -> str:
-    return summary.to_csv(index_label="set", lineterminator="\n")
-
-
 def _markdown(summary: pd.DataFrame) -> str:
     """Return GitHub's Markdown, numbers aligned to the right."""
     lines = [["set", *summary.columns], ["---", *["---:"] * len(summary.columns)]]
@@ -266,11 +247,14 @@ def _markdown(summary: pd.DataFrame) -> str:
 
 
 def _latex(summary: pd.DataFrame) -> str:
-    """Return LaTeX, for a document that uses booktabs."""
     columns = "l" + "r" * len(summary.columns)
     table = summary.reset_index(names="set")
     text = table.to_latex(index=False, escape=True, column_format=columns)
     return text.replace("±", r"$\pm$")
 
 
-WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}
+WRITERS = {
+    ".csv": lambda summary: summary.to_csv(index_label="set", lineterminator="\n"),
+    ".md": _markdown,
+    ".tex": _latex,
+}

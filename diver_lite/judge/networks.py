@@ -149,19 +149,11 @@ def check_judge(name: str, image_size: int) -> None:
 
 
 def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.Module:
-    """Build an untrained judge whose weights depend on `seed` alone.
+    """Build an untrained judge, one of `JUDGES`; its weights depend on `seed` alone.
 
-    Args:
-        name: a key of `JUDGES`.
-        num_classes: number of outputs.
-        image_size: height and width in pixels; see `TAKES`.
-        seed: of the initial weights.
-
-    Raises:
-        InputError: unknown judge, or an image size that its stem can't take.
-
-    Source: torchvision; the small ViT of GLaD and PReDD; VGG11 and AlexNet with the
-    single linear layer of DC's.
+    Raises `InputError` where it is unknown, or its stem can't take images of a size
+    (height and width in pixels, see `TAKES`). Source: torchvision; the small ViT of
+    GLaD and PReDD; VGG11 and AlexNet with the single linear layer of DC's.
     """
     check_judge(name, image_size)
     with torch.random.fork_rng(devices=[]):

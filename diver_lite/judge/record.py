@@ -39,8 +39,7 @@ class Cells:
     Args:
         path: the file, made if it doesn't exist; None keeps the rows in memory only.
         protocol: how judges are trained.
-        images: (N, 3, H, W) that score.
-        labels: (N,) of those.
+        test: images (N, 3, H, W) that score, and their labels (N,).
 
     Raises:
         InputError: the file is of something else, damaged, or can't be written; or it
@@ -48,11 +47,7 @@ class Cells:
     """
 
     def __init__(
-        self,
-        path: str | Path | None,
-        protocol: Protocol,
-        images: Tensor,
-        labels: Tensor,
+        self, path: str | Path | None, protocol: Protocol, test: tuple[Tensor, Tensor]
     ) -> None:
         self.path = None if path is None else Path(path)
         self.rows: dict[Key, dict] = {}
@@ -61,7 +56,7 @@ class Cells:
         if self.path is None:
             return
         self.shas["protocol_sha"] = protocol_fingerprint(protocol)
-        self.shas["test_sha"] = images_fingerprint(images, labels)
+        self.shas["test_sha"] = fingerprint(test)
         if self.path.is_dir():
             raise InputError(f"out {self.path} is a folder; expected a .csv file")
         check_writable(self.path, overwrite=True)
@@ -102,8 +97,7 @@ class Cells:
         """Say which set a name stands for, with a seed.
 
         `drawn`, or the set's provenance, says whether another draw could have given
-        another set. Raises `InputError` if the file has trainings on another set of
-        this name.
+        another set. Raises `InputError` if the file's rows are of another one.
         """
         drawn = drawn or is_drawn(train.provenance)
         if self.path is None and not drawn:  # nothing to compare with, or to count
@@ -134,8 +128,7 @@ class Cells:
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:
         """Return the rows of some trainings, in their order."""
-        rows = [self.rows[key] for key in keys]
-        return pd.DataFrame(rows, columns=COLUMNS)
+        return pd.DataFrame([self.rows[key] for key in keys], columns=COLUMNS)
 
 
 def is_drawn(provenance: dict) -> bool:
@@ -157,11 +150,6 @@ def set_fingerprint(train: DistilledSet) -> str:
     """
     facts = f"{len(train.class_names)} classes, step size {learned_lr(train)}"
     return fingerprint([train.images, train.labels, train.soft_labels], facts)
-
-
-def images_fingerprint(images: Tensor, labels: Tensor) -> str:
-    """Return a digest of the images and labels that score."""
-    return fingerprint([images, labels], "")
 
 
 def protocol_fingerprint(protocol: Protocol) -> str:

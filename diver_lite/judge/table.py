@@ -2,7 +2,7 @@
 
 One call judges many sets with many judges and seeds, and can be interrupted. How a
 judge is trained is in `protocols`, the training in `training`, and what a table of
-trainings says in `compare`.
+trainings says in `compare`. Source: ours.
 """
 
 from __future__ import annotations
@@ -17,14 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import (
-    InputError,
-    class_indices,
-    instance,
-    integer,
-    path,
-    require,
-)
+from diver_lite import checks
+from diver_lite.checks import InputError, instance, integer, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.networks import PROXY, check_judge
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
@@ -82,21 +76,19 @@ def cross_architecture(
             that can't take the images' size, repeated or no seeds, sets that don't fit
             the test images, a class without images, or an `out` that was made with
             another protocol, other test images or another set of that name.
-
-    Source: ours.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
     if out is not None:
-        path(out, "out")
+        checks.path(out, "out")
     images, labels, *more = labelled_images(test, "test", 2)
     seeds = _check_lists(sets, judges, seeds, images)
     if batch_models is None:
         batch_models = len(seeds) if device.type == "cuda" else 1
-    batch_models = integer(batch_models, "batch_models", 1, 2**31 - 1)
+    batch_models = integer(batch_models, "batch_models", 1)
     protocol = with_statistics(protocol, images)
-    cells = Cells(out, protocol, images, labels)
+    cells = Cells(out, protocol, (images, labels))
     scoring = (to_device(images, device), labels)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
     names = named = tuple(more[0] or ()) if more else ()
@@ -152,9 +144,8 @@ def _judge(
     device: torch.device,
 ) -> list[dict]:
     """Train a group of one judge at once, score it, and return its rows."""
-    started = time.perf_counter()
+    started, judge = time.perf_counter(), keys[0][1]
     trains = [drawn[name, seed] for name, _, seed in keys]
-    judge = keys[0][1]
     networks = train_judges(
         judge,
         [train.images for train in trains],
@@ -224,7 +215,7 @@ def _check_set(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -
     expected = f"that of the test images, {wanted}"
     require(shape == wanted, f"{what}: shape of an image", shape, expected)
     classes = len(train.class_names)
-    class_indices(labels, f"{what}: test labels", len(labels), classes)
+    checks.class_indices(labels, f"{what}: test labels", len(labels), classes)
     counts = torch.bincount(train.labels, minlength=classes).tolist()
     empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]
     if empty:

@@ -3,7 +3,7 @@
 A judge learns from 10 to 500 images, so on a GPU its training is a long queue of tiny
 kernels that leaves the device idle. Trainings are independent: `train_judges` stacks
 the weights of several and runs them as one (`torch.func.vmap`), each with the batches
-and the augmentation that it would have had alone.
+and the augmentation that it would have had alone. Source: ours.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ def train_judge(
 
     Raises:
         FloatingPointError: the loss became NaN or infinite.
-
-    Source: ours; DSA augmentation as in Zhao and Bilen 2021.
     """
     (result,) = train_judges(name, [images], [labels], [seed], **options)
     if isinstance(result, FloatingPointError):
@@ -74,16 +72,14 @@ def train_judges(
         protocol: a name or a `Protocol`.
         lr: peak learning rate of all, instead of the protocol's.
         device: default: CUDA if there is one.
-        progress: show a progress bar.
 
     Returns:
         For each training its network in evaluation mode, or, where the loss became NaN
-        or infinite, the error that `train_judge` would raise.
+        or infinite, the error that `train_judge` would raise. They agree with those of
+        one-by-one training up to rounding.
 
     Raises:
         InputError: differing numbers or shapes of images and labels.
-
-    Source: ours; the results agree with one-by-one training up to rounding.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
     shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=False)}

@@ -21,7 +21,7 @@ from diver_lite.sets.real import labelled_images
 def random_real(dataset: tuple, ipc: int, seed: int) -> DistilledSet:
     """Draw `ipc` real images per class: the baseline that everything must beat."""
     images, labels, class_names = labelled_images(dataset, "dataset")
-    ipc = integer(ipc, "ipc", 1, 2**31 - 1)
+    ipc = integer(ipc, "ipc", 1)
     seed = integer(seed, "seed", 0, 2**63 - 1)
     rows = rows_by_class(labels, class_names, ipc)
     index = draw_rows(rows, ipc, torch.Generator().manual_seed(seed))

@@ -25,11 +25,9 @@ T = TypeVar("T")
 
 
 class Checkpoint:
-    """A file that a run saves its state to, and goes on from.
+    """A file that a run saves its state to, and goes on from; None keeps nothing.
 
-    Args:
-        path: of the file; None keeps nothing.
-        record: what the run was started with; None compares nothing.
+    `record` is what the run was started with; None compares nothing.
     """
 
     def __init__(self, path: str | Path | None, record: dict | None = None) -> None:
@@ -40,8 +38,7 @@ class Checkpoint:
     def load(self, device: torch.device, restore: Callable[[dict], T]) -> T | None:
         """Return what `restore` makes of the saved state; None if there is none.
 
-        Raises:
-            InputError: the file can't be read, doesn't fit, or is of another run.
+        Raises `InputError` if the file can't be read, doesn't fit, or is another run's.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -75,14 +72,9 @@ def kept(
 ) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file; where there is none, make it.
 
-    Args:
-        path: of the file.
-        key: of its metadata, under which the record is kept as JSON.
-        record: what the tensors depend on.
-        make: computes them.
-
-    Raises:
-        InputError: the file can't be read, or was made with another record.
+    The record says what the tensors depend on; it is kept as JSON in the file's
+    metadata, under `key`. Raises `InputError` if the file can't be read, or was made
+    with another record.
     """
     if not path.exists():
         tensors = make()

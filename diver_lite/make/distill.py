@@ -89,15 +89,10 @@ class DistillConfig:
 
 
 def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
-    """Return the published settings of a method, with changes.
+    """Return the published settings of "dm", "dc", "dsa" or "mtt", with changes.
 
-    Args:
-        method: "dm", "dc", "dsa" or "mtt".
-        ipc: images per class; it sets the loops of DC and DSA and the start of MTT.
-        changes: fields of `DistillConfig`.
-
-    Raises:
-        InputError: unknown method or field, or a value out of range.
+    The images per class, `ipc`, set DM's rate, the loops of DC and DSA and the start of
+    MTT. Raises `InputError`: unknown method or field, or a value out of range.
 
     Source: Zhao and Bilen's code, whose DM loss is a mean over the class's images, so
     the rate grows with `ipc`; Cazenavette et al.'s CIFAR-10 settings without whitening.
@@ -116,13 +111,9 @@ def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     else:
         loops = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 50: (50, 10)}
         outer, inner = loops[min(loops, key=lambda known: abs(known - ipc))]
-        values = {
-            "steps": 1_000,
-            "lr": 0.1,
-            "init": "noise",
-            "augment": method == "dsa",
-        }
+        values = {"steps": 1_000, "lr": 0.1, "init": "noise"}
         values |= {"outer_loops": outer, "inner_loops": inner}
+        values |= {"augment": method == "dsa"}
     return DistillConfig(**values | changes)
 
 
@@ -263,10 +254,7 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
 
 
 def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
-    """Sum 1 - cosine over the output units of all layers.
-
-    Args:
-        first, second: gradients of weights (out, in, ...), of the same shapes.
+    """Sum 1 - cosine of gradients (out, in, ...) over the output units of all layers.
 
     Source: DC, section 3.2 (equation 10), with the published code's 1e-6.
     """
@@ -317,10 +305,8 @@ def unflatten(network: nn.Module, vector: Tensor) -> dict[str, Tensor]:
     """Return views of a vector (P,) with the names and shapes of the parameters."""
     named = dict(network.named_parameters())
     parts = vector.split([p.numel() for p in named.values()])
-    return {
-        name: part.view_as(p)
-        for (name, p), part in zip(named.items(), parts, strict=True)
-    }
+    pairs = zip(named, parts, strict=True)
+    return {name: part.view_as(named[name]) for name, part in pairs}
 
 
 METHODS = {
@@ -357,7 +343,6 @@ def distill(
             CUDA only, for it costs half a minute at the start.
         dtype: of the same parts; torch.bfloat16 is faster where hardware has it.
         device: default: CUDA if there is one.
-        progress: show a progress bar.
         checkpoint: file to go on from and to save to each minute; removed at the end.
         changes: fields of `DistillConfig` that differ from `recipe(method, ipc)`.
 
@@ -368,8 +353,6 @@ def distill(
         InputError: a value out of range, a class with fewer images than `ipc`, a
             checkpoint or trajectories of another run.
         FloatingPointError: pixels became NaN or infinite.
-
-    Source: see the methods.
     """
     config = recipe(method, ipc, **changes)
     seed = integer(seed, "seed", 0)
@@ -468,9 +451,8 @@ def _optimise(
     )  # fmt: skip
     for step in bar:
         for loss in METHODS[method](task, synthetic):
-            gradients = torch.autograd.grad(loss, wanted)
-            for parameter, gradient in zip(wanted, gradients, strict=True):
-                parameter.grad = gradient
+            optimizer.zero_grad()
+            loss.backward(inputs=wanted)
             optimizer.step()
         if step % every == 0 or step == steps - 1:
             losses.append(round(loss.item() / terms, 5))

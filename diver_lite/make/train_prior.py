@@ -288,12 +288,8 @@ def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
 def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> Tensor:
     """Return 2 |x - y| + |grad x - grad y| + weight * KL, each a mean.
 
-    Args:
-        x: (B, 3, H, W) images in [-1, 1].
-        y: (B, 3, H, W) their reconstructions.
-        mean, std: (B, C, h, w) of the latents' posterior.
-        weight: of the Kullback-Leibler divergence from the standard normal.
-
+    x are images (B, 3, H, W) in [-1, 1], y their reconstructions; mean and std (B, C,
+    h, w) are of the latents' posterior; KL is its divergence from the standard normal.
     Source: the evidence lower bound, Kingma and Welling 2014, with L1 instead of L2,
     and differences of neighbouring pixels for sharp edges: ours.
     """
@@ -304,9 +300,9 @@ def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> 
 
 
 def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generator):
-    """Mean squared error of the predicted noise (DDPM's simple loss), weighted.
+    """Return the mean squared error of the predicted noise (DDPM's loss), weighted.
 
-    latents: (V, N, C, h, w) with V = 2 views when images are flipped.
+    Latents are (V, N, C, h, w), with V = 2 views where images are flipped.
     """
     batch, device = recipe.dit_batch, latents.device
     draw = {"device": device, "generator": generator}

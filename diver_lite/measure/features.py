@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from diver_lite.checks import floats, require
 from diver_lite.distilled import DistilledSet
+from diver_lite.files import fingerprint
 from diver_lite.judge.networks import PROXY, ConvNet, build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
-from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
+from diver_lite.judge.record import protocol_fingerprint
 from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
 from diver_lite.measure.latents import (
@@ -64,7 +65,7 @@ def real_judge(
         "class_names": list(class_names),
         "seed": seed,
         **asdict(protocol),
-        "data": images_fingerprint(images, labels),
+        "data": fingerprint([images, labels]),
         "training": protocol_fingerprint(protocol),
     }
 
