@@ -104,7 +104,7 @@ def cross_architecture(
                 instance(train, f"set {name!r}", DistilledSet)
                 names = names or train.class_names
                 train = _joined(f"set {name!r}", train, names, bool(named))
-                _check_set(f"set {name!r}", train, images, labels)
+                _check_fit(f"set {name!r}", train, images, labels)
                 cells.register(name, seed, train, drawn=callable(sets[name]))
                 drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
@@ -168,9 +168,7 @@ def _judge(
     return [row | {"seconds": seconds} for row in rows]
 
 
-def _score(
-    network: nn.Module, test: tuple[Tensor, Tensor], protocol: Protocol
-) -> float:
+def _score(network: nn.Module, test: tuple, protocol: Protocol) -> float:
     right = predict(network, test[0], protocol).argmax(1) == test[1]
     return right.float().mean().item()
 
@@ -210,14 +208,14 @@ def _joined(
     return joined
 
 
-def _check_set(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -> None:
+def _check_fit(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -> None:
     shape, wanted = tuple(train.images.shape[1:]), tuple(images.shape[1:])
     expected = f"that of the test images, {wanted}"
     require(shape == wanted, f"{what}: shape of an image", shape, expected)
     classes = len(train.class_names)
     checks.class_indices(labels, f"{what}: test labels", len(labels), classes)
-    counts = torch.bincount(train.labels, minlength=classes).tolist()
-    empty = [c for c, n in zip(train.class_names, counts, strict=True) if not n]
+    seen = set(train.labels.tolist())
+    empty = [repr(c) for i, c in enumerate(train.class_names) if i not in seen]
     if empty:
-        missing = ", ".join(map(repr, empty))
-        raise InputError(f"{what}: no image of {missing}; expected some of every class")
+        found = f"no image of {', '.join(empty)}"
+        raise InputError(f"{what}: {found}; expected some of every class")

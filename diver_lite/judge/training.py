@@ -131,7 +131,7 @@ class _Run:
         optimizer = self._optimizer(parameters)
         streams = [_batches(*task, self.protocol, self.device) for task in tasks]
         total = self.protocol.total_steps(count)
-        history, failed = [], {}
+        history, failed = [], {}  # failed: training -> first step without finite loss
         for step in tqdm(range(total), desc=self.name, disable=not self.progress):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * self.protocol.factor(step, total)
@@ -143,8 +143,9 @@ class _Run:
             optimizer.step()
             history.append(loss.detach())
             if len(history) == CHECK_EVERY or step == total - 1:
+                broken = (~torch.stack(history).isfinite()).nonzero().flip(0).tolist()
                 first = step - len(history) + 1
-                failed = _failures(torch.stack(history), first) | failed
+                failed = {index: first + later for later, index in broken} | failed
                 history.clear()
             if len(failed) == len(tasks):
                 break
@@ -153,8 +154,8 @@ class _Run:
         for index, network in enumerate(networks):
             who = f"judge {self.name}, seed {tasks[index][2]}"
             text = f"{who}: the loss became NaN at step {failed.get(index)}"
-            error = FloatingPointError(text)
-            results.append(error if index in failed else network.eval())
+            broken = index in failed
+            results.append(FloatingPointError(text) if broken else network.eval())
         return results
 
     def _optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -162,12 +163,6 @@ class _Run:
         if self.protocol.optimizer == "adamw":
             return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=decay)
         return torch.optim.SGD(parameters, self.lr, 0.9, weight_decay=decay)
-
-
-def _failures(losses: Tensor, first_step: int) -> dict[int, int]:
-    """Map trainings to the first step whose loss, (steps, trainings), isn't finite."""
-    broken = (~losses.isfinite()).nonzero()  # in the order of steps: the first wins
-    return {index: first_step + step for step, index in broken.flip(0).tolist()}
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -230,8 +225,7 @@ def _stacked(networks: list[nn.Module]) -> Parts:
     @torch.no_grad()
     def finish() -> None:
         for index, network in enumerate(networks):
-            state = [*network.named_parameters(), *network.named_buffers()]
-            for key, value in state:
+            for key, value in network.state_dict(keep_vars=True).items():
                 value.copy_((parameters | buffers)[key][index])
 
     return list(parameters.values()), losses, finish

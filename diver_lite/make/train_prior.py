@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -136,9 +136,7 @@ def train_prior(
     epsilon loss; the sizes: ours.
     """
     for field in changes:
-        one_of(
-            field, "field of the recipe", [each.name for each in fields(PriorRecipe)]
-        )
+        one_of(field, "field of the recipe", [*vars(PriorRecipe())])
     recipe = replace(recipe or RECIPES[one_of(name, "recipe", [*RECIPES])], **changes)
     limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
     deadline = time.monotonic() + limit
@@ -155,13 +153,9 @@ def train_prior(
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile
     run = partial(
-        _optimise,
-        recipe=recipe,
-        folder=out,
-        deadline=deadline,
-        progress=progress,
+        _optimise, recipe=recipe, folder=out, deadline=deadline, progress=progress,
         on_step=on_step,
-    )
+    )  # fmt: skip
     vae_losses = run(
         vae,
         "vae",
