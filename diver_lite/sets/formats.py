@@ -6,12 +6,11 @@ a file leaves open is guessed.
 
 from __future__ import annotations
 
-import csv
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -35,7 +34,14 @@ from diver_lite.checks import (
     require,
 )
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import slug
+from diver_lite.sets.folders import (
+    ONE_EACH,
+    class_folders,
+    folder_labels,
+    image_files,
+    natural,
+    read_images,
+)
 from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
 from diver_lite.sets.normalisation import (
     OFTEN_WHITENED,
@@ -50,7 +56,6 @@ from diver_lite.sets.normalisation import (
     same_detail,
     slow_shares,
 )
-from diver_lite.sets.real import read_images
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -64,8 +69,6 @@ FORMATS = {
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
 _SPLIT = ("mtt", "datm", "glad")
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def read(
@@ -326,85 +329,22 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     job.expect(job.path.is_dir(), "found a file", "a folder")
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
         job.dataset = None
-    files: dict[str, list[Path]] = {}
-    for folder in _natural(path for path in job.path.iterdir() if path.is_dir()):
-        inside = _natural(folder.iterdir())
-        if not inside:
-            raise InputError(f"class folder {folder.name!r} is empty; expected images")
-        files[folder.name] = [f for f in inside if f.suffix.lower() in _IMAGE_SUFFIXES]
+    inside = sorted(class_folders(job.path), key=natural)
+    files = {f.name: sorted(image_files(f), key=natural) for f in inside}
     folders = [name for name, images in files.items() if images]
     if not folders:
         raise InputError(
-            f"found {len(files)} folders and no images directly in them; expected one "
-            f"folder per class with {', '.join(_IMAGE_SUFFIXES)} files"
+            f"found {len(files)} folders and no images directly in them; {ONE_EACH}"
         )
     if len(folders) < len(files):  # FKD labels, for example
         job.record["folders_left_out"] = [name for name in files if name not in folders]
-    labels, names = _folder_labels(job, folders)
+    labels, names, told_by = folder_labels(job.path, folders, job.dataset)
+    job.record["labels_from"] = told_by
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
     pixels = read_images(paths).float() / 255
     return job.finish(pixels, torch.tensor(targets), names)
-
-
-def _folder_labels(job: _Job, folders: list[str]) -> tuple[list[int], Sequence[str]]:
-    """Turn folder names into labels, and into class names if no data set has them.
-
-    Tried in this order: a data set's class names; integers in the names (labels, or a
-    subset's ImageNet indices); the order of the names. WordNet ids sort like ImageNet's
-    indices, so as many of them as a subset has classes tell each label.
-    """
-    dataset, record = job.dataset, job.record
-    known = class_names(dataset) if dataset else ()
-    indices = [index for index, _ in SUBSETS.get(dataset or "", ())]
-    by_name = {slug(name): label for label, name in enumerate(known)}
-    if all(slug(folder) in by_name for folder in folders):
-        record["labels_from"] = "class names"
-        return [by_name[slug(folder)] for folder in folders], ()
-    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
-    numbers = [int(match[1]) for match in matches if match]
-    if len(set(numbers)) == len(folders):
-        if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
-            record["labels_from"] = "ImageNet indices in folder names"
-            return [indices.index(number) for number in numbers], ()
-        record["labels_from"] = "numbers in folder names"
-        names = list(numbered(max(numbers) + 1))
-        for number, folder in zip(numbers, folders, strict=True):
-            names[number] = folder
-        return numbers, known or _names_in_table(job.path / "labels.csv", names)
-    record["labels_from"] = "sorted folder names"
-    if not dataset:
-        return list(range(len(folders))), folders
-    ids = [folder for folder in folders if re.fullmatch(r"n\d{8}", folder)]
-    if not len(ids) == len(folders) == len(known):
-        raise InputError(
-            f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
-            f"or class names of {dataset!r}; expected those, or its {len(known)} "
-            "WordNet ids"
-        )
-    return [indices.index(i) for i in sorted(indices)] or list(range(len(known))), ()
-
-
-def _names_in_table(table: Path, names: list[str]) -> list[str]:
-    """Use the class names in labels.csv, if `save_image_folder` wrote one."""
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                label = row.get("label") or ""
-                if label.isdecimal() and int(label) < len(names):
-                    names[int(label)] = row.get("class_name") or names[int(label)]
-    return names
-
-
-def _natural(paths: Iterable[Path]) -> list[Path]:
-    """Sort so that 2.png comes before 10.png, and leave out hidden files."""
-
-    def key(path: Path) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", path.name)
-        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
-
-    return sorted((path for path in paths if path.name[0] != "."), key=key)
 
 
 _ZCA = ("normalisation", "zca", "zca_reference")
@@ -441,7 +381,8 @@ def _joined(parts: list[Tensor], name: str) -> Tensor:
 
 
 def _best(folder: Path) -> Path:
-    files = [f for f in _natural(folder.glob("images_*.pt")) if "_zca_" not in f.name]
+    found = folder.glob("images_*.pt")
+    files = sorted((f for f in found if "_zca_" not in f.name), key=natural)
     if (folder / "images_best.pt") in files:
         return folder / "images_best.pt"
     if len(files) != 1:

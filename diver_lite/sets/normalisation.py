@@ -21,29 +21,12 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError, instance, is_one_of, require
-from diver_lite.sets.names import SUBSETS
+from diver_lite.sets.names import SUBSETS, TABLES
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_IMAGENETS = {"tiny-imagenet": _IMAGENET, "imagenet": _IMAGENET}
-_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-# GLaD shifts what its GAN decodes by SVHN's mean, not by ImageNet's.
-_GLAD = ((0.4377, 0.4438, 0.4728), _IMAGENET[1])
-# By family of repositories, as in each one's utils.py; ImageNet's subsets have its
-# numbers. Only DatasetCondensation has CIFAR-100's own (its first version had not).
-_STATISTICS: dict[str, dict[str, Statistics]] = {
-    "dc": {
-        "mnist": ((0.1307,), (0.3081,)),
-        "fashion-mnist": ((0.2861,), (0.3530,)),
-        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-        "cifar10": _CIFAR10,
-        "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-        **_IMAGENETS,
-    },
-    "mtt": {"cifar10": _CIFAR10, "cifar100": _CIFAR10, **_IMAGENETS},
-    "glad": {"cifar10": _CIFAR10, "cifar100": _GLAD, "imagenet": _GLAD},
-}
+# By family of repositories; ImageNet's subsets have its numbers.
+_STATISTICS: dict[str, dict[str, Statistics]] = TABLES["normalisation"]
 OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
 RAW_OUTPUT: Statistics = ((0.5,), (0.5,))  # undone, [-1, 1] becomes [0, 1]
 

@@ -12,7 +12,6 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,24 @@ from diver_lite.checks import (
     class_indices,
     describe,
     finite,
-    first_line,
     floats,
     is_one_of,
+    naming,
     path,
     require,
+)
+from diver_lite.sets.folders import (
+    ONE_EACH,
+    class_folders,
+    image_files,
+    match_folders,
+    read_images,
 )
 from diver_lite.sets.names import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
     class_names,
     imagenet_subset,
-    match_folders,
 )
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
@@ -84,7 +89,7 @@ def load_dataset(
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
         subset: for a folder, take the classes of this ImageNet subset only, in its
-            label order; names of class folders as for `names.match_folders`. Split
+            label order; names of class folders as for `folders.match_folders`. Split
             folders may be ImageNet's (train, val), may lie in a folder imagenette2*,
             as torchvision leaves it, or be missing: then all is the test split.
 
@@ -315,78 +320,33 @@ def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
 def _image_folder(
     folder: Path, split: str, image_size: int | None, subset: str | None
 ) -> Dataset:
-    import torchvision
     from torchvision.transforms import v2
-
-    class Folder(torchvision.datasets.ImageFolder):
-        def find_classes(self, directory):
-            names, labels = super().find_classes(directory)
-            if subset is None:
-                return names, labels
-            try:
-                labels = match_folders(names, subset)
-            except InputError as error:
-                raise InputError(f"image folder {directory}: {error}") from None
-            return list(labels), labels
 
     subset = None if subset is None else imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
+    with naming(place):
+        found = {f.name: f for f in class_folders(place)} if place.is_dir() else {}
+        matched = {name: label for label, name in enumerate(found)}
+        if subset is not None:
+            matched = match_folders([*found], subset)
+        files = {
+            name: image_files(found[name], nested=True) for name in sorted(matched)
+        }
+        if not files or not all(files.values()):
+            empty = [name for name in files if not files[name]]
+            found = f"no images in {empty[0]!r}" if empty else "no sub-folders"
+            raise InputError(f"{found}; {ONE_EACH}")
+    paths = [path for images in files.values() for path in images]
+    labels = torch.tensor([matched[n] for n, images in files.items() for _ in images])
+    if split not in ("train", "test"):
+        indices = split_indices(labels, split)
+        labels, paths = labels[indices], [paths[i] for i in indices]
     steps: list[Any] = [v2.ToDtype(torch.float32, scale=True)]
     if image_size:
         resize = v2.Resize(image_size, antialias=True)
         steps = [resize, v2.CenterCrop(image_size), *steps]
-    try:
-        data = Folder(str(place))
-    except (FileNotFoundError, OSError) as error:
-        raise InputError(
-            f"image folder {place}: expected one sub-folder per class with "
-            f"images in it ({first_line(error)})"
-        ) from None
-    labels = torch.tensor(data.targets)
-    if split not in ("train", "test"):
-        indices = split_indices(labels, split)
-        labels, data.samples = labels[indices], [data.samples[i] for i in indices]
-    files = [Path(file) for file, _ in data.samples]
-    images = read_images(files, v2.Compose(steps), "; pass image_size to resize them")
-    names = tuple(data.classes) if subset is None else class_names(subset)
-    return images, labels, names
-
-
-def read_images(
-    files: Sequence[Path], transform: Callable | None = None, advice: str = ""
-) -> Tensor:
-    """Return image files of one size as (N, 3, H, W) uint8.
-
-    Args:
-        files: of 8 bits per channel.
-        transform: what is done to each image, a (3, H, W) tensor.
-        advice: what to do about images that differ in size.
-
-    Raises:
-        InputError: a file that can't be read, has more bits, or another size.
-
-    Source: ours.
-    """
-    images = []
-    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                mode, array = image.mode, np.array(image.convert("RGB"))
-        except broken as error:
-            raise InputError(f"image {file} can't be read ({error})") from None
-        if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
-            raise InputError(f"image {file} has mode {mode}; expected 8 bits a channel")
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-        images.append(transform(pixels) if transform else pixels)
-        if images[-1].shape != images[0].shape:
-            ends = (images[-1], images[0])
-            found, first = (f"{x.shape[2]}x{x.shape[1]}" for x in ends)
-            raise InputError(
-                f"images differ in size: {file} is {found}, {files[0]} is {first}; "
-                f"expected one size{advice}"
-            )
-    return torch.stack(images)
+    images = read_images(paths, v2.Compose(steps), "; pass image_size to resize them")
+    return images, labels, tuple(files) if subset is None else class_names(subset)
 
 
 def labelled_images(value: Any, name: str, size: int = 3) -> tuple:

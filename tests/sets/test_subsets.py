@@ -21,13 +21,13 @@ from torchvision.datasets import Imagenette
 from diver_lite.checks import InputError
 from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
+from diver_lite.sets.folders import match_folders
 from diver_lite.sets.load import as_subset
 from diver_lite.sets.names import (
     SUBSETS,
     WORDNET_IDS,
     class_names,
     imagenet_indices,
-    match_folders,
 )
 from diver_lite.sets.real import load_dataset
 
