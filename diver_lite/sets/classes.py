@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -49,9 +48,7 @@ def join(
 
     Raises:
         InputError: a name that isn't there, or more than once on either side; numbers
-            for another number of classes.
-
-    Source: ours.
+            for another number of classes. Source: ours.
     """
     names, others = list(names), list(others)
     if names == others:
@@ -73,21 +70,20 @@ def join(
             stacklevel=3,
         )
         return list(range(len(names)))
-    exact, alike = _positions(others), _positions([_fold(name) for name in others])
-    found = []
+    folded, found = [_fold(name) for name in others], []
     for name in names:
-        places = exact.get(name) or alike.get(_fold(name), [])
-        if not places:
+        places, key = (others, name) if name in others else (folded, _fold(name))
+        if key not in places:
             raise InputError(
                 f"class {name!r} of {ours} is not among those of {theirs} {sides}"
             )
-        if len(places) > 1 or places[0] in found:
-            whose = theirs if len(places) > 1 else ours
+        if places.count(key) > 1 or places.index(key) in found:
+            whose = theirs if places.count(key) > 1 else ours
             raise InputError(
                 f"class {name!r} is there more than once among those of {whose}, so "
                 f"names don't tell which is meant {sides}"
             )
-        found += places
+        found.append(places.index(key))
     return found
 
 
@@ -105,9 +101,7 @@ def in_order_of(
         ours, theirs: whose these are, for messages.
 
     Raises:
-        InputError: a class that is missing on either side; see `join`.
-
-    Source: ours.
+        InputError: a class that is missing on either side; see `join`. Source: ours.
     """
     if len(names) > len(distilled.class_names):
         join(names, distilled.class_names, theirs, ours)  # names what the set lacks
@@ -138,9 +132,7 @@ def prior_classes(
 
     Raises:
         InputError: classes that can't be joined, see `join`; a map of wrong length or
-            range.
-
-    Source: ours.
+            range. Source: ours.
     """
     names = distilled.class_names
     if class_map is None:
@@ -166,9 +158,7 @@ def origin(distilled: DistilledSet) -> str | None:
     Returns:
         A data set's canonical name, or the folder that was given to `distill`. Where
         the record doesn't say, the one data set that has the set's class names; None
-        for none or several (MNIST's and SVHN's are the same).
-
-    Source: ours.
+        for none or several (MNIST's and SVHN's are the same). Source: ours.
     """
     record = distilled.provenance
     while isinstance(record, dict):
@@ -196,13 +186,6 @@ def is_numbered(names: Sequence[str]) -> bool:
 
 def _fold(name: str) -> str:
     return re.sub(r"[-_\s]+", " ", name).strip().casefold()
-
-
-def _positions(names: Sequence[str]) -> dict[str, list[int]]:
-    places = defaultdict(list)
-    for index, name in enumerate(names):
-        places[name].append(index)
-    return places
 
 
 def _few(names: Sequence[str]) -> str:

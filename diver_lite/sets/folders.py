@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from diver_lite.sets.names import (
     imagenet_indices,
     numbered,
 )
+from diver_lite.sets.reading import reading
 
 ONE_EACH = "expected one sub-folder per class with images in it"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -56,13 +58,8 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
 
     Folders are named by WordNet id, by class name, by label and name as
     `to_image_folder` does, or by ImageNet index, all in one way; others are left out.
-
-    Args:
-        folders: names of folders.
-        subset: a name from `SUBSETS`, or "imagenet" for all 1000.
-
-    Raises:
-        InputError: no way of naming finds every class.
+    The subset is one of `SUBSETS`, or "imagenet" for all 1000. Where no way of naming
+    finds every class, an `InputError` says which way found most.
 
     Source: ours; the 1000 WordNet ids are in the order of ImageNet's indices.
     """
@@ -104,13 +101,10 @@ def folder_labels(
     Args:
         root: where the folders are, and maybe the labels.csv of `to_image_folder`.
         folders: their names, sorted.
-        dataset: a canonical name, or None.
+        dataset: a canonical name, or None. `InputError` if the folders have others.
 
     Returns:
         A label for each folder; class names, () for the data set's; what told them.
-
-    Raises:
-        InputError: the names are not those of the data set. Source: ours.
     """
     known = class_names(dataset) if dataset else ()
     indices = [index for index, _ in SUBSETS.get(dataset or "", ())]
@@ -153,12 +147,16 @@ def _letters(name: str) -> str:
 
 def _names_in_table(table: Path, names: list[str]) -> list[str]:
     """Use the class names in labels.csv, if `to_image_folder` wrote one."""
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                label = row.get("label") or ""
-                if label.isdecimal() and int(label) < len(names):
-                    names[int(label)] = row.get("class_name") or names[int(label)]
+    if not os.path.lexists(table):
+        return names
+    with (
+        reading(table, "a table of classes"),
+        table.open(newline="", encoding="utf-8") as stream,
+    ):
+        for row in csv.DictReader(stream):
+            label = row.get("label") or ""
+            if label.isdecimal() and int(label) < len(names):
+                names[int(label)] = row.get("class_name") or names[int(label)]
     return names
 
 
@@ -168,28 +166,19 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
 def read_images(
     files: Sequence[Path], transform: Callable | None = None, advice: str = ""
 ) -> Tensor:
-    """Return image files of one size as (N, 3, H, W) uint8.
+    """Return image files of 8 bits a channel and one size as (N, 3, H, W) uint8.
 
     Args:
-        files: of 8 bits per channel.
+        files: `InputError` names the first that can't be read or is otherwise.
         transform: what is done to each image, a (3, H, W) tensor.
         advice: what to do about images that differ in size.
-
-    Raises:
-        InputError: a file that can't be read, has more bits, or another size.
-
-    Source: ours.
     """
     images = []
-    broken = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
     for file in files:
-        try:
-            with Image.open(file) as image:
-                mode, array = image.mode, np.array(image.convert("RGB"))
-        except broken as error:
-            raise InputError(f"image {file} can't be read ({error})") from None
-        if mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
-            raise InputError(f"image {file} has mode {mode}; expected 8 bits a channel")
+        with reading(file, "an image of 8 bits a channel"), Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
+                raise InputError(f"mode {image.mode}; expected 8 bits a channel")
+            array = np.array(image.convert("RGB"))
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         images.append(transform(pixels) if transform else pixels)
         if images[-1].shape != images[0].shape:

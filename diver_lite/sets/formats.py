@@ -25,7 +25,9 @@ from torch import Tensor
 
 from diver_lite.checks import (
     InputError,
-    file_error,
+    class_indices,
+    describe,
+    finite,
     floats,
     instance,
     integer,
@@ -56,6 +58,7 @@ from diver_lite.sets.normalisation import (
     same_detail,
     slow_shares,
 )
+from diver_lite.sets.reading import reading
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -69,22 +72,15 @@ FORMATS = {
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
 _SPLIT = ("mtt", "datm", "glad")
+_MOST_CLASSES = 100_000  # all of ImageNet has 21,841
 
 
 def read(
     paths: list[Path], format: str, dataset: str | None, options: dict[str, Any]
 ) -> DistilledSet:
-    """Read published files, with everything undone that `load_distilled` describes.
+    """Read published files, and undo and raise what `load_distilled` describes.
 
-    Args:
-        paths: existing files or folders; several only for a set that is split.
-        format: a key of `FORMATS` but "diver-lite", or "auto".
-        dataset: a canonical data set name, or None to take it from the files' names.
-        options: the format's own arguments, by name.
-
-    Raises:
-        InputError: see `load_distilled`.
-
+    Its arguments are checked already; `options` are those of the format, by name.
     Source: the repositories named at each reader.
     """
     job = _Job(paths, dataset, format, options)
@@ -122,8 +118,7 @@ class _Job(Undoing):
     def expect(self, condition: bool, found: str, expected: str) -> None:
         """Raise unless what was found is as the format has it."""
         if not condition:
-            wanted = f"format {self.format!r} expects {expected}"
-            raise InputError(f"{found}; {wanted}")
+            raise InputError(f"{found}; format {self.format!r} expects {expected}")
 
     def dict_pair(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a DatasetCondensation dict."""
@@ -132,11 +127,10 @@ class _Job(Undoing):
         expected = "a dict whose 'data' lists [images, labels]"
         self.expect(len(data) > 0, f"found {_describe(self.payload)}", expected)
         kind, last = _kind_of_entries(data, self.path), len(data) - 1
-        chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
-        chosen = integer(chosen, "experiment", 0, last)
+        default = last if kind == "snapshots" else 0
+        chosen = integer(self.options.get("experiment", default), "experiment", 0, last)
         self.record |= {"experiment": chosen, "experiments": len(data)}
-        if kind is not None:
-            self.record["entries_are"] = kind
+        self.record |= {"entries_are": kind} if kind else {}
         if kind == "snapshots" and "experiment" not in self.options:
             self.doubt(
                 f"'data' lists {len(data)} snapshots of one run: the last, {last}, was "
@@ -152,22 +146,21 @@ class _Job(Undoing):
         logits: bool = False,
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
-        soft = None
+        soft, count = None, len(images)
         if labels.ndim == 2 and labels.is_floating_point():
-            soft, labels = labels, labels.argmax(dim=1)
+            floats(labels, "labels", (count, "K"))
+            soft, labels = finite(labels, "labels"), labels.argmax(dim=1)
             self.record["soft_labels"] = "logits" if logits else _soft_kind(soft)
-            if len(soft) % soft.shape[1] == 0:  # does the order say another class?
-                order = _class_major(len(soft), soft.shape[1])
+            if count % soft.shape[1] == 0:  # does the order say another class?
+                order = _class_major(count, soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
+        class_indices(labels, "labels", count, _MOST_CLASSES)
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
-        whole = not (labels.is_floating_point() or labels.is_complex())
-        require(whole, "labels", labels, "integers (N,) or floats (N, K)")
         if not names and self.dataset:
             names = class_names(self.dataset)
-        if not names:
-            names = numbered(int(labels.max()) + 1 if soft is None else soft.shape[1])
+        classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -175,16 +168,16 @@ class _Job(Undoing):
             "undone": self.undone,
             **self.record,
         }
-        return DistilledSet(images, labels, tuple(names), soft, provenance)
+        names = tuple(names or numbered(classes))
+        return DistilledSet(images, labels, names, soft, provenance)
 
 
 def _describe(item: Any) -> str:
     if isinstance(item, Tensor):
         return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
-    if isinstance(item, dict):
-        return f"a dict with keys {[*item]}"
     size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
-    return f"a {type(item).__name__}{size}"
+    keys = f" with keys {describe([*item])}" if isinstance(item, dict) else ""
+    return f"a {type(item).__name__}{size}{keys}"
 
 
 def _pair(item: Any) -> tuple[Tensor, Tensor]:
@@ -195,7 +188,6 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
 
 def _tensor(item: Any, name: str = "labels") -> Tensor:
     instance(item, name, Tensor)
-    require(item.numel() > 0, name, item, "at least one value")
     return item.detach()
 
 
@@ -417,20 +409,18 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     zca, reference = job.options.get("zca"), job.options.get("zca_reference")
     require(isinstance(zca, bool | None), "zca", zca, "True or False")
     normalised = "normalisation" in job.options
-    if normalised and (zca or reference is not None):
+    if (normalised and zca) or (reference is not None and (normalised or zca is False)):
         raise InputError(
-            "normalisation= is for pixels that aren't whitened, zca=True and "
-            "zca_reference= for those that are; pass one of them"
+            "normalisation= and zca=False are for pixels that are not whitened, "
+            "zca=True and zca_reference= for those that are; pass one of them"
         )
     if all(path.name.startswith("images_zca_") for path in job.paths):
-        return _written_inverse(job, images)
+        return _writers_inverse(job, images, given=True)
     evidence = slow_shares(images)
     if reference is not None:
-        if zca is False:
-            raise InputError("zca=False, but zca_reference is given; pass one of them")
         return job.undo_zca(images, reference, evidence)
     if zca:
-        return _copy_of_inverse(job, images, evidence)
+        return _writers_inverse(job, images, given=False, **evidence)
     whitened = job.dataset not in SUBSETS and looks_whitened(images)
     if zca is None and not normalised:
         if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
@@ -452,49 +442,39 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     return read
 
 
-def _written_inverse(job: _Job, images: Tensor) -> Tensor:
-    """Keep images_zca_*.pt as it is; its labels lie beside images_*.pt."""
-    job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
-    whitened = [_partner(path, "images") for path in job.paths]
-    if all(path.is_file() for path in whitened):
-        _, likeness = _compare_detail(job, images, whitened)
-        if not likeness >= SAME_DETAIL:
-            job.doubt(
-                f"{whitened[0].name} is of another run (its detail correlates "
-                f"{likeness:.2f}; 0.99 if it were the same): the labels, which lie "
-                "beside it, may not be those of these images"
-            )
-    return job.as_stored(images, "ZCA whitening, undone by the writer")
+def _writers_inverse(
+    job: _Job, images: Tensor, given: bool, **evidence: float
+) -> Tensor:
+    """Return the writer's copy with whitening undone, images_zca_*.pt, as it is.
 
-
-def _copy_of_inverse(job: _Job, images: Tensor, evidence: dict[str, float]) -> Tensor:
-    """Return the writer's copy with whitening undone, if it is of the same run."""
-    inverse = [_partner(path, "images_zca") for path in job.paths]
-    if absent := [path.name for path in inverse if not path.is_file()]:
+    It was `given`, with its labels beside images_*.pt, or it must lie beside those.
+    """
+    others = [_partner(path, "images" if given else "images_zca") for path in job.paths]
+    absent = [path.name for path in others if not path.is_file()]
+    if absent and not given:
         raise InputError(
             f"zca=True, but its inverse-whitened copy {absent[0]} is absent; pass "
             "images_zca_{iteration}.pt itself, or the real training images as "
             "zca_reference="
         )
-    copy, likeness = _compare_detail(job, images, inverse)
-    if not likeness >= SAME_DETAIL:
-        raise InputError(
-            f"zca=True, but {inverse[0].name} is of another run: its finest detail "
-            f"correlates {likeness:.2f} with this file's, 0.99 would be its inverse; "
-            "pass the real training images as zca_reference="
+    job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
+    if not absent:
+        other = _joined([_pixels(load_torch(path)) for path in others], "images")
+        alike = same_detail(images, other) if other.shape == images.shape else 0.0
+        job.record["zca_detail"] = round(alike, 3)
+        found = (
+            f"{others[0].name} is of another run: its finest detail correlates "
+            f"{alike:.2f} with this file's, 0.99 if they were of the same one"
         )
-    job.undone["zca"] = f"read from {', '.join(path.name for path in inverse)}"
-    return job.as_stored(copy, "ZCA whitening, undone by the writer", **evidence)
-
-
-def _compare_detail(
-    job: _Job, images: Tensor, others: list[Path]
-) -> tuple[Tensor, float]:
-    """Read images from other files; correlate their detail, 0 if shapes differ."""
-    other = _joined([_pixels(load_torch(path)) for path in others], "images")
-    likeness = same_detail(images, other) if other.shape == images.shape else 0.0
-    job.record["zca_detail"] = round(likeness, 3)
-    return other, likeness
+        if alike < SAME_DETAIL and not given:
+            advice = "pass the real training images as zca_reference="
+            raise InputError(f"zca=True, but {found}; {advice}")
+        if alike < SAME_DETAIL:
+            job.doubt(f"{found}: the labels beside it may not be those of these images")
+        if not given:
+            images = other
+            job.undone["zca"] = f"read from {', '.join(path.name for path in others)}"
+    return job.as_stored(images, "ZCA whitening, undone by the writer", **evidence)
 
 
 def _kind_of_entries(data: list[Any], path: Path) -> str | None:
@@ -586,39 +566,33 @@ _NUMPY_SCALARS: list[Any] = [
 def load_torch(path: Path) -> Any:
     """Read what torch.save wrote, and never run code that the file may hold.
 
-    Raises:
-        InputError: the file is missing, damaged, not from torch.save, or holds code.
+    Raises `InputError` if it is missing, damaged, not from torch.save, or holds code.
 
     Source: ours: published sets are pickles, and a pickle can run anything.
     """
-    if not path.is_file():
-        raise file_error(path, ": no such file, but the set needs it")
-    try:
+    with reading(path, "tensors from torch.save"):
         with path.open("rb") as stream:
             head = stream.read(12)
-    except OSError as error:
-        raise file_error(path, f" can't be read ({error.strerror})") from None
-    known = torch.serialization.safe_globals(_NUMPY_SCALARS)
-    try:
-        with known, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
-        if not head:
-            found = "the file is empty (0 bytes)"
-        elif code:
-            found = f"the file holds code ({code[0]}), which was not executed"
-        elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
-            found = "the file is truncated or damaged (a zip archive without its end)"
-        elif head.startswith((b"PK", b"\x80")):
-            found = "the file is damaged, or not from torch.save"
-        elif head.startswith(b"version http"):
-            found = "the file is a Git LFS pointer, not the data it points to"
-        else:
-            found = f"the file is not a torch file (it begins with {head!r})"
-        wanted = "expected tensors from torch.save"
-        raise file_error(path, f": {found}; {wanted}") from None
+        known = torch.serialization.safe_globals(_NUMPY_SCALARS)
+        try:
+            with known, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            code = re.findall(r"GLOBAL ([\w.]+)", str(error)) or _imports(path)
+            if not head:
+                found = "the file is empty (0 bytes)"
+            elif code:
+                found = f"the file holds code ({code[0]}), which was not executed"
+            elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
+                found = "the file is truncated or damaged (a zip archive without end)"
+            elif head.startswith((b"PK", b"\x80")):
+                found = "the file is damaged, or not from torch.save"
+            elif head.startswith(b"version http"):
+                found = "the file is a Git LFS pointer, not the data it points to"
+            else:
+                found = f"the file is not a torch file (it begins with {head!r})"
+            raise InputError(f"{found}; expected tensors from torch.save") from None
 
 
 def _imports(path: Path) -> list[str]:

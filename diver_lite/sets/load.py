@@ -23,8 +23,8 @@ _SHIPPED = "distilled/"
 
 def list_shipped() -> tuple[str, ...]:
     """Return the names of the distilled sets that ship with the package."""
-    files = (Path(name) for name in list_assets(_SHIPPED))
-    return tuple(file.stem for file in files if file.suffix == ".safetensors")
+    files = list_assets(_SHIPPED)
+    return tuple(Path(file).stem for file in files if file.endswith(".safetensors"))
 
 
 def load_distilled(
@@ -114,17 +114,12 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
     """Check that a set's classes are those of an ImageNet subset, and name them.
 
     Args:
-        distilled: the set; classes that have only numbers get the subset's names,
-            classes in another order the subset's order.
+        distilled: classes that have only numbers get the subset's names, classes in
+            another order its order; `InputError` for other names or another number.
         subset: any spelling of an ImageNet subset, or "imagenet".
 
     Returns:
         The set, and the subset's canonical name: NCFM's variant if the set is NCFM's.
-
-    Raises:
-        InputError: another number of classes, or other names.
-
-    Source: ours; label orders as in `names.SUBSETS`.
     """
     subset = imagenet_subset(subset)
     if distilled.provenance.get("dataset") == f"{subset}-ncfm":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from diver_lite.assets import asset_path
 from diver_lite.checks import InputError
@@ -32,9 +33,8 @@ def _key(name: str) -> str:
     return re.sub(r"[-_ ]", "", str(name).lower())
 
 
-_KEYS = {_key(name): name for name in DATASETS} | {
-    _key(alias): name for alias, name in ALIASES.items()
-}
+_KEYS = {_key(name): name for name in DATASETS}
+_KEYS |= {_key(alias): name for alias, name in ALIASES.items()}
 # What may be read out of a file name: no bare words ("yellow", "tiny"), and not plain
 # "imagenet", which in practice stands for any of its subsets.
 _IN_NAMES = sorted(
@@ -52,17 +52,11 @@ _IN_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(_IN_NAMES)})(?![a-z0-9])")
 def dataset_name(name: str) -> str:
     """Return the canonical name of a data set, whatever its spelling.
 
-    Raises:
-        InputError: the name is none of `DATASETS` and none of their aliases.
+    Raises `InputError` if it is none of `DATASETS` and none of their aliases.
 
     Source: ours: every repository spells these names in its own way.
     """
-    found = _KEYS.get(_key(name))
-    if found is None:
-        raise InputError(
-            f"dataset {name!r} is unknown; expected one of {', '.join(DATASETS)}"
-        )
-    return found
+    return _known(name, "dataset", DATASETS)
 
 
 def dataset_in(text: str) -> str | None:
@@ -72,10 +66,7 @@ def dataset_in(text: str) -> str | None:
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Return the names of a data set's classes, in label order.
-
-    Args:
-        dataset: a canonical name from `DATASETS`.
+    """Return the names of the classes of one of `DATASETS`, in label order.
 
     Source: `TABLES`; torchvision's list for all of ImageNet; Tiny ImageNet's classes
     are numbered, as its files name them by WordNet id only.
@@ -92,13 +83,16 @@ def class_names(dataset: str) -> tuple[str, ...]:
 def imagenet_subset(name: str) -> str:
     """Return the canonical name of an ImageNet subset, or "imagenet" for all of it.
 
-    Raises:
-        InputError: the name is something else.
+    Raises `InputError` for any other name.
     """
-    allowed = (*SUBSETS, "imagenet")
+    return _known(name, "subset", (*SUBSETS, "imagenet"))
+
+
+def _known(name: str, what: str, allowed: Sequence[str]) -> str:
     found = _KEYS.get(_key(name))
     if found not in allowed:
-        raise InputError(f"subset {name!r}: expected one of {', '.join(allowed)}")
+        wanted = ", ".join(allowed)
+        raise InputError(f"{what} {name!r} is unknown; expected one of {wanted}")
     return found
 
 
@@ -106,9 +100,7 @@ def imagenet_indices(subset: str) -> tuple[int, ...]:
     """Return the ImageNet-1k index of each class of a subset, in label order.
 
     With them as `class_map`, `recover` refines a subset with a prior for ImageNet.
-
-    Args:
-        subset: a name from `SUBSETS`, or "imagenet" for all 1000.
+    The subset is one of `SUBSETS`, or "imagenet" for all 1000.
     """
     if subset == "imagenet":
         return tuple(range(1000))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.checks import InputError, instance, is_one_of, require
@@ -74,11 +75,8 @@ def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
 
     Args:
         images: (N, C, H, W), whitened.
-        reference: (M, C, H, W) in [0, 1], M > 1.
+        reference: (M, C, H, W) in [0, 1], M > 1; `InputError` for another shape.
         eps: what was added to the eigenvalues.
-
-    Raises:
-        InputError: a reference of another shape.
 
     Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it.
     """
@@ -113,8 +111,7 @@ def measure(images: Tensor, statistics: Statistics | None) -> Fit:
         with statistics also `contrast`: std in units of the data set's, averaged over
         channels, and `offset`: distance of a channel's mean from the data set's in
         units of the channel's own std, of the channel that is furthest off.
-
-    Source: ours.
+        Source: ours.
     """
     outside, far = (images < 0) | (images > 1), (images < -1) | (images > 2)
     found = {
@@ -160,12 +157,12 @@ def same_detail(first: Tensor, second: Tensor) -> float:
         -1 .. 1, of differences between neighbours in both directions at once: near 1
         if both are the same pictures, whitened or not; near 0 for other pictures of
         the same classes, which have large shapes in common, but no detail.
-
-    Source: ours.
+        Source: ours.
     """
-    first, second = (x.float().diff(dim=-1).diff(dim=-2) for x in (first, second))
-    product = first.norm() * second.norm()
-    return ((first * second).sum() / product.clamp(min=1e-12)).item()
+    first, second = (
+        x.float().diff(dim=-1).diff(dim=-2).flatten() for x in (first, second)
+    )
+    return F.cosine_similarity(first, second, dim=0, eps=1e-12).item()
 
 
 def in_unit_range(images: Tensor) -> bool:
@@ -178,10 +175,7 @@ def in_unit_range(images: Tensor) -> bool:
 
 
 def looks_whitened(images: Tensor) -> bool | None:
-    """Tell whether stored images lack what whitening takes away; None if too few.
-
-    Source: ours, see `slow_shares`.
-    """
+    """Tell whether images lack what `slow_shares` measures; None: too few to tell."""
     if len(images) < _ENOUGH_IMAGES or min(images.shape[-2:]) < _ENOUGH_PIXELS:
         return None
     found = slow_shares(images)
@@ -191,13 +185,8 @@ def looks_whitened(images: Tensor) -> bool | None:
 def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | None:
     """Say which reading fits better: "before", "after" or (None) neither.
 
-    Args:
-        count: number of images; few tell nothing.
-        before: `measure` with one undoing of mean and std less.
-        here: as they were read.
-        after: with one more.
-
-    Source: ours.
+    All are what `measure` gives: `here` of the images as they were read, the others
+    with one undoing of mean and std less and more. Fewer than 10 images tell nothing.
     """
     if count < _ENOUGH_IMAGES or not here["offset"] > _OFFSET:
         return None
@@ -214,23 +203,15 @@ def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | No
 
 @dataclass
 class Undoing:
-    """Undo what was done to pixels, judge the outcome, and keep a record of both.
+    """Undo what was done to pixels, judge the outcome, and keep a record of both."""
 
-    Attributes:
-        paths: the files that the pixels come from, for messages.
-        dataset: its canonical name, or None.
-        format: a key of `formats.FORMATS`.
-        options: arguments that the caller of `load_distilled` gave.
-        record: what else the provenance shall say: "assumed", "fit", "doubts", ...
-        undone: every change to the pixels.
-    """
-
-    paths: list[Path]
-    dataset: str | None
-    format: str
-    options: dict[str, Any]
+    paths: list[Path]  # the files that the pixels come from
+    dataset: str | None  # its canonical name
+    format: str  # a key of `formats.FORMATS`
+    options: dict[str, Any]  # arguments that the caller of `load_distilled` gave
+    # what the provenance shall say: "assumed", "fit", "doubts", ...
     record: dict[str, Any] = field(default_factory=dict)
-    undone: dict[str, Any] = field(default_factory=dict)
+    undone: dict[str, Any] = field(default_factory=dict)  # every change to the pixels
 
     @property
     def path(self) -> Path:
@@ -242,11 +223,7 @@ class Undoing:
         warnings.warn(f"{self.path}: {message}", stacklevel=2)
 
     def judge(
-        self,
-        images: Tensor,
-        assumed: str,
-        used: Statistics | None = None,
-        **evidence: Any,
+        self, images: Tensor, assumed: str, used: Statistics | None = None, **evidence
     ) -> Fit:
         """Record what pixels were taken for, and how well that fits; return the fit."""
         fit = measure(images, self._known() or used)
@@ -302,14 +279,12 @@ class Undoing:
             )
         self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
         read = denormalise(images, used)
-        fit = self.judge(read, "mean and std", used, **evidence)
-        self._compare(images, read, fit, used)
+        self._compare(images, read, used, **evidence)
         return read
 
-    def _compare(
-        self, stored: Tensor, read: Tensor, fit: Fit, used: Statistics
-    ) -> None:
+    def _compare(self, stored: Tensor, read: Tensor, used: Statistics, **evidence):
         """Warn if images fit better as stored, or with mean and std undone twice."""
+        fit = self.judge(read, "mean and std", used, **evidence)
         own = self._known() or used
         before, after = measure(stored, own), measure(denormalise(read, used), own)
         better = better_neighbour(len(stored), before, fit, after)

@@ -14,8 +14,16 @@ from pathlib import Path
 import torch
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, describe, first_line, path, require
+from diver_lite.checks import (
+    InputError,
+    describe,
+    first_line,
+    instance,
+    path,
+    require,
+)
 from diver_lite.prior import Prior
+from diver_lite.sets.reading import reading
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -48,15 +56,13 @@ def load_prior(
         InputError: unknown name, missing or broken files, unsupported architecture, a
             network that doesn't predict noise or a noise schedule without betas, or a
             device that is not there.
-
-    Source: ours; the folder format is diffusers'.
     """
     path(name, "prior")
-    known = (None, torch.float32, torch.float16, torch.bfloat16)
-    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
     device = resolve_device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = (torch.float32, torch.float16, torch.bfloat16)
+    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
     if str(name) in shipped_priors():
         for relative in list_assets(f"priors/{name}/"):
             folder = asset_path(relative).parent  # checks the file's sha256
@@ -117,29 +123,24 @@ def _read_folder(root: Path) -> Prior:
             raise InputError(
                 f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
             )
-    index = _read_json(root / "model_index.json", root)
-    info_path = root / "diver_lite.json"
-    info = _read_json(info_path, root) if info_path.exists() else {}
+    index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
+    info = _read_json(own, root) if own.exists() else {}
     import diffusers  # costs seconds, so only when a prior is loaded
 
-    models = []
+    models = {}
     try:
         scheduler = _build_scheduler(schedule)
-        for part, model in {
-            "transformer": diffusers.DiTTransformer2DModel,
-            "vae": diffusers.AutoencoderKL,
-        }.items():
-            network, report = model.from_pretrained(
+        for part, (kind, *_) in NETWORKS.items():
+            models[part], report = getattr(diffusers, kind).from_pretrained(
                 root / part, torch_dtype=torch.float32, output_loading_info=True
             )
             if report["missing_keys"]:  # diffusers would fill them with random numbers
                 raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
-            models.append(network)
-        transformer, vae = models
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
             f"prior folder {root} can't be loaded: {first_line(error)}"
         ) from None
+    transformer, vae = models["transformer"], models["vae"]
     if vae.config.latent_channels != transformer.config.in_channels:
         raise InputError(
             f"prior folder {root}: the VAE has {vae.config.latent_channels} latent "
@@ -158,33 +159,28 @@ def _build_scheduler(config: dict):
 
     Networks are trained with betas, not with a way to step along them: the class that
     the config names is never looked up. What else DDIM knows of it carries over.
-
-    Raises:
-        ValueError, TypeError, ...: a network that predicts something else than the
-            noise, or a schedule that isn't made of betas.
+    Raises `ValueError` and others unless betas are there and noise is predicted.
     """
     import diffusers
 
     kind = config.get("_class_name")
-    predicts = config.get("prediction_type", "epsilon")  # files of 2022 may lack it
-    if predicts != "epsilon":
-        raise ValueError(
-            f"the scheduler's prediction_type is {predicts!r}, expected 'epsilon'"
-        )
     needed = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     for name in needed[:1] if config.get("trained_betas") else needed:
         if config.get(name) is None:
             raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
-    # what changes the schedule beyond its betas, and the value that doesn't
-    for name, neutral in {"use_flow_sigmas": False, "snr_shift_scale": 1}.items():
-        if (config.get(name) or neutral) != neutral:
+    # what says more of the schedule than its betas do, and the value that doesn't;
+    # files of 2022 may lack the first
+    usual = {"prediction_type": "epsilon", "use_flow_sigmas": False}
+    for name, value in (usual | {"snr_shift_scale": 1}).items():
+        if (config.get(name) or value) != value:
             raise ValueError(
-                f"the scheduler, a {kind}, has {name} {config[name]!r}; expected the "
-                "noise schedule that its betas give"
+                f"the scheduler, a {kind}, has {name} {config[name]!r}; expected "
+                f"{value!r} and the noise schedule that its betas give"
             )
     known = inspect.signature(diffusers.DDIMScheduler).parameters
-    shared = {name: value for name, value in config.items() if name in known}
-    scheduler = diffusers.DDIMScheduler(**shared)
+    scheduler = diffusers.DDIMScheduler(
+        **{k: v for k, v in config.items() if k in known}
+    )
     alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
     falling = bool((alphas.diff() < 0).all())
     if not (len(alphas) == total > 1 and falling and 0 < alphas[-1] < alphas[0] < 1):
@@ -202,16 +198,13 @@ def _build_scheduler(config: dict):
 
 
 def _read_json(path: Path, root: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"found {type(content).__name__}, expected an object")
-        return content
-    except FileNotFoundError:
+    if not path.exists():
         needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
         raise InputError(
             f"prior folder {root} lacks {path.relative_to(root)}; expected diffusers' "
             f"layout: {', '.join(needed)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"prior file {path} is not readable JSON: {error}") from None
+        )
+    with reading(path, "a JSON object"):
+        content = json.loads(path.read_text("utf-8"))
+        instance(content, "the JSON", dict)
+    return content

@@ -10,8 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import zipfile
-import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +45,7 @@ from diver_lite.sets.names import (
     class_names,
     imagenet_subset,
 )
+from diver_lite.sets.reading import reading
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
@@ -129,26 +128,18 @@ def _root(root: str | Path | None) -> Path | None:
 def split_indices(labels: Tensor, split: str) -> Tensor:
     """Return which training images make up `fit`, `validation` or `sample`.
 
-    Args:
-        labels: (N,) labels of the official training split, in its order.
-        split: one of the three names.
-
-    Returns:
-        Sorted indices (M,) int64.
+    Takes the labels (N,) of the official training split, in its order; returns sorted
+    indices (M,) int64.
 
     Source: ours: a fixed, balanced hold-out, so that no choice needs the test split.
     """
     chosen = []
     for label in labels.unique():
-        indices = (labels == label).nonzero().flatten()
-        cut = len(indices) - min(VALIDATION_PER_CLASS, len(indices) // 5)
-        chosen.append(
-            {
-                "fit": indices[:cut],
-                "validation": indices[cut:],
-                "sample": indices[: min(cut, SAMPLE_PER_CLASS)],
-            }[split]
-        )
+        fit = (labels == label).nonzero().flatten()
+        cut = len(fit) - min(VALIDATION_PER_CLASS, len(fit) // 5)
+        fit, validation = fit[:cut], fit[cut:]
+        parts = {"validation": validation, "sample": fit[:SAMPLE_PER_CLASS]}
+        chosen.append(parts.get(split, fit))
     return torch.cat(chosen).sort().values
 
 
@@ -184,30 +175,22 @@ def _read_idx(path: Path) -> np.ndarray:
     """Read one file of the IDX format (big-endian header, uint8 body)."""
     if not path.exists() and path.with_suffix("").exists():
         path = path.with_suffix("")  # some archives are stored unpacked
-    try:
+    with reading(path, "a complete IDX file of bytes"):
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
             content = stream.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"data file {path} can't be read: {error}") from None
-    ndim = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(content, ">u4", ndim, 4) if ndim else ()
-    if not ndim or len(content) != 4 + 4 * ndim + int(np.prod(shape)):
-        raise InputError(f"data file {path} is not a complete IDX file of bytes")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
+        if content[:3] != b"\0\0\x08":
+            raise ValueError(f"it begins with {content[:3]!r}")
+        shape = np.frombuffer(content, ">u4", content[3], 4)
+        body = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape))
+        return body.reshape(shape).copy()
 
 
 def describe_source(name: str, *, root: str | Path | None = None) -> str:
-    """Say which files a dataset was read from, for the record of a result.
+    """Say which files `load_dataset` reads, for the record of a result.
 
-    Args:
-        name, root: as for `load_dataset`.
-
-    Returns:
-        Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number
-        that was measured on the latter must not be called "CIFAR-10" alone.
-
-    Source: ours.
+    Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number that
+    was measured on the latter must not be called "CIFAR-10" alone.
     """
     if name == "fashion-mnist":
         return "Fashion-MNIST (official files)"
@@ -221,9 +204,7 @@ def find_source(name: str, root: Path | None = None) -> Path:
 
     Searched in this order: `root` (or `root/name`); for Fashion-MNIST the folder of
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
-
-    Raises:
-        InputError: not found and not downloadable; the message says what to do.
+    What is neither found nor downloadable raises an `InputError` that says what to do.
     """
     require(is_one_of(name, _SOURCES), "dataset", name, f"one of {_SOURCES}")
     fashion = name == "fashion-mnist"
@@ -235,16 +216,14 @@ def find_source(name: str, root: Path | None = None) -> Path:
             return place
     if root:
         raise InputError(
-            f"data root {root} holds none of {wanted} (for {name}); "
-            "put one of them there"
+            f"data root {root} holds none of {wanted} (for {name}); put one there"
         )
     import platformdirs
-    import torchvision
+    from torchvision import datasets
 
     cache = Path(platformdirs.user_cache_dir("diver_lite"))
-    sets = torchvision.datasets
     try:
-        kind = sets.FashionMNIST if fashion else sets.CIFAR10
+        kind = datasets.FashionMNIST if fashion else datasets.CIFAR10
         kind(str(cache), train=True, download=True)
     except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
         raise InputError(
@@ -286,16 +265,11 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
 
 def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
     """Decode JPEG files stored back to back, (N, 32, 32, 3) uint8, and their labels."""
-    try:
+    with reading(path, f"arrays {subset}_blob, {subset}_offs and {subset}_y"):
         with np.load(path) as packed:
             blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
         files = (blob[start:end].tobytes() for start, end in pairwise(offs))
         pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"data file {path} can't be read ({error}); expected arrays "
-            f"{subset}_blob, {subset}_offs and {subset}_y"
-        ) from None
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
     order = np.random.default_rng(0).permutation(len(y))
     return torch.from_numpy(pixels[order]), torch.from_numpy(y[order]).long()
@@ -325,19 +299,21 @@ def _image_folder(
     subset = None if subset is None else imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
     with naming(place):
-        found = {f.name: f for f in class_folders(place)} if place.is_dir() else {}
-        matched = {name: label for label, name in enumerate(found)}
+        folders = class_folders(place) if place.is_dir() else []
+        labels_of = {folder.name: label for label, folder in enumerate(folders)}
         if subset is not None:
-            matched = match_folders([*found], subset)
-        files = {
-            name: image_files(found[name], nested=True) for name in sorted(matched)
-        }
-        if not files or not all(files.values()):
-            empty = [name for name in files if not files[name]]
-            found = f"no images in {empty[0]!r}" if empty else "no sub-folders"
-            raise InputError(f"{found}; {ONE_EACH}")
-    paths = [path for images in files.values() for path in images]
-    labels = torch.tensor([matched[n] for n, images in files.items() for _ in images])
+            labels_of = match_folders([*labels_of], subset)
+        folders = [folder for folder in folders if folder.name in labels_of]
+        files = [image_files(folder, nested=True) for folder in folders]
+        if not all(files) or not files:
+            empty = [
+                f.name for f, images in zip(folders, files, strict=True) if not images
+            ]
+            raise InputError(f"no images in {empty or 'sub-folders'}; {ONE_EACH}")
+    paths = [path for images in files for path in images]
+    labels = torch.tensor(
+        [labels_of[path.relative_to(place).parts[0]] for path in paths]
+    )
     if split not in ("train", "test"):
         indices = split_indices(labels, split)
         labels, paths = labels[indices], [paths[i] for i in indices]
@@ -346,7 +322,7 @@ def _image_folder(
         resize = v2.Resize(image_size, antialias=True)
         steps = [resize, v2.CenterCrop(image_size), *steps]
     images = read_images(paths, v2.Compose(steps), "; pass image_size to resize them")
-    return images, labels, tuple(files) if subset is None else class_names(subset)
+    return images, labels, class_names(subset) if subset else tuple(labels_of)
 
 
 def labelled_images(value: Any, name: str, size: int = 3) -> tuple:

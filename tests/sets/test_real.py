@@ -370,7 +370,7 @@ def test_a_corrupt_image_is_named(folder):
 def test_sixteen_bits_are_not_clipped(folder):
     """Eight of them would be lost without a word."""
     Image.fromarray(np.full((40, 40), 999, np.uint16)).save(folder / "test/ant/0.png")
-    with pytest.raises(InputError, match=r"0\.png has mode I;16; expected 8 bits"):
+    with pytest.raises(InputError, match=r"0\.png: mode I;16; expected 8 bits"):
         load_dataset(str(folder), "test")
 
 

@@ -161,7 +161,7 @@ def test_the_prior_s_size_can_be_kept(cli, recover):
         (
             lambda: FRUIT,
             ("--subset", "imagevegetable"),
-            "subset 'imagevegetable': expected one of imagenette, imagewoof",
+            "subset 'imagevegetable' is unknown; expected one of imagenette, imagewoof",
         ),
         (
             lambda: FRUIT,
@@ -311,7 +311,9 @@ def test_folders_that_cannot_be_told_apart(tmp_path):
         load_dataset(str(tmp_path), "test", subset="imagewoof")
     with pytest.raises(InputError, match="'cifar10' is no folder"):
         load_dataset("cifar10", "test", subset="imagewoof")
-    with pytest.raises(InputError, match="subset 'cifar10': expected one of"):
+    with pytest.raises(
+        InputError, match="subset 'cifar10' is unknown; expected one of"
+    ):
         load_dataset(str(tmp_path / "imagenette2"), "test", subset="cifar10")
 
 
