@@ -23,18 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import (
-    InputError,
-    class_indices,
-    describe,
-    finite,
-    floats,
-    instance,
-    integer,
-    is_one_of,
-    naming,
-    require,
-)
+from diver_lite import checks
+from diver_lite.checks import InputError, naming
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.folders import (
     ONE_EACH,
@@ -127,8 +117,8 @@ class _Job(Undoing):
         expected = "a dict whose 'data' lists [images, labels]"
         self.expect(len(data) > 0, f"found {_describe(self.payload)}", expected)
         kind, last = _kind_of_entries(data, self.path), len(data) - 1
-        default = last if kind == "snapshots" else 0
-        chosen = integer(self.options.get("experiment", default), "experiment", 0, last)
+        chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
+        chosen = checks.integer(chosen, "experiment", 0, last)
         self.record |= {"experiment": chosen, "experiments": len(data)}
         self.record |= {"entries_are": kind} if kind else {}
         if kind == "snapshots" and "experiment" not in self.options:
@@ -139,22 +129,18 @@ class _Job(Undoing):
         return _pair(data[chosen])
 
     def finish(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        names: Sequence[str] = (),
-        logits: bool = False,
+        self, images: Tensor, labels: Tensor, names: Sequence[str] = (), logits=False
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
         soft, count = None, len(images)
         if labels.ndim == 2 and labels.is_floating_point():
-            floats(labels, "labels", (count, "K"))
-            soft, labels = finite(labels, "labels"), labels.argmax(dim=1)
+            checks.floats(labels, "labels", (count, "K"))
+            soft, labels = checks.finite(labels, "labels"), labels.argmax(dim=1)
             self.record["soft_labels"] = "logits" if logits else _soft_kind(soft)
             if count % soft.shape[1] == 0:  # does the order say another class?
                 order = _class_major(count, soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
-        class_indices(labels, "labels", count, _MOST_CLASSES)
+        checks.class_indices(labels, "labels", count, _MOST_CLASSES)
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
@@ -176,7 +162,7 @@ def _describe(item: Any) -> str:
     if isinstance(item, Tensor):
         return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
     size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
-    keys = f" with keys {describe([*item])}" if isinstance(item, dict) else ""
+    keys = f" with keys {checks.describe([*item])}" if isinstance(item, dict) else ""
     return f"a {type(item).__name__}{size}{keys}"
 
 
@@ -187,13 +173,14 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
 
 
 def _tensor(item: Any, name: str = "labels") -> Tensor:
-    instance(item, name, Tensor)
+    checks.instance(item, name, Tensor)
     return item.detach()
 
 
 def _pixels(item: Any) -> Tensor:
-    floats(item, "images", "NCHW")
-    require(item.shape[1] in (1, 3), "images", item, "1 or 3 channels (N, C, H, W)")
+    checks.floats(item, "images", "NCHW")
+    known = item.shape[1] in (1, 3)
+    checks.require(known, "images", item, "1 or 3 channels (N, C, H, W)")
     return item.detach()
 
 
@@ -268,7 +255,7 @@ def _read_glad(job: _Job) -> DistilledSet:
     Undone: GLaD's own mean and std (space "wp"), or the data set's (space "p").
     """
     job.record["space"] = space = job.options.get("space", "wp")
-    require(is_one_of(space, ("wp", "p")), "space", space, "'wp' or 'p'")
+    checks.require(checks.is_one_of(space, ("wp", "p")), "space", space, "'wp' or 'p'")
     images, labels = _trajectory(job)
     return job.finish(job.undo(images, "glad" if space == "wp" else "mtt"), labels)
 
@@ -284,7 +271,7 @@ def _read_ncfm(job: _Job) -> DistilledSet:
     job.expect(not outside, f"found values {low:.2f}..{high:.2f}", "[0, 1]")
     images = job.as_stored(images)
     factor, highest = job.options.get("factor", 2), min(images.shape[-2:])
-    factor = integer(factor, "factor (tiles per side)", 1, highest)
+    factor = checks.integer(factor, "factor (tiles per side)", 1, highest)
     if factor > 1:
         images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
@@ -400,14 +387,14 @@ def _learned_lr(job: _Job) -> float | None:
     if not path.is_file():
         return None
     lr = _tensor(load_torch(path), "lr")
-    require(lr.numel() == 1, "lr", lr, "one number")
+    checks.require(lr.numel() == 1, "lr", lr, "one number")
     return float(lr)
 
 
 def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     """Undo whichever of the two was done; the file itself can't tell."""
     zca, reference = job.options.get("zca"), job.options.get("zca_reference")
-    require(isinstance(zca, bool | None), "zca", zca, "True or False")
+    checks.require(isinstance(zca, bool | None), "zca", zca, "True or False")
     normalised = "normalisation" in job.options
     if (normalised and zca) or (reference is not None and (normalised or zca is False)):
         raise InputError(

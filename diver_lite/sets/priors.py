@@ -13,15 +13,9 @@ from pathlib import Path
 
 import torch
 
+from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import (
-    InputError,
-    describe,
-    first_line,
-    instance,
-    path,
-    require,
-)
+from diver_lite.checks import InputError
 from diver_lite.prior import Prior
 from diver_lite.sets.reading import reading
 
@@ -57,16 +51,16 @@ def load_prior(
             network that doesn't predict noise or a noise schedule without betas, or a
             device that is not there.
     """
-    path(name, "prior")
+    checks.path(name, "prior")
     device = resolve_device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     known = (torch.float32, torch.float16, torch.bfloat16)
-    require(any(dtype is one for one in known), "dtype", dtype, f"one of {known}")
+    found = any(dtype is one for one in known)
+    checks.require(found, "dtype", dtype, f"one of {known}")
     if str(name) in shipped_priors():
-        for relative in list_assets(f"priors/{name}/"):
-            folder = asset_path(relative).parent  # checks the file's sha256
-        root = next(p for p in [folder, *folder.parents] if p.name == str(name))
+        files = [asset_path(file) for file in list_assets(f"priors/{name}/")]
+        root = next(file.parent for file in files if file.name == "model_index.json")
     elif Path(name).is_dir():
         root = Path(name)
     else:
@@ -88,7 +82,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
     except (RuntimeError, TypeError, ValueError):
         raise InputError(
-            f"device {describe(device)} is unknown; expected cpu, cuda or cuda:N"
+            f"device {checks.describe(device)} is unknown; expected cpu, cuda or cuda:N"
         ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -138,7 +132,7 @@ def _read_folder(root: Path) -> Prior:
                 raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
-            f"prior folder {root} can't be loaded: {first_line(error)}"
+            f"prior folder {root} can't be loaded: {checks.first_line(error)}"
         ) from None
     transformer, vae = models["transformer"], models["vae"]
     if vae.config.latent_channels != transformer.config.in_channels:
@@ -206,5 +200,5 @@ def _read_json(path: Path, root: Path) -> dict:
         )
     with reading(path, "a JSON object"):
         content = json.loads(path.read_text("utf-8"))
-        instance(content, "the JSON", dict)
+        checks.instance(content, "the JSON", dict)
     return content

@@ -20,18 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from diver_lite import checks
 from diver_lite.assets import asset_path
-from diver_lite.checks import (
-    InputError,
-    class_indices,
-    describe,
-    finite,
-    floats,
-    is_one_of,
-    naming,
-    path,
-    require,
-)
+from diver_lite.checks import InputError, naming
 from diver_lite.sets.folders import (
     ONE_EACH,
     class_folders,
@@ -100,8 +91,8 @@ def load_dataset(
 
     Source: Fashion-MNIST, Xiao et al. 2017; CIFAR-10, Krizhevsky 2009; splits: ours.
     """
-    path(name, "dataset")
-    require(is_one_of(split, SPLITS), "split", split, f"one of {SPLITS}")
+    checks.path(name, "dataset")
+    checks.require(checks.is_one_of(split, SPLITS), "split", split, f"one of {SPLITS}")
     if name == "fashion-mnist" and subset is None:
         return *_fashion_mnist(split, _root(root)), FASHION_MNIST_CLASSES
     if name == "cifar10" and subset is None:
@@ -120,7 +111,7 @@ def load_dataset(
 
 def _root(root: str | Path | None) -> Path | None:
     root = root or os.environ.get("DIVER_LITE_DATA")
-    if root is not None and not path(root, "data root").is_dir():
+    if root is not None and not checks.path(root, "data root").is_dir():
         raise InputError(f"data root {root} is not a folder")
     return None if root is None else Path(root)
 
@@ -206,7 +197,8 @@ def find_source(name: str, root: Path | None = None) -> Path:
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
     What is neither found nor downloadable raises an `InputError` that says what to do.
     """
-    require(is_one_of(name, _SOURCES), "dataset", name, f"one of {_SOURCES}")
+    known = checks.is_one_of(name, _SOURCES)
+    checks.require(known, "dataset", name, f"one of {_SOURCES}")
     fashion = name == "fashion-mnist"
     wanted = _FASHION_FILES if fashion else tuple(_CIFAR10_FORMS)
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
@@ -336,13 +328,13 @@ def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
     """
     if not isinstance(value, tuple | list) or len(value) < size:
         parts = "images, labels" + (", class names" if size > 2 else "")
-        raise InputError(f"{name} is {describe(value)}; expected ({parts})")
+        raise InputError(f"{name} is {checks.describe(value)}; expected ({parts})")
     images, labels, *rest = value
-    floats(images, f"{name}: images", "NCHW")
-    names = rest[0] if rest else None
-    if names is not None and not isinstance(names, tuple | list):
-        raise InputError(f"{name}: class names are {describe(names)}; expected a tuple")
-    classes = 2**31 if names is None else len(names)
-    class_indices(labels, f"{name}: labels", len(images), classes)
-    finite(images, f"{name}: images")
+    checks.floats(images, f"{name}: images", "NCHW")
+    classes = 2**31
+    if rest and rest[0] is not None:
+        checks.instance(rest[0], f"{name}: class names", tuple | list)
+        classes = len(rest[0])
+    checks.class_indices(labels, f"{name}: labels", len(images), classes)
+    checks.finite(images, f"{name}: images")
     return (images, labels, *rest)
