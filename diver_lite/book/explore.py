@@ -465,7 +465,7 @@ def _live(
     controls: dict[str, Any] = {}
     for name in names or given:
         abbreviation = given.get(name, CONTROLS.get(name))
-        start = STARTS.get(name, Parameter.empty)
+        start: Any = STARTS.get(name, Parameter.empty)
         control: Any = widgets.interactive.widget_from_abbrev(abbreviation, start)
         controls[name] = control
         control.description = BESIDE.get(name, name.replace("_", " "))

@@ -229,12 +229,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """
     from sklearn.metrics.pairwise import polynomial_kernel
 
-    a, b = (x.numpy() for x in _check_features(a, b))
+    first, second = (x.numpy() for x in _check_features(a, b))
     within = 0.0
-    for x in (a, b):
+    for x in (first, second):
         values = polynomial_kernel(x)  # its defaults are KID's
         within += (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
-    return float(within - 2 * polynomial_kernel(a, b).mean())
+    return float(within - 2 * polynomial_kernel(first, second).mean())
 
 
 def _check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

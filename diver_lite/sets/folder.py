@@ -1,15 +1,199 @@
-"""Write a set as a folder of pictures, for any other tool."""
+"""Folders of pictures, one for each class: read, named, and written."""
 
 from __future__ import annotations
 
 import csv
+import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, slug
+from diver_lite.sets.names import (
+    SUBSETS,
+    WORDNET_IDS,
+    class_names,
+    imagenet_indices,
+    numbered,
+)
+from diver_lite.sets.reading import reading
+
+ONE_EACH = "expected one sub-folder per class with images in it"
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+def class_folders(place: Path) -> list[Path]:
+    """Return the folders in a folder, but hidden ones, sorted by name."""
+    return sorted(f for f in place.iterdir() if f.is_dir() and f.name[0] != ".")
+
+
+def image_files(folder: Path, nested: bool = False) -> list[Path]:
+    """Return the images in a class folder, and in folders therein; sorted, none hidden.
+
+    Raises `InputError`: the folder is empty.
+    """
+    inside = [f for f in folder.glob("**/*" if nested else "*") if f.name[0] != "."]
+    if not inside:
+        raise InputError(f"class folder {folder.name!r} is empty; {ONE_EACH}")
+    images = (file for file in inside if file.suffix.lower() in _SUFFIXES)
+    return sorted(images, key=lambda file: (str(file.parent), file.name))
+
+
+def natural(name: Path | str) -> list[tuple[int, str]]:
+    """Return a key by which 2.png comes before 10.png."""
+    parts = re.split(r"(\d+)", Path(name).name)
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+
+# --- Labels ------------------------------------------------------------------------
+
+
+def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
+    """Return which folders hold a subset's classes, and the label of each.
+
+    Folders are named by WordNet id, by class name, by label and name as
+    `save_image_folder` does, or by ImageNet index, all in one way; others are left out.
+    The subset is one of `SUBSETS`, or "imagenet" for all 1000. Where no way of naming
+    finds every class, an `InputError` says which way found most.
+
+    Source: ours; the 1000 WordNet ids are in the order of ImageNet's indices.
+    """
+    names, indices = class_names(subset), imagenet_indices(subset)
+    ids = sorted(f for f in folders if re.fullmatch(r"n\d{8}", f))
+    if subset != "imagenet":
+        ids = [WORDNET_IDS[index] for index in indices]
+    ways = {
+        "WordNet ids": ids,
+        "class names": names,
+        "labels and names": [f"{i:03d}_{name}" for i, name in enumerate(names)],
+        "ImageNet indices": [str(index) for index in indices],
+    }
+    best: tuple[str, Sequence[str], dict[str, int]] = ("", names, {})
+    for way, wanted in ways.items():
+        found = _named_after(wanted, folders)
+        if len(set(found.values())) == len(found) == len(names):
+            return found
+        if len(found) > len(best[2]):
+            best = (f" by {way}", wanted, found)
+    way, wanted, found = best
+    lacking = [name for i, name in enumerate(wanted) if i not in found.values()]
+    raise InputError(
+        f"{len(folders)} class folders, of which {len(found)} are classes of "
+        f"{subset!r}{way}; expected {len(names)}, each once"
+        + (f" (no {lacking[0]!r}, for example)" if lacking else "")
+    )
+
+
+def folder_labels(
+    root: Path, folders: Sequence[str], dataset: str | None
+) -> tuple[list[int], Sequence[str], str]:
+    """Turn the names of a set's folders into labels; classes may be missing.
+
+    Tried in this order: a data set's class names; integers in the names (labels, or a
+    subset's ImageNet indices); the order of the names. WordNet ids sort like ImageNet's
+    indices, so as many of them as a subset has classes tell each label.
+
+    Args:
+        root: where the folders are, and maybe the labels.csv of `save_image_folder`.
+        folders: their names, sorted.
+        dataset: a canonical name, or None. `InputError` if the folders have others.
+
+    Returns:
+        A label for each folder; class names, () for the data set's; what told them.
+    """
+    known = class_names(dataset) if dataset else ()
+    indices = [index for index, _ in SUBSETS.get(dataset or "", ())]
+    found = _named_after(known, folders)
+    if len(found) == len(folders):
+        return [*found.values()], (), "class names"
+    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(set(numbers)) == len(folders):
+        if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
+            labels = [indices.index(number) for number in numbers]
+            return labels, (), "ImageNet indices in folder names"
+        names = list(numbered(max(numbers) + 1))
+        for number, folder in zip(numbers, folders, strict=True):
+            names[number] = folder
+        names = known or _names_in_table(root / "labels.csv", names)
+        return numbers, names, "numbers in folder names"
+    if not dataset:
+        return list(range(len(folders))), folders, "sorted folder names"
+    ids = [folder for folder in folders if re.fullmatch(r"n\d{8}", folder)]
+    if not len(ids) == len(folders) == len(known):
+        raise InputError(
+            f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
+            f"or class names of {dataset!r}; expected those, or its {len(known)} "
+            "WordNet ids"
+        )
+    labels = [indices.index(i) for i in sorted(indices)] or list(range(len(known)))
+    return labels, (), "sorted folder names"
+
+
+def _named_after(names: Sequence[str], folders: Sequence[str]) -> dict[str, int]:
+    """Return the label of each folder that has a class's name, in whatever spelling."""
+    labels = {_letters(name): label for label, name in enumerate(names)}
+    return {f: labels[_letters(f)] for f in folders if _letters(f) in labels}
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _names_in_table(table: Path, names: list[str]) -> list[str]:
+    """Use the class names in labels.csv, if `save_image_folder` wrote one."""
+    if not os.path.lexists(table):
+        return names
+    with (
+        reading(table, "a table of classes"),
+        table.open(newline="", encoding="utf-8") as stream,
+    ):
+        for row in csv.DictReader(stream):
+            label = row.get("label") or ""
+            if label.isdecimal() and int(label) < len(names):
+                names[int(label)] = row.get("class_name") or names[int(label)]
+    return names
+
+
+# --- Pixels ------------------------------------------------------------------------
+
+
+def read_images(
+    files: Sequence[Path], transform: Callable | None = None, advice: str = ""
+) -> Tensor:
+    """Return image files of 8 bits a channel and one size as (N, 3, H, W) uint8.
+
+    Args:
+        files: `InputError` names the first that can't be read or is otherwise.
+        transform: what is done to each image, a (3, H, W) tensor.
+        advice: what to do about images that differ in size.
+    """
+    images = []
+    for file in files:
+        with reading(file, "an image of 8 bits a channel"), Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
+                raise InputError(f"mode {image.mode}; expected 8 bits a channel")
+            array = np.array(image.convert("RGB"))
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        images.append(transform(pixels) if transform else pixels)
+        if images[-1].shape != images[0].shape:
+            ends = (images[-1], images[0])
+            found, first = (f"{x.shape[2]}x{x.shape[1]}" for x in ends)
+            raise InputError(
+                f"images differ in size: {file} is {found}, {files[0]} is {first}; "
+                f"expected one size{advice}"
+            )
+    return torch.stack(images)
+
+
+# --- Written -----------------------------------------------------------------------
 
 
 def save_image_folder(

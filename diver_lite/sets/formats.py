@@ -26,7 +26,7 @@ from torch import Tensor
 from diver_lite import checks
 from diver_lite.checks import InputError, naming
 from diver_lite.distilled import DistilledSet
-from diver_lite.sets.folders import (
+from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,
     folder_labels,

@@ -90,7 +90,7 @@ def imagenet_subset(name: str) -> str:
 
 def _known(name: str, what: str, allowed: Sequence[str]) -> str:
     found = _KEYS.get(_key(name))
-    if found not in allowed:
+    if found is None or found not in allowed:
         wanted = ", ".join(allowed)
         raise InputError(f"{what} {name!r} is unknown; expected one of {wanted}")
     return found

@@ -23,7 +23,7 @@ from torch import Tensor
 from diver_lite import checks
 from diver_lite.assets import asset_path
 from diver_lite.checks import InputError, naming
-from diver_lite.sets.folders import (
+from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,
     image_files,
@@ -79,7 +79,7 @@ def load_dataset(
         image_size: for a folder, resize and centre-crop images to this size; without
             it they must agree in size.
         subset: for a folder, take the classes of this ImageNet subset only, in its
-            label order; names of class folders as for `folders.match_folders`. Split
+            label order; names of class folders as for `folder.match_folders`. Split
             folders may be ImageNet's (train, val), may lie in a folder imagenette2*,
             as torchvision leaves it, or be missing: then all is the test split.
 

@@ -21,7 +21,7 @@ from torchvision.datasets import Imagenette
 from diver_lite.checks import InputError
 from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
-from diver_lite.sets.folders import match_folders
+from diver_lite.sets.folder import match_folders
 from diver_lite.sets.load import as_subset
 from diver_lite.sets.names import (
     SUBSETS,
