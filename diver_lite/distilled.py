@@ -60,7 +60,7 @@ class DistilledSet:
         if not isinstance(self.images, StoredImages):  # checked as they are read
             floats(self.images, "images", ("N", 3, "H", "W"))
             self.images = finite(self.images, "images").to("cpu", torch.float32)
-        several = isinstance(self.class_names, tuple | list) and self.class_names
+        several = isinstance(self.class_names, tuple | list | str) and self.class_names
         require(bool(several), "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
         count, classes = len(self.images), len(self.class_names)

@@ -37,7 +37,7 @@ GUARDS = {
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
     "judge/compare.py": ("judge/test_compare.py",),
     "sets/formats.py": ("sets/test_formats.py",),
-    "sets/folders.py": ("sets/test_formats.py", "sets/test_subsets.py"),
+    "sets/folder.py": ("sets/test_formats.py", "sets/test_subsets.py"),
     "sets/normalisation.py": (
         "sets/test_formats.py",
         "sets/test_pins.py",
@@ -347,13 +347,13 @@ MUTANTS = [
         "torch.arange(num_classes).repeat(count // num_classes)",
     ),
     Mutant(
-        "sets/folders.py",
+        "sets/folder.py",
         "inverse order of WordNet ids",
         "[indices.index(i) for i in sorted(indices)]",
         "[sorted(indices).index(i) for i in indices]",
     ),
     Mutant(
-        "sets/folders.py",
+        "sets/folder.py",
         "10.png before 2.png",
         'return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]',
         "return [(-1, p) for p in parts]",
@@ -384,7 +384,7 @@ MUTANTS = [
         "alias: alias\n",
     ),
     Mutant(
-        "sets/folders.py",
+        "sets/folder.py",
         "folders in sorted order",
         "ids = [WORDNET_IDS[index] for index in indices]",
         "ids = sorted(WORDNET_IDS[index] for index in indices)",

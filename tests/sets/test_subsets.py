@@ -149,7 +149,7 @@ def test_the_prior_s_size_can_be_kept(cli, recover):
     assert "20 images 3x32x32" in out
     code, _, err = recover(*arguments, 0, "--overwrite")
     assert code == 2
-    assert "size is 0; expected an integer in 1 .. 16384" in err
+    assert "size is 0; expected an integer in 1 .. 4096" in err
 
 
 # --- Bad input ----------------------------------------------------------------------
