@@ -204,11 +204,12 @@ def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:
         kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
     right = tensor.dtype in kinds
     dense = tensor.layout is torch.strided and not tensor.is_quantized
-    fits = tensor.ndim == len(shape) and all(
+    found_sizes = () if tensor.is_nested else tuple(tensor.shape)
+    fits = len(found_sizes) == len(shape) and all(
         found >= 1 if isinstance(wanted, str) else found == wanted
-        for found, wanted in zip(tensor.shape, shape, strict=True)
+        for found, wanted in zip(found_sizes, shape, strict=True)
     )
     if not (right and dense and fits):
         layout = "" if dense else f" ({tensor.layout})"
-        found = f"{tensor.dtype} {tuple(tensor.shape)}{layout}"
+        found = f"{tensor.dtype} {found_sizes}{layout}"
         raise InputError(f"{name} is {found}; expected {expected}")

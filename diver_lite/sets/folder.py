@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from diver_lite.sets.names import (
 from diver_lite.sets.reading import reading
 
 ONE_EACH = "expected one sub-folder per class with images in it"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+# Pillow would run Ghostscript for others.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def class_folders(place: Path) -> list[Path]:
@@ -42,7 +44,10 @@ def image_files(folder: Path, nested: bool = False) -> list[Path]:
     inside = [f for f in folder.glob("**/*" if nested else "*") if f.name[0] != "."]
     if not inside:
         raise InputError(f"class folder {folder.name!r} is empty; {ONE_EACH}")
-    images = (file for file in inside if file.suffix.lower() in _SUFFIXES)
+    known = {
+        s for s, format in Image.registered_extensions().items() if format in _FORMATS
+    }
+    images = (file for file in inside if file.suffix.lower() in known)
     return sorted(images, key=lambda file: (str(file.parent), file.name))
 
 
@@ -168,29 +173,47 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
 def read_images(
     files: Sequence[Path], transform: Callable | None = None, advice: str = ""
 ) -> Tensor:
-    """Return image files of 8 bits a channel and one size as (N, 3, H, W) uint8.
+    """Return image files of one size as (N, 3, H, W) float32 in [0, 1].
 
     Args:
-        files: `InputError` names the first that can't be read or is otherwise.
-        transform: what is done to each image, a (3, H, W) tensor.
+        files: `InputError` names the first that can't be read, holds several pictures,
+            or more bits a channel than 8 (16 in a PNG).
+        transform: what is done to each image, a (3, H, W) tensor, uint8 or float32.
         advice: what to do about images that differ in size.
     """
-    images = []
-    for file in files:
-        with reading(file, "an image of 8 bits a channel"), Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # convert() would clip 16 bits to 8
-                raise InputError(f"mode {image.mode}; expected 8 bits a channel")
-            array = np.array(image.convert("RGB"))
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-        images.append(transform(pixels) if transform else pixels)
-        if images[-1].shape != images[0].shape:
-            ends = (images[-1], images[0])
-            found, first = (f"{x.shape[2]}x{x.shape[1]}" for x in ends)
+    images = torch.empty(0)
+    for index, file in enumerate(files):
+        with reading(file, "a picture"):
+            pixels = _decoded(file)
+        pixels = transform(pixels) if transform else pixels
+        if index == 0:
+            images = torch.empty(len(files), *pixels.shape)
+        if pixels.shape != images.shape[1:]:
+            found, first = (f"{s[-1]}x{s[-2]}" for s in (pixels.shape, images.shape))
             raise InputError(
                 f"images differ in size: {file} is {found}, {files[0]} is {first}; "
                 f"expected one size{advice}"
             )
-    return torch.stack(images)
+        images[index] = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+    return images
+
+
+def _decoded(file: Path) -> Tensor:
+    """Return (3, H, W): uint8, or float32 in [0, 1] where the file has 16 bits."""
+    with warnings.catch_warnings(), Image.open(file, formats=_FORMATS) as image:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # about what is beside the pixels
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a camera's JPEG with its preview
+            raise InputError(f"{frames} pictures in one file; expected one")
+        bits16 = any(";16" in str(tile) for tile in image.tile)
+        if bits16 and image.format == "PNG":  # convert() would cut them to 8
+            from torchvision.io import ImageReadMode, decode_image
+
+            return decode_image(str(file), ImageReadMode.RGB).float() / 65535
+        if bits16 or image.mode.startswith(("I", "F")):
+            raise InputError(f"mode {image.mode}; expected 8 bits a channel, or a PNG")
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 # --- Written -----------------------------------------------------------------------

@@ -48,7 +48,7 @@ from diver_lite.sets.normalisation import (
     same_detail,
     slow_shares,
 )
-from diver_lite.sets.reading import reading
+from diver_lite.sets.reading import reading, told
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -74,7 +74,7 @@ def read(
     Source: the repositories named at each reader.
     """
     job = _Job(paths, dataset, format, options)
-    with naming(job.path):
+    with told(job.path):
         if format == "auto":
             job.format = _detect(job)
         reader, allowed = _READERS[job.format]
@@ -134,13 +134,11 @@ class _Job(Undoing):
         """Give images three channels, split hard from soft labels, add the record."""
         soft, count = None, len(images)
         if labels.ndim == 2 and labels.is_floating_point():
-            checks.floats(labels, "labels", (count, "K"))
             soft, labels = checks.finite(labels, "labels"), labels.argmax(dim=1)
             self.record["soft_labels"] = "logits" if logits else _soft_kind(soft)
             if count % soft.shape[1] == 0:  # does the order say another class?
                 order = _class_major(count, soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
-        checks.class_indices(labels, "labels", count, _MOST_CLASSES)
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
@@ -159,29 +157,51 @@ class _Job(Undoing):
 
 
 def _describe(item: Any) -> str:
-    if isinstance(item, Tensor):
+    if isinstance(item, Tensor) and not item.is_nested:
         return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
     size = f" of {len(item)}" if isinstance(item, list | tuple) else ""
-    keys = f" with keys {checks.describe([*item])}" if isinstance(item, dict) else ""
-    return f"a {type(item).__name__}{size}{keys}"
+    if isinstance(item, dict):
+        size = f" with keys {[key for key in item if isinstance(key, str)][:9]}"
+    return f"a {type(item).__name__}{size}"
 
 
 def _pair(item: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(item, list | tuple) or len(item) != 2:
         raise InputError(f"found {_describe(item)}; expected [images, labels]")
-    return _pixels(item[0]), _tensor(item[1])
+    images = _pixels(item[0])
+    return images, _labels(item[1], len(images))
 
 
-def _tensor(item: Any, name: str = "labels") -> Tensor:
+def _tensor(item: Any, name: str) -> Tensor:
+    """Return a tensor, all of whose values are in the file."""
     checks.instance(item, name, Tensor)
+    if item.is_nested or item.is_meta or item.is_quantized or item.is_sparse:
+        raise InputError(f"{name} is nested, sparse, quantised or has no values")
+    if item.layout is torch.strided:
+        stored = item.untyped_storage().nbytes()  # fewer if values are repeated
+        found = f"{name} is of {item.nbytes:,} bytes, of which the file has {stored:,}"
+        if item.nbytes > max(16 * stored, 2**20):
+            raise InputError(f"{found}; expected all of them")
     return item.detach()
 
 
 def _pixels(item: Any) -> Tensor:
-    checks.floats(item, "images", "NCHW")
-    known = item.shape[1] in (1, 3)
-    checks.require(known, "images", item, "1 or 3 channels (N, C, H, W)")
-    return item.detach()
+    images = _tensor(item, "images")
+    checks.floats(images, "images", "NCHW")
+    known = images.shape[1] in (1, 3)
+    checks.require(known, "images", images, "1 or 3 channels (N, C, H, W)")
+    return checks.finite(images, "images")
+
+
+def _labels(item: Any, count: int) -> Tensor:
+    """Return class indices (N,), or floats (N, K), for so many images."""
+    labels = _tensor(item, "labels")
+    if labels.ndim != 2:
+        checks.class_indices(labels, "labels", count, _MOST_CLASSES)
+        return labels
+    checks.floats(labels, "labels", (count, "K"))
+    checks.integer(labels.shape[1], "labels: K", 1, _MOST_CLASSES)
+    return checks.finite(labels, "labels")
 
 
 def _soft_kind(soft: Tensor) -> str:
@@ -267,7 +287,7 @@ def _read_ncfm(job: _Job) -> DistilledSet:
     """
     images, labels = _pair(job.payload)
     low, high = images.min().item(), images.max().item()
-    outside = low < -0.05 or high > 1.05  # NaN isn't: the set says where it is
+    outside = low < -0.05 or high > 1.05
     job.expect(not outside, f"found values {low:.2f}..{high:.2f}", "[0, 1]")
     images = job.as_stored(images)
     factor, highest = job.options.get("factor", 2), min(images.shape[-2:])
@@ -302,8 +322,8 @@ def _read_predd(job: _Job) -> DistilledSet:
 def _read_image_folder(job: _Job) -> DistilledSet:
     """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
 
-    Undone: 8 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own training
-    loop and stays where it is.
+    Undone: 8 or 16 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own
+    training loop and stays where it is.
     """
     job.expect(job.path.is_dir(), "found a file", "a folder")
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
@@ -322,8 +342,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
-    pixels = read_images(paths).float() / 255
-    return job.finish(pixels, torch.tensor(targets), names)
+    return job.finish(read_images(paths), torch.tensor(targets), names)
 
 
 _ZCA = ("normalisation", "zca", "zca_reference")
@@ -348,7 +367,10 @@ def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
     if job.path.is_dir():
         job.paths = [_best(job.path)]
     images = [_pixels(load_torch(path)) for path in job.paths]
-    labels = [_tensor(load_torch(_partner(path, "labels"))) for path in job.paths]
+    labels = []
+    for path, part in zip(job.paths, images, strict=True):
+        with naming(_partner(path, "labels")):
+            labels.append(_labels(load_torch(_partner(path, "labels")), len(part)))
     return _joined(images, "images"), _joined(labels, "labels")
 
 
@@ -384,11 +406,12 @@ def _partner(images: Path, kind: str) -> Path:
 
 def _learned_lr(job: _Job) -> float | None:
     path = _partner(job.path, "lr")
-    if not path.is_file():
+    if not path.exists():
         return None
-    lr = _tensor(load_torch(path), "lr")
-    checks.require(lr.numel() == 1, "lr", lr, "one number")
-    return float(lr)
+    with naming(path):
+        lr = _tensor(load_torch(path), "lr")
+        checks.require(lr.numel() == 1, "lr", lr, "one number")
+        return checks.number(lr.item(), "lr", 0)
 
 
 def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
@@ -522,7 +545,8 @@ def _detect(job: _Job) -> str:
 def _detect_trajectory(images: Path) -> str:
     if images.name == "images.pt":
         return "dd-ranking"
-    labels = _tensor(load_torch(_partner(images, "labels")))
+    labels = load_torch(_partner(images, "labels"))
+    checks.instance(labels, "labels", Tensor)
     if labels.ndim == 2 and labels.is_floating_point():
         return "datm"
     iteration = re.fullmatch(r"images_(\d+)\.pt", images.name)
@@ -586,7 +610,9 @@ def _imports(path: Path) -> list[str]:
     """List what a bare pickle would import: torch stops at opcodes it doesn't know."""
     strings, found = [], []
     try:
-        for opcode, argument, _ in pickletools.genops(path.read_bytes()):
+        with path.open("rb") as stream:
+            start = stream.read(2**20)
+        for opcode, argument, _ in pickletools.genops(start):
             if opcode.name == "STACK_GLOBAL":
                 found.append(".".join(strings[-2:]))
             elif isinstance(argument, str) and opcode.name == "GLOBAL":

@@ -83,7 +83,7 @@ def load_distilled(
     known = ("auto", *FORMATS)
     require(is_one_of(format, known), "format", format, f"one of {known}")
     paths = _find(source)
-    dataset = dataset_name(dataset) if dataset else None
+    dataset = None if dataset is None else dataset_name(dataset)
     given = {
         "experiment": experiment,
         "zca": zca,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, describe
 
 # Lists and numbers of other people, with their sources.
 TABLES = json.loads(asset_path("datasets.json").read_text("utf-8"))
@@ -91,8 +91,8 @@ def imagenet_subset(name: str) -> str:
 def _known(name: str, what: str, allowed: Sequence[str]) -> str:
     found = _KEYS.get(_key(name))
     if found is None or found not in allowed:
-        wanted = ", ".join(allowed)
-        raise InputError(f"{what} {name!r} is unknown; expected one of {wanted}")
+        wanted = f"expected one of {', '.join(allowed)}"
+        raise InputError(f"{what} {describe(name)} is unknown; {wanted}")
     return found
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError, instance, is_one_of, require
+from diver_lite.checks import InputError, floats, is_one_of, require
 from diver_lite.sets.names import SUBSETS, TABLES
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
@@ -330,7 +330,7 @@ class Undoing:
 
     def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened."""
-        instance(reference, "zca_reference", Tensor)
+        floats(reference, "zca_reference", "MCHW")
         expected = "the real training images, values in [0, 1]"
         require(in_unit_range(reference), "zca_reference", reference, expected)
         read = invert_zca(images, reference)

@@ -11,26 +11,34 @@ from diver_lite.checks import InputError, file_error, first_line, naming
 
 
 @contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one line that names it.
-
-    Args:
-        path: a regular file; at a pipe, reading would wait for ever.
-        expected: what the file should hold, in words.
-
-    Raises:
-        InputError: no such file, no regular one, not readable, damaged. Source: ours.
-    """
+def told(
+    path: Path, errors: type[Exception] = OSError, expected: str = ""
+) -> Iterator[None]:
+    """Turn errors, those of the system by default, into one line that names a path."""
     with naming(path):
         try:
-            if not path.is_file():
-                there = os.path.lexists(path)
-                found = "not a regular file" if there else "no such file"
-                raise file_error(path, f": {found}; expected {expected}")
             yield
         except InputError:
             raise
-        except Exception as error:  # a damaged file can fail in any way
-            why = getattr(error, "strerror", None) or first_line(error)[:200]
-            message = f" can't be read ({why}); expected {expected}"
-            raise file_error(path, message) from None
+        except errors as error:
+            why = getattr(error, "strerror", None) or first_line(error)
+            place = getattr(error, "filename", None)
+            message = (
+                f" can't be read ({why[:200]}){expected and '; expected '}{expected}"
+            )
+            named = Path(place) if isinstance(place, str) else path
+            raise file_error(named, message) from None
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one line that names it.
+
+    Only regular files get as far as the block: a pipe would be waited for. Raises
+    `InputError`: no such file, no regular one, unreadable, or not what is `expected`.
+    """
+    with told(path, Exception, expected):  # a damaged file can fail in any way
+        if not path.is_file():
+            found = "not a regular file" if os.path.lexists(path) else "no such file"
+            raise InputError(f"{found}; expected {expected}")
+        yield

@@ -36,7 +36,7 @@ from diver_lite.sets.names import (
     class_names,
     imagenet_subset,
 )
-from diver_lite.sets.reading import reading
+from diver_lite.sets.reading import reading, told
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
@@ -93,6 +93,8 @@ def load_dataset(
     """
     checks.path(name, "dataset")
     checks.require(checks.is_one_of(split, SPLITS), "split", split, f"one of {SPLITS}")
+    if image_size is not None:
+        checks.integer(image_size, "image_size", 1, 4096)
     if name == "fashion-mnist" and subset is None:
         return *_fashion_mnist(split, _root(root)), FASHION_MNIST_CLASSES
     if name == "cifar10" and subset is None:
@@ -154,11 +156,11 @@ def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
         folder = find_source("fashion-mnist", root)
         files = [folder / f"train-{k}-ubyte.gz" for k in kinds]
     pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
-    if len(pixels) != len(labels):
-        raise InputError(
-            f"data folder {files[0].parent}: {len(pixels)} images but {len(labels)} "
-            "labels"
-        )
+    with naming(files[0]):
+        fits = pixels.ndim == 3 and len(pixels) > 0 and pixels.shape[1:] == (28, 28)
+        checks.require(fits, "its array", pixels, "images (N, 28, 28)")
+    with naming(files[1]):
+        checks.class_indices(labels, "labels", len(pixels), len(FASHION_MNIST_CLASSES))
     return _take(F.pad(pixels.unsqueeze(1), (2, 2, 2, 2)), labels.long(), split)
 
 
@@ -169,7 +171,7 @@ def _read_idx(path: Path) -> np.ndarray:
     with reading(path, "a complete IDX file of bytes"):
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
-            content = stream.read()
+            content = stream.read(2**28)  # the largest official one has 47 MB
         if content[:3] != b"\0\0\x08":
             raise ValueError(f"it begins with {content[:3]!r}")
         shape = np.frombuffer(content, ">u4", content[3], 4)
@@ -248,9 +250,11 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     if form == "JPEG re-encoding":
         pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
     else:
-        import torchvision
+        from torchvision.datasets import CIFAR10
 
-        data = torchvision.datasets.CIFAR10(str(folder), train=subset == "train")
+        official = "the official files of CIFAR-10"
+        with told(folder / "cifar-10-batches-py", Exception, official):
+            data = CIFAR10(str(folder), train=subset == "train")
         pixels, labels = torch.from_numpy(data.data), torch.tensor(data.targets)
     return _take(pixels.permute(0, 3, 1, 2), labels, split)
 
@@ -260,11 +264,15 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
     with reading(path, f"arrays {subset}_blob, {subset}_offs and {subset}_y"):
         with np.load(path) as packed:
             blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
-        files = (blob[start:end].tobytes() for start, end in pairwise(offs))
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+        files = (io.BytesIO(blob[a:b].tobytes()) for a, b in pairwise(offs))
+        pixels = np.stack([np.asarray(Image.open(f, formats=["JPEG"])) for f in files])
+        if pixels.shape[1:] != (32, 32, 3):
+            raise ValueError(f"the images are of shape {pixels.shape[1:]}")
+        labels = torch.from_numpy(y)
+        checks.class_indices(labels, "labels", len(pixels), len(CIFAR10_CLASSES))
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
     order = np.random.default_rng(0).permutation(len(y))
-    return torch.from_numpy(pixels[order]), torch.from_numpy(y[order]).long()
+    return torch.from_numpy(pixels[order]), labels[order].long()
 
 
 def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
@@ -290,7 +298,7 @@ def _image_folder(
 
     subset = None if subset is None else imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
-    with naming(place):
+    with told(place):
         folders = class_folders(place) if place.is_dir() else []
         labels_of = {folder.name: label for label, folder in enumerate(folders)}
         if subset is not None:

@@ -49,7 +49,7 @@ orders = st.permutations(range(10))
 def blank(names, **options):
     """Return a set of one grey image per class."""
     images = torch.full((len(names), 3, 8, 8), 0.5)
-    return DistilledSet(images, torch.arange(len(names)), names, **options)
+    return DistilledSet(images, torch.arange(len(names)), tuple(names), **options)
 
 
 # --- Two lists of names -------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_the_order_of_a_set_s_classes_changes_no_training(tmp_path, monkeypatch)
 def test_sets_and_test_images_of_other_classes(names, test_names, message):
     """Refused before anything is trained."""
     labels = torch.arange(len(names))
-    train = DistilledSet(torch.rand(len(names), 3, 32, 32), labels, names)
+    train = DistilledSet(torch.rand(len(names), 3, 32, 32), labels, tuple(names))
     count = len(test_names)
     test = (torch.rand(count, 3, 32, 32), torch.arange(count), tuple(test_names))
     with pytest.raises(InputError, match=message):

@@ -449,18 +449,12 @@ def truncated_image(root):
     (root / "a" / "1.png").write_bytes(content[:800])
 
 
-def sixteen_bits(root):
-    (root / "a").mkdir()
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "a" / "0.png")
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (mixed_sizes, r"0\.png is 9x8, .*0\.png is 8x8"),
         (corrupt_image, r"1\.png can't be read"),
         (truncated_image, r"1\.png can't be read"),
-        (sixteen_bits, r"0\.png: mode I"),
         (lambda root: None, "neither images.*nor class folders"),
         (lambda root: (root / "a").mkdir(), "'a' is empty"),
         (lambda root: write_images(root, ["dataset_0/a"]), "no images directly"),
@@ -583,12 +577,12 @@ BAD_FILES = {
     "no numbers": (
         saver([torch.rand(2, 3, 4, 4), torch.full((2,), torch.nan)]),
         {"dataset": None},
-        r"labels is torch\.float32 \(8,\); expected an integer tensor",
+        r"labels is torch\.float32 \(2,\); expected an integer tensor",
     ),
     "zero labels": (
         dc_with(labels=torch.zeros(0)),
         {},
-        r"labels: found .* \(0,\); form",
+        r"\(0,\); expected an integer",
     ),
     "no sets": (saver({"data": [], "accs_all_exps": {}}), {}, "'data' lists"),
     "no pair": (saver({"data": [[1]], "accs_all_exps": {}}), {}, "images, labels"),

@@ -367,11 +367,12 @@ def test_a_corrupt_image_is_named(folder):
             load_dataset(str(folder), "test")
 
 
-def test_sixteen_bits_are_not_clipped(folder):
-    """Eight of them would be lost without a word."""
+def test_sixteen_bits_are_kept(folder):
+    """999 is neither clipped to 255 nor cut to 3."""
     Image.fromarray(np.full((40, 40), 999, np.uint16)).save(folder / "test/ant/0.png")
-    with pytest.raises(InputError, match=r"0\.png: mode I;16; expected 8 bits"):
-        load_dataset(str(folder), "test")
+    for size in (None, 40):
+        images = load_dataset(str(folder), "test", image_size=size)[0]
+        assert torch.allclose(images[0], torch.tensor(999 / 65535))
 
 
 def test_folders_without_classes_or_images(folder, tmp_path):
