@@ -16,6 +16,7 @@ from diver_lite.checks import (
     InputError,
     class_indices,
     describe,
+    finite,
     floats,
     integer,
     is_one_of,
@@ -176,10 +177,10 @@ class Prior:
         """
         size = self.image_size
         floats(images, "images", ("B", 3, size, size))
+        finite(images, "images")
         if posterior_noise is not None:
-            floats(
-                posterior_noise, "posterior_noise", (len(images), *self.latent_shape)
-            )
+            shape = (len(images), *self.latent_shape)
+            floats(posterior_noise, "posterior_noise", shape)
         posteriors = [
             self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist
             for x in images.split(VAE_BATCH)
@@ -196,10 +197,8 @@ class Prior:
         floats(latents, "latents", ("B", *self.latent_shape))
         z = latents / self.vae.config.scaling_factor + self._shift
         z = z.to(self.device, self.vae.dtype)
-        images = torch.cat(
-            [self.vae.decode(part).sample for part in z.split(VAE_BATCH)]
-        )
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        parts = [self.vae.decode(part).sample for part in z.split(VAE_BATCH)]
+        return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
     @property
     def _shift(self) -> float:

@@ -173,8 +173,8 @@ MUTANTS = [
     Mutant(
         "prior.py",
         "decoder's output not clamped",
-        "return (images.float() / 2 + 0.5).clamp(0, 1)",
-        "return images.float() / 2 + 0.5",
+        "return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)",
+        "return torch.cat(parts).float() / 2 + 0.5",
     ),
     Mutant(
         "prior.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import torch
 
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, naming
 from diver_lite.prior import Prior
-from diver_lite.sets.reading import reading
+from diver_lite.sets.reading import reading, told
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -61,6 +62,10 @@ def load_prior(
     if str(name) in shipped_priors():
         files = [asset_path(file) for file in list_assets(f"priors/{name}/")]
         root = next(file.parent for file in files if file.name == "model_index.json")
+        if strange := {f for f in root.rglob("*") if not f.is_dir()} - {*files}:
+            raise InputError(
+                f"{min(strange)} is no part of the prior that ships; delete it"
+            )
     elif Path(name).is_dir():
         root = Path(name)
     else:
@@ -71,7 +76,8 @@ def load_prior(
                 "folder, nor a hub id of the form owner/name"
             )
         root = _download(str(name), shipped)
-    return _read_folder(root).to(device, dtype)
+    with told(root):
+        return _read_folder(root).to(device, dtype)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -111,14 +117,26 @@ def _download(name: str, instead: str) -> Path:
 def _read_folder(root: Path) -> Prior:
     """Read a folder of diffusers' format; broken ones raise `InputError`."""
     schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
+    with naming(root / "scheduler" / "scheduler_config.json"):
+        _bounded(schedule)
     for part, expected in NETWORKS.items():
-        found = _read_json(root / part / "config.json", root).get("_class_name")
+        config = _read_json(root / part / "config.json", root)
+        found = config.get("_class_name")
         if found not in expected:
             raise InputError(
                 f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
             )
+        with naming(root / part / "config.json"):
+            _bounded(config)
     index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
-    info = _read_json(own, root) if own.exists() else {}
+    info = _read_json(own, root) if os.path.lexists(own) else {}
+    names = index.get("id2label") or {}
+    with naming(root):
+        checks.instance(names, "id2label in model_index.json", dict)
+        checks.instance(info.get("name", ""), "name in diver_lite.json", str)
+        how = info.get("image_fit", "resize")
+        known = checks.is_one_of(how, ("pad", "resize"))
+        checks.require(known, "image_fit in diver_lite.json", how, "'pad' or 'resize'")
     import diffusers  # costs seconds, so only when a prior is loaded
 
     models = {}
@@ -128,8 +146,12 @@ def _read_folder(root: Path) -> Prior:
             models[part], report = getattr(diffusers, kind).from_pretrained(
                 root / part, torch_dtype=torch.float32, output_loading_info=True
             )
-            if report["missing_keys"]:  # diffusers would fill them with random numbers
-                raise ValueError(f"{part} lacks {', '.join(report['missing_keys'])}")
+            # diffusers would fill some with random numbers, and leave out others
+            if lacking := sorted(report["missing_keys"]):
+                raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
+            known = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
+            if known:
+                raise ValueError(f"{part} has no place for the weights {min(known)}")
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
             f"prior folder {root} can't be loaded: {checks.first_line(error)}"
@@ -143,9 +165,26 @@ def _read_folder(root: Path) -> Prior:
     for module in (transformer, vae):
         module.eval().requires_grad_(False)
     count = transformer.config.num_embeds_ada_norm
-    names = index.get("id2label") or {}
-    class_names = tuple(names.get(str(i), f"class {i}") for i in range(count))
+    class_names = tuple(str(names.get(str(i), f"class {i}")) for i in range(count))
     return Prior(transformer, vae, scheduler, class_names, info)
+
+
+def _bounded(config: dict) -> None:
+    """Raise at sizes that nobody has: diffusers would make them before it looks."""
+    for name, value in config.items():
+        values = value if isinstance(value, list) else [value]
+        length = 100 if "block" in name else 100_000
+        checks.integer(len(values), f"length of {name}", 0, length)
+        highest = 1000 if "layers" in name else 100_000
+        for number in values:
+            if isinstance(number, int):
+                checks.require(number <= highest, name, number, f"at most {highest}")
+    size, patch = config.get("sample_size", 0), config.get("patch_size", 0)
+    heads = config.get("num_attention_heads", 0)
+    width = config.get("attention_head_dim", 0)
+    if all(isinstance(n, int) and n > 0 for n in (size, patch, heads, width)):
+        table = (size // patch) ** 2 * heads * width  # of positions, built at once
+        checks.integer(table, "positions x channels of the transformer", 1, 2**26)
 
 
 def _build_scheduler(config: dict):
@@ -192,13 +231,14 @@ def _build_scheduler(config: dict):
 
 
 def _read_json(path: Path, root: Path) -> dict:
-    if not path.exists():
+    if not os.path.lexists(path):
         needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
         raise InputError(
             f"prior folder {root} lacks {path.relative_to(root)}; expected diffusers' "
             f"layout: {', '.join(needed)}"
         )
     with reading(path, "a JSON object"):
+        checks.integer(path.stat().st_size, "its size in bytes", 0, 2**25)
         content = json.loads(path.read_text("utf-8"))
         checks.instance(content, "the JSON", dict)
     return content
