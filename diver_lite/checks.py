@@ -17,10 +17,7 @@ if TYPE_CHECKING:  # the set-up check must run where torch is missing
 
 
 class InputError(ValueError):
-    """Say in one line what was given, what was found and what is expected.
-
-    Every check of user input raises it; the command line then exits with code 2.
-    """
+    """Bad input: what was given, found and expected, in one line; exit code 2."""
 
     path: Path | None = None  # the file that is named, see `file_error`
 
@@ -143,13 +140,7 @@ def path(value: Any, name: str) -> Path:
 
 
 def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
-    """Raise unless a value is a dense float tensor of a shape.
-
-    Args:
-        value: what was given.
-        name: of the argument.
-        shape: sizes; a letter stands for any size of at least 1.
-    """
+    """Raise unless a value is a dense float tensor of a shape; a letter is any >= 1."""
     _tensor(value, name, shape, "a float")
 
 
@@ -159,10 +150,8 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     broken = ~tensor.detach().isfinite()
     if bool(broken.any()):
         first = int(broken.flatten(1).any(dim=1).nonzero()[0])
-        raise InputError(
-            f"{name} hold {int(broken.sum())} NaN or infinite values, the first in row "
-            f"{first}; expected finite ones"
-        )
+        found = f"{int(broken.sum())} NaN or infinite values, the first in row {first}"
+        raise InputError(f"{name} hold {found}; expected finite ones")
     return tensor.detach()
 
 
@@ -183,10 +172,8 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
     if value.device.type == "cpu":
         low, high = int(value.min()), int(value.max())
         if low < 0 or high >= classes:
-            raise InputError(
-                f"{name} are {low} .. {high}; expected 0 .. {classes - 1}, an index "
-                "for each class"
-            )
+            expected = f"0 .. {classes - 1}, an index for each class"
+            raise InputError(f"{name} are {low} .. {high}; expected {expected}")
 
 
 def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import enum
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,7 @@ from typer import Argument, Option, echo
 
 from diver_lite import __version__
 from diver_lite.checks import InputError, require
-from diver_lite.files import check_writable
+from diver_lite.files import check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
 if TYPE_CHECKING:  # --help doesn't wait for torch
@@ -288,24 +290,30 @@ def distill(
     from diver_lite.sets.real import describe_source, load_dataset
 
     _check_suffix(out, ".safetensors")
-    check_writable(out, overwrite=overwrite)
+    state = out.with_suffix(".checkpoint")
+    expert = experts and experts / "expert_000.safetensors"
+    check_apart({"--out": out, "checkpoint": state, "a file of --experts": expert})
     changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
     recipe(method, ipc, **changes)  # say what is wrong before the data is read
-    result = run(
-        load_dataset(data, split, root=data_root),
-        method,
-        ipc=ipc,
-        seed=seed,
-        experts=experts,
-        compile=compile,
-        dtype=torch.bfloat16 if bfloat16 else torch.float32,
-        device=device,
-        checkpoint=out.with_suffix(".checkpoint"),
-        **changes,
-    )
-    source = describe_source(data, root=data_root)
-    result.provenance |= {"data": data, "source": source, "split": split}
-    result.save(out, overwrite=overwrite)
+    check_writable(out, overwrite=overwrite)
+    with exclusive(out):
+        check_writable(out, overwrite=overwrite)  # another run may have ended just now
+        result = run(
+            load_dataset(data, split, root=data_root),
+            method,
+            ipc=ipc,
+            seed=seed,
+            experts=experts,
+            compile=compile,
+            dtype=torch.bfloat16 if bfloat16 else torch.float32,
+            device=device,
+            checkpoint=state,
+            **changes,
+        )
+        source = describe_source(data, root=data_root)
+        result.provenance |= {"data": data, "source": source, "split": split}
+        result.save(out, overwrite=overwrite)
+        state.unlink(missing_ok=True)
     echo(f"wrote {out}: {result!r}")
 
 
@@ -375,6 +383,7 @@ def judge(
 
     if out is not None:
         _check_suffix(out, ".csv")
+    check_apart({"--out": out, "--table": table})
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
@@ -382,7 +391,7 @@ def judge(
     firsts = {name: each(0) if callable(each) else each for name, each in sets.items()}
     baseline = next(iter(sets)) if baseline is None else baseline
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
-    data = data or _data_of(firsts)
+    data = _data_of(firsts) if data is None else data
     size = next(iter(firsts.values())).images.shape[-1]
     test = _test_data(data, data_root, subset, size, test_images)
     recipe = get_protocol(protocol)
@@ -421,6 +430,7 @@ def _read_sets(
         name, file = Path(source).stem, source
         if "=" in source and source not in shipped and not Path(source).exists():
             name, _, file = source.partition("=")
+        require(name != "", "name of SET", source, "NAME=FILE")
         if name in sets:
             raise InputError(
                 f"SET {source!r}: there is a set {name!r} already; name one of them "
@@ -546,9 +556,14 @@ def check() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        for before, each in pairwise(["", *arguments]):
+            if not each or re.fullmatch("--[a-z-]+=", each):
+                name = each[:-1] or (before if before[:1] == "-" else "an argument")
+                raise InputError(f"{name} is empty; leave it out")
         app(arguments)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: of a file that is read
         message = " ".join(str(error).split())
         print(f"diver-lite: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, first_line
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -24,49 +25,54 @@ if TYPE_CHECKING:  # the set-up check must run where torch is missing
 MARKER = ".diver-lite"
 
 
+class WriteError(InputError, OSError):
+    """An output can't be written: a full disk, a folder that became read-only, ..."""
+
+
 @contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; move it to `path` if the block succeeds.
 
-    Works for a file or a folder (the block decides which it creates). If the block
-    raises, the temporary is removed and `path` is as it was. New files get the mode
-    that the umask gives, whatever the library that wrote them thinks.
-
-    Args:
-        path: where the finished file or folder shall stand.
-        overwrite: replace an existing `path` instead of refusing.
-
-    Raises:
-        InputError: `path` exists, or its folder can't be created or written to.
-
-    Source: ours: an interrupted run must not leave a file that looks complete.
+    The block decides whether it creates a file or a folder. If it raises, `path` is as
+    it was. New files get the umask's mode, whatever the library that wrote them thinks.
+    `InputError`: there is a `path` already, or it can't be written (`WriteError`).
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _scratch(path)
-    temporary = scratch / path.name
-    try:
+    with ExitStack() as stack, _naming_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _scratch(path)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        temporary = scratch / path.name
         yield temporary
-        usual = scratch / MARKER
-        usual.touch()
+        (scratch / MARKER).touch()
+        usual = stat.S_IMODE((scratch / MARKER).stat().st_mode)
         for file in [temporary, *temporary.rglob("*")]:
             if file.is_file() and not file.is_symlink():
-                file.chmod(stat.S_IMODE(usual.stat().st_mode))
+                file.chmod(usual)
         if temporary.is_dir():
             (temporary / MARKER).touch()
         move(temporary, path, overwrite=overwrite)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _naming_output(path: Path) -> Iterator[None]:
+    """Say of what fails that it is this output which can't be written, and why."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise WriteError(f"output {path} can't be written ({why})") from error
 
 
 def move(new: Path, path: Path, *, overwrite: bool) -> None:
     """Rename `new` to `path`, on one file system, without a moment that loses anything.
 
-    A folder can't be replaced in one step. So the old one is renamed aside, and goes
-    when the new one is in its place. If that fails it is put back; after a kill the
-    next `check_writable` of `path` does so. Without `overwrite` not even what appeared
-    just now is replaced: `InputError`. Source: ours.
+    A folder can't be replaced in one step: the old one is renamed aside, goes when the
+    new one is in place, and is put back if that fails, after a kill by the next
+    `check_writable`. Without `overwrite` `InputError` also if `path` came just now.
     """
     if not overwrite:
         try:
@@ -125,52 +131,61 @@ def _settle(path: Path) -> None:
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
-    """Raise `InputError` now if `path` could not be written at a long run's end.
-
-    If a kill cut off the replacement of a folder, the old one is brought back first.
-    """
+    """Raise `InputError` now if `path` could not be written at a long run's end."""
     path = Path(path)
-    _settle(path)
-    if os.path.lexists(path) and not overwrite:
-        raise InputError(
-            f"output {path} exists already; choose another path or pass overwrite "
-            "(--overwrite on the command line)"
-        )
-    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
-        raise InputError(
-            f"output {path} is a folder that diver_lite did not write; it is not "
-            "overwritten: choose another path or delete it yourself"
-        )
-    # look at the nearest folder there is: a check must not leave new ones behind
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"output {path}: the folder {folder} can't be written to "
-            f"({error.strerror or error})"
-        ) from None
+    with _naming_output(path):
+        _settle(path)
+        if os.path.lexists(path) and not overwrite:
+            hint = "choose another path or pass overwrite (--overwrite)"
+            raise InputError(f"output {path} exists already; {hint}")
+        if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
+            raise InputError(
+                f"output {path} is a folder that diver_lite did not write; it is not "
+                "overwritten: choose another path or delete it yourself"
+            )
+        # in the nearest folder there is: a check must not leave new ones behind
+        folder = next(p for p in path.absolute().parents if os.path.lexists(p))
+        _scratch(folder / path.name).rmdir()
+
+
+def check_apart(outputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse outputs one of which would replace another, or what is in it."""
+    real = {name: Path(os.path.realpath(p)) for name, p in outputs.items() if p}
+    for (one, outer), (other, inner) in permutations(real.items(), 2):
+        if outer in (inner, *inner.parents):
+            raise InputError(
+                f"{other} ({outputs[other]}) is in {one} ({outputs[one]}), or is the "
+                "same; expected outputs that don't replace each other"
+            )
 
 
 @contextmanager
-def exclusive(path: str | Path, output: str | Path) -> Iterator[None]:
-    """Hold a lock file, made with its folder if need be, while the block runs.
+def exclusive(output: str | Path, path: str | Path | None = None) -> Iterator[None]:
+    """Hold a lock file, `.NAME.lock` or `path`, while the block runs; then it goes.
 
-    The system frees it when its owner ends, even by kill -9: no lock is ever stale. The
-    block may delete it. Raises `InputError`, which names the output, if it is held.
+    The system frees it when its owner ends, even by kill -9: no lock is ever stale.
+    Raises `InputError`, which names the output, if another process holds it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    output = Path(output)
+    path = Path(path or output.parent / f".{output.name}.lock")
+    with _naming_output(output):
+        missing = [parent for parent in path.parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
         try:
-            stack.enter_context(FileLock(path, timeout=0))
+            lock.acquire()
         except Timeout:
-            raise InputError(
-                f"output {output} is being written by another process; wait for it, or "
-                "choose another output"
-            ) from None
+            held = "is being written by another process; wait for it, or choose another"
+            raise InputError(f"output {output} {held}") from None
+    try:
         yield
+    finally:
+        with suppress(OSError):  # Windows deletes no file that is open
+            path.unlink()
+        lock.release()
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
 
 
 def sha256(path: str | Path) -> str:
@@ -190,11 +205,5 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
         rows = tensor if tensor.shape else tensor[None]
         for start in range(0, len(rows), 100):  # a copy of all may be too large
             flat = rows[start : start + 100].detach().cpu().contiguous().reshape(-1)
-            # as bytes, because NumPy has no bfloat16
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            digest.update(flat.view(torch.uint8).numpy().tobytes())  # also of bfloat16
     return digest.hexdigest()[:16]
-
-
-def slug(name: str) -> str:
-    """Return a name as a folder can carry it."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"

@@ -70,7 +70,7 @@ def main() -> None:
         path = work / f"{args.dataset}-{name}.safetensors"
         if not path.exists():
             data = data or load_dataset(args.dataset, "fit", root=args.data_root)
-            started = time.perf_counter()
+            started, state = time.perf_counter(), path.with_suffix(".checkpoint")
             epochs = changes.get("expert_epochs", "")  # experts of one kind are shared
             result = distill(
                 data,
@@ -79,7 +79,7 @@ def main() -> None:
                 experts=work / f"{args.dataset}-experts{epochs}",
                 compile=True,
                 dtype=torch.bfloat16,
-                checkpoint=path.with_suffix(".checkpoint"),
+                checkpoint=state,
                 **changes,
             )
             seconds = round(time.perf_counter() - started)
@@ -91,6 +91,7 @@ def main() -> None:
                 "seconds": seconds,
             }
             result.save(path)
+            state.unlink(missing_ok=True)
             print(f"wrote {path} after {seconds} s")
         if args.install:
             asset = Path("diver_lite/assets/distilled") / path.name

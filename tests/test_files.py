@@ -1,5 +1,6 @@
 """Nothing of the user's is overwritten, and nothing half-written remains."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from diver_lite.checks import InputError
-from diver_lite.files import atomic_path, check_writable
+from diver_lite.files import WriteError, atomic_path, check_writable, exclusive
 
 
 def test_a_folder_of_the_users_is_never_overwritten(tmp_path):
@@ -192,3 +194,64 @@ def test_files_get_the_mode_of_the_umask(tmp_path, umask, mode):
     assert {p.stat().st_mode & 0o777 for p in files} == {mode}
     folders = [p for p in tmp_path.rglob("*") if p.is_dir()]
     assert {p.stat().st_mode & 0o777 for p in folders} == {0o777 & ~umask}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O: no space"),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, error):
+    """The old file stays, nothing else remains, and who waits for OSError gets one."""
+    path = tmp_path / "out"
+    write(path, "old", "file")
+    words = r"output .*out can't be written \(.*(N|n)o space.*\)$"
+    with (
+        pytest.raises(InputError, match=words) as caught,
+        atomic_path(path, overwrite=True) as temporary,
+    ):
+        temporary.write_text("half")
+        raise error
+    assert isinstance(caught.value, WriteError)
+    assert isinstance(caught.value, OSError)
+    assert version(path) == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_name_that_is_too_long_is_known_at_the_start(tmp_path):
+    """Also if it would be so for the temporary sibling only."""
+    for name in ("x" * 250, "x" * 5000, "x" * 5000 + "/out"):
+        with pytest.raises(InputError, match="can't be written"):
+            check_writable(tmp_path / name)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "function", ["os.mkdir", "os.stat", "os.scandir", "os.listdir"]
+)
+def test_a_folder_that_may_not_be_looked_at(tmp_path, monkeypatch, function):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(function, denied)
+        try:
+            check_writable(tmp_path / "out", overwrite=True)
+        except InputError as error:
+            assert "out can't be written (Permission denied)" in str(error)
+    assert [p.name for p in tmp_path.rglob("*")] == ["out"]
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    """Neither its file nor folders made for it; what came into those stays."""
+    with exclusive(tmp_path / "a" / "b" / "out.csv"):
+        assert [p.name for p in tmp_path.rglob("*.lock")] == [".out.csv.lock"]
+    assert [*tmp_path.iterdir()] == []
+    with exclusive(tmp_path / "a" / "b" / "out.csv"):
+        (tmp_path / "a" / "other").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "other"]
+    with pytest.raises(InputError, match="can't be written"), exclusive("/proc/a/out"):
+        pass

@@ -17,6 +17,7 @@ from scipy import stats
 
 from diver_lite.checks import InputError, instance, integer, require
 from diver_lite.files import atomic_path
+from diver_lite.sets.names import to_cell
 
 CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little
 CONFIDENCE = 0.95
@@ -238,6 +239,10 @@ def check_suffix(path: Path) -> None:
     require(path.suffix in WRITERS, f"table {path}: the suffix", path.suffix, expected)
 
 
+def _csv(summary: pd.DataFrame) -> str:
+    return summary.rename(to_cell).to_csv(index_label="set", lineterminator="\n")
+
+
 def _markdown(summary: pd.DataFrame) -> str:
     """Return GitHub's Markdown, numbers aligned to the right."""
     lines = [["set", *summary.columns], ["---", *["---:"] * len(summary.columns)]]
@@ -253,8 +258,4 @@ def _latex(summary: pd.DataFrame) -> str:
     return text.replace("±", r"$\pm$")
 
 
-WRITERS = {
-    ".csv": lambda summary: summary.to_csv(index_label="set", lineterminator="\n"),
-    ".md": _markdown,
-    ".tex": _latex,
-}
+WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}

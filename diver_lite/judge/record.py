@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import atomic_path, check_writable, fingerprint
+from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.protocols import Protocol, learned_lr
+from diver_lite.sets.names import from_cell, to_cell
 
+TEXTS = ["set", "error"]  # a user may have chosen the words
 COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error"]
 IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
 NUMBERS = {"unseen": bool, "seed": int, "accuracy": float, "seconds": float}
@@ -57,11 +60,23 @@ class Cells:
             return
         self.shas["protocol_sha"] = protocol_fingerprint(protocol)
         self.shas["test_sha"] = fingerprint(test)
-        if self.path.is_dir():
-            raise InputError(f"out {self.path} is a folder; expected a .csv file")
-        check_writable(self.path, overwrite=True)
         if self.path.exists():
+            if not self.path.is_file():
+                raise InputError(f"out {self.path} is no regular file; expected a .csv")
             self._read(self.path)
+
+    @classmethod
+    @contextmanager
+    def locked(
+        cls, path: str | Path | None, protocol: Protocol, test: tuple[Tensor, Tensor]
+    ) -> Iterator[Cells]:
+        """Hold the file meanwhile: two runs would lose each other's rows."""
+        if path is None:
+            yield cls(None, protocol, test)
+            return
+        check_writable(path, overwrite=True)
+        with exclusive(path):
+            yield cls(path, protocol, test)
 
     def _read(self, path: Path) -> None:
         types: Any = dict.fromkeys(IN_FILE, str) | NUMBERS
@@ -85,6 +100,7 @@ class Cells:
                     f"out {path} was made with {words}; choose another file, or delete "
                     "it to start anew"
                 )
+        table[TEXTS] = table[TEXTS].map(from_cell)
         for row in table.to_dict("records"):
             self._keep(row)
 
@@ -123,6 +139,7 @@ class Cells:
             self._keep(row | {"set_sha": "", "draw": ""} | train | self.shas)
         if self.path is not None:
             table = pd.DataFrame(list(self.rows.values()), columns=IN_FILE)
+            table[TEXTS] = table[TEXTS].map(to_cell)
             with atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 

@@ -88,11 +88,14 @@ def cross_architecture(
         batch_models = len(seeds) if device.type == "cuda" else 1
     batch_models = integer(batch_models, "batch_models", 1)
     protocol = with_statistics(protocol, images)
-    cells = Cells(out, protocol, (images, labels))
     scoring = (to_device(images, device), labels)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
     names = named = tuple(more[0] or ()) if more else ()
-    with tqdm(total=len(keys), desc="judges", disable=not progress) as bar:
+    with (
+        Cells.locked(out, protocol, (images, labels)) as cells,
+        # not at once: no bar above what is wrong with a set
+        tqdm(total=len(keys), desc="judges", disable=not progress, delay=1) as bar,
+    ):
         for start in range(0, len(seeds), batch_models):
             block = seeds[start : start + batch_models]
             drawn = {
@@ -113,7 +116,7 @@ def cross_architecture(
             for group in _groups(todo, drawn, protocol, batch_models):
                 cells.add(_judge(group, drawn, scoring, protocol, device))
                 bar.update(len(group))
-    return cells.table(keys)
+        return cells.table(keys)
 
 
 Drawn = Mapping[tuple[str, int], DistilledSet]

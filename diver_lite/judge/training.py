@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, class_indices, finite, first_line, floats
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
@@ -79,11 +79,19 @@ def train_judges(
         one-by-one training up to rounding.
 
     Raises:
-        InputError: differing numbers or shapes of images and labels.
+        InputError: differing numbers or shapes of images and labels; images or labels
+            of another type or out of range, or not finite.
     """
     protocol, device = get_protocol(protocol), resolve_device(device)
-    shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=False)}
     numbers = {len(images), len(labels), len(seeds)}
+    for x, y in zip(images, labels, strict=False):
+        _check_images(x)
+        if getattr(y, "ndim", 1) == 1:
+            class_indices(y, "labels", len(x), num_classes)
+        else:
+            floats(y, "labels", (len(x), num_classes))
+            finite(y, "labels")
+    shapes = {(*x.shape, *y.shape) for x, y in zip(images, labels, strict=False)}
     if len(shapes) != 1 or len(numbers) != 1:
         raise InputError(
             f"images, labels and seeds: found shapes {sorted(shapes)}, and {numbers} "
@@ -102,6 +110,11 @@ def train_judges(
                 stacklevel=2,
             )
     return [result for task in tasks for result in run([task])]
+
+
+def _check_images(images: Tensor) -> None:
+    floats(images, "images", ("N", 3, "H", "W"))
+    finite(images, "images")
 
 
 Task = tuple[Tensor, Tensor, int]  # images, labels, seed
@@ -236,6 +249,7 @@ def predict(
     network: nn.Module, images: Tensor, protocol: str | Protocol = "corrected"
 ) -> Tensor:
     """Return a judge's logits (N, K) for images (N, 3, H, W) in [0, 1]."""
+    _check_images(images)
     protocol = get_protocol(protocol)
     device = next(network.parameters()).device
     return torch.cat(

@@ -5,6 +5,7 @@ A file carries a record of what it was made from, and is refused where that diff
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
+            _check_file(self.path)
             state = torch.load(self.path, map_location=device, weights_only=True)
             _compare(self.path, json.loads(state.get("record", "{}")), self.record)
             return restore(state)
@@ -62,8 +64,10 @@ class Checkpoint:
         """Write tensors, numbers and state_dicts, whole or not at all."""
         if self.path is not None:
             content = state | {"record": json.dumps(self.record)}
+            # torch calls a full disk a RuntimeError, the system an OSError
+            torch.save(content, buffer := io.BytesIO())
             with atomic_path(self.path, overwrite=True) as temporary:
-                torch.save(content, temporary)
+                temporary.write_bytes(buffer.getbuffer())
             self.saved = time.monotonic()
 
 
@@ -82,6 +86,7 @@ def kept(
         with atomic_path(path, overwrite=True) as temporary:
             save_file(tensors, temporary, {key: json.dumps(record)})
     try:
+        _check_file(path)
         with safe_open(path, "pt") as file:
             found = json.loads(file.metadata()[key])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -91,6 +96,11 @@ def kept(
         ) from None
     _compare(path, found, record)
     return tensors
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError("no regular file")
 
 
 def _compare(path: Path, found: dict, record: dict) -> None:

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from diver_lite.checks import InputError, integer, one_of, require, settings
 from diver_lite.distilled import DistilledSet
+from diver_lite.files import check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
 from diver_lite.make.baselines import draw_rows, rows_by_class
@@ -343,7 +344,8 @@ def distill(
             CUDA only, for it costs half a minute at the start.
         dtype: of the same parts; torch.bfloat16 is faster where hardware has it.
         device: default: CUDA if there is one.
-        checkpoint: file to go on from and to save to each minute; removed at the end.
+        checkpoint: file to go on from and to save to each minute; delete it when the
+            result is saved.
         changes: fields of `DistillConfig` that differ from `recipe(method, ipc)`.
 
     Returns:
@@ -386,15 +388,12 @@ def distill(
     if method == "mtt":
         record = record | {"learned_lr": float(task.syn_lr.detach())}
     pixels = synthetic.detach().cpu() * std + mean
-    result = DistilledSet(
+    return DistilledSet(
         pixels.expand(-1, 3, -1, -1).contiguous(),
         task.labels.cpu(),
         class_names,
         provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
     )
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return result
 
 
 def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -403,6 +402,9 @@ def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images = images[:, :1]
     part, axes = images[:10_000], (0, 2, 3)
     mean, std = (x.float().view(1, -1, 1, 1) for x in (part.mean(axes), part.std(axes)))
+    varied = bool(((std > 0) & std.isfinite()).all())
+    name, found = "dataset: the images' deviation per channel", std.flatten().tolist()
+    require(varied, name, found, "finite ones above 0; constant images teach nothing")
     return (images - mean) / std, mean, std
 
 
@@ -487,6 +489,7 @@ def _train_experts(
             "method 'mtt' needs a folder for its expert trajectories: pass experts "
             "(--experts on the command line); missing ones are trained there"
         )
+    check_writable(Path(folder, "expert_000.safetensors"), overwrite=True)
     images, config = task.images, task.config
     some = images[:: max(1, len(images) // 1000)].cpu()
     record = {

@@ -24,8 +24,17 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, number, one_of, settings
-from diver_lite.files import atomic_path, check_writable
+from diver_lite.checks import (
+    InputError,
+    instance,
+    integer,
+    number,
+    one_of,
+    require,
+    settings,
+)
+from diver_lite.checks import path as checked_path
+from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Checkpoint
 from diver_lite.sets.priors import resolve_device
 from diver_lite.sets.real import describe_source, load_dataset
@@ -76,6 +85,16 @@ class PriorRecipe:
 
     def __post_init__(self) -> None:
         settings(self, {})
+        number(self.label_dropout, "label_dropout", 0, 1)
+        number(self.ema_decay, "ema_decay", 0, 1)
+        instance(self.vae_channels, "vae_channels", tuple)
+        for each in self.vae_channels:
+            whole = integer(each, "vae_channels", 16) % 16 == 0
+            require(whole, "vae_channels", each, "a multiple of 16")
+        halvings = integer(len(self.vae_channels), "number of vae_channels", 1, 6) - 1
+        side = 32 // 2**halvings
+        expected = f"a divisor of {side}, the side of the latents"
+        require(side % self.patch_size == 0, "patch_size", self.patch_size, expected)
 
 
 RECIPES = {
@@ -140,13 +159,13 @@ def train_prior(
     recipe = replace(recipe or RECIPES[one_of(name, "recipe", [*RECIPES])], **changes)
     limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
     deadline = time.monotonic() + limit
-    device, out = resolve_device(device), Path(out)
+    device, out = resolve_device(device), checked_path(out, "out")
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; expected a working folder")
-    check_writable(out / "vae.pt", overwrite=True)
+    for part in ("vae.pt", "dit.pt", "prior"):
+        check_writable(out / part, overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
     source = describe_source(recipe.dataset, root=data_root)
-    out.mkdir(parents=True, exist_ok=True)
     grey = images.stride(1) == 0  # one channel, repeated by a view
     images, labels = images[:, : 1 if grey else 3].to(device), labels.to(device)
     vae, dit = _untrained(recipe, len(class_names), device)
@@ -156,29 +175,30 @@ def train_prior(
         _optimise, recipe=recipe, folder=out, deadline=deadline, progress=progress,
         on_step=on_step,
     )  # fmt: skip
-    vae_losses = run(
-        vae,
-        "vae",
-        lambda generator: _vae_loss(vae, images, recipe, generator),
-        decay=min(recipe.ema_decay, 0.999),
-        compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
-    )
-    if vae_losses is None:
-        return False
-    latents, scaling_factor = _encode_all(vae, images, recipe.flip)
-    vae.register_to_config(scaling_factor=scaling_factor)
-    dit_losses = run(
-        dit,
-        "dit",
-        lambda generator: _dit_loss(dit, latents, labels, recipe, generator),
-        decay=recipe.ema_decay,
-        compile=compile,
-    )
-    if dit_losses is None:
-        return False
-    losses, source = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
-    export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
-    return True
+    with exclusive(out, out / ".lock"):
+        vae_losses = run(
+            vae,
+            "vae",
+            lambda generator: _vae_loss(vae, images, recipe, generator),
+            decay=min(recipe.ema_decay, 0.999),
+            compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
+        )
+        if vae_losses is None:
+            return False
+        latents, scaling_factor = _encode_all(vae, images, recipe.flip)
+        vae.register_to_config(scaling_factor=scaling_factor)
+        dit_losses = run(
+            dit,
+            "dit",
+            lambda generator: _dit_loss(dit, latents, labels, recipe, generator),
+            decay=recipe.ema_decay,
+            compile=compile,
+        )
+        if dit_losses is None:
+            return False
+        losses, source = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
+        export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
+        return True
 
 
 def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple:

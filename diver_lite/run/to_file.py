@@ -39,6 +39,7 @@ from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.files import (
     MARKER,
     atomic_path,
+    check_apart,
     check_writable,
     exclusive,
     fingerprint,
@@ -254,7 +255,7 @@ class Shards:
                 f"{strange!r}, which is none of ours; move that, or choose another "
                 "--out"
             )
-        with exclusive(self.folder / LOCK, self.out):
+        with exclusive(self.out, self.folder / LOCK):
             try:
                 yield
             except BaseException:
@@ -462,8 +463,9 @@ class Shards:
         try:
             yield
         except (OSError, SafetensorError) as error:
+            why = first_line(error.__cause__ or error)
             raise InputError(
-                f"output {self.out} can't be written ({first_line(error)}); finished "
+                f"output {self.out} can't be written ({why}); finished "
                 f"images are kept in {self.folder}: make room and run the same "
                 "command again"
             ) from None
@@ -500,18 +502,8 @@ def check_output(
             "without an ending"
         )
     check_writable(out, overwrite=overwrite or is_finished(out))
-    if images is None:
-        return
-    pictures = Path(os.path.realpath(images))
-    for path in map(os.path.realpath, (out, parts_folder(out))):
-        if pictures in (Path(path), *Path(path).parents) or Path(path) in (
-            pictures.parents
-        ):
-            raise InputError(
-                f"images {images} and output {out} would lie in each other; expected "
-                "two places"
-            )
-    if not parts_folder(out).exists():  # else only the run knows whether it is its own
+    check_apart({"--out": out, "--images": images, "working folder": parts_folder(out)})
+    if images and not parts_folder(out).exists():  # else the run knows if it is its own
         check_writable(images, overwrite=overwrite)
 
 

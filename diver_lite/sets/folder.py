@@ -16,13 +16,16 @@ from torch import Tensor
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import atomic_path, slug
+from diver_lite.files import atomic_path
 from diver_lite.sets.names import (
     SUBSETS,
     WORDNET_IDS,
     class_names,
+    from_cell,
     imagenet_indices,
     numbered,
+    slug,
+    to_cell,
 )
 from diver_lite.sets.reading import reading
 
@@ -163,7 +166,8 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
         for row in csv.DictReader(stream):
             label = row.get("label") or ""
             if label.isdecimal() and int(label) < len(names):
-                names[int(label)] = row.get("class_name") or names[int(label)]
+                name = from_cell(row.get("class_name") or "")
+                names[int(label)] = name or names[int(label)]
     return names
 
 
@@ -249,4 +253,4 @@ def write_pictures(distilled: DistilledSet, folder: Path) -> None:
             (folder / file.parent).mkdir(exist_ok=True)
             pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / file)
-            table.writerow((file.as_posix(), label, name))
+            table.writerow((file.as_posix(), label, to_cell(name)))

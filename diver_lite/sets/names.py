@@ -110,3 +110,18 @@ def imagenet_indices(subset: str) -> tuple[int, ...]:
 def numbered(count: int) -> tuple[str, ...]:
     """Return stand-in names for classes that nobody has named."""
     return tuple(f"class {index}" for index in range(count))
+
+
+def to_cell(text: str) -> str:
+    """Return a text for a CSV, which no spreadsheet takes for a formula."""
+    return re.sub(r"^(?='*[=+\-@\t\r])", "'", text)
+
+
+def from_cell(cell: str) -> str:
+    """Return what `to_cell` was given."""
+    return re.sub(r"^'(?='*[=+\-@\t\r])", "", cell)
+
+
+def slug(name: str) -> str:
+    """Return a name as a folder can carry it."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"

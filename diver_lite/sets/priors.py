@@ -85,17 +85,19 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(device)
+        found = torch.device(device)
+        if found.type == "meta":  # without values
+            raise ValueError
     except (RuntimeError, TypeError, ValueError):
         raise InputError(
             f"device {checks.describe(device)} is unknown; expected cpu, cuda or cuda:N"
         ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; "
             "use --device cpu"
         )
-    return device
+    return found
 
 
 def _download(name: str, instead: str) -> Path:

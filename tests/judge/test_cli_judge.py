@@ -172,7 +172,7 @@ def toys():
         (["nowhere.pt"], "nowhere.pt"),
         (["a.safetensors", "sub=a.safetensors", "a.safetensors"], "set 'a' already"),
         (["a.safetensors", "--judges", "VGG19"], "judge is 'VGG19'; expected one of"),
-        (["a.safetensors", "--judges", ""], "judge is ''; expected one of"),
+        (["a.safetensors", "--judges", ","], "judge is ''; expected one of"),
         (["a.safetensors", "--seeds", "0"], "seeds is 0; expected"),
         (["a.safetensors", "--protocol", "slow"], "protocol is 'slow'; exp"),
         (["a.safetensors", "--steps", "0"], "steps is 0"),

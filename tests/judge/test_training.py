@@ -186,6 +186,44 @@ def test_sets_and_tests_that_do_not_fit():
     assert {"corrected", "quick"} <= set(PROTOCOLS)
 
 
+def spoiled(images, value):
+    images = images.clone()
+    images[4, 1, 2, 3] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (lambda x: spoiled(x, float("nan")), None, "images hold 1 NaN .* row 4"),
+        (lambda x: spoiled(x, -float("inf")), None, "images hold 1 NaN .* row 4"),
+        (lambda x: (x * 255).byte(), None, r"images is torch.uint8 \(24, 3"),
+        (
+            lambda x: x[:, :1],
+            None,
+            r"images is .* \(24, 1, 32, 32\); .* \(N, 3, H, W\)",
+        ),
+        (lambda x: x.numpy(), None, "images is of type ndarray"),
+        (lambda x: x[:0], lambda y: y[:0], r"images is torch.float32 \(0, 3"),
+        (None, lambda y: y - 1, r"labels are -1 \.\. 1; expected 0 \.\. 2"),
+        (None, lambda y: y + 1, r"labels are 1 \.\. 3"),
+        (None, lambda y: y.float(), "labels is torch.float32 .* integer tensor"),
+        (None, lambda y: y[:5], r"labels is torch.int64 \(5,\)"),
+        (None, lambda y: y.tolist(), "labels is of type list"),
+        (None, lambda y: torch.rand(24, 4), r"labels is .* \(24, 3\)"),
+        (None, lambda y: torch.full((24, 3), float("nan")), "labels hold 72 NaN"),
+    ],
+)
+def test_what_nothing_can_be_learned_from(images, labels, message):
+    x, y, _ = toy()
+    x, y = images(x) if images else x, labels(y) if labels else y
+    with pytest.raises(InputError, match=message):
+        train_judge("ConvNet", x, y, num_classes=3, protocol=BRIEF)
+    if images:
+        with pytest.raises(InputError, match=message):
+            predict(build_judge("ConvNet", 3, 32, seed=0), x)
+
+
 # --- Baselines ----------------------------------------------------------------------
 
 

@@ -378,7 +378,7 @@ def test_a_run_goes_on_where_it_stopped(method, experts, tmp_path, monkeypatch):
     resumed = distill(colour(), method, checkpoint=path, **options)
     assert torch.equal(resumed.images, whole.images)
     assert resumed.provenance == whole.provenance
-    assert [*tmp_path.iterdir()] == []
+    assert [*tmp_path.iterdir()] == [path]  # until the result is saved
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
@@ -405,6 +405,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
     path.write_bytes(b"half")
     with pytest.raises(InputError, match="does not fit this run"):
         distill(colour(), "dm", checkpoint=path, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, r"deviation per channel is \[.*0\.0\]; .* constant images teach nothing"),
+        (float("nan"), "dataset: images hold 1024 NaN"),
+    ],
+)
+def test_images_that_teach_nothing(value, message):
+    """They are to blame, not the learning rate."""
+    images, labels, names = colour()
+    images[:, 2] = value if value == 0.5 else images[:, 2]
+    images[7, 2] = value
+    with pytest.raises(InputError, match=message):
+        distill((images, labels, names), "dm", **QUICK)
 
 
 def test_pixels_that_become_nan_are_named():

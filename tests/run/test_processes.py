@@ -138,7 +138,7 @@ def test_a_lost_process_is_reported(monkeypatch):
 HOLD = """
 import sys, time
 from diver_lite.files import exclusive
-with exclusive(sys.argv[1], "out.safetensors"):
+with exclusive("out.safetensors", sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -168,10 +168,10 @@ def test_a_second_run_is_refused_until_the_first_is_dead(command, tmp_path, caps
 def test_a_lock_is_held_by_one(tmp_path):
     """Also within a process; afterwards it is free, even if the block deleted it."""
     lock = tmp_path / "new" / "lock"
-    with exclusive(lock, "x"):
+    with exclusive("x", lock):
         refused = pytest.raises(InputError, match="x is being written by another")
-        with refused, exclusive(lock, "x"):
+        with refused, exclusive("x", lock):
             pass
         lock.unlink()
-    with exclusive(lock, "x"):
+    with exclusive("x", lock):
         assert lock.exists()

@@ -1,0 +1,268 @@
+"""Whatever a user types: exit code 2, one line that says what is wrong, no debris.
+
+Each option of each command gets values that it can't have, the others stay good ones.
+"""
+
+import os
+import re
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from diver_lite.cli import main
+from diver_lite.distilled import DistilledSet
+
+LONG = "x" * 5000
+NO_COUNT = ("0", "-1", "1.5", "x", "1e3", "True", str(2**31), str(10**30), "", "0x1")
+NO_SEED = ("-1", "1.5", "x", str(10**30), "", "None")
+NO_DEVICE = ("", "abacus", "cuda:99", "cpu:cpu", LONG, "meta", "cuda:-1")
+NO_FOLDER = ("", "nowhere", "file.txt", "file.txt/deeper", LONG, "loop")
+NO_SETTING = (
+    "", "=", "lr", "=1", "nothing=1", "__class__=1", "steps=0", "steps=1.5", "steps=x",
+    "steps=True", "steps=None", "steps=[1]", f"steps={10**30}", "lr=", "lr=x", "lr=-1",
+    "lr=nan", "lr=1e999", "lr=1j", "lr={", "lr=(1, 2)", "init=zeros", "init=1",
+    "init=None", "augment=1", "augment=yes", "inner_loops=-1", "expert_epochs=1",
+    "real_batch=0", f"steps={LONG}", "lr=b'1'", "lr=\n", "lr='1'", "syn_steps=-3",
+)  # fmt: skip
+NO_RECIPE = (
+    "", "layers", "nothing=1", "layers=0", "layers=1.5", "layers=x", "heads=-1",
+    "flip=2", "flip=yes", "image_fit=crop", "vae_channels=16", "vae_channels=(0,)",
+    "vae_channels=()", "vae_channels=(7,)", "vae_channels=x", "kl_weight=-1",
+    "dit_lr=nan", "label_dropout=2", "ema_decay=2", "snr_gamma=x", "dataset=3",
+    "patch_size=3", "dataset=nowhere", "vae_channels=(16,)*9", "head_dim=0",
+)  # fmt: skip
+# a file of the user's, of a program's, a folder of the user's, nowhere, too long
+NO_PLACE = (
+    "", "file.txt/a{}", "folder{}", "/proc/nowhere/a{}", "a.pt", "none", "loop/a{}",
+    "x" * 250 + "{}", LONG + "{}", f"{LONG}/a{{}}", "folder", ".", "..", "/",
+)  # fmt: skip
+
+DISTILL = ("distill", "dm", "--data", "data", "--split", "train", "--steps", "1",
+           "--real-batch", "2", "--device", "cpu")  # fmt: skip
+JUDGE = ("judge", "good.safetensors", "--data", "data", "--judges", "ConvNet",
+         "--seeds", "1", "--steps", "1", "--device", "cpu")  # fmt: skip
+TRAIN = ("train-prior", "fashion-mnist", "--set", "dataset=data", "--dit-steps", "1",
+         "--vae-steps", "1", "--device", "cpu")  # fmt: skip
+RECOVER = ("recover", "good.safetensors", "--prior", "nowhere", "--device", "cpu")
+
+
+def suffixed(places, suffix):
+    return tuple(place.format(suffix) for place in places)
+
+
+SAFE = suffixed(NO_PLACE, ".safetensors")
+# command -> option -> values; "" is the argument without an option
+HOSTILE = {
+    (*DISTILL, "-o", "out.safetensors"): {
+        "--ipc": (*NO_COUNT, "4"),
+        "--steps": NO_COUNT,
+        "--real-batch": NO_COUNT,
+        "--seed": (*NO_SEED, str(2**31)),
+        "--init": ("", "zeros", "REAL", "0"),
+        "--set": NO_SETTING,
+        "--data": ("", "nowhere", "file.txt", "grey", LONG, "fashion-mnist "),
+        "--split": ("", "dev", "TRAIN", "0"),
+        "--device": NO_DEVICE,
+        "-o": (*SAFE, "there.safetensors", "good.safetensors"),
+        "--turbo": ("1",),
+    },
+    ("distill", "mtt", *DISTILL[2:], "-o", "out.safetensors", "--experts", "experts"): {
+        "--experts": (
+            "",
+            "file.txt",
+            "out.safetensors",
+            "out.checkpoint",
+            LONG,
+            "loop",
+        ),
+        "-o": ("experts/expert_000.safetensors",),
+        "--set": ("expert_epochs=2", "num_experts=0", "target_epochs=-1"),
+    },
+    ("distill", "-o", "out.safetensors"): {"": ("gan", "DM", LONG)},
+    (*JUDGE, "-o", "t.csv", "--table", "s.md"): {
+        "": (
+            "",
+            "nowhere.pt",
+            "=",
+            "=good.safetensors",
+            "good.safetensors",
+            LONG,
+            "a=",
+            "file.txt",
+            "folder",
+            "a=nowhere.pt",
+            "draw_{seed}.safetensors",
+            "three.safetensors",
+            "loop",
+        ),
+        "--data": ("", "nowhere", "file.txt", "folder", LONG, "mnist"),
+        "--judges": ("", ",", "convnet", "ConvNet,", "ViT,nobody", LONG),
+        "--seeds": NO_COUNT,
+        "--protocol": ("", "slow", "Quick", LONG),
+        "--steps": NO_COUNT,
+        "--baseline": ("", "b", "Good"),
+        "--test-images": (*NO_COUNT, "7"),
+        "--batch-models": NO_COUNT,
+        "--format": ("", "zip", "DC"),
+        "--dataset": ("", "cifar11", LONG),
+        "--subset": ("", "imagenot", LONG),
+        "--device": NO_DEVICE,
+        "-o": (
+            *suffixed(NO_PLACE, ".csv"),
+            "other.csv",
+            "binary.csv",
+            "pipe.csv",
+            "s.md",
+        ),
+        "--table": (
+            *suffixed(NO_PLACE, ".md"),
+            "t.csv",
+            "./t.csv",
+            "folder/../t.csv",
+            "t.xls",
+            "t.CSV",
+            "t.csv/s.md",
+        ),
+        "--turbo": ("1",),
+    },
+    (*TRAIN, "-o", "out"): {
+        "--minutes": ("", "-1", "x", "nan", "inf "),
+        "--vae-steps": NO_COUNT,
+        "--dit-steps": NO_COUNT,
+        "--set": NO_RECIPE,
+        "--device": NO_DEVICE,
+        "-o": ("", "file.txt", "file.txt/out", LONG, "loop", "busy", "/proc/nowhere"),
+    },
+    ("train-prior", "-o", "out"): {"": ("imagenet", "CIFAR10", LONG)},
+    ("demo",): {
+        "--ipc": ("0", "2", "x", ""),
+        "--seeds": ("0", "1", "x", ""),
+        "-o": ("folder", "file.txt", "file.txt/a", LONG, "/proc/nowhere/a", "loop/a"),
+    },
+    (*RECOVER, "-o", "run/out.safetensors"): {
+        "--class-map": ("", "a", "1,,2", "1.5", ","),
+        "--subset": ("", "imagenot"),
+        "--images": (
+            "",
+            "run",
+            "run/out.safetensors",
+            "run/out.parts",
+            ".",
+            "run/out.safetensors/png",
+            "folder",
+            "file.txt/a",
+        ),
+        "--set": ("", "window", "nothing=1", "num_inference_steps=0"),
+        "--preset": ("", "best"),
+        "--prior": ("", "nowhere", "file.txt"),
+        "--seed": ("", "x"),
+        "-o": SAFE,
+    },
+    ("check",): {"--turbo": ("1",), "": ("more",)},
+    (): {"": ("improve", "--turbo", LONG)},
+}
+ROWS = [
+    pytest.param(
+        command,
+        option,
+        value,
+        id=f"{' '.join(command[:2])} {option} {value[:30]!r}",
+    )
+    for command, options in HOSTILE.items()
+    for option, values in options.items()
+    for value in values
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with good and bad inputs, in which all commands run."""
+    folder = tmp_path_factory.mktemp("hostile")
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for index in range(3):
+                pixels = torch.randint(256, (32, 32, 3), generator=generator)
+                path = folder / "data" / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(path)
+                grey = folder / "grey" / split / name / path.name
+                grey.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (9, 9, 9)).save(grey)
+    images = torch.rand(3, 3, 32, 32, generator=generator)
+    for name, classes in {"good": "ab", "there": "ab", "three": "abc"}.items():
+        count = len(classes)
+        DistilledSet(images[:count], torch.arange(count), tuple(classes)).save(
+            folder / f"{name}.safetensors"
+        )
+    (folder / "file.txt").write_text("precious")
+    (folder / "other.csv").write_text("a,b\n1,2\n")
+    (folder / "binary.csv").write_bytes(bytes(range(256)))
+    for name in ("folder", "folder.safetensors", "folder.csv", "folder.md"):
+        (folder / name).mkdir()
+        (folder / name / "precious.txt").touch()
+    (folder / "busy" / "prior").mkdir(parents=True)
+    (folder / "busy" / "prior" / "precious.txt").touch()
+    (folder / "loop").symlink_to("loop")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.csv")
+    return folder
+
+
+def tree(folder):
+    return {
+        path: path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def cli(place, capsys, monkeypatch):
+    """Return a function that runs the command line: code, stdout, stderr."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("diver_lite.sets.real._DEBIAN", place / "no-debian")
+    for loader in ("FashionMNIST", "CIFAR10"):
+        monkeypatch.setattr(f"torchvision.datasets.{loader}", no_network)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main([*arguments])
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def no_network(*_, **__):
+    raise OSError("no route to host")
+
+
+def test_there_are_many():
+    assert len(ROWS) >= 300
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and /proc")
+@pytest.mark.parametrize(("command", "option", "value"), ROWS)
+def test_it_is_refused(cli, place, command, option, value):
+    before = tree(place)
+    code, out, err = cli(*command, *([option] if option else []), value)
+    assert code == 2, err
+    assert out == ""
+    *above, line = err.strip().splitlines()
+    assert line.startswith("Error: " if above else "diver-lite: error: "), err
+    assert not above or above[0].startswith("Usage: "), err
+    word = option.strip("-").replace("-", "_").removesuffix("s")
+    given = re.split(r"[=.{]", value)  # FIELD=VALUE, NAME=FILE.ENDING
+    names = [
+        option,
+        word,
+        "field of",
+        "SET",
+        "argument",
+        *(part[:40] for part in given),
+    ]
+    assert any(name in line for name in names if name), err
+    assert "Traceback" not in err
+    assert tree(place) == before
