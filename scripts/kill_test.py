@@ -1,16 +1,23 @@
-"""Kill a recovery at random moments, start it again, and compare the bytes.
+"""Kill a command at random moments, start it again, and compare the bytes.
 
     python scripts/kill_test.py --kills 20
+    python scripts/kill_test.py distill judge --kills 20
 
-Recovers 100 images with a tiny random prior once without interruption. Then, in each
-round, starts the same command anew, ends it by SIGKILL at a random moment, and starts
-it again until it is done. No shard that was finished at a kill may be written again,
-and the output must have the bytes of the first one.
+`recover`: recovers 100 images with a tiny random prior once without interruption. Then,
+in each round, starts the same command anew, ends it by SIGKILL at a random moment, and
+starts it again until it is done. No shard that was finished at a kill may be written
+again, and the output must have the bytes of the first one.
+
+`distill`, `judge`: the same on a few random pictures, with a checkpoint at each step.
+While one process works a second one is started on the same output; one of them must be
+refused. No step and no training that was finished at a kill may be done again, and the
+outputs must be those of an uninterrupted run (of `judge` but for the seconds).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
 import random
 import sys
@@ -20,9 +27,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from diver_lite import DistilledSet, cli
 from diver_lite.files import sha256
+from diver_lite.make import checkpoint
 from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, export_prior
 from diver_lite.run.to_file import parts_folder
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
@@ -106,6 +115,69 @@ class Run:
         return found
 
 
+class Writer:
+    """`distill` or `judge`, to be killed, and to be tried by two at once."""
+
+    def __init__(self, command: str, data: Path, out: Path):
+        self.command, self.out = command, out
+        self.state = out.with_suffix(".checkpoint")
+        shared = ("--data", str(data), "--device", "cpu", "-o", str(out))
+        self.arguments = {
+            "distill": ("distill", "dm", "--split", "train", "--ipc", "2", "--steps",
+                        "60", "--real-batch", "4", *shared),
+            "judge": ("judge", f"a={data}/train", f"b={data}/test", "--judges",
+                      "ConvNet", "--seeds", "6", "--steps", "10", *shared),
+        }[command]  # fmt: skip
+
+    def start(self, log: str) -> multiprocessing.Process:
+        """Start the command, its messages in a file."""
+        arguments = ([*self.arguments], self.out.with_suffix(f".{log}"))
+        process = FORKS.Process(target=command_line, args=arguments)
+        process.start()
+        return process
+
+    def finish(self) -> float:
+        """Run to the end, or raise; return the seconds that it took."""
+        began, process = time.monotonic(), self.start("log")
+        process.join()
+        if process.exitcode:
+            text = self.out.with_suffix(".log").read_text()
+            raise SystemExit(f"{self.command} failed:\n{text}")
+        return time.monotonic() - began
+
+    def kill(self, before: float, between: float) -> tuple[bool, bool]:
+        """Start two, and kill what is alive after some seconds.
+
+        Returns whether one was killed, and whether the other had been refused.
+        """
+        first = self.start("first")
+        time.sleep(before)
+        second = self.start("second")
+        time.sleep(between)
+        waited = time.monotonic()
+        while first.is_alive() and second.is_alive():  # a refusal is on its way
+            if time.monotonic() > waited + 30:
+                raise SystemExit(f"{self.command}: two processes write one output")
+            time.sleep(0.001)
+        killed = first.is_alive() or second.is_alive()
+        for process in (first, second):
+            process.kill()
+            process.join()
+        logs = [self.out.with_suffix(s).read_text() for s in (".first", ".second")]
+        return killed, any("is being written by another process" in x for x in logs)
+
+    def done(self) -> set:
+        """Return what needn't be done again: steps, or rows but for their seconds."""
+        if self.command == "judge":
+            rows = csv.DictReader(self.out.open()) if self.out.exists() else ()
+            return {tuple(v for k, v in r.items() if k != "seconds") for r in rows}
+        if self.out.exists():
+            return {*range(60), sha256(self.out)}
+        if not self.state.exists():
+            return set()
+        return {*range(torch.load(self.state, weights_only=True)["step"])}
+
+
 def command_line(arguments: list[str], log: Path) -> None:
     """Do what `diver-lite` does, with what it prints in a file."""
     with log.open("w") as stream:
@@ -118,6 +190,8 @@ def main() -> None:
     # a fork inherits the state of OpenMP's threads, but not the threads: it would hang
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commands", nargs="*", default=["recover"],
+                        help="recover (default), distill, judge")  # fmt: skip
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=4)
@@ -125,8 +199,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as name:
-        kill_and_compare(Path(name), arguments, generator)
+    for command in arguments.commands:
+        with tempfile.TemporaryDirectory() as name:
+            if command == "recover":
+                kill_and_compare(Path(name), arguments, generator)
+            else:
+                kill_writers(Path(name), command, arguments.kills, generator)
 
 
 def kill_and_compare(
@@ -162,6 +240,47 @@ def kill_and_compare(
     print(
         f"{kills} kills, {outputs} outputs of {arguments.images} images: all with "
         f"the bytes of the uninterrupted one ({expected[:16]})"
+    )
+
+
+def kill_writers(
+    folder: Path, command: str, kills: int, generator: random.Random
+) -> None:
+    """Kill runs of two processes each, compare, or raise SystemExit."""
+    checkpoint.SECONDS = -1  # after each step; the forks take it over
+    images = torch.rand(2, 2, 4, 32, 32, 3)
+    for split, classes in zip(("train", "test"), images, strict=True):
+        for name, pictures in zip("ab", classes, strict=True):
+            place = folder / "data" / split / name
+            place.mkdir(parents=True)
+            for index, pixels in enumerate((255 * pictures).byte()):
+                Image.fromarray(pixels.numpy()).save(place / f"{index}.png")
+    suffix = {"distill": ".safetensors", "judge": ".csv"}[command]
+    reference = Writer(command, folder / "data", folder / f"reference{suffix}")
+    seconds = reference.finish()
+    expected = reference.done()
+    run = Writer(command, folder / "data", folder / f"out{suffix}")
+    count = refusals = outputs = 0
+    while count < kills:
+        before = run.done()
+        moments = [share * generator.random() * seconds for share in (0.7, 0.3)]
+        killed, refused = run.kill(*moments)
+        after = run.done()
+        if not before <= after:
+            raise SystemExit(f"{command}: {before - after} was lost")
+        count, refusals = count + killed, refusals + refused
+        what = f"kill {count}" if killed else "done before the kill"
+        print(f"{command}, {what}: {len(before)} -> {len(after)} of {len(expected)}")
+        if len(after) == len(expected) or generator.random() < 0.3 or count == kills:
+            if command == "judge" or not run.out.exists():
+                run.finish()
+            if run.done() != expected or run.state.exists():
+                raise SystemExit(f"{command}: the output differs")
+            run.out.unlink()
+            outputs += 1
+    print(
+        f"{command}: {count} kills, a second writer refused {refusals} times, "
+        f"{outputs} outputs like the uninterrupted one"
     )
 
 
