@@ -19,13 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from diver_lite.checks import require
+from diver_lite.checks import instance, require
 from diver_lite.judge.compare import check_columns
 
 # One colour per method in the whole book (seaborn's "colorblind" palette, by hand, so
@@ -43,8 +41,6 @@ METHOD_COLORS: dict[str, str] = {
     "DIVER published": "#fbafe4",
     "DIVER": "#0173b2",
 }
-
-Frame = Image.Image | Figure | np.ndarray | Tensor
 
 
 def set_theme() -> None:
@@ -320,7 +316,7 @@ class FrameSlider:
 
 
 def frame_slider(
-    frames: Sequence[Frame],
+    frames: Sequence[Figure],
     labels: Sequence[str],
     *,
     alt: str,
@@ -333,8 +329,7 @@ def frame_slider(
     hard pixels: browsers would blur them.
 
     Args:
-        frames: PIL images, matplotlib figures, arrays (H,W) or (H,W,3), or tensors
-            (C,H,W); float [0,1], clipped, or uint8; all of one size.
+        frames: figures, all of one size.
         labels: one short text per frame, shown beside the slider.
         alt: what the pictures show, for readers who don't see them; not empty.
         caption: text below the slider.
@@ -344,7 +339,12 @@ def frame_slider(
     fit = 0 < len(frames) == len(labels)
     require(fit, "number of labels", len(labels), expected)
     require(bool(alt.strip()), "alt", alt, "a sentence on what the pictures show")
-    pictures = [_to_picture(frame) for frame in frames]
+    pictures = []
+    for frame in frames:
+        instance(frame, "frame", Figure)
+        buffer = io.BytesIO()
+        frame.savefig(buffer, format="png", facecolor="white")
+        pictures.append(Image.open(buffer).convert("RGB"))
     sizes = sorted({picture.size for picture in pictures})
     require(len(sizes) == 1, "frames: sizes", sizes, "one size for all")
     factor, sources = max(1, -(-256 // min(sizes[0]))), []
@@ -355,26 +355,6 @@ def frame_slider(
         data = base64.b64encode(buffer.getvalue()).decode()
         sources.append("data:image/webp;base64," + data)
     return FrameSlider(sources, [str(label) for label in labels], alt, caption)
-
-
-def _to_picture(frame: Frame) -> Image.Image:
-    """Turn whatever a frame may be into an RGB picture."""
-    if isinstance(frame, Figure):
-        buffer = io.BytesIO()
-        frame.savefig(buffer, format="png", facecolor="white")
-        frame = Image.open(buffer)
-    if isinstance(frame, Image.Image):
-        return frame.convert("RGB")
-    shape = tuple(getattr(frame, "shape", ()))
-    if isinstance(frame, np.ndarray) and (len(shape) == 2 or shape[2:] == (3,)):
-        frame = torch.tensor(np.atleast_3d(frame)).permute(2, 0, 1)
-    fits = isinstance(frame, Tensor) and frame.ndim == 3 and len(frame) in (1, 3)
-    expected = "a PIL image, a matplotlib figure, an array (H,W) or (H,W,3), or a "
-    expected += "tensor (1,H,W) or (3,H,W)"
-    require(fits, f"frame of shape {shape}", type(frame).__name__, expected)
-    if frame.dtype != torch.uint8:
-        frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return to_pil_image(frame).convert("RGB")
 
 
 def _figure(width: float, height: float) -> Figure:
