@@ -64,8 +64,20 @@ def test_what_grows_with_the_batch(script, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["DiTPipeline", "DIVER fast"])
-def test_the_stored_table_is_what_is_counted(script, way):
-    """The committed file agrees with the code of today."""
+def test_the_stored_table_is_what_is_counted(script, way, monkeypatch):
+    """The committed file agrees with the code of today.
+
+    Of the many steps only the first few are taken: they take what all take.
+    """
+    fast = script["FastPrior"]
+    predict_noise = fast.predict_noise
+
+    def seldom(self, latents, timestep, *request):
+        if timestep < 640:
+            return torch.zeros_like(latents)
+        return predict_noise(self, latents, timestep, *request)
+
+    monkeypatch.setattr(fast, "predict_noise", seldom)
     stored = json.loads((ROOT / "results/counted_memory_dit-xl-2.json").read_text())
     (found,) = (
         row["counted_gib"]
