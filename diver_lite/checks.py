@@ -22,7 +22,7 @@ class InputError(ValueError):
     path: Path | None = None  # the file that is named, see `file_error`
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
