@@ -25,7 +25,8 @@ from diver_lite.checks import (
     require,
 )
 from diver_lite.files import atomic_path
-from diver_lite.sets.stored import LARGE, StoredImages, opened, stored_images
+from diver_lite.sets import stored as on_disk
+from diver_lite.sets.stored import StoredImages, opened, stored_images
 
 FORMAT_VERSION = 1
 INDEX = "set.safetensors"  # of a folder of numbered files: all but the pixels
@@ -187,7 +188,7 @@ class DistilledSet:
             names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
             header = _header(file, stored.metadata(), names, numbered)
             shape = () if numbered else stored.get_slice("images").get_shape()
-            if 4 * math.prod(shape) > LARGE:
+            if 4 * math.prod(shape) > on_disk.LARGE:
                 names.remove("images")
             tensors = {name: stored.get_tensor(name) for name in names}
         with naming(file):

@@ -151,7 +151,7 @@ def _judge(
     trains = [drawn[name, seed] for name, _, seed in keys]
     networks = train_judges(
         judge,
-        [train.images for train in trains],
+        [train.images[:] for train in trains],
         [protocol.targets(train) for train in trains],
         [seed for *_, seed in keys],
         num_classes=len(trains[0].class_names),

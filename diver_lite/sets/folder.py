@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path
+from diver_lite.sets import stored
 from diver_lite.sets.names import (
     SUBSETS,
     WORDNET_IDS,
@@ -28,6 +30,7 @@ from diver_lite.sets.names import (
     to_cell,
 )
 from diver_lite.sets.reading import reading
+from diver_lite.sets.stored import StoredImages
 
 ONE_EACH = "expected one sub-folder per class with images in it"
 # Pillow would run Ghostscript for others.
@@ -200,6 +203,14 @@ def read_images(
             )
         images[index] = pixels / 255 if pixels.dtype == torch.uint8 else pixels
     return images
+
+
+def open_images(files: Sequence[Path]) -> Tensor | StoredImages:
+    """Return image files as `read_images` does; more than a GiB is read when needed."""
+    shape = (len(files), *read_images(files[:1]).shape[1:])
+    if 4 * math.prod(shape) <= stored.LARGE:
+        return read_images(files)
+    return StoredImages(shape, lambda rows: read_images([files[i] for i in rows]))
 
 
 def _decoded(file: Path) -> Tensor:

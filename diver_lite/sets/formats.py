@@ -32,7 +32,7 @@ from diver_lite.sets.folder import (
     folder_labels,
     image_files,
     natural,
-    read_images,
+    open_images,
 )
 from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
 from diver_lite.sets.normalisation import (
@@ -129,7 +129,7 @@ class _Job(Undoing):
         return _pair(data[chosen])
 
     def finish(
-        self, images: Tensor, labels: Tensor, names: Sequence[str] = (), logits=False
+        self, images: Any, labels: Tensor, names: Sequence[str] = (), logits=False
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
         soft, count = None, len(images)
@@ -342,7 +342,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
-    return job.finish(read_images(paths), torch.tensor(targets), names)
+    return job.finish(open_images(paths), torch.tensor(targets), names)
 
 
 _ZCA = ("normalisation", "zca", "zca_reference")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diver_lite.checks import InputError
@@ -13,6 +14,8 @@ from diver_lite.files import fingerprint
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.sets import stored
+from diver_lite.sets.folder import save_image_folder
+from diver_lite.sets.load import load_distilled
 from diver_lite.sets.stored import StoredImages
 
 ROWS = 3
@@ -76,13 +79,28 @@ def test_a_folder_opens_without_reading_pixels(folder, whole, asked):
 def test_a_large_file_opens_without_reading_pixels(whole, tmp_path, monkeypatch, asked):
     path = whole.save(tmp_path / "large.safetensors")
     size = 4 * whole.images.numel()
-    monkeypatch.setattr("diver_lite.distilled.LARGE", size)
+    monkeypatch.setattr(stored, "LARGE", size)
     assert isinstance(DistilledSet.load(path).images, torch.Tensor)
-    monkeypatch.setattr("diver_lite.distilled.LARGE", size - 1)
+    monkeypatch.setattr(stored, "LARGE", size - 1)
     opened = DistilledSet.load(path)
     assert isinstance(opened.images, StoredImages)
     assert asked == []
     same(opened, whole)
+
+
+def test_a_large_folder_of_pictures(whole, tmp_path, monkeypatch, asked):
+    """Its pictures are read when they are needed, and are those of a small one."""
+    folder = save_image_folder(whole, tmp_path / "png")
+    eager = load_distilled(folder)
+    monkeypatch.setattr(stored, "LARGE", 4 * whole.images.numel() - 1)
+    opened = load_distilled(folder)
+    assert isinstance(opened.images, StoredImages)
+    assert opened.provenance == eager.provenance
+    assert asked == []
+    assert torch.equal(opened.images[[7, 2]], eager.images[[7, 2]])
+    Image.new("RGB", (9, 9)).save(folder / "000_cat" / "0002.png")
+    with pytest.raises(InputError, match=r"\(1, 3, 9, 9\)"):
+        opened.images[1]
 
 
 @pytest.mark.parametrize(
