@@ -3,10 +3,11 @@
     python scripts/kill_test.py --kills 20
     python scripts/kill_test.py distill judge --kills 20
 
-`recover`: recovers 100 images with a tiny random prior once without interruption. Then,
-in each round, starts the same command anew, ends it by SIGKILL at a random moment, and
-starts it again until it is done. No shard that was finished at a kill may be written
-again, and the output must have the bytes of the first one.
+`recover`: recovers 100 images with a tiny random prior once without interruption, into
+a file and a folder of pictures. Then, in each round, starts the same command anew, ends
+it by SIGKILL at a random moment, every third after the last shard, and starts it again
+until it is done. No shard that was finished at a kill may be written again, both
+outputs must have the bytes of the first ones, and nothing else may remain.
 
 `distill`, `judge`: the same on a few random pictures, with a checkpoint at each step.
 While one process works a second one is started on the same output; one of them must be
@@ -20,6 +21,7 @@ import argparse
 import csv
 import multiprocessing
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -65,11 +67,11 @@ class Run:
 
     def __init__(self, prior: Path, source: Path, out: Path, steps: int, batch: int):
         self.out, self.folder = out, parts_folder(out)
-        self.log = out.with_suffix(".log")
+        self.log, self.pictures = out.with_suffix(".log"), out.with_suffix(".png")
         self.arguments = [
             *("recover", str(source), "--prior", str(prior), "--device", "cpu"),
             *("--batch-size", str(batch), "--set", f"num_inference_steps={steps}"),
-            *("-o", str(out)),
+            *("-o", str(out), "--images", str(self.pictures)),
         ]
 
     def start(self) -> multiprocessing.Process:
@@ -103,6 +105,15 @@ class Run:
         process.kill()
         process.join()
         return alive
+
+    def outputs(self) -> dict[str, str]:
+        """Return the digests of both outputs' files, and of what else is there."""
+        paths = [p for p in self.out.parent.rglob("*") if p.is_file()]
+        return {
+            str(path.relative_to(self.out.parent)): sha256(path)
+            for path in paths
+            if path != self.log
+        }
 
     def shards(self) -> dict[str, int]:
         """Return the finished shards, and when each was written."""
@@ -213,17 +224,25 @@ def kill_and_compare(
     """Kill `arguments.kills` runs, compare each, or raise SystemExit."""
     prior, source = make_inputs(folder, arguments.images)
     settings = (arguments.steps, arguments.batch)
-    reference = Run(prior, source, folder / "reference.safetensors", *settings)
-    reference.finish()
-    expected = sha256(reference.out)
+    run = Run(prior, source, folder / "here" / "out.safetensors", *settings)
+    run.out.parent.mkdir()
+
+    def remove() -> None:
+        run.out.unlink()
+        shutil.rmtree(run.pictures)
+
+    run.finish()
+    expected = run.outputs()
+    remove()
     shards = -(-arguments.images // arguments.batch)
-    run = Run(prior, source, folder / "out.safetensors", *settings)
-    kills = outputs = 0
+    kills = outputs = among_pictures = 0
     while kills < arguments.kills:
         before = run.shards()
-        wanted = generator.randint(len(before), shards)
+        late = generator.random() < 1 / 3
+        wanted = shards if late else generator.randint(len(before), shards)
         alive = run.kill(wanted, generator.random())
         kills += alive
+        among_pictures += any(run.out.parent.glob(".out.png.*"))
         after = run.shards()
         if any(after.get(name, then) != then for name, then in before.items()):
             raise SystemExit("a finished shard was made again")
@@ -233,13 +252,14 @@ def kill_and_compare(
         if generator.random() < 0.5 or run.out.exists() or kills == arguments.kills:
             if run.folder.exists() or not run.out.exists():
                 run.finish()
-            if sha256(run.out) != expected or run.folder.exists():
-                raise SystemExit("the bytes differ, or the working folder is left")
-            run.out.unlink()
+            if run.outputs() != expected or run.folder.exists():
+                raise SystemExit("the bytes differ, or something is left")
+            remove()
             outputs += 1
     print(
-        f"{kills} kills, {outputs} outputs of {arguments.images} images: all with "
-        f"the bytes of the uninterrupted one ({expected[:16]})"
+        f"{kills} kills, {among_pictures} while pictures were written, {outputs} "
+        f"outputs of {arguments.images} images: all with the bytes of the "
+        f"uninterrupted one ({expected[run.out.name][:16]})"
     )
 
 
