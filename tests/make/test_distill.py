@@ -1,5 +1,7 @@
 """Stage I: every method against its equations, its checkpoints and its bad input."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -344,6 +346,11 @@ def test_experts_of_other_data_are_refused(experts, tmp_path):
     save_file({"weights": torch.zeros(4, 2)}, path)
     with pytest.raises(InputError, match="can't be read"):
         distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
+    if hasattr(os, "mkfifo"):  # a pipe is not waited for
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InputError, match=r"can't be read \(no regular file\)"):
+            distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
 
 
 # --- checkpoints --------------------------------------------------------------------
