@@ -215,9 +215,10 @@ def open_images(files: Sequence[Path]) -> Tensor | StoredImages:
 
 def _decoded(file: Path) -> Tensor:
     """Return (3, H, W): uint8, or float32 in [0, 1] where the file has 16 bits."""
-    with warnings.catch_warnings(), Image.open(file, formats=_FORMATS) as image:
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)  # about what is beside the pixels
+        image = Image.open(file, formats=_FORMATS)
+    with image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # a camera's JPEG with its preview
             raise InputError(f"{frames} pictures in one file; expected one")

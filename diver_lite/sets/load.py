@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, instance, is_one_of, path, require
+from diver_lite.checks import InputError, instance, one_of, path
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.classes import in_order_of, is_numbered
 from diver_lite.sets.formats import FORMATS, read
@@ -80,8 +80,7 @@ def load_distilled(
 
     Source: the repositories named at each reader.
     """
-    known = ("auto", *FORMATS)
-    require(is_one_of(format, known), "format", format, f"one of {known}")
+    one_of(format, "format", ("auto", *FORMATS))
     paths = _find(source)
     dataset = None if dataset is None else dataset_name(dataset)
     given = {

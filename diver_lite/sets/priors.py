@@ -137,8 +137,7 @@ def _read_folder(root: Path) -> Prior:
         checks.instance(names, "id2label in model_index.json", dict)
         checks.instance(info.get("name", ""), "name in diver_lite.json", str)
         how = info.get("image_fit", "resize")
-        known = checks.is_one_of(how, ("pad", "resize"))
-        checks.require(known, "image_fit in diver_lite.json", how, "'pad' or 'resize'")
+        checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
     import diffusers  # costs seconds, so only when a prior is loaded
 
     models = {}
@@ -151,9 +150,9 @@ def _read_folder(root: Path) -> Prior:
             # diffusers would fill some with random numbers, and leave out others
             if lacking := sorted(report["missing_keys"]):
                 raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
-            known = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
-            if known:
-                raise ValueError(f"{part} has no place for the weights {min(known)}")
+            left = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
+            if left:
+                raise ValueError(f"{part} has no place for the weights {min(left)}")
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise InputError(
             f"prior folder {root} can't be loaded: {checks.first_line(error)}"

@@ -92,7 +92,7 @@ def load_dataset(
     Source: Fashion-MNIST, Xiao et al. 2017; CIFAR-10, Krizhevsky 2009; splits: ours.
     """
     checks.path(name, "dataset")
-    checks.require(checks.is_one_of(split, SPLITS), "split", split, f"one of {SPLITS}")
+    checks.one_of(split, "split", SPLITS)
     if image_size is not None:
         checks.integer(image_size, "image_size", 1, 4096)
     if name == "fashion-mnist" and subset is None:
@@ -171,7 +171,7 @@ def _read_idx(path: Path) -> np.ndarray:
     with reading(path, "a complete IDX file of bytes"):
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
-            content = stream.read(2**28)  # the largest official one has 47 MB
+            content = stream.read(2**26)  # the largest official one has 47 MB
         if content[:3] != b"\0\0\x08":
             raise ValueError(f"it begins with {content[:3]!r}")
         shape = np.frombuffer(content, ">u4", content[3], 4)
@@ -199,8 +199,7 @@ def find_source(name: str, root: Path | None = None) -> Path:
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
     What is neither found nor downloadable raises an `InputError` that says what to do.
     """
-    known = checks.is_one_of(name, _SOURCES)
-    checks.require(known, "dataset", name, f"one of {_SOURCES}")
+    checks.one_of(name, "dataset", _SOURCES)
     fashion = name == "fashion-mnist"
     wanted = _FASHION_FILES if fashion else tuple(_CIFAR10_FORMS)
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []

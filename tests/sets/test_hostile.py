@@ -152,6 +152,7 @@ BAD_LABELS = {
     "1e9": lambda: torch.full((20,), 10**9),
     "1e18": lambda: torch.full((20,), 10**18),
     "wide": lambda: torch.zeros(1).expand(20, 10**8),
+    "too wide": lambda: torch.zeros(20, 100_001),
     "list": lambda: [0] * 20,
     "None": lambda: None,
     "text": lambda: "labels",
@@ -200,6 +201,13 @@ def test_images(tmp_path, format, damage):
 def test_labels(tmp_path, format, damage):
     arguments = save_format(tmp_path, format, labels=BAD_LABELS[damage]())
     refused(tmp_path, "s", lambda: load_distilled(**arguments))
+
+
+@pytest.mark.parametrize("damage", ["3e7", "1e9", "1e18", "too wide"])
+def test_labels_of_classes_without_names(tmp_path, damage):
+    """A name would be made for each class."""
+    path = save_format(tmp_path, "ncfm", labels=BAD_LABELS[damage]())["source"]
+    refused(tmp_path, path.name, lambda: load_distilled(path, format="ncfm"))
 
 
 @pytest.mark.parametrize(
@@ -632,6 +640,7 @@ def test_configs_of_priors(copy, field, value):
         ("vae", {"block_out_channels": [16] * 10**5}),
         ("vae", {"block_out_channels": [10**9]}),
         ("vae", {"down_block_types": ["DownEncoderBlock2D"] * 10**5}),
+        ("scheduler", {"num_train_timesteps": 10**8}),
         ("scheduler", {"num_train_timesteps": 10**10}),
         ("scheduler", {"num_train_timesteps": 10**30}),
         ("scheduler", {"trained_betas": [0.1] * 10**6}),
@@ -811,6 +820,27 @@ def animated(format):
     return stream.getvalue()
 
 
+def deep_tiff():
+    """Return 8 x 8 pixels of 3 x 16 bits, which Pillow can't write."""
+    facts = {
+        256: 8,
+        257: 8,
+        258: 16,
+        259: 1,
+        262: 2,
+        273: 200,
+        277: 3,
+        278: 8,
+        279: 384,
+    }
+    entries = [struct.pack("<HHII", tag, 3, 1, value) for tag, value in facts.items()]
+    entries[2] = struct.pack("<HHII", 258, 3, 3, 180)  # where the three depths stand
+    start = (
+        b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    )
+    return start.ljust(180, b"\0") + struct.pack("<3H", 16, 16, 16) + bytes(14 + 384)
+
+
 def saved(format, mode, value=7):
     stream = io.BytesIO()
     Image.new(mode, (8, 8), value).save(stream, format)
@@ -823,7 +853,7 @@ PICTURES = {
     "animated.webp": lambda: animated("WEBP"),
     "pages.tiff": lambda: animated("TIFF"),
     "huge.png": lambda: raw_png(10**5, 10**5, 8, 2, b""),
-    "large.png": lambda: raw_png(12_000, 12_000, 8, 2, b""),
+    "large.png": lambda: raw_png(12_000, 12_000, 1, 0, bytes(12_000 * 1501)),
     "short.png": lambda: raw_png(8, 8, 8, 2, b"\0" * 9),
     "nothing.png": lambda: raw_png(0, 0, 8, 2, b""),
     "depth.png": lambda: raw_png(8, 8, 3, 2, b"\0" * 200),
@@ -832,6 +862,7 @@ PICTURES = {
     "float.tiff": lambda: saved("TIFF", "F", 0.5),
     "int.tiff": lambda: saved("TIFF", "I"),
     "16 bits.tiff": lambda: saved("TIFF", "I;16"),
+    "deep.tiff": deep_tiff,
     "svg.png": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "zip.webp": lambda: b"PK\x03\x04",
     "cut.jpg": lambda: saved("JPEG", "L")[:-40],
@@ -849,6 +880,17 @@ def test_pictures(copy, loader, picture):
     place = next(root.rglob("*.png")).parent
     (place / picture).write_bytes(PICTURES[picture]())
     refused(root.parent, picture, lambda: CALLS[loader](root))
+
+
+@pytest.mark.parametrize("loader", ["folder", "real"])
+def test_no_picture_is_a_program(copy, monkeypatch, loader):
+    """Pillow hands PostScript to Ghostscript, whatever the file's name says."""
+    run = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: run.append(a))
+    root = copy(loader)
+    next(root.rglob("*.png")).write_bytes(PICTURES["script.png"]())
+    refused(root.parent, "0.png", lambda: CALLS[loader](root))
+    assert not run
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF", "PPM", "BMP", "WEBP", "JPEG", "PNG"])
@@ -926,7 +968,7 @@ def test_a_bomb_of_garments(copy):
     root = copy("garments")
     path = next(root.glob("*images*"))
     header = b"\0\0\x08\x03" + struct.pack(">3I", 2**31 - 1, 28, 28)
-    path.write_bytes(gzip.compress(header + bytes(10**7)))
+    path.write_bytes(gzip.compress(header) + 12 * gzip.compress(bytes(2**25)))
     refused(root.parent, "idx", lambda: CALLS["garments"](root))
 
 
