@@ -12,6 +12,7 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import IPython.display
 import jinja2
@@ -84,8 +85,8 @@ def image_grid(
     titles = list(column_titles or [])
     expected = f"at most {columns}, the number of columns"
     require(len(titles) <= columns, "column_titles", titles, expected)
-    look = {"interpolation": "nearest" if nearest else "antialiased"}
-    return _draw_grid(pixels, titles, scale, title=title, **look)
+    how = "nearest" if nearest else "antialiased"
+    return _draw_grid(pixels, titles, scale, title=title, interpolation=how)
 
 
 def as_jpeg(figure: Figure) -> IPython.display.Image:
@@ -99,7 +100,7 @@ def as_jpeg(figure: Figure) -> IPython.display.Image:
 def encode_figure(figure: Figure, format: str) -> bytes:
     """Encode a figure, cut tight as in notebooks, as "jpeg" or "webp"."""
     buffer, quality = io.BytesIO(), {"quality": 85}
-    look = {"bbox_inches": "tight", "facecolor": "white"}
+    look: dict[str, Any] = {"bbox_inches": "tight", "facecolor": "white"}
     figure.savefig(buffer, format=format, pil_kwargs=quality, **look)
     return buffer.getvalue()
 
@@ -162,12 +163,12 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
     Source: `sd` is pandas' sample standard deviation (n - 1).
     """
     _check_table(table, "set", "judge", "seed", "accuracy")
-    highest = table["accuracy"].max()
+    highest: Any = table["accuracy"].max()
     require(not highest > 1, "table: an accuracy", highest, "one in [0, 1]")
     table = table.dropna(subset="accuracy").assign(accuracy=100 * table["accuracy"])
     sets = list(dict.fromkeys(table["set"]))
     judges = list(dict.fromkeys(table["judge"]))
-    seeds = table.groupby(["set", "judge"])["seed"].nunique()
+    seeds: Any = table.groupby(["set", "judge"])["seed"].nunique()
     # Room for each bar, so that many sets widen the figure instead of thinning bars.
     width = min(12.0, max(4.5, 0.28 * len(sets) * len(judges) + 2.0))
     fig = _figure(width, 3.8)
@@ -243,8 +244,10 @@ def embedding_scatter(table: pd.DataFrame) -> Figure:
         ax.scatter(points["x"], points["y"], s=size, c=hues)
         ax.set(xticks=[], yticks=[])
         ax.set_title(f"{stage} ({len(points)})", fontsize="medium")
-    dot = {"marker": "o", "linestyle": ""}
-    handles = [plt.Line2D([], [], color=colors[c], label=c, **dot) for c in classes]
+    handles = [
+        plt.Line2D([], [], color=colors[name], label=name, marker="o", linestyle="")
+        for name in classes
+    ]
     fig.legend(handles=handles, loc="outside right center", frameon=False)
     return fig
 
