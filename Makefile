@@ -21,11 +21,13 @@ NB ?= notebooks/*.ipynb
 # middle of a chapter, is answered by one sentence instead of a traceback.
 KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
 
-.PHONY: help demo test lint lab book refresh wheel constraints clean
+.PHONY: help demo test test-code test-book lint lab book refresh wheel constraints clean
 
 help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
+	@echo "make test-code    of these the tests and the notebooks"
+	@echo "make test-book    of these the book, opened in a browser if there is Chromium"
 	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"
 	@echo "make lint         ruff check, ruff format --check, types"
@@ -65,14 +67,20 @@ demo: $(VENV)/.installed-base
 
 ON_ALL_CORES = --numprocesses=logical --dist=worksteal
 
-# A build on top of an older one hides warnings: it always starts from nothing.
+# The book, which shows stored outputs, is built beside the tests, on one core.
+test: lint
+	$(MAKE) -j2 test-code test-book
+
 # The models of the tests are tiny: threads would wait for each other more than work, so
 # each core gets tests of its own, and takes from another's when it has none left.
-test: export OMP_NUM_THREADS = 1
-test: lint
+test-code: export OMP_NUM_THREADS = 1
+test-code: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 	DIVER_LITE_MODE=test $(BIN)/python -m pytest $(ON_ALL_CORES) \
 	  --nbmake --nbmake-timeout=300 notebooks
+
+# A build on top of an older one hides warnings: it always starts from nothing.
+test-book: $(VENV)/.installed-test
 	rm -rf _build
 	$(BIN)/jupyter-book build -W -n --keep-going .
 	$(BIN)/python scripts/check_book.py
