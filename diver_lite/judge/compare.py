@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     its 95 % t interval over the seeds; "verdict": what that says, in words.
     """
     sets = _check(table, baseline=baseline)
-    percent = table.assign(accuracy=100 * table["accuracy"])
+    percent: Any = table.assign(accuracy=100 * table["accuracy"])
     rows = {}
     for name in sets:
         mine = percent[percent["set"] == name]
@@ -110,7 +111,7 @@ def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def seed_differences(table: pd.DataFrame, name: str, baseline: str) -> pd.Series:
     """Return name - baseline per complete seed, averaged over unseen judges."""
     _check(table, name=name, baseline=baseline)
-    unseen = table[table["unseen"] & table["set"].isin([name, baseline])]
+    unseen: Any = table[table["unseen"] & table["set"].isin([name, baseline])]
     if unseen.empty:
         return pd.Series(dtype=float)
     key = ["seed", "judge", "set"]
@@ -159,16 +160,16 @@ def verdict(table: pd.DataFrame, name: str, baseline: str) -> str:
     """
     _check(table, "draw")
     by_seed = seed_differences(table, name, baseline)
-    seeds = by_seed.index
+    seeds = by_seed.index.tolist()
     if len(seeds) < CLAIM_SEEDS:
         return "too few seeds"
-    rows = table[table["set"].isin([name, baseline]) & table["seed"].isin(seeds)]
+    rows: Any = table[table["set"].isin([name, baseline]) & table["seed"].isin(seeds)]
     drawn = rows[rows["draw"].notna() & (rows["draw"] != "")]
     counts = drawn.groupby("set")["draw"].nunique()  # of the sets that are random
     draws = min(counts.tolist(), default=len(seeds))
     if draws < len(seeds):
         return f"{draws} draw{'s' * (draws > 1)} for {len(seeds)} seeds"
-    difference = t_interval(by_seed.to_numpy())
+    difference = paired_difference(table, name, baseline)
     if not is_difference(difference):
         return "no difference"
     return "better" if difference[0] > 0 else "worse"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from diver_lite.checks import floats, require
 from diver_lite.distilled import DistilledSet
+from diver_lite.files import fingerprint
 from diver_lite.judge.networks import PROXY, ConvNet, build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
-from diver_lite.judge.record import images_fingerprint, protocol_fingerprint
+from diver_lite.judge.record import protocol_fingerprint
 from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
 from diver_lite.measure.latents import (
@@ -64,7 +65,7 @@ def real_judge(
         "class_names": list(class_names),
         "seed": seed,
         **asdict(protocol),
-        "data": images_fingerprint(images, labels),
+        "data": fingerprint([images, labels]),
         "training": protocol_fingerprint(protocol),
     }
 
@@ -228,12 +229,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """
     from sklearn.metrics.pairwise import polynomial_kernel
 
-    one, other = (features.numpy() for features in _check_features(a, b))
+    first, second = (x.numpy() for x in _check_features(a, b))
     within = 0.0
-    for x in (one, other):
+    for x in (first, second):
         values = polynomial_kernel(x)  # its defaults are KID's
         within += (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
-    return float(within - 2 * polynomial_kernel(one, other).mean())
+    return float(within - 2 * polynomial_kernel(first, second).mean())
 
 
 def _check_features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
