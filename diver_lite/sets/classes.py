@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from diver_lite.prior import Prior
 
 _NAME_THEM = "name the set's classes with dataset= (--dataset, --subset)"
-_OTHER_DATA = f"choose data of the same classes (--data), or {_NAME_THEM}"
 
 
 def join(
@@ -27,7 +26,7 @@ def join(
     others: Sequence[str],
     ours: str,
     theirs: str,
-    advice: str = _OTHER_DATA,
+    advice: str = "",
 ) -> list[int]:
     """Return where each class name of one list stands in another.
 
@@ -38,21 +37,18 @@ def join(
     by position, so that names may repeat (some of ImageNet's do).
 
     Args:
-        names: of the classes to find.
-        others: of the classes among which they are looked for.
+        names, others: class names, and those among which they are looked for.
         ours, theirs: whose these are, in words ("the set", "the prior").
         advice: what to do about classes that can't be joined.
 
     Returns:
-        An index into `others` for each of `names`.
-
-    Raises:
-        InputError: a name that isn't there, or more than once on either side; numbers
-            for another number of classes. Source: ours.
+        An index into `others` for each of `names`. `InputError`: a name isn't there,
+        or more than once on either side, or numbers have another number of classes.
     """
     names, others = list(names), list(others)
     if names == others:
         return list(range(len(names)))
+    advice = advice or f"choose data of the same classes (--data), or {_NAME_THEM}"
     sides = f"({ours}: {_few(names)}; {theirs}: {_few(others)}); {advice}"
     if is_numbered(names) or is_numbered(others):
         nameless, named = (ours, others) if is_numbered(names) else (theirs, names)
@@ -93,15 +89,10 @@ def in_order_of(
     ours: str = "the set",
     theirs: str = "the test images",
 ) -> DistilledSet:
-    """Return a set with its classes, which are those of a list, in the list's order.
+    """Return a set with its classes in the order of a list, which has the same ones.
 
-    Args:
-        distilled: is returned itself if they are in that order already.
-        names: the class names, in the order that is wanted.
-        ours, theirs: whose these are, for messages.
-
-    Raises:
-        InputError: a class that is missing on either side; see `join`. Source: ours.
+    It is the set itself if they are in that order already. A class that is missing on
+    either side is an `InputError`; whose they are is said as for `join`.
     """
     if len(names) > len(distilled.class_names):
         join(names, distilled.class_names, theirs, ours)  # names what the set lacks
@@ -123,16 +114,12 @@ def prior_classes(
     """Return the prior's class for each image: found by name, unless there is a map.
 
     Args:
-        distilled: the set; the prior may know more classes.
-        prior: the prior.
+        distilled, prior: the prior may know more classes than the set has.
         class_map: the prior's class for each class of the set.
 
     Returns:
-        (N,) int64, 0 .. num_classes-1.
-
-    Raises:
-        InputError: classes that can't be joined, see `join`; a map of wrong length or
-            range. Source: ours.
+        (N,) int64, 0 .. num_classes-1. `InputError`: classes that can't be joined, see
+        `join`, or a map of wrong length or range.
     """
     names = distilled.class_names
     if class_map is None:
@@ -155,10 +142,9 @@ def prior_classes(
 def origin(distilled: DistilledSet) -> str | None:
     """Return what a set was distilled from, however often it was refined since.
 
-    Returns:
-        A data set's canonical name, or the folder that was given to `distill`. Where
-        the record doesn't say, the one data set that has the set's class names; None
-        for none or several (MNIST's and SVHN's are the same). Source: ours.
+    That is a data set's canonical name, or the folder that was given to `distill`.
+    Where the record doesn't say, the one data set that has the set's class names; None
+    for none or several (MNIST's and SVHN's are the same).
     """
     record = distilled.provenance
     while isinstance(record, dict):

@@ -16,7 +16,7 @@ import torch
 
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, naming
+from diver_lite.checks import InputError, file_error, naming
 from diver_lite.prior import Prior
 from diver_lite.sets.reading import reading, told
 
@@ -63,9 +63,7 @@ def load_prior(
         files = [asset_path(file) for file in list_assets(f"priors/{name}/")]
         root = next(file.parent for file in files if file.name == "model_index.json")
         if strange := {f for f in root.rglob("*") if not f.is_dir()} - {*files}:
-            raise InputError(
-                f"{min(strange)} is no part of the prior that ships; delete it"
-            )
+            raise InputError(f"{min(strange)} is no part of what ships; delete it")
     elif Path(name).is_dir():
         root = Path(name)
     else:
@@ -125,19 +123,16 @@ def _read_folder(root: Path) -> Prior:
         config = _read_json(root / part / "config.json", root)
         found = config.get("_class_name")
         if found not in expected:
-            raise InputError(
-                f"prior folder {root}: {part} is a {found}, expected a {expected[0]}"
-            )
+            raise InputError(f"{part} is a {found}, expected a {expected[0]}")
         with naming(root / part / "config.json"):
             _bounded(config)
     index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
     info = _read_json(own, root) if os.path.lexists(own) else {}
     names = index.get("id2label") or {}
-    with naming(root):
-        checks.instance(names, "id2label in model_index.json", dict)
-        checks.instance(info.get("name", ""), "name in diver_lite.json", str)
-        how = info.get("image_fit", "resize")
-        checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
+    checks.instance(names, "id2label in model_index.json", dict)
+    checks.instance(info.get("name", ""), "name in diver_lite.json", str)
+    how = info.get("image_fit", "resize")
+    checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
     import diffusers  # costs seconds, so only when a prior is loaded
 
     models = {}
@@ -154,15 +149,14 @@ def _read_folder(root: Path) -> Prior:
             if left:
                 raise ValueError(f"{part} has no place for the weights {min(left)}")
     except Exception as error:  # diffusers raises many kinds for broken weights
-        raise InputError(
-            f"prior folder {root} can't be loaded: {checks.first_line(error)}"
+        raise file_error(
+            root, f" can't be loaded: {checks.first_line(error)}"
         ) from None
     transformer, vae = models["transformer"], models["vae"]
     if vae.config.latent_channels != transformer.config.in_channels:
-        raise InputError(
-            f"prior folder {root}: the VAE has {vae.config.latent_channels} latent "
-            f"channels, the transformer expects {transformer.config.in_channels}"
-        )
+        found = f"the VAE has {vae.config.latent_channels} latent channels"
+        wanted = transformer.config.in_channels
+        raise InputError(f"{found}, the transformer expects {wanted}")
     for module in (transformer, vae):
         module.eval().requires_grad_(False)
     count = transformer.config.num_embeds_ada_norm
@@ -212,9 +206,8 @@ def _build_scheduler(config: dict):
                 f"{value!r} and the noise schedule that its betas give"
             )
     known = inspect.signature(diffusers.DDIMScheduler).parameters
-    scheduler = diffusers.DDIMScheduler(
-        **{k: v for k, v in config.items() if k in known}
-    )
+    shared = {name: value for name, value in config.items() if name in known}
+    scheduler = diffusers.DDIMScheduler(**shared)
     alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
     falling = bool((alphas.diff() < 0).all())
     if not (len(alphas) == total > 1 and falling and 0 < alphas[-1] < alphas[0] < 1):
@@ -233,11 +226,8 @@ def _build_scheduler(config: dict):
 
 def _read_json(path: Path, root: Path) -> dict:
     if not os.path.lexists(path):
-        needed = ["model_index.json", *(f"{part}/" for part in PARTS)]
-        raise InputError(
-            f"prior folder {root} lacks {path.relative_to(root)}; expected diffusers' "
-            f"layout: {', '.join(needed)}"
-        )
+        expected = f"diffusers' layout: model_index.json, {'/, '.join(PARTS)}/"
+        raise file_error(root, f" lacks {path.relative_to(root)}; expected {expected}")
     with reading(path, "a JSON object"):
         checks.integer(path.stat().st_size, "its size in bytes", 0, 2**25)
         content = json.loads(path.read_text("utf-8"))
