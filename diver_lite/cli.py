@@ -298,18 +298,12 @@ def distill(
     check_writable(out, overwrite=overwrite)
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
+        images = load_dataset(data, split, root=data_root)
         result = run(
-            load_dataset(data, split, root=data_root),
-            method,
-            ipc=ipc,
-            seed=seed,
-            experts=experts,
-            compile=compile,
-            dtype=torch.bfloat16 if bfloat16 else torch.float32,
-            device=device,
-            checkpoint=state,
-            **changes,
-        )
+            images, method, ipc=ipc, seed=seed, experts=experts, compile=compile,
+            dtype=torch.bfloat16 if bfloat16 else torch.float32, device=device,
+            checkpoint=state, **changes,
+        )  # fmt: skip
         source = describe_source(data, root=data_root)
         result.provenance |= {"data": data, "source": source, "split": split}
         result.save(out, overwrite=overwrite)

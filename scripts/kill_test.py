@@ -33,7 +33,8 @@ from PIL import Image
 
 from diver_lite import DistilledSet, cli
 from diver_lite.files import sha256
-from diver_lite.make import checkpoint
+from diver_lite.judge import table  # noqa: F401, so that forks needn't import it
+from diver_lite.make import checkpoint, distill  # noqa: F401
 from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, export_prior
 from diver_lite.run.to_file import parts_folder
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
@@ -167,7 +168,7 @@ class Writer:
         time.sleep(between)
         waited = time.monotonic()
         while first.is_alive() and second.is_alive():  # a refusal is on its way
-            if time.monotonic() > waited + 30:
+            if time.monotonic() > waited + 300:
                 raise SystemExit(f"{self.command}: two processes write one output")
             time.sleep(0.001)
         killed = first.is_alive() or second.is_alive()

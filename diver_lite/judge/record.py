@@ -19,9 +19,10 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from diver_lite import files
 from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint
+from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.protocols import Protocol, learned_lr
 from diver_lite.sets.names import from_cell, to_cell
@@ -74,8 +75,8 @@ class Cells:
         if path is None:
             yield cls(None, protocol, test)
             return
-        check_writable(path, overwrite=True)
-        with exclusive(path):
+        files.check_writable(path, overwrite=True)
+        with files.exclusive(path):
             yield cls(path, protocol, test)
 
     def _read(self, path: Path) -> None:
@@ -140,7 +141,7 @@ class Cells:
         if self.path is not None:
             table = pd.DataFrame(list(self.rows.values()), columns=IN_FILE)
             table[TEXTS] = table[TEXTS].map(to_cell)
-            with atomic_path(self.path, overwrite=True) as temporary:
+            with files.atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:

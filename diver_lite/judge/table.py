@@ -127,7 +127,7 @@ def _groups(
 ) -> Iterator[list[Key]]:
     """Yield at most `size` trainings at a time that can run at once."""
     sets = [name for name, _ in drawn]
-    judges = list(dict.fromkeys(judge for _, judge, _ in keys))
+    judges = [judge for _, judge, _ in keys]
     alike: dict[tuple, list[Key]] = {}
     for key in sorted(keys, key=lambda k: (judges.index(k[1]), sets.index(k[0]))):
         name, judge, seed = key

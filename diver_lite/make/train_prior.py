@@ -24,16 +24,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import (
-    InputError,
-    instance,
-    integer,
-    number,
-    one_of,
-    require,
-    settings,
-)
-from diver_lite.checks import path as checked_path
+from diver_lite import checks
+from diver_lite.checks import InputError, integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Checkpoint
 from diver_lite.sets.priors import resolve_device
@@ -84,10 +76,10 @@ class PriorRecipe:
     snr_gamma: float | None = None
 
     def __post_init__(self) -> None:
-        settings(self, {})
+        checks.settings(self, {})
         number(self.label_dropout, "label_dropout", 0, 1)
         number(self.ema_decay, "ema_decay", 0, 1)
-        instance(self.vae_channels, "vae_channels", tuple)
+        checks.instance(self.vae_channels, "vae_channels", tuple)
         for each in self.vae_channels:
             whole = integer(each, "vae_channels", 16) % 16 == 0
             require(whole, "vae_channels", each, "a multiple of 16")
@@ -155,11 +147,13 @@ def train_prior(
     epsilon loss; the sizes: ours.
     """
     for field in changes:
-        one_of(field, "field of the recipe", [*vars(PriorRecipe())])
-    recipe = replace(recipe or RECIPES[one_of(name, "recipe", [*RECIPES])], **changes)
+        checks.one_of(field, "field of the recipe", [*vars(PriorRecipe())])
+    recipe = replace(
+        recipe or RECIPES[checks.one_of(name, "recipe", [*RECIPES])], **changes
+    )
     limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
     deadline = time.monotonic() + limit
-    device, out = resolve_device(device), checked_path(out, "out")
+    device, out = resolve_device(device), checks.path(out, "out")
     if out.exists() and not out.is_dir():
         raise InputError(f"output {out} is a file; expected a working folder")
     for part in ("vae.pt", "dit.pt", "prior"):
