@@ -130,8 +130,11 @@ def test_a_seed_fixes_a_training(name):
     assert first.shape == (6, 3)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_a_seed_fixes_a_score():
     scores = {
-        score(name, toy_set(count=2), toy(seed=1), seeds=[5], protocol=BRIEF)
+        score("ConvNet", toy_set(count=2), toy(seed=1), seeds=[5], protocol=BRIEF)
         for _ in range(2)
     }
     assert len(scores) == 1
