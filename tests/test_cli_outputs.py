@@ -21,6 +21,7 @@ from diver_lite.files import exclusive
 from diver_lite.judge import table as evaluate
 from diver_lite.make import checkpoint
 from diver_lite.make.distill import METHODS
+from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import from_cell, to_cell
 
@@ -252,7 +253,7 @@ def test_names_of_sets_reach_no_csv_as_formulas(cli, monkeypatch):
 def test_names_of_classes_reach_no_csv_as_formulas(tmp_path):
     images, labels, _ = toy(count=1)
     classes = ("=1+1", "plain", "'@c")
-    DistilledSet(images, labels, classes).to_image_folder(tmp_path / "png")
+    save_image_folder(DistilledSet(images, labels, classes), tmp_path / "png")
     rows = csv.DictReader((tmp_path / "png/labels.csv").read_text().splitlines())
     assert [row["class_name"] for row in rows] == ["'=1+1", "plain", "''@c"]
     assert load_distilled(tmp_path / "png").class_names == classes

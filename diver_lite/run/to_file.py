@@ -496,7 +496,7 @@ def check_output(
     the same command ends well when it is run again. See `files.check_writable`.
     """
     out = Path(out)
-    if out.suffix not in (".safetensors", ""):
+    if out.suffix not in (".safetensors", "") or out.name in ("", ".."):
         raise InputError(
             f"output {out}: expected a name ending in .safetensors, or a folder's name "
             "without an ending"
