@@ -290,6 +290,7 @@ def kill_writers(
         if not before <= after:
             raise SystemExit(f"{command}: {before - after} was lost")
         count, refusals = count + killed, refusals + refused
+        seconds *= 1 if killed else 0.7  # the machine is less busy than it was
         what = f"kill {count}" if killed else "done before the kill"
         print(f"{command}, {what}: {len(before)} -> {len(after)} of {len(expected)}")
         if len(after) == len(expected) or generator.random() < 0.3 or count == kills:
