@@ -369,10 +369,10 @@ BAD_SETS = {
         DC,
         r"labels is .*\(10,\); expected .*\(20,\)",
     ),
-    "one-hot integers": (dc(labels=ONE_HOT.long()), DC, r"labels: .*\(20, 10\)"),
+    "one-hot integers": (dc(labels=ONE_HOT.long()), DC, r"labels is .*\(20, 10\)"),
     "soft labels for classes": (dc(labels=ONE_HOT), DC, "labels"),
     "too many soft labels": (dc(labels=pixels(20, 12)), DC, r"labels: .*20, 12"),
-    "float labels": (dc(labels=torch.rand(20)), DC, r"labels: .*float32"),
+    "float labels": (dc(labels=torch.rand(20)), DC, r"labels is .*float32"),
     "classes of another dataset": (
         dc(images=pixels(20, 3, 32, 32)),
         ("set.pt", "--dataset", "cifar100", "--format", "dc"),

@@ -95,7 +95,7 @@ class _Job(Undoing):
     """What a reader works on: files and arguments in, the record of changes out."""
 
     def __post_init__(self) -> None:
-        parts = (self.path.name, *(parent.name for parent in self.path.parents[:2]))
+        parts = (p.name for p in (self.path, *self.path.absolute().parents))
         for part in parts:
             if self.dataset is None and (found := dataset_in(part)):
                 self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
@@ -196,6 +196,12 @@ def _pixels(item: Any) -> Tensor:
 def _labels(item: Any, count: int) -> Tensor:
     """Return class indices (N,), or floats (N, K), for so many images."""
     labels = _tensor(item, "labels")
+    if (
+        labels.ndim == 1
+        and labels.is_floating_point()
+        and bool((labels % 1 == 0).all())
+    ):
+        labels = labels.to(torch.int64)  # DC-BENCH, DataDAM
     if labels.ndim == 2:
         checks.floats(labels, "labels", (count, "K"))
         checks.integer(labels.shape[1], "labels: K", 1, _MOST_CLASSES)
@@ -382,7 +388,7 @@ def _joined(parts: list[Tensor], name: str) -> Tensor:
 
 
 def _best(folder: Path) -> Path:
-    found = folder.glob("images_*.pt")
+    found = [*folder.glob("images_*.pt")] or [*folder.glob("*_images.pt")]
     files = sorted((f for f in found if "_zca_" not in f.name), key=natural)
     if (folder / "images_best.pt") in files:
         return folder / "images_best.pt"
@@ -396,12 +402,13 @@ def _best(folder: Path) -> Path:
 
 def _partner(images: Path, kind: str) -> Path:
     """Return the labels, lr or inverse-whitened file that belongs to an images file."""
-    if not re.match(r"images[_.]", images.name):
-        raise InputError(
-            f"file name {images.name!r}: expected images_*.pt or images.pt"
-        )
     stem = images.name.replace("images_zca_", "images_")
-    return images.with_name(stem.replace("images", kind, 1))
+    name, found = re.subn(r"^images(?=[_.])|(?<=_)images(?=\.)", kind, stem)
+    if not found:
+        raise InputError(
+            f"file name {images.name!r}: expected images_*.pt, images.pt or *_images.pt"
+        )
+    return images.with_name(name)
 
 
 def _learned_lr(job: _Job) -> float | None:
@@ -434,12 +441,17 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     whitened = job.dataset not in SUBSETS and looks_whitened(images)
     if zca is None and not normalised:
         if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
-            looks = "; these look whitened" if whitened else "; these don't look so"
-            raise InputError(
-                f"{job.dataset} sets of this format are often ZCA-whitened, which the "
-                "file doesn't tell; pass zca=True or zca=False"
-                + ("" if whitened is None else looks)
-            )
+            often = f"{job.dataset} sets of this format are often ZCA-whitened"
+            if whitened is None:
+                raise InputError(
+                    f"{often}, which the file doesn't tell; pass zca=True or zca=False"
+                )
+            if whitened:
+                raise InputError(
+                    f"{often}, and these look whitened; pass the real training images "
+                    "as zca_reference=, or zca=True or zca=False"
+                )
+            job.doubt(f"{often}; these don't look so and are read as normalised alone")
         job.record["zca_assumed"] = False
     read = job.undo(images, "mtt", **evidence)
     if whitened and job.undone:
@@ -520,11 +532,14 @@ def _detect(job: _Job) -> str:
     if path.is_dir():
         if (path / "images.pt").is_file():
             return "dd-ranking"
-        if any(path.glob("images_*.pt")):
-            return _detect_trajectory(_best(path))
+        if any(path.glob("*images_*.pt")) or any(path.glob("*_images.pt")):
+            return _detect_trajectory(job, _best(path))
         if any(child.is_dir() for child in path.iterdir()):
             return "image-folder"
-        raise InputError("the folder holds neither images*.pt nor class folders")
+        strange = next((file.name for file in path.glob("*.*")), "nothing")
+        raise InputError(
+            f"the folder holds neither images*.pt nor class folders, but {strange}"
+        )
     payload = job.payload
     if isinstance(payload, dict) and "data" in payload:
         if path.name.startswith("imagenet_distill_"):
@@ -536,13 +551,13 @@ def _detect(job: _Job) -> str:
     if isinstance(payload, list | tuple) and len(payload) == 2:
         return "ncfm"
     if isinstance(payload, Tensor):
-        return _detect_trajectory(path)
+        return _detect_trajectory(job, path)
     raise InputError(
         f"found {_describe(payload)}, which no known format has; formats: {[*FORMATS]}"
     )
 
 
-def _detect_trajectory(images: Path) -> str:
+def _detect_trajectory(job: _Job, images: Path) -> str:
     if images.name == "images.pt":
         return "dd-ranking"
     labels = load_torch(_partner(images, "labels"))
@@ -554,7 +569,15 @@ def _detect_trajectory(images: Path) -> str:
         return "glad"  # it pads iterations with zeros to five digits
     if "images_zca_" in images.name or (iteration and len(iteration[1]) < 5):
         return "mtt"
-    raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
+    if job.dataset is None:
+        raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
+    found = job.is_family(_pixels(load_torch(images)), "glad")
+    found, other = ("glad", "mtt") if found else ("mtt", "glad")
+    job.doubt(
+        f"{images.name} with hard labels may be MTT's or GLaD's: taken for {found!r}, "
+        f"as its mean and std fit; format={other!r} reads it as the other"
+    )
+    return found
 
 
 def _ambiguous(found: str, *formats: str) -> InputError:
@@ -597,6 +620,13 @@ def load_torch(path: Path) -> Any:
                 found = f"the file holds code ({code[0]}), which was not executed"
             elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
                 found = "the file is truncated or damaged (a zip archive without end)"
+            elif head.startswith(b"PK") and path.suffix == ".zip":
+                found = "the file is an archive, which isn't unpacked here; unzip it"
+            elif head.startswith(b"\x93NUMPY"):
+                found = (
+                    "the file is a NumPy array, of which nobody knows what was done to "
+                    "it (KIP's whitening can't be undone); make a DistilledSet of it"
+                )
             elif head.startswith((b"PK", b"\x80")):
                 found = "the file is damaged, or not from torch.save"
             elif head.startswith(b"version http"):
@@ -621,4 +651,5 @@ def _imports(path: Path) -> list[str]:
                 strings.append(argument)
     except ValueError:
         pass  # not a pickle, or only the beginning of one
-    return [name for name in found if not name.startswith(("torch.", "collections."))]
+    ours = ("torch.", "collections.")
+    return [name for name in found if name and not name.startswith(ours)]

@@ -48,13 +48,15 @@ def load_distilled(
     Args:
         source: the name of a shipped set (`list_shipped()`), a file or a folder; for
             sets split over several images_*.pt, all of those files in order.
-        format: a key of `FORMATS`; "auto" accepts only what is unambiguous.
+        format: a key of `FORMATS`; "auto" goes by names and contents, and warns where
+            another format writes files alike.
         dataset: what was distilled ("cifar10", "imagefruit", ...): gives class names
             and the mean and std to undo. Default: what file or folder names say.
         experiment: dc, predd: which of the file's entries. Default: the first of
             repetitions, the last of snapshots, which have their detail in common.
-        zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say,
-            so it must be given for CIFAR and Tiny ImageNet (ImageNet subsets: False).
+        zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say. By
+            default those that don't look so are read as normalised, for CIFAR and Tiny
+            ImageNet with a warning; of those that do a reference is needed.
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
             was fitted on. Without it a whitened set needs its run's images_zca_*.pt.
         factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -617,11 +618,59 @@ def test_scripts_are_refused(tmp_path):
         load_distilled(path)
 
 
-def test_hard_labels_without_a_telling_name_are_ambiguous(tmp_path):
-    for name in ("best", "20000"):
-        path = save_run(tmp_path, pixels(), class_major(), name)
-        with pytest.raises(InputError, match=r"fits several.*'mtt' is.*'glad' is"):
-            load_distilled(path, dataset="imagefruit")
+@pytest.mark.parametrize("name", ["best", "20000"])
+def test_hard_labels_without_a_telling_name_are_decided_by_evidence(tmp_path, name):
+    """MTT's and GLaD's writers leave files alike; the means that they take differ."""
+    like = torch.randn(200, 3, 8, 8) * 0.2 + torch.tensor(IMAGENET[0]).view(3, 1, 1)
+    for statistics, found, other in ((IMAGENET, "mtt", "glad"), (GLAD, "glad", "mtt")):
+        stored = normalise(like, statistics)
+        path = save_run(tmp_path / found, stored, class_major(ipc=20), name)
+        for source in (path, path.parent) if name == "best" else (path,):
+            words = f"taken for '{found}'.*format='{other}'"
+            with pytest.warns(UserWarning, match=words):
+                loaded = load_distilled(source, dataset="imagefruit")
+            close(loaded, like)
+            assert loaded.provenance["format"] == found
+            assert len(loaded.provenance["doubts"]) == 1
+
+
+def test_hard_labels_of_an_unknown_data_set_are_ambiguous(tmp_path):
+    path = save_run(tmp_path, pixels(), class_major())
+    with pytest.raises(InputError, match=r"fits several.*'mtt' is.*'glad' is"):
+        load_distilled(path)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_dc_benchs_names_and_labels(tmp_path, whole):
+    """The data set's name stands far up, the files' last; labels are floats."""
+    folder = tmp_path / "CIFAR10" / "a" / "b" / "IPC2"
+    folder.mkdir(parents=True)
+    images, labels = pixels(size=16), class_major().float()
+    torch.save(normalise(images, CIFAR10), folder / "X_IPC2_images.pt")
+    torch.save(labels if whole else labels + 0.5, folder / "X_IPC2_labels.pt")
+    for source in (folder, folder / "X_IPC2_images.pt"):
+        if not whole:
+            with pytest.raises(InputError, match=r"labels is .*float32"):
+                load_distilled(source, format="mtt", zca=False)
+            continue
+        loaded = load_distilled(source, format="mtt", zca=False)
+        close(loaded, images)
+        assert torch.equal(loaded.labels, class_major())
+        assert loaded.provenance["dataset"] == "cifar10"
+
+
+def test_what_is_not_from_torch_is_called_by_its_name(tmp_path):
+    """A NumPy array holds no code, and a zip of pictures isn't damaged."""
+    np.save(tmp_path / "images.npy", np.zeros((20, 8, 8, 3), np.float32))
+    np.save(tmp_path / "labels.npy", np.zeros(20))
+    with pytest.raises(InputError, match=r"images\.npy: the file is a NumPy array"):
+        load_distilled(tmp_path / "images.npy")
+    with pytest.raises(InputError, match=r"neither .* but (images|labels)\.npy"):
+        load_distilled(tmp_path)
+    folder = write_images(tmp_path / "pictures", ["cat", "dog"])
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", folder)
+    with pytest.raises(InputError, match=r"an archive.* unzip it"):
+        load_distilled(archive)
 
 
 def test_statistics_that_nobody_has_are_refused(tmp_path):

@@ -147,7 +147,7 @@ BAD_LABELS = {
     "complex": lambda: LABELS.to(torch.complex64),
     "complex 2": lambda: some(torch.complex64, (20, 10)),
     "scalar": lambda: torch.tensor(3),
-    "floats": lambda: LABELS.float(),
+    "floats": lambda: LABELS + 0.5,
     "nan": lambda: torch.full((20,), torch.nan),
     "nan 2": lambda: torch.full((20, 10), torch.nan),
     "inf 2": lambda: torch.full((20, 10), torch.inf),

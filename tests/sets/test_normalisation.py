@@ -246,11 +246,18 @@ def test_where_the_inverse_does_not_explode_it_is_kept(tmp_path, garments):
 def test_who_must_choose_is_told_what_it_looks_like(tmp_path, whitened):
     stored = load_distilled("cifar10-mtt-ipc10")
     path = save_run(tmp_path, normalise(stored.images, CIFAR10), stored.labels)
-    with pytest.raises(InputError, match="or zca=False; these don't look so"):
-        load_distilled(path, format="mtt", dataset="cifar10")
+    with pytest.warns(UserWarning, match="these don't look so and are read as"):
+        loaded = load_distilled(path, format="mtt", dataset="cifar10")
+    assert (loaded.images - stored.images).abs().max() < 1e-5
+    assert loaded.provenance["zca_assumed"] is False
     path = save_run(tmp_path, whitened.expand(-1, 3, -1, -1).clone(), class_major())
-    with pytest.raises(InputError, match="or zca=False; these look whitened"):
+    with pytest.raises(InputError, match="these look whitened; pass the real"):
         load_distilled(path, format="mtt", dataset="cifar10")
+    few = save_run(
+        tmp_path, whitened[:9].expand(-1, 3, -1, -1).clone(), torch.arange(9)
+    )
+    with pytest.raises(InputError, match="pass zca=True or zca=False"):
+        load_distilled(few, format="mtt", dataset="cifar10")
 
 
 def test_the_writers_inverse_must_be_of_the_same_run(tmp_path, garments, whitened):
