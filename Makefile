@@ -67,9 +67,10 @@ demo: $(VENV)/.installed-base
 
 ON_ALL_CORES = --numprocesses=logical --dist=worksteal
 
-# The book, which shows stored outputs, is built beside the tests, on one core.
-test: lint
-	$(MAKE) -j2 test-code test-book
+# The book, which shows stored outputs, is built beside the tests, and what lint finds is
+# found meanwhile.
+test: $(VENV)/.installed-test
+	$(MAKE) -j3 lint test-code test-book
 
 # The models of the tests are tiny: threads would wait for each other more than work, so
 # each core gets tests of its own, and takes from another's when it has none left.
