@@ -33,6 +33,8 @@ class StoredImages:
 
     def __getitem__(self, index: Any) -> Tensor:
         rows = torch.arange(len(self))[index]
+        if rows.numel() == 0:
+            return torch.empty(*rows.shape, *self.shape[1:])
         images = self._read(rows.flatten().tolist())
         floats(images, "images", (rows.numel(), *self.shape[1:]))
         images = finite(images, "images").to("cpu", torch.float32)

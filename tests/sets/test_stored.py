@@ -104,7 +104,8 @@ def test_a_large_folder_of_pictures(whole, tmp_path, monkeypatch, asked):
 
 
 @pytest.mark.parametrize(
-    "index", [5, -1, slice(2, 7, 2), [7, 0, 3], torch.tensor([[1, 6], [6, 2]])]
+    "index",
+    [5, -1, slice(2, 7, 2), slice(3, 3), [7, 0, 3], torch.tensor([[1, 6], [6, 2]])],
 )
 def test_rows_are_those_of_the_tensor(folder, images, index):
     """One, some or many, across files and in any order."""
