@@ -160,7 +160,8 @@ class DistilledSet:
 
         The files are `000000.safetensors` and so on; `load(folder)` opens them.
         """
-        self._write(Path(folder) / INDEX, {}, self.provenance, rows=rows)
+        with atomic_path(Path(folder) / INDEX, overwrite=True) as temporary:
+            self._write(temporary, {}, self.provenance, rows=rows)
 
     def _write(self, path: Path, tensors: dict, provenance: dict, **more: Any) -> None:
         tensors = tensors | {"labels": self.labels}

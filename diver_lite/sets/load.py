@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, instance, one_of, path
-from diver_lite.distilled import DistilledSet
+from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.sets.classes import in_order_of, is_numbered
 from diver_lite.sets.formats import FORMATS, read
 from diver_lite.sets.names import SUBSETS, class_names, dataset_name, imagenet_subset
@@ -95,6 +95,7 @@ def load_distilled(
     }
     options = {name: value for name, value in given.items() if value is not None}
     own = format == "diver-lite" or paths[0].suffix == ".safetensors"
+    own = own or (paths[0] / INDEX).is_file()
     if own and format in ("auto", "diver-lite"):
         if options or len(paths) > 1:
             raise InputError(

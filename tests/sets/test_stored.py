@@ -1,6 +1,7 @@
 """Sets whose pixels stay in their files until somebody asks for them."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -74,6 +75,16 @@ def test_a_folder_opens_without_reading_pixels(folder, whole, asked):
     assert opened.ipc == 4
     assert asked == []
     same(opened, whole)
+    same(load_distilled(folder), whole)
+    same(load_distilled(folder, format="diver-lite"), whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_the_index_has_the_usual_mode(folder):
+    """As the umask says: safetensors itself writes files of mode 0600."""
+    (folder / "beside").touch()
+    modes = {(folder / name).stat().st_mode for name in ("set.safetensors", "beside")}
+    assert len(modes) == 1
 
 
 def test_a_large_file_opens_without_reading_pixels(whole, tmp_path, monkeypatch, asked):
