@@ -131,3 +131,31 @@ def tiny_set():
         FASHION_MNIST_CLASSES,
         provenance={"method": "random pixels"},
     )
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """Return a function that runs the command line: code, stdout, stderr."""
+    from diver_lite.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main([str(a) for a in arguments])
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Let real data that a test asks for, and that isn't here, be nowhere else."""
+
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("diver_lite.sets.real._DEBIAN", tmp_path / "no-debian")
+    for loader in ("FashionMNIST", "CIFAR10"):
+        monkeypatch.setattr(f"torchvision.datasets.{loader}", refuse)

@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from diver_lite import assets
-from diver_lite.cli import Preset, app, main, parse_config
+from diver_lite.cli import Preset, app, parse_config
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
@@ -19,28 +19,7 @@ from diver_lite.sets.names import FASHION_MNIST_CLASSES
 COMMANDS = sorted(typer.main.get_command(app).commands)
 FAST = ("--set", "num_inference_steps=2", "--device", "cpu")
 
-
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    """Return a function that runs the command line: code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    # if a test asks for real data that isn't here, nothing may be downloaded
-    monkeypatch.setattr("diver_lite.sets.real._DEBIAN", tmp_path / "no-debian")
-    for loader in ("FashionMNIST", "CIFAR10"):
-        monkeypatch.setattr(f"torchvision.datasets.{loader}", no_network)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main([str(a) for a in arguments])
-        code = exit.value.code
-        return (code or 0, *capsys.readouterr())
-
-    return run
-
-
-def no_network(*_, **__):
-    raise OSError("no route to host")
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def tree(folder):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
 
 LONG = "x" * 5000
@@ -219,24 +218,10 @@ def tree(folder):
 
 
 @pytest.fixture
-def cli(place, capsys, monkeypatch):
-    """Return a function that runs the command line: code, stdout, stderr."""
+def cli(cli, place, no_network, monkeypatch):
+    """Return a function that runs the command line in the place: code, out, err."""
     monkeypatch.chdir(place)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("diver_lite.sets.real._DEBIAN", place / "no-debian")
-    for loader in ("FashionMNIST", "CIFAR10"):
-        monkeypatch.setattr(f"torchvision.datasets.{loader}", no_network)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main([*arguments])
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-def no_network(*_, **__):
-    raise OSError("no route to host")
+    return cli
 
 
 def test_there_are_many():

@@ -15,7 +15,6 @@ from toy_sets import toy, toy_set
 
 from diver_lite import distilled
 from diver_lite.checks import InputError
-from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import exclusive
 from diver_lite.judge import table as evaluate
@@ -36,9 +35,8 @@ TRAIN = ("train-prior", "fashion-mnist", "--dit-steps", "1", "--vae-steps", "1",
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
+def cli(cli):
     """Return a function that runs a command in a folder with data: code, out, err."""
-    monkeypatch.chdir(tmp_path)
     images, labels, names = toy(count=3)
     for split in ("train", "test"):
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -47,13 +45,7 @@ def cli(capsys, monkeypatch, tmp_path):
             pixels = (image * 255).byte().permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(path)
     toy_set(count=1).save("a.safetensors")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main([*arguments])
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
+    return cli
 
 
 def names():

@@ -1,13 +1,13 @@
 """`diver-lite judge`: tables, resuming, and one line for every bad input."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from toy_sets import toy, toy_set
 
-from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
 from diver_lite.judge.networks import UNSEEN
@@ -19,16 +19,9 @@ ONE = ("--judges", "ConvNet", "--seeds", "1")
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
+def cli(cli):
     """Return a function that runs `diver-lite judge`: code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main(["judge", *(str(a) for a in arguments)])
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
+    return partial(cli, "judge")
 
 
 @pytest.fixture

@@ -401,19 +401,6 @@ def test_the_origin_outlives_refinement(tiny_prior, tiny_set, tmp_path):
         assert origin(kept) == "elsewhere"
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    """Return a function that runs the command line: code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            commands.main([str(a) for a in arguments])
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
 class Asked(Exception):
     """What a default was."""
 

@@ -19,7 +19,6 @@ from published_files import (
 from torchvision.datasets import Imagenette
 
 from diver_lite.checks import InputError
-from diver_lite.cli import main
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.folder import match_folders
 from diver_lite.sets.load import as_subset
@@ -33,19 +32,6 @@ from diver_lite.sets.real import load_dataset
 
 RELEASED = Path(__file__).parents[3] / "shared/data/released/dm_imagefruit_ipc1.pt"
 FRUIT = class_names("imagefruit")
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    """Return a function that runs the command line: code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as exit:
-            main([str(a) for a in arguments])
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
