@@ -571,8 +571,10 @@ def _detect_trajectory(job: _Job, images: Path) -> str:
         return "mtt"
     if job.dataset is None:
         raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
-    found = job.is_family(_pixels(load_torch(images)), "glad")
-    found, other = ("glad", "mtt") if found else ("mtt", "glad")
+    payload = job.payload if images == job.path else load_torch(images)
+    found, other = (
+        ("glad", "mtt") if job.is_glads(_pixels(payload)) else ("mtt", "glad")
+    )
     job.doubt(
         f"{images.name} with hard labels may be MTT's or GLaD's: taken for {found!r}, "
         f"as its mean and std fit; format={other!r} reads it as the other"

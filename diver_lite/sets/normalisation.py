@@ -235,14 +235,14 @@ class Undoing:
         name = "imagenet" if self.dataset in SUBSETS else self.dataset
         return _STATISTICS[family].get(name or "")
 
-    def is_family(self, images: Tensor, other: str, usual: str = "mtt") -> bool:
-        """Say whether another family's mean and std fit clearly better than usual."""
+    def is_glads(self, images: Tensor) -> bool:
+        """Say whether GLaD's mean and std fit clearly better than MTT's."""
         known = self._known()
         if known is None or looks_whitened(images):
             return False
         offsets = [
             measure(denormalise(images, self._statistics(name)), known)["offset"]
-            for name in (usual, other)
+            for name in ("mtt", "glad")
         ]
         return offsets[0] > _OFFSET and offsets[1] < _CLOSER * offsets[0]
 
