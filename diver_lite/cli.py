@@ -6,6 +6,7 @@ import ast
 import enum
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -582,6 +583,47 @@ def train_prior(
         echo(f"finished: the prior is in {out / 'prior'}")
     else:
         echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
+
+
+SHEET = Option("-o", "--out", help="the picture to write, .png")
+
+
+@app.command()
+def show(
+    source: Annotated[str, INPUT],
+    out: Annotated[Path | None, SHEET] = None,
+    classes: Annotated[int, Option(help="draw so many classes at most")] = 10,
+    rows: Annotated[int, Option(help="draw so many images of each at most")] = 5,
+    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[str | None, INPUT_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Say what a distilled set holds and how it was read, and draw it.
+
+    What no file says, such as how pixels were normalised, is told with how well it
+    fits: look at the colours before you go on.
+
+    Example: diver-lite show res_DC_CIFAR10_ConvNet_1ipc.pt -o sheet.png
+    """
+    from diver_lite.files import atomic_path
+    from diver_lite.sets.sheet import contact_sheet, in_words
+
+    if out is not None:
+        _check_suffix(out, ".png")
+        check_writable(out, overwrite=overwrite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the words tell the doubts
+        distilled, _ = _load(source, format, dataset, subset, read, data_root)
+    sheet = contact_sheet(distilled, classes=classes, rows=rows)
+    for topic, text in in_words(distilled):
+        echo(f"{topic:<12} {text}")
+    if out is not None:
+        with atomic_path(out, overwrite=overwrite) as temporary:
+            sheet.save(temporary, "PNG")
+        echo(f"wrote {out} ({sheet.width}x{sheet.height} pixels)")
 
 
 CONVERTED = Argument(metavar="OUT", help="the file or folder to write")

@@ -137,3 +137,15 @@ def test_distill_also_writes_for_a_tool(cli):
         cli("distill", "dm", *small, "-o", "b.safetensors", "--to", "mtt"),
         "no mean and std are known for this format",
     )
+
+
+def test_show(cli):
+    source = save_two()
+    code, out, err = cli("show", source, "-o", "sheet.png", "--rows", 1)
+    assert (code, err) == (0, "")
+    assert "read as      format dc; data set cifar10" in out
+    assert Image.open("sheet.png").size == (10 * 100 + 4, 100 + 20)
+    refused(cli("show", source, "-o", "sheet.png"), "sheet.png exists already")
+    refused(cli("show", source, "-o", "sheet.jpg"), "expected a name ending in .png")
+    refused(cli("show", source, "-o", "b.png", "--rows", 0), "rows is 0")
+    assert {p.name for p in Path().iterdir()} == {source.name, "sheet.png"}

@@ -1,0 +1,118 @@
+"""What somebody sent you: a set in words, and on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from diver_lite.checks import integer
+from diver_lite.distilled import DistilledSet
+
+_INK, _PAPER = (40, 40, 40), (255, 255, 255)
+_GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text
+
+
+def contact_sheet(
+    distilled: DistilledSet, *, classes: int = 10, rows: int = 5, side: int = 96
+) -> Image.Image:
+    """Draw a set, a column for each class, values clipped to [0, 1].
+
+    Args:
+        distilled: the set.
+        classes: draw so many at most, the first ones.
+        rows: images of each class, at most.
+        side: height of a picture in pixels, at least; enlarged without smoothing.
+
+    Source: ours.
+    """
+    shown = min(integer(classes, "classes", 1), len(distilled.class_names))
+    chosen = [
+        (distilled.labels == label).nonzero().flatten()[: integer(rows, "rows", 1)]
+        for label in range(shown)
+    ]
+    height, width = distilled.images.shape[-2:]
+    scale = -(-integer(side, "side", 1, 2**12) // height)
+    high, wide = height * scale + _GAP, width * scale + _GAP
+    size = (shown * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, (name, index) in enumerate(
+        zip(distilled.class_names, chosen, strict=False)
+    ):
+        while name and draw.textlength(name, font) > wide - _GAP:
+            name = name[:-2].rstrip("…") + "…" if len(name) > 2 else ""
+        draw.text((column * wide + _GAP, 1), name, _INK, font)
+        for row, i in enumerate(index.tolist()):
+            pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
+            picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            picture = picture.resize(
+                (wide - _GAP, high - _GAP), Image.Resampling.NEAREST
+            )
+            sheet.paste(picture, (column * wide + _GAP, row * high + _LINE + _GAP))
+    return sheet
+
+
+def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a set, (topic, text): contents, reading, fit, doubts.
+
+    Source: ours; `load_distilled` and the makers of sets keep the record.
+    """
+    record, names = distilled.provenance, distilled.class_names
+    ipc = f"{distilled.ipc} each" if distilled.ipc else "not equally many"
+    height, width = distilled.images.shape[-2:]
+    yield "images", f"{len(distilled)} of {width}x{height} pixels"
+    more = ", ..." if len(names) > 5 else ""
+    yield "classes", f"{len(names)}, {ipc}: {', '.join(names[:5])}{more}"
+    low, high = distilled.images.min().item(), distilled.images.max().item()
+    outside = ((distilled.images < 0) | (distilled.images > 1)).float().mean().item()
+    yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
+    if distilled.soft_labels is not None:
+        strange = record.get("argmax_not_class_major")
+        text = f"{record.get('soft_labels', 'as stored')}, {len(names)} an image"
+        yield (
+            "soft labels",
+            text
+            + (
+                f"; the largest names another class than the order for {strange} images"
+                if strange
+                else ""
+            ),
+        )
+    yield from _reading(record)
+    while isinstance(record, dict):
+        if method := record.get("method"):
+            yield "made by", f"{method}{_settings(record)}"
+        record = record.get("source")
+
+
+def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how a published file was read."""
+    if found := record.get("format"):
+        dataset = record.get("dataset") or "unknown"
+        told = f", by {record['dataset_from']}" if "dataset_from" in record else ""
+        yield "read as", f"format {found}; data set {dataset}{told}"
+    if "experiments" in record:
+        yield "entry", f"{record['experiment']} of 0 .. {record['experiments'] - 1}"
+    if "assumed" in record:
+        yield "assumed", str(record["assumed"])
+    for what, how in (record.get("undone") or {}).items():
+        yield "undone", f"{what}: {how}"
+    fit = record.get("fit") or {}
+    if "contrast" in fit:
+        contrast, offset, far = fit["contrast"], fit["offset"], fit["far_outside"]
+        yield (
+            "fit",
+            f"contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0),"
+            f" {far:.1%} outside [-1, 2]",
+        )
+    for doubt in record.get("doubts", ()):
+        yield "doubt", doubt
+
+
+def _settings(record: dict[str, Any]) -> str:
+    known = ("prior", "ipc", "seed", "data")
+    found = [f"{key} {record[key]}" for key in known if key in record]
+    return f" ({', '.join(found)})" if found else ""

@@ -1,0 +1,62 @@
+"""A set in words and as a picture: nothing of its record is lost on the way."""
+
+import numpy as np
+import pytest
+import torch
+from published_files import CIFAR10, class_major, normalise, pixels, save_dc
+from toy_sets import toy_set
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.sets.load import load_distilled
+from diver_lite.sets.sheet import contact_sheet, in_words
+
+
+def test_each_picture_stands_under_its_class():
+    """Three columns of two, eight pixels enlarged to sixteen."""
+    images = torch.arange(9).view(9, 1, 1, 1).expand(9, 3, 8, 8) / 10
+    labels = torch.tensor([2, 0, 1, 0, 1, 2, 0, 1, 2])
+    sheet = contact_sheet(
+        DistilledSet(images, labels, ("a", "b", "c")), rows=2, side=15
+    )
+    assert sheet.size == (3 * 20 + 4, 2 * 20 + 20)
+    found = np.asarray(sheet)[:, :, 0]
+    for column, pair in enumerate([(1, 3), (2, 4), (0, 5)]):
+        for row, index in enumerate(pair):
+            part = found[row * 20 + 20 :, column * 20 + 4 :][:16, :16]
+            assert (part == round(index * 25.5)).all()
+
+
+def test_few_of_many_classes():
+    distilled = toy_set(count=3)
+    assert contact_sheet(distilled, classes=2, rows=1, side=32).size == (2 * 36 + 4, 56)
+    with pytest.raises(InputError, match="rows is 0"):
+        contact_sheet(distilled, rows=0)
+
+
+def test_a_long_name_ends_before_the_next_column():
+    long = DistilledSet(torch.zeros(2, 3, 8, 8), [0, 1], ("l" * 300, "m"))
+    ink = np.asarray(contact_sheet(long, side=32))[:15, 30:40]
+    assert (ink[:, 6:8] == 255).all()
+
+
+def test_the_words_tell_the_reading(tmp_path):
+    data = [[normalise(pixels(seed=i), CIFAR10), class_major()] for i in range(3)]
+    path = save_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", data)
+    words = dict(in_words(load_distilled(path)))
+    assert words["images"] == "20 of 8x8 pixels"
+    assert words["classes"].startswith("10, 2 each: airplane, automobile")
+    assert words["entry"] == "0 of 0 .. 2"
+    assert words["read as"].startswith("format dc; data set cifar10, by name 'res_DC")
+    assert "normalisation" in words["undone"] and "std away" in words["fit"]
+
+
+def test_the_words_tell_doubts_and_makers():
+    record = {"doubts": ["one", "two"], "method": "DIVER", "seed": 3}
+    record["source"] = {"method": "MTT", "ipc": 1}
+    soft = torch.eye(3)[toy_set().labels]
+    found = [*in_words(toy_set(provenance=record, soft_labels=soft))]
+    assert [text for topic, text in found if topic == "doubt"] == ["one", "two"]
+    made = [text for topic, text in found if topic == "made by"]
+    assert made == ["DIVER (seed 3)", "MTT (ipc 1)"]
+    assert "soft labels" in dict(found)
