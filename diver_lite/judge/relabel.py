@@ -155,7 +155,7 @@ def teacher_classes(
     Raises:
         InputError: another number of outputs, or a set of unknown classes.
     """
-    found = subset or origin(distilled)
+    found = subset or origin(distilled) or ""
     names = distilled.class_names
     if outputs == 1000 and found in (*SUBSETS, "imagenet"):
         order = join(names, class_names(found), "the set", f"subset {found!r}")
@@ -166,7 +166,7 @@ def teacher_classes(
             "expected as many, or 1000 and an ImageNet subset (--subset)"
         )
     try:
-        known = class_names(found or "")
+        known = class_names(found)
     except KeyError:
         return None
     if is_numbered(names) or len(known) != len(names):
