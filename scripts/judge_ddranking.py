@@ -33,12 +33,18 @@ from diver_lite import DistilledSet, cross_architecture, load_dataset, load_dist
 from diver_lite.sets.real import describe_source
 from diver_lite.sets.writers import convert
 
-DSA = {
-    "prob_flip": 0.5, "ratio_scale": 1.2, "ratio_rotate": 15.0, "ratio_crop_pad": 0.125,
-    "ratio_cutout": 0.5, "ratio_noise": 0.05, "brightness": 1.0, "saturation": 2.0,
-    "contrast": 0.5, "batchmode": False, "seed": -1, "siamese": False,
-    "aug_mode": "S", "strategy": "color_crop_cutout_flip_scale_rotate",
-}  # fmt: skip  # its config file for hard labels
+DSA = {  # the published strengths, under the evaluator's names
+    "flip": 0.5,
+    "scale": 1.2,
+    "rotate": 15.0,
+    "crop": 0.125,
+    "cutout": 0.5,
+    "brightness": 1.0,
+    "saturation": 2.0,
+    "contrast": 0.5,
+    "siamese": False,
+    "latestseed": -1,
+}
 
 
 class Images:
