@@ -600,6 +600,7 @@ def relabel(
 FOLDER = Option("-o", "--out", help="working folder; may hold a checkpoint")
 MINUTES = Option(help="stop after so long; run again to go on")
 RECIPE_STEPS = Option(help="change the recipe")
+OBJECTIVE = Option(help="noise (DDPM's, as DiT) or flow (velocities, as SiT)")
 
 
 @app.command()
@@ -609,6 +610,7 @@ def train_prior(
     minutes: Annotated[float | None, MINUTES] = None,
     vae_steps: Annotated[int | None, RECIPE_STEPS] = None,
     dit_steps: Annotated[int | None, RECIPE_STEPS] = None,
+    objective: Annotated[str | None, OBJECTIVE] = None,
     set_: Annotated[list[str] | None, _set("PriorRecipe", "--set layers=6")] = None,
     compile: Annotated[bool | None, COMPILE] = None,
     data_root: Annotated[Path | None, DATA_ROOT] = None,
@@ -620,7 +622,8 @@ def train_prior(
     """
     from diver_lite.make.train_prior import train_prior as run
 
-    changes = _given(vae_steps=vae_steps, dit_steps=dit_steps) | _changes(set_)
+    changes = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
+    changes |= _changes(set_)
     options = {"data_root": data_root, "device": device, "compile": compile}
     if run(name, out, minutes=minutes, **options, **changes):
         echo(f"finished: the prior is in {out / 'prior'}")

@@ -28,7 +28,7 @@ from diver_lite import checks
 from diver_lite.checks import InputError, integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Checkpoint
-from diver_lite.sets.priors import resolve_device
+from diver_lite.sets.priors import load_prior, resolve_device
 from diver_lite.sets.real import describe_source, load_dataset
 
 CURVE_POINTS = 50  # of a loss curve, at least
@@ -53,6 +53,9 @@ class PriorRecipe:
         snr_gamma: weigh the DiT's loss by min(SNR, gamma) / SNR (Hang et al. 2023), so
             that nearly clean latents, whose noise is mostly guesswork, don't outweigh
             the others; None weighs all alike.
+        objective: predict the "noise" of DiT's schedule, or, as SiT does ("flow"), the
+            velocity noise - z_0 on the straight path (1 - s) z_0 + s noise.
+        vae: take the VAE of this prior (name or folder) instead of training one.
     """
 
     dataset: str = "fashion-mnist"
@@ -74,9 +77,14 @@ class PriorRecipe:
     label_dropout: float = 0.1
     ema_decay: float = 0.999
     snr_gamma: float | None = None
+    objective: Literal["noise", "flow"] = "noise"
+    vae: str | None = None
 
     def __post_init__(self) -> None:
         checks.settings(self, {})
+        if self.objective == "flow":
+            expected = "None with objective 'flow', whose loss weighs all alike"
+            require(self.snr_gamma is None, "snr_gamma", self.snr_gamma, expected)
         number(self.label_dropout, "label_dropout", 0, 1)
         number(self.ema_decay, "ema_decay", 0, 1)
         checks.instance(self.vae_channels, "vae_channels", tuple)
@@ -170,12 +178,16 @@ def train_prior(
         on_step=on_step,
     )  # fmt: skip
     with exclusive(out, out / ".lock"):
-        vae_losses = run(
-            vae,
-            "vae",
-            lambda generator: _vae_loss(vae, images, recipe, generator),
-            decay=min(recipe.ema_decay, 0.999),
-            compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
+        vae_losses = (
+            []
+            if recipe.vae
+            else run(
+                vae,
+                "vae",
+                lambda generator: _vae_loss(vae, images, recipe, generator),
+                decay=min(recipe.ema_decay, 0.999),
+                compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
+            )
         )
         if vae_losses is None:
             return False
@@ -200,6 +212,13 @@ def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae, dit = build_vae(recipe).to(device), build_dit(recipe, classes).to(device)
+    if recipe.vae:
+        found = load_prior(recipe.vae, device=device, dtype=torch.float32).vae
+        for field in ("latent_channels", "block_out_channels"):
+            own, other = (str(one.config[field]) for one in (vae, found))
+            same = own.strip("()[]") == other.strip("()[]")
+            require(same, f"{field} of vae {recipe.vae!r}", found.config[field], own)
+        vae = found
     if device.type != "cuda":
         _use_plain_attention(dit)
     return vae, dit
@@ -310,7 +329,8 @@ def vae_loss(x: Tensor, y: Tensor, mean: Tensor, std: Tensor, weight: float) -> 
 def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generator):
     """Return the mean squared error of the predicted noise (DDPM's loss), weighted.
 
-    Latents are (V, N, C, h, w), with V = 2 views where images are flipped.
+    Latents are (V, N, C, h, w), with V = 2 views where images are flipped. Of the
+    velocity with objective "flow" (Lipman et al. 2023; SiT, Ma et al. 2024, linear).
     """
     batch, device = recipe.dit_batch, latents.device
     draw = {"device": device, "generator": generator}
@@ -322,7 +342,13 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
     y = torch.where(drop, dit.config.num_embeds_ada_norm, y)
     # stratified timesteps: one per equal slice of [0, T), for a steadier loss
     t = torch.rand(batch, **draw).add_(torch.arange(batch, device=device))
-    t = (t * 1000 / batch).long().clamp_(max=999)
+    t = t * 1000 / batch
+    if recipe.objective == "flow":
+        s, noise = t.view(-1, 1, 1, 1) / 1000, torch.randn(z_0.shape, **draw)
+        z_s = (1 - s) * z_0 + s * noise
+        velocity = dit(z_s, timestep=t, class_labels=y).sample
+        return F.mse_loss(velocity.float(), noise - z_0)
+    t = t.long().clamp_(max=999)
     alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
     alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
     noise = torch.randn(z_0.shape, **draw)
@@ -460,13 +486,16 @@ def export_prior(
     since the pair before).
     """
     diffusers = _diffusers()
+    scheduler = (
+        diffusers.FlowMatchEulerDiscreteScheduler()
+        if recipe.objective == "flow"
+        else diffusers.DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    )
     with atomic_path(folder, overwrite=True) as temporary:
         diffusers.DiTPipeline(
             transformer=torch.nn.Module.half(deepcopy(dit)),
             vae=torch.nn.Module.half(deepcopy(vae)),
-            scheduler=diffusers.DDIMScheduler(
-                beta_start=1e-4, beta_end=0.02, clip_sample=False
-            ),
+            scheduler=scheduler,
         ).save_pretrained(temporary)
         # diffusers reads class names from the index, but does not write them
         index = json.loads((temporary / "model_index.json").read_text())

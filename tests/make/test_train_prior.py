@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -283,6 +284,50 @@ def test_nearly_clean_latents_weigh_less(recipe):
     assert weighted == pytest.approx(expected, rel=1e-4)
     assert weighted < 0.95 * plain
     assert loss(1e9) == pytest.approx(plain)
+
+
+def test_flow_learns_velocities_on_straight_paths(recipe):
+    """z_s = (1 - s) z_0 + s noise at timestep 1000 s; the target is noise - z_0."""
+    silent, ones = _Silent(), torch.ones(1, 4, 4, 16, 16)
+    flow = replace(recipe, dit_batch=512, objective="flow")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.ones(4, dtype=torch.long)
+    loss = training._dit_loss(silent, ones, labels, flow, generator).item()
+    z_s, timestep = silent.seen
+    s = timestep.double().view(-1, 1, 1, 1) / 1000
+    assert 0 < s.min() < 0.002 < 0.998 < s.max() < 1  # one per slice
+    noise = (z_s.double() - (1 - s)) / s
+    assert loss == pytest.approx(((noise - 1) ** 2).mean().item(), rel=1e-3)
+
+
+def test_a_prior_of_flow_with_the_vae_of_another(train, tmp_path):
+    """No VAE is trained; the folder names the scheduler of flow matching."""
+    vae = "fashion-mnist"
+    kept = {"vae": vae, "vae_channels": (16, 32), "latent_channels": 4}
+    assert train(tmp_path, objective="flow", **kept) is True
+    assert not (tmp_path / "vae.pt").exists()
+    folder = tmp_path / "prior"
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+    info = json.loads((folder / "diver_lite.json").read_text())
+    assert info["recipe"].items() >= {"objective": "flow", "vae": vae}.items()
+    found = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    expected = load_prior(vae, device="cpu").vae.half().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "flow", "snr_gamma": 5.0}, "snr_gamma is 5.0; expected None"),
+        ({"vae": "fashion-mnist", "vae_channels": (32, 32)}, "block_out_channels of"),
+        ({"objective": "score"}, "objective is 'score'; expected one of"),
+    ],
+)
+def test_objectives_and_vaes_that_do_not_fit(train, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
 
 
 def test_plain_attention_is_the_same_function():
