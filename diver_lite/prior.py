@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -18,13 +20,41 @@ from diver_lite.checks import (
     describe,
     finite,
     floats,
-    integer,
     is_one_of,
     number,
     require,
 )
 
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
+T = 1000  # training timesteps of DiT: settings mean the noise levels of its schedule
+
+
+@functools.lru_cache(maxsize=8)
+def noise_angles(alphas_cumprod: Tensor) -> np.ndarray:
+    """Return atan(sigma / alpha) of the timesteps -1 (clean), 0 .. T-1, T (noise).
+
+    The angle orders noise levels of any schedule, pure signal and noise included, and
+    doesn't depend on the scale of the latents. alphas_cumprod (T,) falls from 1 to 0.
+    """
+    angles = np.arccos(np.sqrt(alphas_cumprod.double().cpu().numpy()))
+    return np.concatenate([[0.0], angles, [np.pi / 2]])
+
+
+DIT = (1 - torch.linspace(1e-4, 0.02, T)).cumprod(0)  # Peebles and Xie 2023, as DDPM
+DIT_STEPS, DIT_ANGLES = np.arange(-1, T + 1), noise_angles(DIT)
+
+
+def snap(value: float) -> int | float:
+    """Return the integer that a rounding error hides, or the number as it is."""
+    return round(value) if abs(value - round(value)) < 1e-6 else float(value)
+
+
+def abar_at(timestep: float) -> Tensor:
+    """Return abar of DiT's schedule, 0-d; 1 at -1 and below, 0 at 1000."""
+    if timestep in range(T):
+        return DIT[int(timestep)]
+    angle = np.interp(timestep, DIT_STEPS, DIT_ANGLES)
+    return torch.tensor(np.cos(angle) ** 2, dtype=torch.float32)
 
 
 def to_timestep(
@@ -84,10 +114,15 @@ def draw_noise(
 class Prior:
     """A class-conditional latent diffusion transformer, ready to denoise.
 
+    The loop asks it for `timesteps`, `signal_and_noise`, `denoise`, and to `encode` and
+    `decode`. Timesteps are DiT's everywhere; a prior of another schedule looks up its
+    own `place` with the same signal-to-noise ratio, between its timesteps if need be.
+
     Attributes:
-        transformer: diffusers' `DiTTransformer2DModel`; predicts the noise.
+        transformer: diffusers' `DiTTransformer2DModel`; predicts noise or a velocity.
         vae: diffusers' `AutoencoderKL`.
-        scheduler: diffusers' `DDIMScheduler`; gives `alphas_cumprod` and the timesteps.
+        scheduler: diffusers' `DDIMScheduler`, whose `prediction_type` says what the
+            network predicts, or `FlowMatchEulerDiscreteScheduler`.
         class_names: one name per class the transformer knows.
         info: the folder's `diver_lite.json`: how the prior was made, and `image_fit`,
             how images of another size are brought to `image_size` ("pad", "resize").
@@ -125,19 +160,78 @@ class Prior:
         return self.transformer.config.sample_size * 2**halvings
 
     @property
-    def num_timesteps(self) -> int:
-        """T, the number of training timesteps."""
-        return len(self.scheduler.alphas_cumprod)
+    def prediction(self) -> str:
+        """What the network predicts: "flow", or diffusers' `prediction_type`."""
+        flow = not hasattr(self.scheduler, "alphas_cumprod")
+        return "flow" if flow else self.scheduler.config.prediction_type
 
-    def timesteps(self, steps: int) -> list[int]:
-        """Return the timesteps of DDIM's grid with so many steps, noisiest first."""
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of its own training timesteps."""
+        return self.scheduler.config.num_train_timesteps
+
+    def timesteps(self, steps: int) -> list[int | float]:
+        """Return DiT's timesteps of the scheduler's own grid, noisiest first."""
         scheduler, total = deepcopy(self.scheduler), self.num_timesteps
         require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
         scheduler.set_timesteps(steps)
-        grid = [int(t) for t in scheduler.timesteps]
+        grid = scheduler.timesteps.double().numpy()
         expected = f"steps that the schedule's steps_offset leaves below T = {total}"
-        require(grid[0] < total, "num_inference_steps", steps, expected)
-        return grid
+        flow = self.prediction == "flow"
+        require(flow or grid[0] < total, "num_inference_steps", steps, expected)
+        if flow:
+            angles = np.arctan2(grid, total - grid)  # s and 1 - s
+        else:
+            angles = noise_angles(self.scheduler.alphas_cumprod)[grid.astype(int) + 1]
+        return [snap(t) for t in np.interp(angles, DIT_ANGLES, DIT_STEPS)]
+
+    def place(self, timestep: float, name: str = "timestep") -> int | float:
+        """Return its own timestep with the signal-to-noise ratio of one of DiT's.
+
+        Raises `InputError`, which names the argument, where the schedule has none.
+        """
+        angle = np.interp(timestep, DIT_STEPS, DIT_ANGLES)
+        total = self.num_timesteps
+        if self.prediction == "flow":
+            return snap(total * np.sin(angle) / (np.sin(angle) + np.cos(angle)))
+        angles = noise_angles(self.scheduler.alphas_cumprod)
+        ends = [snap(t) for t in np.interp(angles[[1, -2]], DIT_ANGLES, DIT_STEPS)]
+        expected = "a noise level of the prior's schedule, {:.5g} .. {:.5g}".format(
+            *ends
+        )
+        require(ends[0] <= timestep <= ends[1], name, timestep, expected)
+        place = np.interp(angle, angles[:-1], np.arange(-1, total))
+        return snap(max(place, 0))
+
+    def level(self, value: Any, name: str) -> int:
+        """Return the timestep that a setting means, if the prior knows that level."""
+        timestep = to_timestep(value, T, name)
+        self.place(timestep, name)
+        return timestep
+
+    def norm(self, timestep: float) -> float:
+        """Return the root of alpha^2 + sigma^2: 1 where the variance is preserved."""
+        return snap(math.hypot(*self.signal_and_noise(timestep)))
+
+    def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
+        """Return (alpha, sigma) of z = alpha z_0 + sigma noise, 0-d; -1 is the end.
+
+        Where the variance is preserved these are sqrt(abar) and sqrt(1 - abar), on
+        straight paths 1 - s and s. Their ratio is that of DiT's timestep.
+        """
+        flow, end = self.prediction == "flow", timestep <= -1
+        place = -1 if end else self.place(timestep)
+        if flow:
+            s = torch.tensor(0 if end else place / self.num_timesteps)
+            return 1 - s, s
+        if end:
+            alpha = torch.as_tensor(self.scheduler.final_alpha_cumprod)
+        elif isinstance(place, int):
+            alpha = self.scheduler.alphas_cumprod[place]
+        else:
+            angle = np.interp(timestep, DIT_STEPS, DIT_ANGLES)
+            alpha = torch.tensor(np.cos(angle) ** 2, dtype=torch.float32)
+        return alpha.sqrt(), (1 - alpha).sqrt()
 
     @property
     def device(self) -> torch.device:
@@ -205,10 +299,36 @@ class Prior:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Split noisy latents into the predicted clean ones and the predicted noise.
+
+        Arguments as of `predict_noise`. Returns (x_0, eps), each (B, C, h, w) float32,
+        with latents = alpha x_0 + sigma eps. Source: velocities: Salimans and Ho 2022,
+        appendix D ("v_prediction"); SiT, Ma et al. 2024 ("flow").
+        """
+        asked = (latents, timestep, class_labels, guidance_scale)
+        if self.prediction == "epsilon":
+            eps = self.predict_noise(*asked)
+            alpha, sigma = self.signal_and_noise(timestep)
+            return (latents - sigma * eps) / alpha, eps
+        velocity = self._guided(*asked)
+        alpha, sigma = self.signal_and_noise(timestep)
+        if self.prediction == "flow":  # eps - x_0
+            return latents - sigma * velocity, latents + alpha * velocity
+        x_0 = alpha * latents - sigma * velocity  # alpha eps - sigma x_0
+        return x_0, sigma * latents + alpha * velocity
+
+    @torch.no_grad()
     def predict_noise(
         self,
         latents: Tensor,
-        timestep: int,
+        timestep: float,
         class_labels: Tensor,
         guidance_scale: float,
     ) -> Tensor:
@@ -216,7 +336,7 @@ class Prior:
 
         Args:
             latents: (B, C, h, w) at `timestep`.
-            timestep: training timestep, 0 .. T-1.
+            timestep: of DiT's schedule, 0 .. 999, see `place`.
             class_labels: (B,) int64, 0 .. num_classes-1, or num_classes for "no class".
             guidance_scale: s >= 1 in eps_u + s (eps_c - eps_u); 1 skips the
                 unconditional half, which halves the cost.
@@ -227,30 +347,38 @@ class Prior:
         Source: Ho and Salimans 2022, eq. 6. The original DiT sampler guides 3 of 4
         channels, diffusers all of them.
         """
-        self.check_request(latents, timestep, class_labels, guidance_scale)
-        x = latents.to(self.device, self.dtype)
+        asked = (latents, timestep, class_labels, guidance_scale)
+        noise = self.prediction == "epsilon"
+        return self._guided(*asked) if noise else self.denoise(*asked)[1]
+
+    def _guided(
+        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
+    ) -> Tensor:
+        """Return what the network predicts, guided: (B, C, h, w) float32."""
+        self.check_request(latents, timestep, class_labels, scale)
+        x, place = latents.to(self.device, self.dtype), self.place(timestep)
         y = class_labels.to(self.device)
         channels = self.latent_shape[0]
-        if guidance_scale == 1:
-            return self._forward(x, timestep, y)[:, :channels].float()
+        if scale == 1:
+            return self._forward(x, place, y)[:, :channels].float()
         null = torch.full_like(y, self.num_classes)
-        both = self._forward(torch.cat([x, x]), timestep, torch.cat([y, null]))
+        both = self._forward(torch.cat([x, x]), place, torch.cat([y, null]))
         # a DiT that learned its variance gives 2C channels; the noise is the first C
-        eps_c, eps_u = both[:, :channels].float().chunk(2)
-        return eps_u + guidance_scale * (eps_c - eps_u)
+        out_c, out_u = both[:, :channels].float().chunk(2)
+        return out_u + scale * (out_c - out_u)
 
     def check_request(
-        self, latents: Tensor, timestep: int, class_labels: Tensor, scale: float
+        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> None:
         """Raise `InputError` where `predict_noise` can't answer."""
         floats(latents, "latents", ("B", *self.latent_shape))
-        integer(timestep, "timestep", 0, len(self.scheduler.alphas_cumprod) - 1)
+        self.place(number(timestep, "timestep", -1, T))
         classes = self.num_classes + 1  # the last one is "no class"
         class_indices(class_labels, "class_labels", len(latents), classes)
         number(scale, "guidance_scale", 1)
 
-    def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:
-        timesteps = torch.full((len(x),), int(timestep), device=x.device)
+    def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
+        timesteps = torch.full((len(x),), place, device=x.device)
         return self.transformer(x, timestep=timesteps, class_labels=class_labels).sample
 
     def fit_images(self, images: Tensor, size: int | Sequence | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from diver_lite import checks
 from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, draw_noise, to_timestep, to_window
+from diver_lite.prior import Prior, T, abar_at, draw_noise, to_timestep, to_window
 from diver_lite.sets.classes import prior_classes
 
 WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
@@ -37,8 +37,8 @@ WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
 class RecoveryConfig:
     """Everything that can be chosen about one recovery.
 
-    A timestep is a training timestep, 0 (clean) .. T-1 (noise) with T = 1000 for every
-    known prior, or a float in [0, 1], a fraction of T: 0.51 and 510 mean the same.
+    A timestep is one of DiT's schedule, 0 (clean) .. 999 (noise), or a float in [0, 1],
+    a fraction of 1000. It stands for the signal-to-noise ratio there, of any prior.
 
     Attributes:
         num_inference_steps: of the full reverse process, 1 .. T (paper: 50).
@@ -46,9 +46,10 @@ class RecoveryConfig:
         inheritance: start from the noised distilled latent (SI), or from pure noise.
         noise_timestep: noise level of the inherited latent (paper: step 25 of 50).
         start: the grid's top, "published"; the noise level, "matched"; or a timestep.
-        guidance_factor: gamma of semantic guidance (SG), >= 0 (paper: 0.1; NCFM: 0.02).
+        guidance_factor: gamma of semantic guidance (SG), >= 0 (paper: 0.1; NCFM: 0.02);
+            a pull per T / 50 timesteps, so that any number of steps pulls as much.
         guidance_target: SG pulls the noisy "latent" (paper) or predicted "x0" (PReDD).
-        guidance_sigma: sigma_k: std of DDPM's "posterior" between neighbouring steps,
+        guidance_sigma: sigma_k: std of DDPM's "posterior" of a step of T / 50,
             "marginal" sqrt(1 - abar_t), "signal" sqrt(abar_t), or "one".
         window: SG acts while high >= t > low (semantic fusion, SF): a pair (high, low),
             in which -1 and 0.0 lie below all timesteps, or a name from `WINDOWS`.
@@ -73,12 +74,12 @@ class RecoveryConfig:
 
     def __post_init__(self) -> None:
         checks.settings(self)
-        checks.integer(self.num_inference_steps, "num_inference_steps", 1, 1000)
+        checks.integer(self.num_inference_steps, "num_inference_steps", 1, T)
         checks.number(self.guidance_scale, "guidance_scale", 1, 1e4)
         checks.number(self.guidance_factor, "guidance_factor", 0, 1e4)
-        to_timestep(self.noise_timestep, 1000, "noise_timestep")
-        to_timestep(self.start, 1000, "start", words=("published", "matched"))
-        to_window(self.window, 1000, "window", WINDOWS)
+        to_timestep(self.noise_timestep, T, "noise_timestep")
+        to_timestep(self.start, T, "start", words=("published", "matched"))
+        to_window(self.window, T, "window", WINDOWS)
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -89,23 +90,22 @@ class RecoveryConfig:
 
     @classmethod
     def quick(cls, **changes) -> RecoveryConfig:
-        """Return a fifth of the steps, and a gamma that makes up for it (ours)."""
-        fewer = {"num_inference_steps": 10, "guidance_factor": 0.1 * 5**0.5}
-        return cls(**(fewer | changes))
+        """Return a fifth of the steps (ours)."""
+        return cls(**({"num_inference_steps": 10} | changes))
 
-    def timesteps(self, prior: Prior) -> list[int]:
+    def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
         grid = prior.timesteps(self.num_inference_steps)
         if not self.inheritance or self.start == "published":
             return grid
         name = "noise_timestep" if self.start == "matched" else "start"
-        start = to_timestep(getattr(self, name), prior.num_timesteps, name)
+        start = prior.level(getattr(self, name), name)
         return [start, *(t for t in grid if t < start)]
 
-    def phase(self, timestep: int, total: int = 1000) -> str:
+    def phase(self, timestep: float) -> str:
         """Name the phase of `timestep`: "chaotic", "semantic" or "refinement"."""
         window = "published" if self.window == "none" else self.window
-        high, low = to_window(window, total, "window", WINDOWS)
+        high, low = to_window(window, T, "window", WINDOWS)
         before = "chaotic" if timestep > high else "semantic"
         return before if timestep > low else "refinement"
 
@@ -114,7 +114,7 @@ class RecoveryConfig:
 class Step:
     """One step of the reverse process, after it was taken."""
 
-    timestep: int  #: the training timestep that was left
+    timestep: int | float  #: the timestep that was left
     phase: str  #: "chaotic", "semantic" (the window) or "refinement"
     latents: Tensor  #: (B, C, h, w) z_{k-1}, after the update and the pull
     pred_original: Tensor  #: (B, C, h, w) clean latent predicted before the update
@@ -178,27 +178,27 @@ def recover_steps(
     checks.instance(config, "config", RecoveryConfig)
     checks.latents(prior.latent_shape, latents=latents, noise=noise)
     checks.class_indices(class_labels, "class_labels", len(latents), prior.num_classes)
-    alphas_cumprod, total = prior.scheduler.alphas_cumprod, prior.num_timesteps
     timesteps = config.timesteps(prior)
     prior.prepare(timesteps, class_labels)
     z_0, z = latents, noise
     if config.inheritance:
-        level = to_timestep(config.noise_timestep, total, "noise_timestep")
-        z = inherit(z_0, noise, alphas_cumprod[level])
-
-    alphas = [*alphas_cumprod[timesteps], prior.scheduler.final_alpha_cumprod]
-    for timestep, (alpha, alpha_prev) in zip(timesteps, pairwise(alphas), strict=True):
-        eps = prior.predict_noise(z, timestep, class_labels, config.guidance_scale)
-        x_0 = (z - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+        level = prior.level(config.noise_timestep, "noise_timestep")
+        z = prior.norm(level) * inherit(z_0, noise, abar_at(level))
+    published, whole = T / 50, T / config.num_inference_steps  # lengths of a step
+    for timestep, after in pairwise([*timesteps, -1]):
+        x_0, eps = prior.denoise(z, timestep, class_labels, config.guidance_scale)
         # the paper pulls z_k, the state before the update, towards z_0
         pulled = z if config.guidance_target == "latent" else x_0
-        z = alpha_prev.sqrt() * x_0 + (1 - alpha_prev).sqrt() * eps  # DDIM
+        alpha, sigma = prior.signal_and_noise(after)
+        z = alpha * x_0 + sigma * eps  # DDIM
 
-        phase = config.phase(timestep, total)
+        phase = config.phase(timestep)
         guided = phase == "semantic" and config.window != "none"
         if guided and config.guidance_factor > 0:
-            sigma = guidance_sigma(config.guidance_sigma, alpha, alpha_prev)
-            z = guide(z, pulled - z_0, sigma, config.guidance_factor)
+            alphas = abar_at(timestep), abar_at(timestep - published)
+            sigma_k = prior.norm(after) * guidance_sigma(config.guidance_sigma, *alphas)
+            passed = (timestep - after if after > -1 else whole) / published
+            z = guide(z, pulled - z_0, sigma_k, passed * config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
 
 

@@ -258,8 +258,14 @@ def naive_diver(prior, z_0, label, noise, o, interval):
         gradient = 0.0
         if high >= t > low:  # z_{k-1} = s(z_k) - gamma sigma_k (. - z_0)
             pulled = {"latent": z_k, "x0": x_0}[o["guidance_target"]]
-            sigma = naive_sigma(o["guidance_sigma"], abar, abar_next)
-            gradient = sigma * (pulled - z_0)
+            # a pull per 20 timesteps, as strong as a step of the published 50
+            sigma = naive_sigma(
+                o["guidance_sigma"], abar, ABAR[t - 20] if t >= 20 else 1.0
+            )
+            passed = (
+                T / o["num_inference_steps"] if final else t - visited[position + 1]
+            )
+            gradient = passed / 20 * sigma * (pulled - z_0)
             acted += 1
         z_k = s - o["guidance_factor"] * gradient
     return z_k, acted
@@ -534,23 +540,34 @@ def test_a_bad_interval_is_named(tiny_prior, pair):
         IntervalPrior(tiny_prior, pair)
 
 
-def test_the_quick_preset_pulls_as_strongly(tiny_prior):
-    """A fifth of the steps, and gamma sigma_k adds up to nearly as much."""
+@pytest.mark.parametrize("sigma", ["posterior", "marginal", "signal", "one"])
+def test_any_number_of_steps_pulls_as_much(tiny_prior, monkeypatch, sigma):
+    """The pull is a rate: over the window its sum changes little with the steps."""
+    pulls = []
 
-    def pull(config):
-        visited = config.timesteps(tiny_prior)
-        return config.guidance_factor * sum(
-            guidance_sigma(config.guidance_sigma, abar[t], abar[after])
-            for t, after in itertools.pairwise(visited)
-            if config.phase(t) == "semantic"
-        )
+    def record(latents, difference, sigma, gamma):
+        pulls.append(float(sigma * gamma))
+        return latents
 
-    abar = tiny_prior.scheduler.alphas_cumprod
-    default, quick = RecoveryConfig(), RecoveryConfig.quick()
-    assert default.num_inference_steps == 5 * quick.num_inference_steps == 50
-    assert quick.guidance_factor == pytest.approx(0.223607, abs=1e-6)
-    assert pull(quick).item() == pytest.approx(pull(default).item(), rel=0.25)
-    assert replace(quick, guidance_factor=0.1, num_inference_steps=50) == default
+    monkeypatch.setattr("diver_lite.recovery.guide", record)
+    noise = noise_for(tiny_prior, 2)
+
+    def pull(steps):
+        pulls.clear()
+        config = RecoveryConfig(num_inference_steps=steps, guidance_sigma=sigma)
+        last(recover_steps(noise, LABELS, tiny_prior, config, noise=noise))
+        return sum(pulls)
+
+    fifty = pull(50)
+    assert fifty > 0.01
+    for steps in (10, 20, 100):  # a sum over few steps is a coarse integral
+        assert pull(steps) == pytest.approx(fifty, rel=0.25)
+
+
+def test_the_quick_preset_changes_the_steps_alone():
+    quick = RecoveryConfig.quick()
+    assert quick.num_inference_steps == 10
+    assert replace(quick, num_inference_steps=50) == RecoveryConfig()
 
 
 def test_fractions_mean_timesteps(tiny_prior):

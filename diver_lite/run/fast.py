@@ -74,17 +74,17 @@ class FastPrior(Prior):
         self._block = _compiled_block() if compile and _can_compile(prior) else _block
         self._graphs: dict[int, _Graph] = {}
         self._labels = torch.empty(0, dtype=torch.int64)
-        self._timesteps: list[int] = []
-        self._table: dict[int, tuple[Tensor, Tensor]] = {}
+        self._places: list[int | float] = []
+        self._table: dict[float, tuple[Tensor, Tensor]] = {}
 
-    def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
+    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
         """Get ready for the steps of one batch.
 
         Args:
-            timesteps: training timesteps in the order in which they will be asked for.
+            timesteps: of DiT's schedule, in the order in which they will be asked for.
             class_labels: (B,) int64, 0 .. num_classes-1.
         """
-        self._timesteps = [int(t) for t in timesteps]
+        self._places = [self.place(t) for t in timesteps]
         if len(class_labels) != len(self._labels):
             self._graphs = {}  # they hold memory, and the batch size rarely comes back
         self._labels = class_labels.cpu()
@@ -95,27 +95,21 @@ class FastPrior(Prior):
         self._classes = classes.to(self.device)
         self._table = {}
 
-    def predict_noise(
-        self,
-        latents: Tensor,
-        timestep: int,
-        class_labels: Tensor,
-        guidance_scale: float,
+    def _guided(
+        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> Tensor:
-        """Predict the noise in `latents`, as `Prior.predict_noise` does."""
-        self.check_request(latents, timestep, class_labels, guidance_scale)
-        timestep = int(timestep)
-        known = timestep in self._timesteps
+        self.check_request(latents, timestep, class_labels, scale)
+        known = self.place(timestep) in self._places
         if not known or not torch.equal(class_labels.cpu(), self._labels):
             self.prepare([timestep], class_labels)
-        return super().predict_noise(latents, timestep, class_labels, guidance_scale)
+        return super()._guided(latents, timestep, class_labels, scale)
 
-    def _forward(self, x: Tensor, timestep: int, class_labels: Tensor) -> Tensor:
-        if timestep not in self._table:
-            self._fill_table(timestep)
+    def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
+        if place not in self._table:
+            self._fill_table(place)
         # the rows of `class_labels`: the batch's classes, then perhaps "no class"
         rows = self._rows[: len(class_labels)]
-        inputs = (x, *(part.index_select(-3, rows) for part in self._table[timestep]))
+        inputs = (x, *(part.index_select(-3, rows) for part in self._table[place]))
         if x.device.type != "cuda":
             return self._run(*inputs)
         with torch.cuda.device(x.device):
@@ -123,13 +117,13 @@ class FastPrior(Prior):
                 self._graphs[len(x)] = _Graph(self._run, inputs)
             return self._graphs[len(x)](*inputs)
 
-    def _fill_table(self, timestep: int) -> None:
-        """Tabulate modulations from `timestep` on, as many steps as memory allows."""
+    def _fill_table(self, place: float) -> None:
+        """Tabulate modulations from `place` on, as many steps as memory allows."""
         blocks, width = self.transformer.transformer_blocks, self.transformer.inner_dim
         classes, itemsize = len(self._classes), self.dtype.itemsize
         step_bytes = len(blocks) * classes * 6 * width * itemsize
-        first = self._timesteps.index(timestep)
-        steps = self._timesteps[first : first + max(1, TABLE_BYTES // step_bytes)]
+        first = self._places.index(place)
+        steps = self._places[first : first + max(1, TABLE_BYTES // step_bytes)]
         t = torch.tensor(steps, device=self.device)
         self._table = {}  # free the old one first
 
@@ -238,7 +232,7 @@ def why_not_fast(prior: Prior) -> str | None:
 
     Source: ours; the checks name everything that would make results differ.
     """
-    for name in ("predict_noise", "_forward"):
+    for name in ("denoise", "predict_noise", "_guided", "_forward"):
         if getattr(getattr(prior, name), "__func__", None) is not getattr(Prior, name):
             return f"the prior has its own {name}"
     transformer = prior.transformer

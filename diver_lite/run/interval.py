@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from diver_lite.prior import Prior, to_window
+from diver_lite.prior import Prior, T, to_window
 
 
 class IntervalPrior(Prior):
@@ -27,7 +27,7 @@ class IntervalPrior(Prior):
     """
 
     def __init__(self, prior: Prior, interval: tuple[int | float, int | float]) -> None:
-        high, low = to_window(interval, prior.num_timesteps, "guidance_interval", {})
+        high, low = to_window(interval, T, "guidance_interval", {})
         name = f"{prior.name}, guided in {high} >= t > {low}"
         info = prior.info | {"name": name, "guidance_interval": [high, low]}
         networks = (prior.transformer, prior.vae, prior.scheduler)
@@ -37,15 +37,30 @@ class IntervalPrior(Prior):
     def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
         self.prior.prepare(timesteps, class_labels)
 
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer as the prior does, with scale 1 outside the interval."""
+        self.check_request(latents, timestep, class_labels, guidance_scale)
+        scale = self._scale(timestep, guidance_scale)
+        return self.prior.denoise(latents, timestep, class_labels, scale)
+
     def predict_noise(
         self,
         latents: Tensor,
-        timestep: int,
+        timestep: float,
         class_labels: Tensor,
         guidance_scale: float,
     ) -> Tensor:
         """Predict the noise as the prior does, with scale 1 outside the interval."""
         self.check_request(latents, timestep, class_labels, guidance_scale)
-        high, low = self.interval
-        scale = guidance_scale if high >= timestep > low else 1.0
+        scale = self._scale(timestep, guidance_scale)
         return self.prior.predict_noise(latents, timestep, class_labels, scale)
+
+    def _scale(self, timestep: float, guidance_scale: float) -> float:
+        high, low = self.interval
+        return guidance_scale if high >= timestep > low else 1.0

@@ -21,7 +21,7 @@ from diver_lite.run.to_file import recover_to
 from diver_lite.sets.priors import load_prior
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-QUICK = RecoveryConfig(num_inference_steps=4)
+QUICK = RecoveryConfig(num_inference_steps=4, guidance_factor=0.03)
 
 
 def noise_for(prior, count, seed=0):
