@@ -86,12 +86,15 @@ INPUT = Argument(
     "published format",
 )
 PRIOR = Option(
-    help="a shipped prior, a diffusers DiT folder or a hub id; default: the shipped "
-    "one of what INPUT distils"
+    help="a shipped prior, a diffusers folder (DiT, SiT, Stable Diffusion) or a hub "
+    "id; default: the shipped one of what INPUT distils"
 )
+PROMPT = Option(help="of a prior told in words, e.g. 'a satellite photo of {name}'")
+NEGATIVE = Option(help="of a prior told in words: what guidance leads away from")
+PRIOR_SIZE = Option(help="of a prior told in words: its images' height and width")
 PRESET = Option(
     help="'published' takes the paper's settings literally, 'quick' a fifth of the "
-    "steps with a stronger pull"
+    "steps"
 )
 RECOVERY = _set("RecoveryConfig", "--set noise_timestep=400 --set window=full")
 INPUT_DATA = Option(help="which dataset INPUT distils, if not evident")
@@ -122,6 +125,9 @@ def recover(
     source: Annotated[str, INPUT],
     out: Annotated[Path, RECOVERED],
     prior: Annotated[str | None, PRIOR] = None,
+    prompt: Annotated[str | None, PROMPT] = None,
+    negative_prompt: Annotated[str | None, NEGATIVE] = None,
+    prior_size: Annotated[int | None, PRIOR_SIZE] = None,
     preset: Annotated[Preset, PRESET] = Preset.default,
     set_: Annotated[list[str] | None, RECOVERY] = None,
     format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
@@ -167,7 +173,8 @@ def recover(
         expected = "integers like 3,1,4"
         raise InputError(f"--class-map is {class_map!r}; expected {expected}") from None
     prior = prior or _prior_of(distilled)
-    loaded = load_prior(prior, device=launched_device(device))
+    words = _given(prompt=prompt, negative_prompt=negative_prompt, size=prior_size)
+    loaded = load_prior(prior, device=launched_device(device), **words)
     if subset:
         mapping = _map_of_subset(subset, distilled, prior, loaded)
     if guidance_interval:
@@ -258,6 +265,7 @@ def _map_of_subset(
     subset: str, distilled: DistilledSet, name: str, prior: Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
+    prior.know(distilled.class_names)
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms

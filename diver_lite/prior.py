@@ -49,6 +49,11 @@ def snap(value: float) -> int | float:
     return round(value) if abs(value - round(value)) < 1e-6 else float(value)
 
 
+def dit_timesteps(angles: np.ndarray) -> list[int | float]:
+    """Return the timesteps of DiT's schedule with these noise levels."""
+    return [snap(t) for t in np.interp(angles, DIT_ANGLES, DIT_STEPS)]
+
+
 def abar_at(timestep: float) -> Tensor:
     """Return abar of DiT's schedule, 0-d; 1 at -1 and below, 0 at 1000."""
     if timestep in range(T):
@@ -136,6 +141,7 @@ class Prior:
     scheduler: Any
     class_names: tuple[str, ...]
     info: dict = field(default_factory=dict)
+    embeddings = None  # of prompts, which a recovery's record counts as weights
 
     @property
     def name(self) -> str:
@@ -183,7 +189,7 @@ class Prior:
             angles = np.arctan2(grid, total - grid)  # s and 1 - s
         else:
             angles = noise_angles(self.scheduler.alphas_cumprod)[grid.astype(int) + 1]
-        return [snap(t) for t in np.interp(angles, DIT_ANGLES, DIT_STEPS)]
+        return dit_timesteps(angles)
 
     def place(self, timestep: float, name: str = "timestep") -> int | float:
         """Return its own timestep with the signal-to-noise ratio of one of DiT's.
@@ -195,7 +201,7 @@ class Prior:
         if self.prediction == "flow":
             return snap(total * np.sin(angle) / (np.sin(angle) + np.cos(angle)))
         angles = noise_angles(self.scheduler.alphas_cumprod)
-        ends = [snap(t) for t in np.interp(angles[[1, -2]], DIT_ANGLES, DIT_STEPS)]
+        ends = dit_timesteps(angles[[1, -2]])
         expected = "a noise level of the prior's schedule, {:.5g} .. {:.5g}".format(
             *ends
         )
@@ -253,6 +259,9 @@ class Prior:
                 module, device=device, dtype=torch.float32 if upcast else dtype
             )
         return self
+
+    def know(self, class_names: Sequence[str]) -> None:
+        """Hear what classes will come by name; only priors told in words need to."""
 
     def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
         """Hear which timesteps and classes will come; only `FastPrior` needs to."""

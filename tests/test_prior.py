@@ -306,7 +306,7 @@ WITH_BETAS = {
 WITHOUT = STRETCHED | {
     f"{name}Scheduler"
     for name in (
-        *("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "EDMEuler", "IPNDM"),
+        *("FlowMatchHeunDiscrete", "EDMEuler", "IPNDM"),
         *("EDMDPMSolverMultistep", "ScoreSdeVe", "UnCLIP", "CMStochasticIterative"),
     )
 }
@@ -379,7 +379,7 @@ def test_no_class_is_looked_up_by_a_name_in_a_file(folder, tiny_prior, tiny_set)
 
 @pytest.mark.parametrize("name", sorted(WITHOUT))
 def test_a_schedule_of_something_else(folder, name):
-    """Flow matching, sigmas, stretched betas: refused, and the words say why."""
+    """Heun's steps, sigmas, stretched betas: refused, and the words say why."""
     with pytest.raises(InputError, match=rf"({name}, has |prediction_type).*expected"):
         schedule(folder, name)
 
@@ -387,8 +387,7 @@ def test_a_schedule_of_something_else(folder, name):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        # a prior that predicts velocities would give garbage
-        ({"prediction_type": "v_prediction"}, r"prediction_type.*v_pred.*'epsilon'"),
+        # a prior that predicts clean images would give garbage
         ({"prediction_type": "sample"}, r"prediction_type.*'sample'.*'epsilon'"),
         ({"prediction_type": "flow_prediction"}, r"flow_prediction'.*'epsilon'"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas True; expected"),
@@ -534,6 +533,9 @@ def test_a_hub_id_is_fetched_without_the_rest_of_its_repository(
         "transformer/*",
         "vae/*",
         "scheduler/*",
+        "unet/*",
+        "text_encoder/*",
+        "tokenizer/*",
     }
 
 

@@ -28,6 +28,7 @@ from diver_lite.run.interval import IntervalPrior
 PARTS = {
     "DiTTransformer2DModel", "PatchEmbed", "ModuleList", "BasicTransformerBlock",
     "AdaLayerNormZero", "CombinedTimestepLabelEmbeddings", "Timesteps", "SiLU",
+    "SiTTimesteps",
     "TimestepEmbedding", "LabelEmbedding", "Embedding", "Attention", "FeedForward",
     "GELU", "GEGLU", "ApproximateGELU", "SwiGLU", "LinearActivation", "Linear",
     "Conv2d", "LayerNorm", "Dropout",

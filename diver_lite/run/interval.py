@@ -34,6 +34,19 @@ class IntervalPrior(Prior):
         super().__init__(*networks, prior.class_names, info)
         self.prior, self.interval = prior, (high, low)
 
+    # what a prior of another kind answers in its own way
+    num_classes = property(lambda self: self.prior.num_classes)
+    latent_shape = property(lambda self: self.prior.latent_shape)
+    image_size = property(lambda self: self.prior.image_size)
+    embeddings = property(lambda self: self.prior.embeddings)
+
+    def know(self, class_names: Sequence[str]) -> None:
+        self.prior.know(class_names)
+        self.class_names = self.prior.class_names
+
+    def timesteps(self, steps: int) -> list[int | float]:
+        return self.prior.timesteps(steps)
+
     def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
         self.prior.prepare(timesteps, class_labels)
 

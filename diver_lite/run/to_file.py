@@ -529,7 +529,8 @@ def run_facts(
         {k: v for k, v in p.config.items() if not k.startswith("_")} for p in parts
     ]
     weights = [w for p in parts[:2] for w in p.state_dict().values()]
-    acts = [prior.info.get(name) for name in ("image_fit", "guidance_interval")]
+    weights += [] if prior.embeddings is None else [prior.embeddings]
+    acts = [prior.info.get(name) for name in ("image_fit", "guidance_interval", "size")]
     description = json.dumps([plain, acts], sort_keys=True, default=str)
     return {
         "images": fingerprint([distilled.images]),

@@ -122,6 +122,7 @@ def prior_classes(
         `join`, or a map of wrong length or range.
     """
     names = distilled.class_names
+    prior.know(names)
     if class_map is None:
         advice = (
             "pass class_map (--class-map) with the prior's class for each class of the "

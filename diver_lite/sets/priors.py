@@ -1,16 +1,20 @@
 """One loader for every prior: shipped, a folder in diffusers' format, or from a hub.
 
-The folder is diffusers' own (`model_index.json`, `transformer/`, `vae/`,
+The folder is diffusers' own (`model_index.json`, `transformer/` or `unet/`, `vae/`,
 `scheduler/`), so DiT-XL/2 and the small priors that ship load through the same lines.
+What kind of prior it is, its networks and its scheduler say.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 import json
 import os
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,13 +23,24 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, file_error, naming
 from diver_lite.prior import Prior
 from diver_lite.sets.reading import reading, told
+from diver_lite.sets.text_prior import ConsistencyPrior, TextPrior
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
     "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
     "vae": ("AutoencoderKL",),
 }
+TEXT_NETWORKS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": NETWORKS["vae"],
+    "text_encoder": ("CLIPTextModel",),
+}
 PARTS = (*NETWORKS, "scheduler")
+SUPPORTED = (
+    "supported are DiT and SiT (DiTTransformer2DModel: noise, v_prediction or flow), "
+    "Stable Diffusion 1.x and 2.x, turbo and latent consistency models "
+    "(UNet2DConditionModel with one CLIPTextModel)"
+)
 
 
 def shipped_priors() -> list[str]:
@@ -38,6 +53,7 @@ def load_prior(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    **text: Any,
 ) -> Prior:
     """Load a prior that ships, a local diffusers folder, or one from a model hub.
 
@@ -46,12 +62,19 @@ def load_prior(
             `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
         device: default: CUDA if there is one, else the CPU.
         dtype: default: float32 on the CPU, bfloat16 on CUDA.
+        text: of a prior told in words: `prompt`, with {name} for the class's name,
+            `negative_prompt`, and `size`, height and width of its images in pixels.
 
     Raises:
-        InputError: unknown name, missing or broken files, unsupported architecture, a
-            network that doesn't predict noise or a noise schedule without betas, or a
-            device that is not there.
+        InputError: unknown name, missing or broken files, unsupported architecture,
+            prediction or noise schedule, a device that is not there, a prompt without
+            {name}, a size that the VAE can't halve, or `transformers` isn't installed.
     """
+    for option in text:
+        checks.one_of(
+            option, "option of load_prior", ("prompt", "negative_prompt", "size")
+        )
+    text = {name: value for name, value in text.items() if value is not None}
     checks.path(name, "prior")
     device = resolve_device(device)
     if dtype is None:
@@ -75,7 +98,7 @@ def load_prior(
             )
         root = _download(str(name), shipped)
     with told(root):
-        return _read_folder(root).to(device, dtype)
+        return _read_folder(root, text).to(device, dtype)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -103,8 +126,12 @@ def _download(name: str, instead: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["model_index.json", *(f"{part}/*" for part in PARTS)]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        parts = dict.fromkeys((*PARTS, *TEXT_NETWORKS, "tokenizer"))
+        patterns = ["model_index.json", *(f"{part}/*" for part in parts)]
+        others = ["*.fp16.*", "*non_ema*", "*flax*", "*.onnx*", "*.msgpack"]
+        return Path(
+            snapshot_download(name, allow_patterns=patterns, ignore_patterns=others)
+        )
     except Exception as error:  # every network failure ends here
         raise InputError(
             f"prior {name!r} could not be fetched ({type(error).__name__}). Without a "
@@ -114,54 +141,114 @@ def _download(name: str, instead: str) -> Path:
         ) from None
 
 
-def _read_folder(root: Path) -> Prior:
+def _read_folder(root: Path, text: dict) -> Prior:
     """Read a folder of diffusers' format; broken ones raise `InputError`."""
     schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
     with naming(root / "scheduler" / "scheduler_config.json"):
         _bounded(schedule)
-    for part, expected in NETWORKS.items():
+    in_words = (root / "unet").is_dir() and not (root / "transformer").is_dir()
+    networks = TEXT_NETWORKS if in_words else NETWORKS
+    index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
+    if not in_words and text:
+        raise InputError(f"{min(text)} is for priors told in words; {root} is none")
+    if (root / "text_encoder_2").is_dir() or (root / "text_encoder_3").is_dir():
+        kind = checks.describe(index.get("_class_name"))
+        raise InputError(f"{root} is a {kind} of several text encoders; {SUPPORTED}")
+    for part, expected in networks.items():
         config = _read_json(root / part / "config.json", root)
-        found = config.get("_class_name")
+        found = config.get("_class_name") or (config.get("architectures") or [None])[0]
         if found not in expected:
-            raise InputError(f"{part} is a {found}, expected a {expected[0]}")
+            raise InputError(
+                f"{part} is a {found}, expected a {expected[0]}; {SUPPORTED}"
+            )
         with naming(root / part / "config.json"):
             _bounded(config)
-    index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
     info = _read_json(own, root) if os.path.lexists(own) else {}
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
     checks.instance(info.get("name", ""), "name in diver_lite.json", str)
     how = info.get("image_fit", "resize")
     checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
-    import diffusers  # costs seconds, so only when a prior is loaded
-
+    module_of = dict.fromkeys(networks, "diffusers")
+    if in_words:
+        _need_transformers()
+        module_of["text_encoder"] = "transformers"
     models = {}
     try:
         scheduler = _build_scheduler(schedule)
-        for part, (kind, *_) in NETWORKS.items():
-            models[part], report = getattr(diffusers, kind).from_pretrained(
-                root / part, torch_dtype=torch.float32, output_loading_info=True
-            )
-            # diffusers would fill some with random numbers, and leave out others
-            if lacking := sorted(report["missing_keys"]):
-                raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
-            left = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
-            if left:
-                raise ValueError(f"{part} has no place for the weights {min(left)}")
+        for part, (kind, *_) in networks.items():
+            # costs seconds, so only when a prior is loaded
+            library = importlib.import_module(module_of[part])
+            models[part] = _load_network(getattr(library, kind), root, part)
+        if in_words:
+            models["tokenizer"] = _load_tokenizer(root)
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise file_error(
             root, f" can't be loaded: {checks.first_line(error)}"
         ) from None
-    transformer, vae = models["transformer"], models["vae"]
+    transformer, vae = models["unet" if in_words else "transformer"], models["vae"]
     if vae.config.latent_channels != transformer.config.in_channels:
         found = f"the VAE has {vae.config.latent_channels} latent channels"
         wanted = transformer.config.in_channels
         raise InputError(f"{found}, the transformer expects {wanted}")
-    for module in (transformer, vae):
-        module.eval().requires_grad_(False)
+    for module in models.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval().requires_grad_(False)
+    if in_words:
+        return _text_prior(models, scheduler, schedule, info, text)
+    if info.get("timestep_embedding") == "sit":
+        use_sit_timesteps(transformer)
     count = transformer.config.num_embeds_ada_norm
     class_names = tuple(str(names.get(str(i), f"class {i}")) for i in range(count))
     return Prior(transformer, vae, scheduler, class_names, info)
+
+
+def _load_network(kind: Any, root: Path, part: str) -> Any:
+    """Load the weights of one part; raise `ValueError` where some don't fit."""
+    network, report = kind.from_pretrained(
+        root / part, torch_dtype=torch.float32, output_loading_info=True
+    )
+    # the library would fill some with random numbers, and leave out others
+    if lacking := sorted(report["missing_keys"]):
+        raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
+    left = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
+    if left:
+        raise ValueError(f"{part} has no place for the weights {min(left)}")
+    return network
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(
+            "a prior told in words needs the package transformers; install it with "
+            "pip install 'diver-lite[text]'"
+        )
+
+
+def _load_tokenizer(root: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    if not (root / "tokenizer").is_dir():
+        raise ValueError("it lacks tokenizer/, with vocab.json and merges.txt")
+    return CLIPTokenizer.from_pretrained(root / "tokenizer")
+
+
+def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: dict):
+    """Return the prior of a Stable Diffusion folder; refuse what else a UNet takes."""
+    unet, encoder = models["unet"], models["text_encoder"]
+    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        if found := unet.config.get(name):
+            raise InputError(f"unet has {name} {found!r}, as SDXL has; {SUPPORTED}")
+    width, wanted = encoder.config.hidden_size, unet.config.cross_attention_dim
+    if width != wanted:
+        raise InputError(f"the text encoder is {width} wide, the unet expects {wanted}")
+    lcm = schedule.get("_class_name") == "LCMScheduler"
+    kind = ConsistencyPrior if lcm or unet.config.time_cond_proj_dim else TextPrior
+    kept = ("original_inference_steps", "timestep_scaling")
+    info = info | {name: schedule[name] for name in kept if schedule.get(name)}
+    return kind(
+        unet, models["vae"], scheduler, (), info, models["tokenizer"], encoder, **text
+    )
 
 
 def _bounded(config: dict) -> None:
@@ -187,18 +274,23 @@ def _build_scheduler(config: dict):
 
     Networks are trained with betas, not with a way to step along them: the class that
     the config names is never looked up. What else DDIM knows of it carries over.
-    Raises `ValueError` and others unless betas are there and noise is predicted.
+    Straight paths have no betas, so flow matching keeps its own scheduler. Raises
+    `ValueError` and others for another schedule, or another prediction.
     """
     import diffusers
 
     kind = config.get("_class_name")
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        return _build_flow(config)
     needed = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     for name in needed[:1] if config.get("trained_betas") else needed:
         if config.get(name) is None:
             raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
     # what says more of the schedule than its betas do, and the value that doesn't;
     # files of 2022 may lack the first
-    usual = {"prediction_type": "epsilon", "use_flow_sigmas": False}
+    velocity = config.get("prediction_type") == "v_prediction"
+    predicted = "v_prediction" if velocity else "epsilon"
+    usual = {"prediction_type": predicted, "use_flow_sigmas": False}
     for name, value in (usual | {"snr_shift_scale": 1}).items():
         if (config.get(name) or value) != value:
             raise ValueError(
@@ -210,7 +302,10 @@ def _build_scheduler(config: dict):
     scheduler = diffusers.DDIMScheduler(**shared)
     alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
     falling = bool((alphas.diff() < 0).all())
-    if not (len(alphas) == total > 1 and falling and 0 < alphas[-1] < alphas[0] < 1):
+    lowest = -1e-9 if velocity else 0  # a velocity tells the image from pure noise, too
+    if not (
+        len(alphas) == total > 1 and falling and lowest < alphas[-1] < alphas[0] < 1
+    ):
         raise ValueError(
             f"the scheduler's betas give alphas_cumprod from {alphas[:1].tolist()} to "
             f"{alphas[-1:].tolist()} in {len(alphas)} timesteps; expected a fall "
@@ -222,6 +317,46 @@ def _build_scheduler(config: dict):
         offset = config["steps_offset"]
         raise ValueError(f"the scheduler's steps_offset is {offset}, beyond {total}")
     return scheduler
+
+
+def _build_flow(config: dict) -> Any:
+    """Build the scheduler of straight paths, whose steps may be shifted, not more."""
+    import diffusers
+
+    kind = diffusers.FlowMatchEulerDiscreteScheduler
+    known = {"num_train_timesteps": 1000, "shift": 1.0}
+    unusual = {
+        name: value
+        for name, value in config.items()
+        if name.startswith(("use_", "invert_", "stochastic_")) and value
+    }
+    if unusual:
+        name, value = min(unusual.items())
+        raise ValueError(f"the scheduler, a {kind.__name__}, has {name} {value!r}")
+    given = {name: config.get(name, usual) for name, usual in known.items()}
+    total = checks.integer(given["num_train_timesteps"], "num_train_timesteps", 2)
+    shift = checks.number(given["shift"], "shift", 1e-3, 1e3)
+    return kind(num_train_timesteps=total, shift=shift)
+
+
+def use_sit_timesteps(transformer: Any) -> None:
+    """Let a DiT embed time as SiT does: 0 is noise, 1 is clean, and not in thousands.
+
+    diffusers' DiT is given 1000 s, s = 1 - t, and has other frequencies. Source: SiT,
+    Ma et al. 2024, whose published weights were trained so.
+    """
+    for block in transformer.transformer_blocks:
+        block.norm1.emb.time_proj = SiTTimesteps()
+
+
+class SiTTimesteps(torch.nn.Module):
+    """Sinusoids of t = 1 - timestep / 1000: (B,) -> (B, 256)."""
+
+    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        t = 1 - timesteps.float() / 1000
+        return get_timestep_embedding(t, 256, True, downscale_freq_shift=0)
 
 
 def _read_json(path: Path, root: Path) -> dict:

@@ -1,0 +1,614 @@
+"""Every kind of prior against diffusers' own pipeline, and its equations."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+from conftest import randomise
+
+from diver_lite.checks import InputError
+from diver_lite.distilled import DistilledSet
+from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
+from diver_lite.prior import DIT, Prior
+from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+from diver_lite.run.fast import FastPrior, why_not_fast
+from diver_lite.run.interval import IntervalPrior
+from diver_lite.sets.priors import load_prior
+from diver_lite.sets.text_prior import ConsistencyPrior, TextPrior
+
+transformers = pytest.importorskip("transformers")
+NAMES = ("tabby_cat", "fox", "goldfish")
+PLAIN = RecoveryConfig(inheritance=False, guidance_factor=0, window="none")
+
+
+def bytes_as_letters():
+    """Return the 256 letters that stand for bytes in CLIP's vocabulary."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = (chr(256 + i) for i in range(256 - len(kept)))
+    return [chr(b) if b in kept else next(rest) for b in range(256)]
+
+
+def save_tokenizer(folder):
+    """Write a tokenizer that knows letters alone: no merges."""
+    letters = bytes_as_letters()
+    words = [*letters, *(f"{x}</w>" for x in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40
+    ).save_pretrained(folder)
+
+
+def save_stable_diffusion(folder, scheduler=None, seed=0, **changes):
+    """Write a random Stable Diffusion of a few thousand weights, as diffusers does."""
+    save_tokenizer(folder / "tokenizer")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    unet = {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 4,
+    }
+    text = transformers.CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        bos_token_id=512,
+        eos_token_id=513,
+        pad_token_id=513,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = {
+            "unet": diffusers.UNet2DConditionModel(**unet | changes),
+            "text_encoder": transformers.CLIPTextModel(text),
+            "vae": build_vae(PriorRecipe(vae_channels=(16, 32))),
+        }
+    parts["vae"].register_to_config(scaling_factor=2.0)
+    with torch.no_grad():  # a random encoder says nearly the same to every prompt
+        for weight in parts["text_encoder"].parameters():
+            weight.mul_(20)
+    parts["scheduler"] = scheduler or stable_scheduler()
+    diffusers.StableDiffusionPipeline(
+        **parts,
+        tokenizer=tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def stable_scheduler(kind=diffusers.DDIMScheduler, **changes):
+    """Return the noise schedule of Stable Diffusion 1.x."""
+    usual = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+    }
+    if kind is diffusers.DDIMScheduler:
+        usual |= {"clip_sample": False, "set_alpha_to_one": False}
+    return kind(**usual | changes)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return a function that writes a folder of each kind, once."""
+    made = {}
+    root = tmp_path_factory.mktemp("kinds")
+
+    def folder(kind):
+        if kind not in made:
+            made[kind] = KINDS[kind](root / kind)
+        return made[kind]
+
+    return folder
+
+
+def save_flow(folder, shift=1.0):
+    """Write a random DiT of velocities, with the VAE of the tiny priors."""
+    recipe = PriorRecipe(
+        vae_channels=(16, 32), heads=1, head_dim=16, layers=2, objective="flow"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        vae, dit = build_vae(recipe), randomise(build_dit(recipe, 3), seed=3)
+    export_prior(folder, vae, dit, NAMES, "tiny flow", recipe)
+    config = folder / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"shift": shift}))
+    return folder
+
+
+KINDS = {
+    "epsilon": save_stable_diffusion,
+    "v": lambda folder: save_stable_diffusion(
+        folder, stable_scheduler(prediction_type="v_prediction")
+    ),
+    "turbo": lambda folder: save_stable_diffusion(
+        folder, stable_scheduler(timestep_spacing="trailing", set_alpha_to_one=True)
+    ),
+    "lcm": lambda folder: save_stable_diffusion(
+        folder, stable_scheduler(diffusers.LCMScheduler), time_cond_proj_dim=32
+    ),
+    "flow": save_flow,
+    "shifted flow": lambda folder: save_flow(folder, shift=3.0),
+}
+IN_WORDS = {"epsilon": TextPrior, "v": TextPrior, "turbo": TextPrior}
+IN_WORDS |= {"lcm": ConsistencyPrior}
+
+
+def noise_for(prior, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *prior.latent_shape, generator=generator)
+
+
+def pictures(count=3, size=32, names=NAMES):
+    generator = torch.Generator().manual_seed(7)
+    images = torch.rand(count, 3, size, size, generator=generator)
+    return DistilledSet(images, torch.arange(count) % len(names), names)
+
+
+def worst(found, expected):
+    assert found.shape == expected.shape
+    scale = max(1.0, expected.abs().max().item())
+    return (found.double() - expected.double()).abs().max().item() / scale
+
+
+def last(steps):
+    *_, step = steps
+    return step
+
+
+# --- Everything off: diffusers' own pipelines ---------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "turbo"])
+@pytest.mark.parametrize(("steps", "scale"), [(1, 1.0), (4, 1.0), (10, 7.5)])
+def test_it_is_the_stable_diffusion_pipeline(folders, kind, steps, scale):
+    """The same images from the same noise, prompts and negative prompt."""
+    folder, chosen = folders(kind), pictures(size=16)
+    words = {"prompt": "a drawing of a {name}", "negative_prompt": "a blur"}
+    prior = load_prior(folder, device="cpu", **words)
+    assert type(prior) is IN_WORDS[kind]
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    noise = noise_for(prior, 3)
+    expected = pipeline(
+        [f"a drawing of a {name.replace('_', ' ')}" for name in NAMES],
+        negative_prompt=["a blur"] * 3,
+        latents=noise,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        output_type="pt",
+    ).images
+    config = replace(PLAIN, num_inference_steps=steps, guidance_scale=scale)
+    found = recover(chosen, prior, config, noise=noise, progress=False).images
+    assert expected.std() > 0.02
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the words matter
+    assert worst(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["flow", "shifted flow"])
+@pytest.mark.parametrize(("steps", "scale"), [(1, 1.0), (7, 1.0), (20, 4.0)])
+def test_flow_is_the_euler_loop_of_diffusers(folders, kind, steps, scale):
+    """The latents of `FlowMatchEulerDiscreteScheduler.step`."""
+    prior = load_prior(folders(kind), device="cpu")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(
+        folders(kind) / "scheduler"
+    )
+    scheduler.set_timesteps(steps)
+    noise, labels = noise_for(prior, 3), torch.arange(3)
+    z, null = noise, torch.full_like(labels, 3)
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            both = prior.transformer(
+                torch.cat([z, z]),
+                timestep=t.expand(6),
+                class_labels=torch.cat([labels, null]),
+            ).sample
+        cond, uncond = both.chunk(2)
+        z = scheduler.step(uncond + scale * (cond - uncond), t, z).prev_sample
+    config = replace(PLAIN, num_inference_steps=steps, guidance_scale=scale)
+    found = last(recover_steps(z, labels, prior, config, noise=noise)).latents
+    assert z.std() > 0.1
+    assert worst(found, z) < 1e-4
+
+
+def test_a_consistency_model_answers_as_that_of_diffusers(folders):
+    """One step is the LCM pipeline; at other levels x_0 is `LCMScheduler.denoised`."""
+    folder = folders("lcm")
+    prior = load_prior(folder, device="cpu", prompt="{name}")
+    assert type(prior) is ConsistencyPrior
+    pipeline = diffusers.LatentConsistencyModelPipeline.from_pretrained(
+        folder, safety_checker=None
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    noise, names = noise_for(prior, 3), [name.replace("_", " ") for name in NAMES]
+    expected = pipeline(
+        names, latents=noise, num_inference_steps=1, guidance_scale=4.0,
+        output_type="pt",
+    ).images  # fmt: skip
+    config = replace(PLAIN, num_inference_steps=1, guidance_scale=4.0)
+    found = recover(pictures(size=16), prior, config, noise=noise, progress=False)
+    assert expected.std() > 0.02
+    assert worst(found.images, expected) < 1e-4
+    scheduler = diffusers.LCMScheduler.from_pretrained(folder / "scheduler")
+    scheduler.set_timesteps(4)
+    visited = prior.timesteps(4)
+    assert [prior.place(t) for t in visited] == scheduler.timesteps.tolist()
+    for t, timestep in zip(scheduler.timesteps, visited, strict=True):
+        x_0, eps = prior.denoise(noise, timestep, torch.arange(3), 4.0)
+        raw = prior.predict_noise(noise, timestep, torch.arange(3), 4.0)
+        theirs = scheduler.step(raw, t, noise).denoised
+        assert worst(x_0, theirs) < 1e-5
+        alpha, sigma = prior.signal_and_noise(timestep)
+        assert worst(alpha * x_0 + sigma * eps, noise) < 1e-5
+    other = prior.denoise(noise, visited[0], torch.arange(3), 1.0)[0]
+    assert (
+        worst(other, prior.denoise(noise, visited[0], torch.arange(3), 4.0)[0]) > 1e-3
+    )
+
+
+# --- Everything on: the equations, written a second time -----------------------------
+
+
+def level_of(kind, place):
+    """Return (alpha, sigma) of a prior's own timestep."""
+    if "flow" in kind:
+        return 1 - place / 1000, place / 1000
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = (1 - betas).cumprod(0)
+    low = math.floor(place)
+    if low == place:
+        return math.sqrt(abar[low]), math.sqrt(1 - abar[low])
+    angles = torch.arccos(abar.sqrt())
+    angle = angles[low] + (place - low) * (angles[low + 1] - angles[low])
+    return math.cos(angle), math.sin(angle)
+
+
+def place_of(kind, ratio):
+    """Return a prior's own timestep with this sigma / alpha, by bisection."""
+    low, high = 0.0, 1000.0 if "flow" in kind else 999.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        alpha, sigma = level_of(kind, middle)
+        low, high = (middle, high) if sigma < ratio * alpha else (low, middle)
+    return (low + high) / 2
+
+
+def dit_time(alpha, sigma):
+    """Return the timestep of DiT with this noise level, between 0 and 999."""
+    angles = torch.arccos(DIT.double().sqrt())
+    angle = math.atan2(sigma, alpha)
+    above = int((angles < angle).sum())
+    low, high = angles[above - 1].item(), angles[above].item()
+    return above - 1 + (angle - low) / (high - low)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow", "shifted flow"])
+@pytest.mark.parametrize("sigma", ["posterior", "one"])
+def test_every_kind_follows_the_equations(folders, kind, sigma):
+    """Inheritance, guidance and window on, one image at a time, in float64."""
+    prior = load_prior(folders(kind), device="cpu")
+    prior.know(NAMES)
+    config = RecoveryConfig(
+        num_inference_steps=8,
+        guidance_scale=2.0,
+        guidance_factor=0.05,
+        guidance_sigma=sigma,
+        noise_timestep=700,
+        window=(650, 200),
+    )
+    z_0, noise = noise_for(prior, 1, seed=1), noise_for(prior, 1, seed=2)
+    found = last(recover_steps(z_0, torch.tensor([1]), prior, config, noise=noise))
+
+    def network(z, place, label):
+        t, z = torch.tensor([place], dtype=torch.float32), z.float()
+        with torch.no_grad():
+            if "flow" in kind:
+                y = torch.tensor([label])
+                return prior.transformer(z, timestep=t, class_labels=y).sample.double()
+            words = prior.embeddings[label][None]
+            return prior.transformer(z, t, words).sample.double()
+
+    abar = DIT.double()
+    start = place_of(kind, math.sqrt((1 - abar[700]) / abar[700]))
+    if "flow" in kind:
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if "shifted" in kind else 1.0
+        )
+        scheduler.set_timesteps(8)
+        grid = scheduler.timesteps.tolist()
+    else:
+        grid = [125 * k + 1 for k in range(7, -1, -1)]
+    visited = [start, *(t for t in grid if t < start)]
+    ends = (1.0, 0.0) if "flow" in kind else level_of(kind, 0)  # set_alpha_to_one=False
+    alpha, level = level_of(kind, start)
+    z, acted = alpha * z_0.double() + level * noise.double(), 0
+    for k, place in enumerate(visited):
+        alpha, level = level_of(kind, place)
+        final = k == len(visited) - 1
+        alpha_next, level_next = ends if final else level_of(kind, visited[k + 1])
+        cond, uncond = network(z, place, 1), network(z, place, 3)
+        out = uncond + 2.0 * (cond - uncond)
+        if kind == "epsilon":
+            eps, x_0 = out, (z - level * out) / alpha
+        elif kind == "v":
+            eps, x_0 = alpha * out + level * z, alpha * z - level * out
+        else:
+            eps, x_0 = z + alpha * out, z - level * out
+        z = alpha_next * x_0 + level_next * eps
+        t = dit_time(alpha, level) if k else 700.0
+        if 650 >= t > 200:
+            passed = (t - dit_time(alpha_next, level_next)) / 20
+            # DDPM's posterior from t to t - 20, on DiT's schedule
+            one, two = (
+                level_of("flow", 0) if s < 0 else (math.cos(a), math.sin(a))
+                for s in (t, t - 20)
+                for a in [angle_at(s)]
+            )
+            beta = 1 - (one[0] / two[0]) ** 2
+            posterior = math.sqrt((two[1] / one[1]) ** 2 * beta)
+            pull = {"posterior": posterior, "one": 1.0}[sigma]
+            z = z - 0.05 * passed * pull * math.hypot(alpha_next, level_next) * (
+                x_0 - z_0.double()
+            )
+            acted += 1
+    assert acted >= 2
+    assert worst(found.latents, z) < 1e-5
+
+
+def angle_at(timestep):
+    angles, low = torch.arccos(DIT.double().sqrt()), math.floor(timestep)
+    share = timestep - low
+    return ((1 - share) * angles[low] + share * angles[min(low + 1, 999)]).item()
+
+
+def test_settings_mean_noise_levels_on_any_schedule(tiny_prior):
+    """A cosine schedule pulls where DiT's does: not at its own timesteps 816 to 510."""
+
+    class Toy(Prior):
+        def predict_noise(self, latents, timestep, class_labels, guidance_scale):
+            self.check_request(latents, timestep, class_labels, guidance_scale)
+            return torch.zeros_like(latents)
+
+    cosine = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    toy = Toy(tiny_prior.transformer, tiny_prior.vae, cosine, ("a",) * 10)
+    config = RecoveryConfig(inheritance=False, num_inference_steps=200)
+    noise, label = noise_for(toy, 1), torch.tensor([0])
+    steps = list(recover_steps(noise, label, toy, config, noise=noise))
+    guided = {toy.place(s.timestep) for s in steps if s.guided}
+    abar = cosine.alphas_cumprod
+    inside = {t for t in range(0, 1000, 5) if DIT[816] <= abar[t] < DIT[510]}
+    assert guided == inside
+    assert min(inside) > 600  # where a cosine schedule has as much noise
+    level = toy.place(700)
+    assert abar[math.ceil(level)] < DIT[700] < abar[math.floor(level)]
+    for timestep in (300, 700, 990):
+        alpha, sigma = toy.signal_and_noise(timestep)
+        theirs = tiny_prior.signal_and_noise(timestep)
+        assert alpha.item() == pytest.approx(theirs[0].item(), abs=1e-6)
+        assert (alpha / sigma).item() == pytest.approx((theirs[0] / theirs[1]).item())
+
+
+def test_flow_on_the_fast_path_is_the_same(folders):
+    prior = load_prior(folders("flow"), device="cpu")
+    assert why_not_fast(prior) is None
+    config = RecoveryConfig(num_inference_steps=6, guidance_factor=0.03)
+    plain = recover(pictures(), prior, config, progress=False).images
+    quick = recover(pictures(), FastPrior(prior), config, progress=False).images
+    assert plain.std() > 0.02
+    assert worst(quick, plain) < 1e-5
+
+
+def test_an_interval_around_any_kind_leaves_out_guidance(folders):
+    """Inside the interval the prior's own answer, outside that of scale 1."""
+    for kind in ("flow", "v", "lcm"):
+        prior = load_prior(folders(kind), device="cpu")
+        inside = IntervalPrior(prior, (600, 300))
+        inside.know(NAMES)
+        assert inside.class_names == prior.class_names == NAMES
+        assert inside.latent_shape == prior.latent_shape
+        assert inside.timesteps(4) == prior.timesteps(4)
+        z, labels = noise_for(prior, 3), torch.arange(3)
+        for timestep, scale in {650: 1.0, 600: 3.0, 301: 3.0, 300: 1.0}.items():
+            found = inside.denoise(z, timestep, labels, 3.0)
+            expected = prior.denoise(z, timestep, labels, scale)
+            assert all(map(torch.equal, found, expected))
+            noise = inside.predict_noise(z, timestep, labels, 3.0)
+            theirs = prior.predict_noise(z, timestep, labels, scale)
+            assert torch.equal(noise, theirs)
+
+
+# --- From the command line ----------------------------------------------------------
+
+
+def hundred(tmp_path):
+    """Write a set of 100 named classes, one image each."""
+    names = tuple(f"kind_{index}" for index in range(100))
+    path = tmp_path / "hundred.safetensors"
+    pictures(100, size=16, names=names).save(path)
+    return path
+
+
+def test_a_hundred_classes_from_the_command_line(folders, cli, tmp_path, monkeypatch):
+    """End to end with prompts; goes on after an interruption, and isn't fast."""
+    source, out = hundred(tmp_path), tmp_path / "out.safetensors"
+    command = (
+        *("recover", source, "--prior", folders("epsilon"), "--device", "cpu"),
+        *("--prompt", "a satellite photo of {name}", "--batch-size", "25"),
+        *("--set", "num_inference_steps=2"),
+    )
+    real, calls = TextPrior.decode, []
+
+    def stop(self, latents):
+        calls.append(len(latents))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, latents)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.warns(UserWarning, match="own _forward"),
+    ):
+        patch.setattr(TextPrior, "decode", stop)
+        code, _, _ = cli(*command, "-o", out)
+    assert code == 130
+    assert len(os.listdir(tmp_path / "out.parts")) >= 3
+    monkeypatch.setattr(TextPrior, "decode", lambda *a: calls.append(0) or real(*a))
+    with pytest.warns(UserWarning, match="fast path doesn't apply"):
+        code, _, error = cli(*command, "-o", out)
+    assert (code, len(calls)) == (0, 5), error
+    with pytest.warns(UserWarning):
+        assert cli(*command, "-o", tmp_path / "whole.safetensors")[0] == 0
+    result = DistilledSet.load(out)
+    whole = DistilledSet.load(tmp_path / "whole.safetensors")
+    assert torch.equal(result.images, whole.images)
+    assert result.class_names[7] == "kind_7"
+    assert result.images.std() > 0.02
+    command = [
+        c.replace("satellite", "holiday") if c == command[7] else c for c in command
+    ]
+    (tmp_path / "out.safetensors").unlink()
+    with pytest.warns(UserWarning):
+        cli(*command, "-o", out)
+    assert not torch.equal(DistilledSet.load(out).images, whole.images)
+
+
+def test_another_size(folders):
+    """Sizes are multiples of the VAE's factor; the UNet takes any."""
+    prior = load_prior(folders("epsilon"), device="cpu", size=24)
+    assert (prior.image_size, prior.latent_shape) == (24, (4, 12, 12))
+    config = RecoveryConfig(num_inference_steps=1)
+    images = recover(pictures(size=20), prior, config, progress=False).images
+    assert images.shape == (3, 3, 20, 20)
+
+
+def change(file, **values):
+    def edit(folder):
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
+def without(part):
+    return lambda folder: shutil.rmtree(folder / part)
+
+
+def sdxl(folder):
+    shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
+    change("model_index.json", _class_name="StableDiffusionXLPipeline")(folder)
+
+
+SUPPORTED = "supported are DiT and SiT.*Stable Diffusion 1.x and 2.x"
+BAD = {
+    "SDXL": (sdxl, {}, f"StableDiffusionXLPipeline.*several text.*{SUPPORTED}"),
+    "SDXL's unet": (
+        change("unet/config.json", class_embed_type="timestep"),
+        {},
+        "(class_embed_type 'timestep', as SDXL|can't be loaded)",
+    ),
+    "another unet": (
+        change("unet/config.json", _class_name="UNet3DConditionModel"),
+        {},
+        f"unet is a UNet3DConditionModel, expected a UNet2D.*{SUPPORTED}",
+    ),
+    "another encoder": (
+        change("text_encoder/config.json", architectures=["T5EncoderModel"]),
+        {},
+        f"text_encoder is a T5EncoderModel, expected a CLIPTextModel; {SUPPORTED}",
+    ),
+    "no encoder": (without("text_encoder"), {}, "lacks text_encoder/config.json"),
+    "no tokenizer": (without("tokenizer"), {}, "lacks tokenizer/"),
+    "sample prediction": (
+        change("scheduler/scheduler_config.json", prediction_type="sample"),
+        {},
+        "prediction_type 'sample'",
+    ),
+    "no place for the name": (lambda _: None, {"prompt": "a cat"}, r"prompt.*{name}"),
+    "no string": (lambda _: None, {"negative_prompt": 3}, "negative_prompt is of type"),
+    "a size": (
+        lambda _: None,
+        {"size": 15},
+        "prior_size is 15; expected a multiple of 2",
+    ),
+    "no option": (lambda _: None, {"words": "a"}, "option of load_prior is 'words'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_folders_and_words_are_named(folders, tmp_path, name):
+    damage, words, message = BAD[name]
+    folder = shutil.copytree(folders("epsilon"), tmp_path / "prior")
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        load_prior(folder, device="cpu", **words)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_transformers(folders, monkeypatch):
+    """The extra is named."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'diver-lite\[text\]'"):
+        load_prior(folders("epsilon"), device="cpu")
+
+
+def test_classes_without_names(folders):
+    prior = load_prior(folders("epsilon"), device="cpu")
+    nameless = pictures(names=("class 0", "class 1", "class 2"))
+    with pytest.raises(InputError, match=r"have no names.*--dataset"):
+        recover(nameless, prior, progress=False)
+
+
+def test_words_for_a_prior_of_numbers(tiny_prior_folder):
+    with pytest.raises(InputError, match="prompt is for priors told in words"):
+        load_prior(tiny_prior_folder, device="cpu", prompt="a {name}")
+
+
+def test_a_noise_level_that_the_schedule_lacks(folders):
+    """Stable Diffusion's noisiest timestep is 720 of DiT's."""
+    prior = load_prior(folders("epsilon"), device="cpu")
+    for name, config in {
+        "noise_timestep": RecoveryConfig(noise_timestep=900),
+        "start": RecoveryConfig(start=990),
+    }.items():
+        with pytest.raises(
+            InputError, match=rf"{name} is 9\d0; expected a noise level"
+        ):
+            recover(pictures(size=16), prior, config, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dynamic_shifting": True}, "use_dynamic_shifting True"),
+        ({"invert_sigmas": True}, "invert_sigmas True"),
+        ({"shift": 0}, "shift is 0"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps is 1"),
+    ],
+)
+def test_flows_that_do_not_fit(folders, tmp_path, changes, message):
+    folder = shutil.copytree(folders("flow"), tmp_path / "prior")
+    change("scheduler/scheduler_config.json", **changes)(folder)
+    with pytest.raises(InputError, match=message):
+        load_prior(folder, device="cpu")
