@@ -217,6 +217,24 @@ def _load_network(kind: Any, root: Path, part: str) -> Any:
     return network
 
 
+def load_vae(folder: str | Path) -> Any:
+    """Load the `AutoencoderKL` of a prior's folder, or of a folder of its own."""
+    import diffusers
+
+    root = checks.path(folder, "vae")
+    root = root / "vae" if (root / "vae").is_dir() else root
+    config = _read_json(root / "config.json", root)
+    checks.one_of(config.get("_class_name"), "class of the VAE", NETWORKS["vae"])
+    with naming(root / "config.json"):
+        _bounded(config)
+    try:
+        return _load_network(diffusers.AutoencoderKL, root.parent, root.name)
+    except Exception as error:
+        raise file_error(
+            root, f" can't be loaded: {checks.first_line(error)}"
+        ) from None
+
+
 def _need_transformers() -> None:
     if importlib.util.find_spec("transformers") is None:
         raise InputError(
