@@ -113,7 +113,8 @@ class TextPrior(Prior):
 
     def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x),), place, device=x.device)
-        hidden = self.embeddings[class_labels.cpu()].to(x)
+        self.embeddings = self.embeddings.to(x.device)  # once
+        hidden = self.embeddings[class_labels].to(x)
         return self.transformer(x, timesteps, hidden, **self._conditions(x)).sample
 
     def _conditions(self, x: Tensor) -> dict:
