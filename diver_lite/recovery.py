@@ -184,7 +184,6 @@ def recover_steps(
     if config.inheritance:
         level = prior.level(config.noise_timestep, "noise_timestep")
         z = prior.norm(level) * inherit(z_0, noise, abar_at(level))
-    published, whole = T / 50, T / config.num_inference_steps  # lengths of a step
     for timestep, after in pairwise([*timesteps, -1]):
         x_0, eps = prior.denoise(z, timestep, class_labels, config.guidance_scale)
         # the paper pulls z_k, the state before the update, towards z_0
@@ -194,10 +193,11 @@ def recover_steps(
 
         phase = config.phase(timestep)
         guided = phase == "semantic" and config.window != "none"
-        if guided and config.guidance_factor > 0:
-            alphas = abar_at(timestep), abar_at(timestep - published)
+        # nothing would denoise after a pull in the last step
+        if guided and config.guidance_factor > 0 and after > -1:
+            alphas = abar_at(timestep), abar_at(timestep - T / 50)
             sigma_k = prior.norm(after) * guidance_sigma(config.guidance_sigma, *alphas)
-            passed = (timestep - after if after > -1 else whole) / published
+            passed = (timestep - after) / (T / 50)  # in steps of the paper
             z = guide(z, pulled - z_0, sigma_k, passed * config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
 

@@ -409,6 +409,18 @@ def test_settings_mean_noise_levels_on_any_schedule(tiny_prior):
         assert (alpha / sigma).item() == pytest.approx((theirs[0] / theirs[1]).item())
 
 
+@pytest.mark.parametrize("kind", ["turbo", "lcm"])
+def test_few_steps_leave_little_room_for_the_pull(folders, kind):
+    """What the page "Add a prior" says: none of one step pulls, three of eight do."""
+    prior = load_prior(folders(kind), device="cpu")
+    room = {}
+    for count in (1, 2, 4, 8):
+        visited = RecoveryConfig(num_inference_steps=count).timesteps(prior)
+        phases = map(RecoveryConfig().phase, visited[:-1])  # the last one doesn't pull
+        room[count] = [*phases].count("semantic")
+    assert room == {1: 0, 2: 1, 4: 2, 8: 3}
+
+
 def test_flow_on_the_fast_path_is_the_same(folders):
     prior = load_prior(folders("flow"), device="cpu")
     assert why_not_fast(prior) is None
@@ -586,7 +598,7 @@ def test_words_for_a_prior_of_numbers(tiny_prior_folder):
 
 
 def test_a_noise_level_that_the_schedule_lacks(folders):
-    """Stable Diffusion's noisiest timestep is 720 of DiT's."""
+    """Stable Diffusion's noisiest timestep is 727 of DiT's."""
     prior = load_prior(folders("epsilon"), device="cpu")
     for name, config in {
         "noise_timestep": RecoveryConfig(noise_timestep=900),

@@ -262,9 +262,7 @@ def naive_diver(prior, z_0, label, noise, o, interval):
             sigma = naive_sigma(
                 o["guidance_sigma"], abar, ABAR[t - 20] if t >= 20 else 1.0
             )
-            passed = (
-                T / o["num_inference_steps"] if final else t - visited[position + 1]
-            )
+            passed = 0 if final else t - visited[position + 1]
             gradient = passed / 20 * sigma * (pulled - z_0)
             acted += 1
         z_k = s - o["guidance_factor"] * gradient
@@ -562,6 +560,15 @@ def test_any_number_of_steps_pulls_as_much(tiny_prior, monkeypatch, sigma):
     assert fifty > 0.01
     for steps in (10, 20, 100):  # a sum over few steps is a coarse integral
         assert pull(steps) == pytest.approx(fifty, rel=0.25)
+
+
+@pytest.mark.parametrize("sigma", ["posterior", "marginal", "signal", "one"])
+def test_the_last_step_does_not_pull(tiny_prior, sigma):
+    """What it predicts is the result: nothing would denoise after a pull."""
+    config = RecoveryConfig(num_inference_steps=1, window="full", guidance_sigma=sigma)
+    noise = noise_for(tiny_prior, 2)
+    step = last(recover_steps(noise / 2, LABELS, tiny_prior, config, noise=noise))
+    assert torch.equal(step.latents, step.pred_original)
 
 
 def test_the_quick_preset_changes_the_steps_alone():
