@@ -53,14 +53,15 @@ def shortcuts(base: RecoveryConfig) -> dict[str, tuple[RecoveryConfig, dict]]:
     found = {BASE: (base, {}), OTHER_NOISE: (base, {})}
     for steps in (25, 10):
         fewer = replace(base, num_inference_steps=steps)
-        # n pulls by sigma_k add up to about sqrt(n) times a constant
-        as_strong = replace(
+        # the pull is a rate; the sigma_k of n steps of the paper's form add up to about
+        # sqrt(n) times a constant
+        weaker = replace(
             fewer,
             guidance_factor=base.guidance_factor
-            * sqrt(base.num_inference_steps / steps),
+            * sqrt(steps / base.num_inference_steps),
         )
-        found[f"{steps} steps"] = (fewer, {})
-        found[f"{steps} steps, pull as strong"] = (as_strong, {})
+        found[f"{steps} steps"] = (weaker, {})
+        found[f"{steps} steps, pull as strong"] = (fewer, {})
     for name, interval in INTERVALS.items():
         found[f"guidance {name}"] = (base, {"interval": interval})
     found["bfloat16"] = (base, {"dtype": torch.bfloat16})
