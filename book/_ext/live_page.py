@@ -65,8 +65,12 @@ def write_live_files(folder: Path) -> str:
     except Unavailable as reason:
         found["missing"] = str(reason)
     else:
-        shutil.copytree(made, folder, dirs_exist_ok=True)
-        (folder / MANIFEST).unlink()
+        shutil.copytree(
+            made,
+            folder,
+            ignore=shutil.ignore_patterns(".*", MANIFEST),
+            dirs_exist_ok=True,
+        )
         found["manifest"] = json.loads((made / MANIFEST).read_text())
         found["worker"] = "\n".join((SOURCES / name).read_text() for name in WORKER)
     script = f"const LIVE = {json.dumps(found)};\n"
