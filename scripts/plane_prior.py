@@ -53,7 +53,7 @@ class PlanePrior(Prior):
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def _noise(self, latents: Tensor, labels: list[int], alpha: Tensor) -> Tensor:
-        """sqrt(1 - abar) times the negative score of the noised mixture: (B, 2, 1, 1)"""
+        """Return sqrt(1 - abar) times the mixture's negative score: (B, 2, 1, 1)."""
         variance = alpha * self.std**2 + 1 - alpha
         noise = torch.empty_like(latents)
         for i, label in enumerate(labels):

@@ -1,9 +1,9 @@
 """What the page "Play with DIVER" loads: the shipped priors and sets, and a runtime.
 
 Nothing of it is committed. The networks are exported to ONNX from the shipped priors,
-the runtime is onnxruntime-web out of npm's registry. A page that is opened from disk may
-neither fetch nor import, but it may add scripts: so everything is packed into bundles
-(files one behind the other, gzip), which travel as base64 in scripts of 1 MB.
+the runtime is onnxruntime-web out of npm's registry. A page that is opened from disk
+may neither fetch nor import, but it may add scripts: so everything is packed into
+bundles (files one behind the other, gzip), which travel as base64 in scripts of 1 MB.
 """
 
 from __future__ import annotations
@@ -207,7 +207,9 @@ def _export(network, inputs, names, dynamic_shapes=None) -> bytes:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise Unavailable(f"the Python package {error.name} is not installed") from error
+        raise Unavailable(
+            f"the Python package {error.name} is not installed"
+        ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         program = torch.onnx.export(

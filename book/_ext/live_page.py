@@ -9,11 +9,9 @@ kernel is here, stands a link that opens the page with the explorer's settings.
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 import shutil
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import urlencode
 
 from docutils import nodes
@@ -24,7 +22,10 @@ from sphinx.util.docutils import SphinxDirective
 logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "_static" / "live"
-SCRIPTS = {"plane": ["diver", "noise", "plane"], "play": ["live", "diver", "play"]}
+SCRIPTS = {
+    "plane": ["diver", "noise", "plane"],
+    "play": ["live", "diver", "load", "pictures", "slot", "play"],
+}
 WORKER = ["diver.js", "noise.js", "worker.js"]
 PAGE = "book/play"
 # live explorer -> the settings that it begins with and the book's default has not
@@ -96,12 +97,16 @@ def link_explorers(app, doctree, docname: str) -> None:
         if call is None:
             continue
         settings = {"prior": "fashion-mnist", "set": "fashion-mnist-dm-ipc1"}
-        chosen = re.search(r"distilled\[.*?demo=\[(\d+)|distilled\[\[(\d+)", block.rawsource)
+        chosen = re.search(
+            r"distilled\[.*?demo=\[(\d+)|distilled\[\[(\d+)", block.rawsource
+        )
         settings["image"] = next(filter(None, chosen.groups())) if chosen else 0
         settings |= EXPLORERS[call[1]]
         target = app.builder.get_relative_uri(docname, PAGE)
         link = nodes.reference(
-            "", "Run this here", refuri=f"{target}#{urlencode(settings)}",
+            "",
+            "Run this here",
+            refuri=f"{target}#{urlencode(settings)}",
             classes=["live-here"],
         )
         note = nodes.paragraph("", "", link, nodes.Text(", in your browser."))

@@ -78,7 +78,7 @@ const Diver = (() => {
   // at a time; the last one's `latents` are the result. DDIM with eta = 0.
   //
   // latents: z_0, the encoded distilled images; noise: as many standard normal numbers;
-  // prior: {alphasCumprod, predictNoise(latents, timestep, classLabels, guidanceScale)}.
+  // prior: {alphasCumprod, predictNoise(latents, timestep, classLabels, scale)}.
   async function* recoverSteps(latents, classLabels, prior, config, noise) {
     const z0 = latents, abar = prior.alphasCumprod;
     const visited = timesteps(config, abar.length);

@@ -2,8 +2,8 @@
 // class. The loop is diver.js, as in "Play with DIVER"; here the score is a formula.
 "use strict";
 
-// A mixture of Gaussians, centred along the curves, and its exact noise prediction: what
-// a perfect network would answer. Its twin in Python is scripts/plane_prior.py.
+// A mixture of Gaussians, centred along the curves, and its exact noise prediction:
+// what a perfect network would answer. Its twin in Python is scripts/plane_prior.py.
 function planePrior({curves, std}) {
   const alphasCumprod = Diver.alphasCumprod(), all = curves.flat();
 
@@ -43,8 +43,8 @@ async function recoverPoints(data, points, config, seed) {
   const noise = Float32Array.from(latents.keys(), (i) =>
     Noise.standardNormal(seed, i >> 1, 2)[i % 2]);
   const prior = planePrior(data), steps = [];
-  const start = Diver.inherit(latents, noise, prior.alphasCumprod[config.noiseTimestep]);
-  steps.push({timestep: null, phase: "start", latents: start});
+  const level = prior.alphasCumprod[config.noiseTimestep];
+  steps.push({phase: "start", latents: Diver.inherit(latents, noise, level)});
   const run = Diver.recoverSteps(latents, each(classes), prior, config, noise);
   for await (const step of run) steps.push(step);
   return steps;
@@ -64,7 +64,7 @@ class Plane {
     this.svg = root.querySelector("svg");
     this.form = root.querySelector("form");
     this.paths = this.add("g", {class: "plane-paths"});
-    this.mark = this.add("circle", {r: 0.07, class: "plane-mark", visibility: "hidden"});
+    this.mark = this.add("circle", {r: 0.07, class: "plane-mark"});
     this.drawCurves();
     this.handles = this.points.map((_, i) => this.addHandle(i));
     this.form.addEventListener("input", () => this.read());
@@ -77,7 +77,8 @@ class Plane {
 
   add(name, attributes, parent = this.svg) {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    for (const [key, value] of Object.entries(attributes))
+      element.setAttribute(key, value);
     parent.append(element);
     return element;
   }
@@ -122,8 +123,9 @@ class Plane {
   }
 
   move(i, [x, y]) {
-    const inside = (v, limit) => Math.round(Math.min(Math.max(v, -limit), limit) * 100) / 100;
-    this.points[i] = [inside(x, 3.9), inside(y, 2.9)];
+    const inside = (v, low, high) =>
+      Math.round(Math.min(Math.max(v, low), high) * 100) / 100;
+    this.points[i] = [inside(x, -3.8, 3.8), inside(y, -2, 2.7)];
     this.update();
   }
 
@@ -137,12 +139,14 @@ class Plane {
     this.update();
   }
 
-  // The settings, from the controls; the window's ends can't cross, one pushes the other.
+  // The settings, from the controls. The window's ends can't cross: one pushes the
+  // other.
   read() {
     const value = (name) => Number(this.form.elements[name].value);
     let [high, low] = [value("high"), value("low")];
     const [before] = this.config.window;
-    if (high < low) high !== before ? (low = high) : (high = low);
+    if (high < low && high !== before) low = high;
+    else if (high < low) high = low;
     Object.assign(this.config, {
       noiseTimestep: value("t"), guidanceFactor: value("factor"),
       guidanceScale: value("scale"), window: [high, low],
@@ -152,8 +156,11 @@ class Plane {
   }
 
   write() {
-    const {noiseTimestep, guidanceFactor, guidanceScale, window: [high, low]} = this.config;
-    const values = {t: noiseTimestep, factor: guidanceFactor, scale: guidanceScale, high, low};
+    const {config} = this, [high, low] = config.window;
+    const values = {
+      t: config.noiseTimestep, factor: config.guidanceFactor,
+      scale: config.guidanceScale, high, low,
+    };
     for (const [name, value] of Object.entries(values)) {
       const input = this.form.elements[name];
       input.value = value;
@@ -198,7 +205,8 @@ class Plane {
 
   at(k, j) {
     const {latents} = this.steps[k];
-    return [latents[2 * j], -latents[2 * j + 1]].map((v) => Math.round(v * 1000) / 1000);
+    const rounded = (v) => Math.round(v * 1000) / 1000;
+    return [rounded(latents[2 * j]), rounded(-latents[2 * j + 1])];
   }
 
   // How far from their distilled points the recovered ones lie, and from the curves.
@@ -213,7 +221,7 @@ class Plane {
       off += Math.min(...curves[classes[i]].map(distance)) / all;
     }
     const sentence = `${all} recovered points: on average ${moved.toFixed(2)} from ` +
-      `their distilled point, ${off.toFixed(2)} from the nearest centre of their curve.`;
+      `their distilled point, ${off.toFixed(2)} from their curve.`;
     this.root.querySelector(".plane-result").textContent = sentence;
     this.svg.setAttribute("aria-label", `Points in the plane: ${sentence}`);
   }

@@ -1,148 +1,39 @@
-// The page "Play with DIVER": controls, pictures, and what travels to and from the
-// worker. The algorithm is in diver.js, the networks are in worker.js; LIVE (the
-// manifest of what can be loaded, and the worker's text) is written by the build.
+// The page "Play with DIVER": controls, runs, results. The algorithm is in diver.js,
+// the networks are in worker.js; LIVE (the manifest of what can be loaded, and the
+// worker's text) is written by the build.
 "use strict";
-
-// Scripts of a bundle call Live.part(bundle, number, text).
-const awaited = {};
-const Live = {part: (bundle, number, text) => awaited[`${bundle}-${number}`]?.(text)};
 
 const CONTROLS = {
   t: {field: "noiseTimestep", label: "noise level", min: 0, max: 999, step: 1},
-  factor: {field: "guidanceFactor", label: "guidance factor", min: 0, max: 1, step: 0.01},
-  high: {field: "high", label: "window begins at", min: -1, max: 1000, step: 1},
-  low: {field: "low", label: "window ends at", min: -1, max: 1000, step: 1},
+  factor: {
+    field: "guidanceFactor", label: "guidance factor", min: 0, max: 1, step: 0.01,
+  },
+  high: {field: "high", label: "window from", min: -1, max: 1000, step: 1},
+  low: {field: "low", label: "window to", min: -1, max: 1000, step: 1},
   scale: {field: "guidanceScale", label: "guidance scale", min: 1, max: 10, step: 0.1},
   steps: {field: "numInferenceSteps", label: "steps", min: 1, max: 250, step: 1},
   seed: {field: "seed", label: "seed", min: 0, max: 2 ** 31 - 1, step: 1, typed: true},
   start: {field: "start", label: "start", choices: ["matched", "published"]},
   target: {field: "guidanceTarget", label: "pull on", choices: ["x0", "latent"]},
-  clip: {field: "clipInput", label: "clip pixels to [0, 1]", choices: [true, false]},
+  clip: {field: "clipInput", label: "clip pixels", choices: [true, false]},
+};
+const FIRST_SETS = {
+  "fashion-mnist": "fashion-mnist-dm-ipc1",
+  cifar10: "cifar10-mtt-ipc1",
 };
 const PRESETS = {
   default: {},
   published: Diver.PUBLISHED,
   quick: {numInferenceSteps: 10, guidanceFactor: 0.22},
 };
-const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1,
-  8, 0, 65, 0, 253, 15, 253, 98, 11];  // a module that uses it
+const SIMD = [  // the smallest module that uses it
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0,
+  65, 0, 253, 15, 253, 98, 11,
+];
 const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
 const shipped = (name) => name.replace(/^(fashion-mnist|cifar10)-/, "").replace(
   /^(\w+)(-real)?-ipc(\d+)$/, (_, method, real, ipc) =>
     `${method.toUpperCase()}${real ? " (from real pictures)" : ""}, ${ipc} per class`);
-
-// ---------------------------------------------------------------- loading
-
-const received = {};  // bundle -> how many of its parts have come
-
-// Load a bundle's scripts one after the other; go on where a load was interrupted.
-async function loadBundle(name, take) {
-  const {parts} = LIVE.manifest.bundles[name];
-  for (let number = received[name] ?? 0; number < parts; number++) {
-    const text = await loadPart(name, number);
-    take(text, number === parts - 1);
-    received[name] = number + 1;
-  }
-}
-
-function loadPart(name, number) {
-  return new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    const end = (why) => () => {  // comes to nothing where the part has arrived
-      script.remove();
-      delete awaited[`${name}-${number}`];
-      reject(new Error(`part ${number + 1} of ${name} ${why}`));
-    };
-    awaited[`${name}-${number}`] = resolve;
-    script.onload = end("is damaged");
-    script.onerror = end("did not arrive");
-    script.src = `${LIVE.folder}${name}-${number}.js`;
-    document.head.append(script);
-  });
-}
-
-function unpackHalves(buffer) {
-  const halves = new Uint16Array(buffer);
-  return Float32Array.from(halves, (h) => {
-    const exponent = (h >> 10) & 31, fraction = h & 1023;
-    const size = exponent === 0 ? fraction * 2 ** -24
-      : exponent === 31 ? (fraction ? NaN : Infinity)
-        : (1 + fraction / 1024) * 2 ** (exponent - 15);
-    return h & 0x8000 ? -size : size;
-  });
-}
-
-const sets = {};  // name -> promise of Float32Array (N, 1 or 3, S, S)
-function loadSet(name) {
-  sets[name] ??= fetchSet(name).catch((error) => {
-    delete sets[name];
-    throw error;
-  });
-  return sets[name];
-}
-
-async function fetchSet(name) {
-  const pieces = [];
-  await loadBundle(`set-${name}`, (text) => {
-    const binary = atob(text), bytes = new Uint8Array(binary.length);
-    for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
-    pieces.push(bytes);
-  });
-  const unzip = new DecompressionStream("gzip");
-  const stream = new Blob(pieces).stream().pipeThrough(unzip);
-  return unpackHalves(await new Response(stream).arrayBuffer());
-}
-
-// ---------------------------------------------------------------- pictures
-
-// Paint one image (3, S, S), floats of which [0, 1] shows, without its border.
-function paint(canvas, pixels, size, border) {
-  const side = size - 2 * border, plane = size * size;
-  const picture = new ImageData(side, side);
-  for (let y = 0; y < side; y++)
-    for (let x = 0; x < side; x++) {
-      const from = (y + border) * size + x + border, to = 4 * (y * side + x);
-      for (let c = 0; c < 3; c++) picture.data[to + c] = 255 * pixels[c * plane + from];
-      picture.data[to + 3] = 255;
-    }
-  canvas.width = canvas.height = side;
-  canvas.getContext("2d").putImageData(picture, 0, 0);
-}
-
-// Read (3, S, S) in [0, 1] from anything that can be drawn, cut to its middle square.
-function readPixels(drawable, size, border, grey) {
-  const side = size - 2 * border, plane = size * size;
-  const square = Math.min(drawable.width, drawable.height);
-  const left = (drawable.width - square) / 2, top = (drawable.height - square) / 2;
-  let canvas = document.createElement("canvas");
-  canvas.width = canvas.height = Math.min(square, 1024);
-  let context = canvas.getContext("2d");
-  context.drawImage(drawable, left, top, square, square, 0, 0, canvas.width, canvas.width);
-  while (canvas.width > side) {  // by halves, or fine detail would alias
-    const smaller = document.createElement("canvas");
-    smaller.width = smaller.height = Math.max(side, Math.ceil(canvas.width / 2));
-    context = smaller.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(canvas, 0, 0, smaller.width, smaller.width);
-    canvas = smaller;
-  }
-  const scaled = document.createElement("canvas");
-  scaled.width = scaled.height = side;
-  context = scaled.getContext("2d");
-  context.drawImage(canvas, 0, 0, side, side);
-  const {data} = context.getImageData(0, 0, side, side);
-  const pixels = new Float32Array(3 * plane);
-  for (let y = 0; y < side; y++)
-    for (let x = 0; x < side; x++) {
-      const from = 4 * (y * side + x), to = (y + border) * size + x + border;
-      const [r, g, b] = data.subarray(from, from + 3);
-      const luma = 0.299 * r + 0.587 * g + 0.114 * b;
-      [r, g, b].forEach((v, c) => (pixels[c * plane + to] = (grey ? luma : v) / 255));
-    }
-  return pixels;
-}
-
-// ---------------------------------------------------------------- the page
 
 class PlayPage {
   constructor(root) {
@@ -162,7 +53,7 @@ class PlayPage {
     this.id = 0;
     this.job = null;
     this.opened = new Set();
-    this.fallback = false;
+    this.runtime = "wasm";  // or "webgpu", once the browser has told that it can
   }
 
   get(name) { return this.form.elements[name]; }
@@ -182,6 +73,10 @@ class PlayPage {
     this.listen();
     this.addSlots();
     this.showState();
+    bestRuntime().then((kind) => {
+      this.runtime = kind;
+      this.nameButton();
+    });
     window.addEventListener("hashchange", () => {
       if (location.hash === this.hash()) return;
       const refused = this.readHash();
@@ -194,11 +89,11 @@ class PlayPage {
   missing() {
     if (!LIVE.manifest)
       return "This copy of the book was built without the networks that run in the " +
-        `browser: ${LIVE.missing}. “make book” on a machine with npm and a network adds ` +
-        "them; until then the notebooks do the same in JupyterLab.";
+        `browser: ${LIVE.missing}. “make book” on a machine with npm and a ` +
+        "network adds them; until then the notebooks do the same in JupyterLab.";
     if (typeof WebAssembly !== "object" || !WebAssembly.validate(new Uint8Array(SIMD)))
-      return "This browser has no WebAssembly with SIMD, which the networks need. Any " +
-        "Chrome, Firefox or Edge since 2021 or Safari since 2023 has it.";
+      return "This browser has no WebAssembly with SIMD, which the networks need. " +
+        "Any Chrome, Firefox or Edge since 2021 or Safari since 2023 has it.";
     if (typeof DecompressionStream !== "function")
       return "This browser can't unpack compressed data by itself, which this page " +
         "needs. Any Chrome, Firefox, Edge or Safari since May 2023 can.";
@@ -237,11 +132,10 @@ class PlayPage {
     }
   }
 
-  valueOf(name) {
-    const [high, low] = this.settings[this.slot].window;
-    if (name === "seed") return this.state.seed;
-    if (name === "high" || name === "low") return name === "high" ? high : low;
-    return this.settings[this.slot][CONTROLS[name].field];
+  valueOf(name, slot = this.slot) {
+    const [high, low] = this.settings[slot].window;
+    const apart = {seed: this.state.seed, high, low};
+    return apart[name] ?? this.settings[slot][CONTROLS[name].field];
   }
 
   setValue(name, value, slot = this.slot) {
@@ -259,7 +153,8 @@ class PlayPage {
     this.fillSelect("class", this.info.classNames, state.class);
     const own = Object.entries(LIVE.manifest.sets).filter(
       ([, {prior}]) => prior === state.prior).map(([name]) => name);
-    this.get("set").replaceChildren(...own.map((name) => new Option(shipped(name), name)));
+    const options = own.map((name) => new Option(shipped(name), name));
+    this.get("set").replaceChildren(...options);
     this.get("set").value = state.set;
     const {labels} = LIVE.manifest.sets[state.set];
     const titles = labels.map((label, i) => `${i}: ${this.info.classNames[label]}`);
@@ -324,7 +219,8 @@ class PlayPage {
     const drop = this.find(".live-drop");
     for (const name of ["dragover", "drop"])
       drop.addEventListener(name, (event) => event.preventDefault());
-    drop.addEventListener("drop", (event) => this.readFile(event.dataTransfer.files[0]));
+    drop.addEventListener("drop", ({dataTransfer}) =>
+      this.readFile(dataTransfer.files[0]));
     new DrawingPad(this.find(".live-pad"), form, (canvas) => {
       this.own.drawing = canvas;
       this.version += 1;
@@ -356,8 +252,8 @@ class PlayPage {
   inputSetting(name, text) {
     const spec = CONTROLS[name], value = readValue(spec, text);
     if (value === undefined)
-      return this.complain(`The ${spec.label} is “${text}”; it goes from ${spec.min} ` +
-        `to ${spec.max}.`);
+      return this.complain(`The ${spec.label} is “${text}”; it must be ` +
+        `${spec.step === 1 ? "a whole number " : ""}from ${spec.min} to ${spec.max}.`);
     this.setValue(name, value);
     this.changed();
   }
@@ -366,8 +262,7 @@ class PlayPage {
 
   choosePrior(name) {
     this.state.prior = name;
-    const first = Object.entries(LIVE.manifest.sets).find(([, set]) => set.prior === name);
-    this.state.set = name === "fashion-mnist" ? "fashion-mnist-dm-ipc1" : first[0];
+    this.state.set = FIRST_SETS[name];
     const {labels} = LIVE.manifest.sets[this.state.set];
     [this.state.image, this.state.class] = [0, labels[0]];
   }
@@ -383,8 +278,8 @@ class PlayPage {
     try {
       this.own.file = await createImageBitmap(file);
     } catch {
-      return this.complain(`“${file.name}” is no picture that this browser can read; ` +
-        "a PNG, JPEG or WebP will do.");
+      return this.complain(`“${file.name}” is no picture that this browser can ` +
+        "read; a PNG, JPEG or WebP will do.");
     }
     this.version += 1;
     this.changed();
@@ -395,13 +290,11 @@ class PlayPage {
   hash() {
     const {prior, kind, set, image, class: label} = this.state;
     const parts = {prior, kind, set, image, class: label};
-    const {slot} = this;
-    this.settings.forEach((_, i) => {
-      this.slot = i;
+    this.settings.forEach((_, slot) => {
       for (const name of Object.keys(CONTROLS))
-        if (i === 0 || name !== "seed") parts["b.".repeat(i) + name] = this.valueOf(name);
+        parts["b.".repeat(slot) + name] = this.valueOf(name, slot);
     });
-    this.slot = slot;
+    delete parts["b.seed"];  // both have the same noise
     return `#${new URLSearchParams(parts)}`;
   }
 
@@ -419,7 +312,8 @@ class PlayPage {
     };
     const below = (limit) => (text) => /^\d+$/.test(text) && Number(text) < limit;
     take("prior", (name) => name in priors, (name) => this.choosePrior(name));
-    take("set", (name) => known[name]?.prior === state.prior, (name) => (state.set = name));
+    take("set", (name) => known[name]?.prior === state.prior,
+      (name) => (state.set = name));
     take("kind", (kind) => ["set", "drawing", "file"].includes(kind),
       (kind) => (state.kind = kind));
     take("image", below(this.count), (text) => (state.image = Number(text)));
@@ -435,7 +329,8 @@ class PlayPage {
           (text) => this.setValue(name, readValue(spec, text), slot));
     });
     refused.push(...[...wanted].map(([name, text]) => `${name}=${text}`));
-    return refused.length === 0 ? "" : "The link asks for what this page doesn't have: " +
+    if (!refused.length) return "";
+    return "The link asks for what this page doesn't have: " +
       `${refused.join(", ")}. There it took the default.`;
   }
 
@@ -480,7 +375,8 @@ class PlayPage {
     const name = this.info.classNames[state.class];
     const what = {set: "Distilled", drawing: "Drawn", file: "Your"}[state.kind];
     this.distilled.caption(state.kind === "set" ? "distilled" : "yours");
-    this.distilled.show(pixels, this.info.imageSize, this.border, `${what} picture: ${name}`);
+    const alt = `${what} picture: ${name}`;
+    this.distilled.show(pixels, this.info.imageSize, this.border, alt);
   }
 
   async showSheet() {
@@ -493,8 +389,10 @@ class PlayPage {
     }
     if (set !== this.state.set) return;
     const [count, channels, size] = LIVE.manifest.sets[set].shape;
-    const columns = 10, rows = Math.ceil(count / columns), canvas = this.find(".live-sheet canvas");
+    const columns = 10, rows = Math.ceil(count / columns);
+    const canvas = this.find(".live-sheet canvas");
     this.sheet = {columns, count};
+    this.find(".live-sheet").classList.toggle("live-many", rows > 1);
     if (canvas.dataset.set !== set) {
       canvas.dataset.set = set;
       const side = size - 2 * this.border;
@@ -544,10 +442,7 @@ class PlayPage {
 
   // ------------------------------------------------------------ loading
 
-  bundles() {
-    const kind = this.runtime ?? (this.fallback || !navigator.gpu ? "wasm" : "webgpu");
-    return [`runtime-${kind}`, `prior-${this.state.prior}`];
-  }
+  bundles() { return [`runtime-${this.runtime}`, `prior-${this.state.prior}`]; }
 
   toLoad() {
     if (this.opened.has(this.state.prior)) return 0;
@@ -561,7 +456,6 @@ class PlayPage {
 
   async open(prior) {
     if (!this.worker) this.startWorker();
-    this.runtime ??= await bestRuntime(this.fallback);
     const names = this.bundles(), all = this.toLoad();
     for (const name of names)
       await loadBundle(name, (text, last) => {
@@ -594,7 +488,7 @@ class PlayPage {
   // Forget the worker and what it had: the next run loads anew.
   dropWorker() {
     this.worker?.terminate();
-    this.worker = this.runtime = this.job = null;
+    this.worker = this.job = null;
     this.opened.clear();
     for (const name of Object.keys(received))
       if (!name.startsWith("set-")) delete received[name];
@@ -643,7 +537,8 @@ class PlayPage {
     try {
       const image = await this.pixels();
       if (!this.opened.has(this.state.prior)) {
-        await (this.busy ??= this.open(this.state.prior).finally(() => (this.busy = null)));
+        this.busy ??= this.open(this.state.prior).finally(() => (this.busy = null));
+        await this.busy;
         this.nameButton();
         if (id === this.id && !this.opened.has(this.state.prior)) return this.start();
       }
@@ -715,20 +610,20 @@ class PlayPage {
     this.started = false;
     this.halt();
     this.idle("");
-    if (this.runtime === "webgpu" && !this.fallback && this.worker) {
-      this.fallback = true;  // then without the graphics card
+    if (this.runtime === "webgpu" && this.worker) {
+      this.runtime = "wasm";  // then without the graphics card
       this.dropWorker();
       this.started = true;
       return this.start();
     }
     if (/memory|alloc|RangeError|out of bounds/i.test(reason)) {
       this.dropWorker();
-      return this.complain("This browser has too little memory for the networks: close " +
-        "other tabs and press run again, or take the garments, which need less.");
+      return this.complain("This browser has too little memory for the networks: " +
+        "close other tabs and press run again, or take the garments, which need less.");
     }
     if (/did not arrive|damaged/.test(reason))
-      return this.complain(`The load was interrupted: ${reason}. Press run to go on from ` +
-        "there.");
+      return this.complain(`The load was interrupted: ${reason}. Press run to go ` +
+        "on from there.");
     if (/^(The|There) /.test(reason)) return this.complain(reason);
     this.complain(`It did not work: ${reason}.`);
   }
@@ -736,7 +631,8 @@ class PlayPage {
   // ------------------------------------------------------------ download
 
   download() {
-    const figures = [this.distilled, this.vaeOnly, ...this.slots.map((s) => s.predicted)];
+    const results = this.slots.map((slot) => slot.predicted);
+    const figures = [this.distilled, this.vaeOnly, ...results];
     const side = 224, canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [figures.length * (side + 8), side + 28];
     const context = canvas.getContext("2d");
@@ -764,241 +660,15 @@ function readValue(spec, text) {
   if (spec.choices) return spec.choices.find((choice) => String(choice) === text);
   const value = Number(text);
   const whole = spec.step % 1 !== 0 || Number.isInteger(value);
-  return text !== "" && whole && value >= spec.min && value <= spec.max ? value : undefined;
+  const inside = value >= spec.min && value <= spec.max;
+  return text !== "" && whole && inside ? value : undefined;
 }
 
-function imageOf(images, index, channels, size) {
-  const plane = size * size, from = index * channels * plane;
-  const image = new Float32Array(3 * plane);
-  for (let c = 0; c < 3; c++) {
-    const start = from + (channels === 3 ? c * plane : 0);
-    image.set(images.subarray(start, start + plane), c * plane);
-  }
-  return image;
-}
-
-async function bestRuntime(fallback) {
-  if (fallback || !navigator.gpu) return "wasm";
-  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+// WebGPU where there is a graphics card behind it, not the processor in disguise.
+async function bestRuntime() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   return adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter)
     ? "webgpu" : "wasm";
-}
-
-function addFigure(parent, title) {
-  const figure = document.createElement("figure");
-  const canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
-  [canvas.width, canvas.height] = [1, 1];
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `${title}: no picture yet`);
-  caption.textContent = title;
-  figure.append(canvas, caption);
-  parent.append(figure);
-  return {
-    canvas,
-    get title() { return caption.textContent; },
-    caption(text) { caption.textContent = text; },
-    clear() {
-      [canvas.width, canvas.height] = [1, 1];
-      canvas.setAttribute("aria-label", `${title}: no picture yet`);
-    },
-    show(pixels, size, border, alt) {
-      paint(canvas, pixels, size, border);
-      canvas.setAttribute("aria-label", alt);
-    },
-  };
-}
-
-// One setting: its pictures, its phases on a time line, and a slider through its steps.
-class Slot {
-  constructor(page, number) {
-    this.page = page;
-    this.number = number;
-    this.done = null;  // key of the result that is shown
-    this.pictures = [];  // per step {noisy, predicted}, as far as they are known
-    this.element = document.createElement("div");
-    this.element.className = "live-slot";
-    this.noisy = addFigure(this.element, "noisy latent");
-    this.predicted = addFigure(this.element, "predicted");
-    const time = document.createElement("div");
-    time.className = "live-time";
-    this.line = document.createElement("div");
-    this.line.className = "live-line";
-    this.range = document.createElement("input");
-    Object.assign(this.range, {type: "range", min: 0, max: 0, value: 0, disabled: true});
-    this.range.setAttribute("aria-label", "step that is shown");
-    this.legend = document.createElement("output");
-    time.append(this.line, this.range, this.legend);
-    this.element.append(time);
-    this.range.addEventListener("input", (event) => {
-      event.stopPropagation();
-      this.ask(Number(this.range.value));
-    });
-  }
-
-  title(letter) {
-    this.letter = letter && `${letter}: `;
-    this.noisy.caption(`${this.letter}noisy latent`);
-    this.predicted.caption(`${this.letter}predicted`);
-  }
-
-  // Draw the steps that these settings will take, coloured by phase.
-  plan(config) {
-    const planned = JSON.stringify(config);
-    if (planned === this.planned) return;
-    this.planned = planned;
-    this.visited = Diver.timesteps(config);
-    this.phases = this.visited.map((t) => Diver.phase(config, t));
-    this.line.replaceChildren(...this.phases.map((phase) => {
-      const mark = document.createElement("i");
-      mark.dataset.phase = phase;
-      return mark;
-    }));
-    this.say(`${this.visited.length} steps, ` +
-      `${this.phases.filter((phase) => phase === "semantic").length} of them pulled`);
-  }
-
-  say(text) { this.legend.textContent = text; }
-
-  begin() {
-    this.done = null;
-    this.pictures = [];
-    this.range.disabled = true;
-    for (const mark of this.line.children) mark.className = "";
-  }
-
-  step({k, timestep, phase, noisy, predicted}) {
-    this.line.children[k].className = "taken";
-    this.light(k);
-    this.say(`t = ${timestep}: ${phase} phase`);
-    if (!predicted) return;
-    this.pictures[k] = {noisy, predicted};
-    this.draw(k);
-  }
-
-  light(k) {
-    this.line.querySelector(".now")?.classList.remove("now");
-    this.line.children[k].classList.add("now");
-  }
-
-  draw(k) {
-    const {page} = this, {noisy, predicted} = this.pictures[k];
-    const last = k === this.visited.length - 1 && this.done;
-    const size = page.info.imageSize, name = page.info.classNames[page.state.class];
-    const when = `t = ${this.visited[k]}, ${this.phases[k]} phase`;
-    this.noisy.caption(`${this.letter}noisy latent`);
-    this.noisy.show(noisy, size, page.border, `Noisy latent, decoded: ${name}, ${when}`);
-    const title = last ? "recovered" : "predicted";
-    this.predicted.caption(this.letter + title);
-    this.predicted.show(predicted, size, page.border,
-      last ? `Recovered picture: ${name}` : `Predicted clean picture: ${name}, ${when}`);
-    this.range.setAttribute("aria-valuetext", when);
-  }
-
-  finish({key, recovered}) {
-    const k = this.visited.length - 1;
-    this.done = key;
-    this.recovered = recovered;
-    this.pictures[k] = {noisy: recovered, predicted: recovered};
-    Object.assign(this.range, {max: k, value: k, disabled: false});
-    this.draw(k);
-    this.say("done: move the slider to look at a step");
-  }
-
-  ask(k) {
-    this.light(k);
-    this.say(`t = ${this.visited[k]}: ${this.phases[k]} phase`);
-    if (this.pictures[k]) return this.draw(k);
-    this.asked = k;
-    if (this.waiting) return;
-    this.waiting = true;
-    this.page.worker.postMessage({type: "show", key: this.done, k});
-  }
-
-  shown({k, noisy, predicted}) {
-    this.waiting = false;
-    this.pictures[k] = {noisy, predicted};
-    if (k === Number(this.range.value)) this.draw(k);
-    else if (!this.range.disabled) this.ask(Number(this.range.value));
-  }
-}
-
-// Draw with mouse, finger, or arrow keys and space.
-class DrawingPad {
-  constructor(canvas, form, changed) {
-    this.canvas = canvas;
-    this.form = form;
-    this.changed = changed;
-    this.context = canvas.getContext("2d");
-    this.at = {x: 128, y: 128};
-    this.down = false;
-    this.clear();
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      this.at = this.where(event);
-      this.down = true;
-      this.lineTo(this.at);
-    });
-    canvas.addEventListener("pointermove", (event) => {
-      if (!this.down || !event.buttons) return;
-      for (const e of event.getCoalescedEvents?.() ?? [event]) this.lineTo(this.where(e));
-    });
-    canvas.addEventListener("pointerup", () => this.lift());
-    canvas.addEventListener("pointercancel", () => this.lift());
-    canvas.addEventListener("keydown", (event) => this.key(event));
-    form.elements.clear.addEventListener("click", () => {
-      this.clear();
-      changed(null);
-    });
-    form.elements.fill.addEventListener("click", () => {
-      this.context.fillStyle = form.elements.colour.value;
-      this.context.fillRect(0, 0, canvas.width, canvas.height);
-      changed(canvas);
-    });
-  }
-
-  clear() {
-    this.context.fillStyle = "#000";
-    this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
-  }
-
-  where(event) {
-    const box = this.canvas.getBoundingClientRect(), scale = this.canvas.width / box.width;
-    return {x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale};
-  }
-
-  lineTo(to) {
-    const {context, form} = this;
-    context.strokeStyle = form.elements.colour.value;
-    context.lineWidth = Number(form.elements.brush.value);
-    context.lineCap = context.lineJoin = "round";
-    context.beginPath();
-    context.moveTo(this.at.x, this.at.y);
-    context.lineTo(to.x, to.y);
-    context.stroke();
-    this.at = to;
-  }
-
-  lift() {
-    if (this.down) this.changed(this.canvas);
-    this.down = false;
-  }
-
-  key(event) {
-    const way = {ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8],
-      ArrowDown: [0, 8]}[event.key];
-    if (!way && event.key !== " ") return;
-    event.preventDefault();
-    if (!way) {
-      if (this.down) return this.lift();
-      this.down = true;
-      return this.lineTo(this.at);
-    }
-    const inside = (v) => Math.min(Math.max(v, 0), this.canvas.width);
-    const to = {x: inside(this.at.x + way[0]), y: inside(this.at.y + way[1])};
-    if (this.down) this.lineTo(to);
-    else this.at = to;
-    this.canvas.dataset.at = `${to.x},${to.y}`;
-  }
 }
 
 window.playPage = new PlayPage(document.getElementById("play"));

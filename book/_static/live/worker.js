@@ -6,7 +6,7 @@
 //      {type: "run", id, ...}                recover one image; a newer id ends it
 //      {type: "show", id, key, step}         decode one step of a finished run
 //      {type: "stop"}
-// Out: {type: "opened" | "start" | "step" | "done" | "shown" | "stopped" | "failed", ...}
+// Out: {type: "opened" | "start" | "step" | "done" | "shown" | "failed", ...}
 "use strict";
 
 const bundles = {};  // name -> pieces, then bytes
@@ -39,7 +39,8 @@ async function unpack(name, files) {
     ([file, [from, to]]) => [file, new Uint8Array(bytes, from, to - from)]));
 }
 
-const asUrl = (bytes) => URL.createObjectURL(new Blob([bytes], {type: "text/javascript"}));
+const asUrl = (bytes) =>
+  URL.createObjectURL(new Blob([bytes], {type: "text/javascript"}));
 
 async function startRuntime(kind, files) {
   const {library, glue, machine} = await unpack(`runtime-${kind}`, files);
@@ -54,8 +55,9 @@ async function startRuntime(kind, files) {
 async function open({prior, kind, manifest}) {
   if (sessions[prior]) return;
   if (!runtime) await startRuntime(kind, manifest.bundles[`runtime-${kind}`].files);
-  const networks = await unpack(`prior-${prior}`, manifest.bundles[`prior-${prior}`].files);
-  const options = {executionProviders: [runtime], graphOptimizationLevel: "all"};
+  const {files} = manifest.bundles[`prior-${prior}`];
+  const networks = await unpack(`prior-${prior}`, files);
+  const options = {executionProviders: [runtime], logSeverityLevel: 3};
   const opened = {info: manifest.priors[prior]};
   for (const [name, bytes] of Object.entries(networks))
     opened[name] = await ort.InferenceSession.create(bytes, options);
@@ -86,7 +88,8 @@ const integers = (data) =>
 function asPrior({info, denoise}) {
   const {latentShape, classNames, alphasCumprod} = info;
   async function predictNoise(latents, timestep, classLabels, guidanceScale) {
-    const labels = guidanceScale === 1 ? classLabels : [...classLabels, classNames.length];
+    const noClass = guidanceScale === 1 ? [] : [classNames.length];
+    const labels = [...classLabels, ...noClass];
     const both = new Float32Array(latents.length * labels.length);
     labels.forEach((_, i) => both.set(latents, i * latents.length));
     const answer = await call(denoise, {
@@ -120,7 +123,8 @@ const breathe = () => new Promise((done) => {
 
 async function run({id, key, prior, image, classLabel, index, seed, config}) {
   const opened = sessions[prior], began = performance.now();
-  const pixels = config.clipInput ? image.map((v) => Math.min(Math.max(v, 0), 1)) : image;
+  const clip = (value) => Math.min(Math.max(value, 0), 1);
+  const pixels = config.clipInput ? image.map(clip) : image;
   const z0 = await encode(opened, pixels);
   const vaeOnly = await decode(opened, z0);
   postMessage({type: "start", id, key, vaeOnly});
@@ -158,7 +162,8 @@ async function show({key, k}) {
   if (!steps) return;
   const opened = sessions[prior], step = steps[k];
   const predicted = await decode(opened, step.predOriginal);
-  postMessage({type: "shown", key, k, predicted, noisy: await decode(opened, step.latents)});
+  const noisy = await decode(opened, step.latents);
+  postMessage({type: "shown", key, k, predicted, noisy});
 }
 
 // A network answers one question at a time, so what is asked waits for its turn.

@@ -1,0 +1,160 @@
+// Pictures for "Play with DIVER": floats to pixels, pixels to floats, a drawing pad.
+"use strict";
+
+// Paint one image (3, S, S), floats of which [0, 1] shows, without its border.
+function paint(canvas, pixels, size, border) {
+  const side = size - 2 * border, plane = size * size;
+  const picture = new ImageData(side, side);
+  for (let y = 0; y < side; y++)
+    for (let x = 0; x < side; x++) {
+      const from = (y + border) * size + x + border, to = 4 * (y * side + x);
+      for (let c = 0; c < 3; c++) picture.data[to + c] = 255 * pixels[c * plane + from];
+      picture.data[to + 3] = 255;
+    }
+  canvas.width = canvas.height = side;
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+// Read (3, S, S) in [0, 1] from anything that can be drawn, cut to its middle square.
+function readPixels(drawable, size, border, grey) {
+  const side = size - 2 * border, plane = size * size;
+  const square = Math.min(drawable.width, drawable.height);
+  const left = (drawable.width - square) / 2, top = (drawable.height - square) / 2;
+  let canvas = document.createElement("canvas");
+  canvas.width = canvas.height = Math.min(square, 1024);
+  let context = canvas.getContext("2d");
+  const first = canvas.width;
+  context.drawImage(drawable, left, top, square, square, 0, 0, first, first);
+  while (canvas.width > side) {  // by halves, or fine detail would alias
+    const smaller = document.createElement("canvas");
+    smaller.width = smaller.height = Math.max(side, Math.ceil(canvas.width / 2));
+    context = smaller.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(canvas, 0, 0, smaller.width, smaller.width);
+    canvas = smaller;
+  }
+  const scaled = document.createElement("canvas");
+  scaled.width = scaled.height = side;
+  context = scaled.getContext("2d");
+  context.drawImage(canvas, 0, 0, side, side);
+  const {data} = context.getImageData(0, 0, side, side);
+  const pixels = new Float32Array(3 * plane);
+  for (let y = 0; y < side; y++)
+    for (let x = 0; x < side; x++) {
+      const from = 4 * (y * side + x), to = (y + border) * size + x + border;
+      const [r, g, b] = data.subarray(from, from + 3);
+      const luma = 0.299 * r + 0.587 * g + 0.114 * b;
+      [r, g, b].forEach((v, c) => (pixels[c * plane + to] = (grey ? luma : v) / 255));
+    }
+  return pixels;
+}
+
+// A canvas with a caption, and a text for readers who don't see it.
+function addFigure(parent, title) {
+  const figure = document.createElement("figure");
+  const canvas = document.createElement("canvas");
+  const caption = document.createElement("figcaption");
+  [canvas.width, canvas.height] = [1, 1];
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${title}: no picture yet`);
+  caption.textContent = title;
+  figure.append(canvas, caption);
+  parent.append(figure);
+  return {
+    canvas,
+    get title() { return caption.textContent; },
+    caption(text) { caption.textContent = text; },
+    clear() {
+      [canvas.width, canvas.height] = [1, 1];
+      canvas.setAttribute("aria-label", `${title}: no picture yet`);
+    },
+    show(pixels, size, border, alt) {
+      paint(canvas, pixels, size, border);
+      canvas.setAttribute("aria-label", alt);
+    },
+  };
+}
+
+// Draw with mouse, finger, or arrow keys and space.
+class DrawingPad {
+  constructor(canvas, form, changed) {
+    this.canvas = canvas;
+    this.form = form;
+    this.changed = changed;
+    this.context = canvas.getContext("2d");
+    this.at = {x: 128, y: 128};
+    this.down = false;
+    this.clear();
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      this.at = this.where(event);
+      this.down = true;
+      this.lineTo(this.at);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!this.down || !event.buttons) return;
+      const passed = event.getCoalescedEvents?.() ?? [];
+      for (const e of passed.length ? passed : [event]) this.lineTo(this.where(e));
+    });
+    canvas.addEventListener("pointerup", () => this.lift());
+    canvas.addEventListener("pointercancel", () => this.lift());
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    form.elements.clear.addEventListener("click", () => {
+      this.clear();
+      changed(null);
+    });
+    form.elements.fill.addEventListener("click", () => {
+      this.context.fillStyle = form.elements.colour.value;
+      this.context.fillRect(0, 0, canvas.width, canvas.height);
+      changed(canvas);
+    });
+  }
+
+  clear() {
+    this.context.fillStyle = "#000";
+    this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  where(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const scale = this.canvas.width / box.width;
+    return {
+      x: (event.clientX - box.left) * scale,
+      y: (event.clientY - box.top) * scale,
+    };
+  }
+
+  lineTo(to) {
+    const {context, form} = this;
+    context.strokeStyle = form.elements.colour.value;
+    context.lineWidth = Number(form.elements.brush.value);
+    context.lineCap = context.lineJoin = "round";
+    context.beginPath();
+    context.moveTo(this.at.x, this.at.y);
+    context.lineTo(to.x, to.y);
+    context.stroke();
+    this.at = to;
+  }
+
+  lift() {
+    if (this.down) this.changed(this.canvas);
+    this.down = false;
+  }
+
+  key(event) {
+    const way = {ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8],
+      ArrowDown: [0, 8]}[event.key];
+    if (!way && event.key !== " ") return;
+    event.preventDefault();
+    if (!way) {
+      if (this.down) return this.lift();
+      this.down = true;
+      return this.lineTo(this.at);
+    }
+    const inside = (v) => Math.min(Math.max(v, 0), this.canvas.width);
+    const to = {x: inside(this.at.x + way[0]), y: inside(this.at.y + way[1])};
+    if (this.down) this.lineTo(to);
+    else this.at = to;
+    this.canvas.dataset.at = `${to.x},${to.y}`;
+  }
+}

@@ -1,0 +1,116 @@
+// One setting of "Play with DIVER": its pictures, its phases on a time line, and a
+// slider through its steps.
+"use strict";
+
+class Slot {
+  constructor(page, number) {
+    this.page = page;
+    this.number = number;
+    this.done = null;  // key of the result that is shown
+    this.pictures = [];  // per step {noisy, predicted}, as far as they are known
+    this.element = document.createElement("div");
+    this.element.className = "live-slot";
+    this.noisy = addFigure(this.element, "noisy latent");
+    this.predicted = addFigure(this.element, "predicted");
+    const time = document.createElement("div");
+    time.className = "live-time";
+    this.line = document.createElement("div");
+    this.line.className = "live-line";
+    this.range = document.createElement("input");
+    Object.assign(this.range, {type: "range", min: 0, max: 0, disabled: true});
+    this.range.setAttribute("aria-label", "step that is shown");
+    this.legend = document.createElement("output");
+    time.append(this.line, this.range, this.legend);
+    this.element.append(time);
+    this.range.addEventListener("input", (event) => {
+      event.stopPropagation();
+      this.ask(Number(this.range.value));
+    });
+  }
+
+  title(letter) {
+    this.letter = letter && `${letter}: `;
+    this.noisy.caption(`${this.letter}noisy latent`);
+    this.predicted.caption(`${this.letter}predicted`);
+  }
+
+  // Draw the steps that these settings will take, coloured by phase.
+  plan(config) {
+    const planned = JSON.stringify(config);
+    if (planned === this.planned) return;
+    this.planned = planned;
+    this.visited = Diver.timesteps(config);
+    this.phases = this.visited.map((t) => Diver.phase(config, t));
+    this.line.replaceChildren(...this.phases.map((phase) => {
+      const mark = document.createElement("i");
+      mark.dataset.phase = phase;
+      return mark;
+    }));
+    this.say(`${this.visited.length} steps, ` +
+      `${this.phases.filter((phase) => phase === "semantic").length} of them pulled`);
+  }
+
+  say(text) { this.legend.textContent = text; }
+
+  begin() {
+    this.done = null;
+    this.pictures = [];
+    this.range.disabled = true;
+    for (const mark of this.line.children) mark.className = "";
+  }
+
+  step({k, timestep, phase, noisy, predicted}) {
+    this.line.children[k].className = "taken";
+    this.light(k);
+    this.say(`t = ${timestep}: ${phase} phase`);
+    if (!predicted) return;
+    this.pictures[k] = {noisy, predicted};
+    this.draw(k);
+  }
+
+  light(k) {
+    this.line.querySelector(".now")?.classList.remove("now");
+    this.line.children[k].classList.add("now");
+  }
+
+  draw(k) {
+    const {page} = this, {noisy, predicted} = this.pictures[k];
+    const last = k === this.visited.length - 1 && this.done;
+    const size = page.info.imageSize, name = page.info.classNames[page.state.class];
+    const when = `t = ${this.visited[k]}, ${this.phases[k]} phase`;
+    this.noisy.caption(`${this.letter}noisy latent`);
+    const alt = `Noisy latent, decoded: ${name}, ${when}`;
+    this.noisy.show(noisy, size, page.border, alt);
+    this.predicted.caption(this.letter + (last ? "recovered" : "predicted"));
+    this.predicted.show(predicted, size, page.border, last
+      ? `Recovered picture: ${name}` : `Predicted clean picture: ${name}, ${when}`);
+    this.range.setAttribute("aria-valuetext", when);
+  }
+
+  finish({key, recovered}) {
+    const k = this.visited.length - 1;
+    this.done = key;
+    this.recovered = recovered;
+    this.pictures[k] = {noisy: recovered, predicted: recovered};
+    Object.assign(this.range, {max: k, value: k, disabled: false});
+    this.draw(k);
+    this.say("done: move the slider to look at a step");
+  }
+
+  ask(k) {
+    this.light(k);
+    this.say(`t = ${this.visited[k]}: ${this.phases[k]} phase`);
+    if (this.pictures[k]) return this.draw(k);
+    this.asked = k;
+    if (this.waiting) return;
+    this.waiting = true;
+    this.page.worker.postMessage({type: "show", key: this.done, k});
+  }
+
+  shown({k, noisy, predicted}) {
+    this.waiting = false;
+    this.pictures[k] = {noisy, predicted};
+    if (k === Number(this.range.value)) this.draw(k);
+    else if (!this.range.disabled) this.ask(Number(this.range.value));
+  }
+}

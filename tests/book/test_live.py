@@ -1,0 +1,356 @@
+"""DIVER in the reader's browser gives what the package gives, and keeps its temper."""
+
+import functools
+import http.server
+import shutil
+import threading
+import time
+from types import SimpleNamespace
+
+import check_book
+import live_page
+import pytest
+import torch
+
+from diver_lite.prior import draw_noise
+from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.load import load_distilled
+from diver_lite.sets.priors import load_prior
+
+PUBLISHED = "t=510&start=published&target=latent&scale=4&clip=false"
+SHORT = "t=400&steps=10&high=1000&low=-1&factor=0.3&scale=1&target=latent"
+SETTINGS = {  # of a link -> the same of RecoveryConfig
+    "": RecoveryConfig(),
+    PUBLISHED: RecoveryConfig.published(),
+    SHORT: RecoveryConfig(
+        num_inference_steps=10,
+        noise_timestep=400,
+        window="full",
+        guidance_factor=0.3,
+        guidance_scale=1.0,
+        guidance_target="latent",
+    ),
+}
+PICTURES = {  # one of a set with pixels far outside [0, 1], one of a large set
+    "fashion-mnist": ("fashion-mnist-dm-ipc1", 5),
+    "cifar10": ("cifar10-mtt-ipc10", 37),
+}
+SHOWN = """({
+  done: !playPage.job && playPage.slots.every((s, i) => s.done === playPage.key(i)),
+  complaint: playPage.find(".live-message").textContent,
+})"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    executable = next(filter(None, map(shutil.which, check_book.BROWSERS)), None)
+    if executable is None:
+        pytest.skip("no Chromium found")
+    with check_book.browser(executable) as address:
+        yield address
+
+
+@pytest.fixture
+def tab(chromium):
+    tab = check_book.Page(chromium)
+    yield tab
+    tab.socket.close()
+
+
+def write_page(folder, static="_static/live"):
+    """Write the page by itself, as the book holds it."""
+    (folder / "book").mkdir()
+    html = live_page.page_html("play", f"../{static}")
+    start = "<!doctype html><meta charset='utf-8'><link rel='icon' href='data:,'>"
+    (folder / "book" / "play.html").write_text(start + html)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = write_page(tmp_path_factory.mktemp("site"))
+    live = folder / "_static" / "live"
+    shutil.copytree(live_page.SOURCES, live)
+    if missing := live_page.write_live_files(live):
+        pytest.skip(f"the live page's files could not be made: {missing}")
+    return folder
+
+
+@pytest.fixture
+def server(site):
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def visit(tab, address, settings=""):
+    tab.events.clear()
+    tab.call("Page.navigate", url="about:blank")  # a new hash alone opens nothing
+    tab.call("Page.navigate", url=f"{address}/book/play.html#{settings}")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if tab.evaluate("document.readyState === 'complete' && !!window.playPage"):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(address)
+
+
+def wait(tab, until="done", seconds=300):
+    """Wait for the end of a run, or for a complaint, and return it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        shown = SimpleNamespace(**tab.evaluate(SHOWN))
+        if shown.done or shown.complaint:
+            return shown.complaint
+        time.sleep(0.2)
+    raise TimeoutError(tab.evaluate("document.body.innerText"))
+
+
+def run(tab):
+    tab.evaluate("playPage.form.requestSubmit()")
+    return wait(tab)
+
+
+def recovered(tab, slot=0):
+    pixels = tab.evaluate(f"[...playPage.slots[{slot}].recovered]")
+    return torch.tensor(pixels).view(3, 32, 32)
+
+
+def expected(prior_name, config, seed=0, picture=None):
+    """What the package makes of the same picture, from the noise of its index."""
+    prior = load_prior(prior_name)
+    name, index = picture or PICTURES[prior_name]
+    (noise,) = draw_noise(prior.latent_shape, [index], seed)
+    one = load_distilled(name)[[index]]
+    return recover(one, prior, config, noise=noise, progress=False).images[0]
+
+
+def complaints(tab, address=""):
+    own = f"network request: {address or 'file:'}"
+    return [c for c in check_book.event_complaints(tab.events) if not c.startswith(own)]
+
+
+@pytest.mark.parametrize("prior", PICTURES)
+@pytest.mark.parametrize("transport", ["file", "server"])
+def test_the_page_recovers_what_the_package_recovers(
+    site, server, tab, prior, transport
+):
+    address = server if transport == "server" else site.as_uri()
+    name, index = PICTURES[prior]
+    link = f"prior={prior}&set={name}&image={index}"
+    visit(tab, address, link)
+    for settings, config in SETTINGS.items():
+        # in the same page: the networks are loaded once
+        tab.evaluate(f"location.hash = {f'{link}&{settings}'!r}")
+        assert run(tab) == ""
+        error = (recovered(tab) - expected(prior, config)).abs().max()
+        assert error < 2e-3, settings
+    assert complaints(tab, address) == []
+
+
+@pytest.fixture
+def garments(site, tab):
+    """A page that has loaded the garments, and run two steps."""
+    visit(tab, site.as_uri(), "steps=2")
+    assert run(tab) == ""
+    return tab
+
+
+def test_a_change_while_it_runs_starts_again_at_once(garments):
+    garments.evaluate("location.hash = 'steps=200&t=999&seed=1'")
+    time.sleep(0.5)
+    assert garments.evaluate("playPage.job !== null")
+    garments.evaluate("location.hash = 'steps=10&t=400&seed=7'")
+    assert wait(garments) == ""
+    config = RecoveryConfig(num_inference_steps=10, noise_timestep=400)
+    picture = ("fashion-mnist-dm-ipc1", 0)
+    found = expected("fashion-mnist", config, seed=7, picture=picture)
+    assert (recovered(garments) - found).abs().max() < 2e-3
+
+
+def test_stop_stops(garments):
+    garments.evaluate("location.hash = 'steps=250&t=999'")
+    garments.evaluate("playPage.get('stop').click()")
+    assert garments.evaluate("playPage.job") is None
+    assert (
+        garments.evaluate("playPage.find('.live-announce').textContent") == "Stopped."
+    )
+    time.sleep(0.5)
+    assert garments.evaluate("playPage.slots[0].done") is None
+    garments.evaluate("location.hash = 'steps=2'")
+    assert run(garments) == ""  # and it can go on
+
+
+def test_two_settings_have_the_same_noise_and_a_link(garments):
+    garments.evaluate("location.hash = 'steps=4&seed=3&b.steps=4&b.factor=0.5'")
+    assert wait(garments) == ""
+    first, second = recovered(garments, 0), recovered(garments, 1)
+    link = garments.evaluate("playPage.get('link').value")
+    garments.evaluate(f"location.href = {link!r}")
+    assert wait(garments) == ""
+    assert torch.equal(recovered(garments, 1), second)
+    assert not torch.equal(first, second)
+    config = RecoveryConfig(num_inference_steps=4, guidance_factor=0.5)
+    picture = ("fashion-mnist-dm-ipc1", 0)
+    found = expected("fashion-mnist", config, seed=3, picture=picture)
+    assert (second - found).abs().max() < 2e-3
+
+
+def test_every_step_can_be_looked_at_afterwards(garments):
+    garments.evaluate("location.hash = 'steps=20'")
+    assert wait(garments) == ""
+    script = """(async () => {
+      const slot = playPage.slots[0], alts = [];
+      for (let k = 0; k < slot.visited.length; k++) {
+        slot.range.value = k;
+        slot.range.dispatchEvent(new Event("input", {bubbles: true}));
+        for (let i = 0; i < 200 && !slot.pictures[k]; i++)
+          await new Promise((done) => setTimeout(done, 20));
+        alts.push(slot.predicted.canvas.getAttribute("aria-label"));
+      }
+      return {alts, visited: slot.visited};
+    })()"""
+    seen = garments.evaluate(script)
+    assert len(seen["alts"]) == 15  # 700 and the fourteen of 0, 50, ..., 950 below it
+    for alt, timestep in zip(seen["alts"][:-1], seen["visited"], strict=False):
+        assert f"t = {timestep}," in alt
+    assert seen["alts"][-1] == "Recovered picture: T-shirt"
+
+
+def test_a_drawing_by_keyboard_is_recovered(garments):
+    garments.evaluate("location.hash = 'kind=drawing&class=9&steps=4'")
+    assert wait(garments) == "The drawing is empty: draw something first."
+    garments.evaluate("""
+      for (const key of [" ", "ArrowLeft", "ArrowLeft", "ArrowDown", " "])
+        playPage.find(".live-pad").dispatchEvent(
+          new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}))
+    """)
+    assert run(garments) == ""
+    label = garments.evaluate("playPage.distilled.canvas.getAttribute('aria-label')")
+    assert label == "Drawn picture: Ankle boot"
+    pixels = garments.evaluate("(async () => [...await playPage.pixels()])()")
+    image = torch.tensor(pixels).view(3, 32, 32)
+    assert image[:, 17, 14].min() > 0.5  # left of the middle, where the brush went
+    assert image[:, 17, 18].max() < 0.1
+    assert image[:, :2].max() == 0  # the border of a padded garment
+
+
+@pytest.mark.parametrize(
+    ("link", "refused"),
+    [
+        ("t=2000", "t=2000"),
+        ("seed=1.5&factor=much", "factor=much, seed=1.5"),
+        ("prior=faces&class=77&colour=red", "prior=faces, class=77, colour=red"),
+        ("set=cifar10-mtt-ipc1", "set=cifar10-mtt-ipc1"),
+        ("image=10&b.scale=0", "image=10, b.scale=0"),
+    ],
+)
+def test_a_link_that_asks_for_what_is_not_there(site, tab, link, refused):
+    visit(tab, site.as_uri(), link)
+    message = tab.evaluate("playPage.find('.live-message').textContent")
+    assert f"doesn't have: {refused}. There it took the default." in message
+    assert tab.evaluate("playPage.valueOf('t')") == 700
+
+
+def test_ends_of_a_window_that_cross(site, tab):
+    visit(tab, site.as_uri(), "high=300&low=600")
+    assert "must begin at the larger one" in run(tab)
+    assert tab.evaluate("playPage.worker") is None  # nothing was loaded for it
+
+
+@pytest.mark.parametrize("name", ["seed", "t"])
+def test_a_number_out_of_range(site, tab, name):
+    visit(tab, site.as_uri())
+    tab.evaluate(f"playPage.inputSetting({name!r}, '-1')")
+    message = tab.evaluate("playPage.find('.live-message').textContent")
+    assert "is “-1”; it must be a whole number from 0 to" in message
+
+
+def test_a_file_that_is_no_picture(site, tab):
+    visit(tab, site.as_uri(), "kind=file")
+    assert run(tab) == "There is no picture yet: choose a file first."
+    tab.evaluate("playPage.readFile(new File(['no'], 'notes.txt'))")
+    message = tab.evaluate("playPage.find('.live-message').textContent")
+    assert message.startswith("“notes.txt” is no picture that this browser can read")
+
+
+def test_a_picture_file_is_cut_to_its_middle_square(site, tab):
+    visit(tab, site.as_uri(), "kind=file&prior=cifar10")
+    tab.evaluate("""(async () => {
+      const canvas = new OffscreenCanvas(90, 30), context = canvas.getContext("2d");
+      context.fillStyle = "#f00";
+      context.fillRect(0, 0, 90, 30);
+      context.fillStyle = "#00f";
+      context.fillRect(30, 0, 30, 30);
+      await playPage.readFile(await canvas.convertToBlob());
+    })()""")
+    pixels = tab.evaluate("(async () => [...await playPage.pixels()])()")
+    image = torch.tensor(pixels).view(3, 32, 32)
+    assert image[2].min() > 0.9
+    assert image[:2, :, 2:-2].max() < 0.1
+
+
+def test_an_interrupted_load_goes_on_where_it_stopped(site, tab, tmp_path):
+    copy = shutil.copytree(site, tmp_path / "copy")
+    lost = copy / "_static" / "live" / "prior-fashion-mnist-1.js"
+    content = lost.read_bytes()
+    lost.unlink()
+    visit(tab, copy.as_uri(), "steps=2")
+    assert run(tab) == (
+        "The load was interrupted: part 2 of prior-fashion-mnist did not arrive. Press "
+        "run to go on from there."
+    )
+    lost.write_bytes(content)
+    assert run(tab) == ""
+
+
+@pytest.mark.parametrize(
+    ("browser", "sentence"),
+    [
+        ("WebAssembly.validate = () => false", "no WebAssembly with SIMD"),
+        ("delete window.DecompressionStream", "can't unpack compressed data"),
+    ],
+)
+def test_a_browser_that_lacks_something(site, tab, browser, sentence):
+    tab.call("Page.addScriptToEvaluateOnNewDocument", source=browser)
+    visit(tab, site.as_uri())
+    note = tab.evaluate("playPage.find('.live-missing').textContent")
+    assert sentence in note
+    assert tab.evaluate("playPage.form.hidden")
+
+
+def test_too_little_memory(garments):
+    garments.evaluate("playPage.failed('RangeError: Array buffer allocation failed')")
+    message = garments.evaluate("playPage.find('.live-message').textContent")
+    assert message.startswith("This browser has too little memory for the networks")
+    assert run(garments) == ""  # it loads anew
+
+
+def test_a_graphics_card_that_fails_is_not_asked_again(site, tab):
+    """Headless Chromium here has none: what comes next is what a broken one causes."""
+    visit(tab, site.as_uri(), "steps=2")
+    tab.evaluate("playPage.runtime = 'webgpu'")
+    assert run(tab) == ""
+    assert tab.evaluate("playPage.runtime") == "wasm"
+
+
+def test_a_book_without_the_files_says_what_is_missing(tab, tmp_path, monkeypatch):
+    def unavailable():
+        raise live_page.Unavailable("npm is not installed")
+
+    monkeypatch.setattr(live_page, "live_files", unavailable)
+    live = tmp_path / "_static" / "live"
+    shutil.copytree(live_page.SOURCES, live)
+    assert live_page.write_live_files(live) == "npm is not installed"
+    visit(tab, write_page(tmp_path).as_uri())
+    note = tab.evaluate("playPage.find('.live-missing').textContent")
+    assert "built without the networks that run in the browser: npm is not" in note
+    assert complaints(tab) == []
+    assert sum(file.stat().st_size for file in live.iterdir()) < 100_000

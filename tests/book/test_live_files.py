@@ -1,0 +1,281 @@
+"""The scripts of the live pages compute what the package computes; what they load."""
+
+import base64
+import gzip
+import json
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import live_files
+import live_page
+import numpy as np
+import plane_prior
+import pytest
+import torch
+from docutils import nodes
+
+from diver_lite.prior import Prior
+from diver_lite.recovery import WINDOWS, RecoveryConfig
+from diver_lite.sets.priors import load_prior
+
+PLANE = """
+  const {recoverPoints} = require(`${folder}/plane.js`);
+  const data = require(`${folder}/plane.json`);
+  const config = {...Diver.DEFAULTS, ...given.config};
+  recoverPoints(data, data.points, config, given.seed).then((steps) => answer(
+    steps.slice(1).map((s) => ({...s, latents: [...s.latents], predOriginal: null}))));
+"""
+
+
+def in_node(script, **given):
+    """Run a script with the loop and the noise at hand; return what it answers."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node found")
+    preamble = f"""
+      const folder = {json.dumps(str(live_page.SOURCES))};
+      const given = {json.dumps(given)};
+      const answer = (value) => console.log(JSON.stringify(value));
+      globalThis.Diver = require(`${{folder}}/diver.js`);
+      globalThis.Noise = require(`${{folder}}/noise.js`);
+    """
+    command = [node, "--eval", preamble + script]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("seed", "index"), [(0, 0), (0, 99), (7, 1), (2**31 - 1, 12345)]
+)
+def test_noise_is_numpys(seed, index):
+    script = "answer([...Noise.standardNormal(given.seed, given.index, 100000)])"
+    found = np.array(in_node(script, seed=seed, index=index), dtype=np.float32)
+    numpy = np.random.default_rng([seed, index])
+    expected = numpy.standard_normal(100_000, dtype=np.float32)
+    assert np.abs(expected).max() > 3.7  # the tail is among them
+    # the tail needs logarithms, which may round otherwise
+    assert np.abs(found - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 7, 36, 50, 250, 1000])
+@pytest.mark.parametrize("start", ["matched", "published"])
+def test_timesteps_and_phases_are_the_packages(steps, start, tiny_prior):
+    config = RecoveryConfig(num_inference_steps=steps, noise_timestep=613, start=start)
+    script = """
+      const config = {...Diver.DEFAULTS, ...given.config};
+      const visited = Diver.timesteps(config);
+      answer([visited, visited.map((t) => Diver.phase(config, t))]);
+    """
+    ours = {"numInferenceSteps": steps, "noiseTimestep": 613, "start": start}
+    visited, phases = in_node(script, config=ours)
+    assert visited == config.timesteps(tiny_prior)
+    assert phases == [config.phase(t) for t in visited]
+
+
+def test_defaults_and_windows_are_the_packages():
+    defaults, published, windows = in_node(
+        "answer([Diver.DEFAULTS, Diver.PUBLISHED, Diver.WINDOWS])"
+    )
+    assert {name: tuple(pair) for name, pair in windows.items()} == WINDOWS
+    for config, names in [
+        (RecoveryConfig(), defaults),
+        (RecoveryConfig.published(), defaults | published),
+    ]:
+        assert names.pop("window") == list(WINDOWS[config.window])
+        for name, value in names.items():
+            snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+            assert getattr(config, snake) == value, name
+
+
+@pytest.mark.parametrize(
+    ("config", "seed", "ours"),
+    [
+        (RecoveryConfig(), 0, {}),
+        (RecoveryConfig.published(), 1, "Diver.PUBLISHED"),
+        (
+            RecoveryConfig(
+                noise_timestep=300,
+                window="full",
+                guidance_factor=0.5,
+                guidance_scale=1.0,
+                num_inference_steps=10,
+            ),
+            2,
+            {
+                "noiseTimestep": 300,
+                "window": [1000, -1],
+                "guidanceFactor": 0.5,
+                "guidanceScale": 1,
+                "numInferenceSteps": 10,
+            },
+        ),
+    ],
+    ids=["default", "published", "other"],
+)
+def test_the_plane_ends_where_its_twin_in_python_ends(config, seed, ours):
+    script = PLANE
+    if isinstance(ours, str):
+        script = f"given.config = {ours};" + script
+    steps = in_node(script, config=ours, seed=seed)
+    expected = plane_prior.recover_points(config, seed)
+    found = torch.tensor(steps[-1]["latents"]).view_as(expected)
+    assert (found - expected).abs().max() < 1e-3
+    assert (expected - expected.mean((0, 1))).abs().max() > 1  # not all at one place
+
+
+def test_recovered_points_lie_on_their_curves():
+    data = json.loads(plane_prior.PLANE.read_text())
+    ends = plane_prior.recover_points(RecoveryConfig(guidance_factor=0.0))
+    for label, points in zip(data["classes"], ends, strict=True):
+        distances = torch.cdist(points, torch.tensor(data["curves"][label]))
+        assert distances.min(1).values.max() < 4 * data["std"]
+
+
+# ---------------------------------------------------------------- what is loaded
+
+
+def test_a_bundle_is_its_files(tmp_path):
+    files = {"a": bytes(range(256)), "b": np.random.default_rng(0).bytes(2_000_000)}
+    bundles = {}
+    live_files._add_bundle(tmp_path, bundles, "both", files)
+    parts, text = bundles["both"]["parts"], ""
+    assert parts == 3  # of 2.67 MB in base64
+    for number in range(parts):
+        script = (tmp_path / f"both-{number}.js").read_text()
+        call, _, part = script.partition(', "')
+        assert call == f'Live.part("both", {number}'
+        assert len(part.removesuffix('");\n')) % 4 == 0  # decodes by itself
+        text += part.removesuffix('");\n')
+    assert len(text) == bundles["both"]["bytes"]
+    content = gzip.decompress(base64.b64decode(text))
+    for name, (start, end) in bundles["both"]["files"].items():
+        assert content[start:end] == files[name]
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_prior):
+    """The three networks of a prior, as ONNX."""
+    pytest.importorskip("onnxscript")
+    return live_files.export_prior(tiny_prior)
+
+
+def test_weights_are_halved_where_that_changes_none(networks):
+    onnx = pytest.importorskip("onnx")
+    assert set(networks) == {"denoise", "encode", "decode"}
+    model = onnx.load_from_string(networks["denoise"])
+    onnx.checker.check_model(model)
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    halves = {name for name, w in weights.items() if w.dtype == np.float16}
+    singles = {name for name, w in weights.items() if w.dtype == np.float32}
+    assert halves and all(name.endswith(".half") for name in halves)
+    for name in singles:
+        assert (weights[name].astype(np.float16) != weights[name]).any(), name
+    casts = [node.input[0] for node in model.graph.node if node.op_type == "Cast"]
+    assert halves <= set(casts)
+
+
+def test_exported_networks_answer_as_the_prior(networks, tiny_prior):
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    networks = {
+        name: ReferenceEvaluator(onnx.load_from_string(network))
+        for name, network in networks.items()
+    }
+    latents = torch.randn(3, *tiny_prior.latent_shape, generator=torch.manual_seed(0))
+    labels = torch.tensor([0, 3, 9])
+    asked = {
+        "latents": latents.numpy(),
+        "timestep": np.array([412] * 3),
+        "class_labels": labels.numpy(),
+    }
+    (noise,) = networks["denoise"].run(None, asked)
+    expected = tiny_prior.predict_noise(latents, 412, labels, 1.0)
+    assert np.allclose(noise, expected.numpy(), atol=1e-4)
+    (images,) = networks["decode"].run(None, {"latents": latents[:1].numpy()})
+    assert np.allclose(images, tiny_prior.decode(latents[:1]).numpy(), atol=1e-4)
+    (again,) = networks["encode"].run(None, {"images": images})
+    expected = tiny_prior.encode(torch.from_numpy(images))
+    assert np.allclose(again, expected.numpy(), atol=1e-4)
+
+
+def test_without_npm_the_reason_is_given_and_nothing_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_files.platformdirs, "user_cache_dir", lambda _: tmp_path)
+    monkeypatch.setattr(live_files.shutil, "which", lambda _: None)
+    with pytest.raises(live_files.Unavailable, match="npm is not installed"):
+        live_files.live_files()
+    kept = [path.suffix for path in (tmp_path / "live").iterdir()]
+    assert kept == [".lock"]
+
+
+def test_a_registry_out_of_reach_is_a_reason(monkeypatch):
+    monkeypatch.setattr(live_files, "RUNTIME", "./no-such-folder")
+    if shutil.which("npm") is None:
+        pytest.skip("no npm found")
+    with pytest.raises(live_files.Unavailable, match="could not be fetched"):
+        live_files._runtimes()
+
+
+def test_the_priors_that_ship_suit_the_page():
+    for name in live_files.TITLES:
+        prior: Prior = load_prior(name)
+        described = live_files._describe(prior)
+        assert described["imageSize"] == 32
+        assert len(described["check"]) == 16
+
+
+# ---------------------------------------------------------------- in the book
+
+
+def explorer_cell(code):
+    block = nodes.literal_block(code, code)
+    document = nodes.container("", block)
+    env = SimpleNamespace(found_docs={live_page.PAGE})
+    builder = SimpleNamespace(
+        format="html", get_relative_uri=lambda *_: "../book/play.html"
+    )
+    live_page.link_explorers(
+        SimpleNamespace(env=env, builder=builder), document, "notebooks/x"
+    )
+    return [link["refuri"] for link in document.findall(nodes.reference)]
+
+
+@pytest.mark.parametrize(
+    ("code", "settings"),
+    [
+        ("explore_recovery(distilled[[4, 5]], prior)", "image=4"),
+        (
+            "explore_noise_level(distilled[[0, 6, 8]], prior)",
+            "image=0&t=500&factor=0",
+        ),
+        (
+            "explore_guidance_factor(\n    distilled[pick(test=[5], demo=[8])], prior)",
+            "image=8&high=1000&low=-1",
+        ),
+    ],
+)
+def test_an_explorer_gets_a_link_with_its_settings(code, settings):
+    (link,) = explorer_cell(code)
+    base = "../book/play.html#prior=fashion-mnist&set=fashion-mnist-dm-ipc1&"
+    assert link == base + settings
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from diver_lite.book.explore import explore_recovery",
+        "explore_cost(seconds)",
+        "# explore_recovery(distilled, prior) is live",
+    ],
+)
+def test_other_code_gets_none(code):
+    assert explorer_cell(code) == []
+
+
+def test_settings_of_links_are_the_pages():
+    names = set().union(*live_page.EXPLORERS.values())
+    text = (live_page.SOURCES / "play.js").read_text()
+    controls = text.partition("const CONTROLS")[2].partition("};")[0]
+    assert all(f"\n  {name}: {{" in controls for name in names)
