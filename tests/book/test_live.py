@@ -164,11 +164,21 @@ def garments(site, tab):
 
 
 def test_a_change_while_it_runs_starts_again_at_once(garments):
-    garments.evaluate("location.hash = 'steps=200&t=999&seed=1'")
+    garments.evaluate("""
+      const receive = playPage.receive.bind(playPage), last = {};
+      playPage.receive = (data) => {
+        if (data.type === "step") last[data.id] = data.k;
+        receive(data);
+      };
+      location.hash = 'steps=200&t=999&seed=1';
+    """)
     time.sleep(0.5)
     assert garments.evaluate("playPage.job !== null")
     garments.evaluate("location.hash = 'steps=10&t=400&seed=7'")
     assert wait(garments) == ""
+    abandoned, finished = garments.evaluate("Object.values(last)")
+    assert abandoned < 199  # the worker left it, too
+    assert finished == 4  # 400, and the four of 0, 100, ..., 900 below it
     config = RecoveryConfig(num_inference_steps=10, noise_timestep=400)
     picture = ("fashion-mnist-dm-ipc1", 0)
     found = expected("fashion-mnist", config, seed=7, picture=picture)
