@@ -54,7 +54,10 @@ def live_files() -> Path:
     Raises `Unavailable`.
     """
     folder = Path(platformdirs.user_cache_dir("diver_lite")) / "live" / _fingerprint()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{folder.parent} can't be written") from error
     with filelock.FileLock(f"{folder}.lock"):  # the tests and the book want it at once
         if not folder.is_dir():
             with atomic_path(folder) as unfinished:

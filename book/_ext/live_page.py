@@ -105,11 +105,11 @@ def link_explorers(app, doctree, docname: str) -> None:
         target = app.builder.get_relative_uri(docname, PAGE)
         link = nodes.reference(
             "",
-            "Run this here",
+            "Run this here, in your browser",
             refuri=f"{target}#{urlencode(settings)}",
             classes=["live-here"],
         )
-        note = nodes.paragraph("", "", link, nodes.Text(", in your browser."))
+        note = nodes.paragraph("", "", link)
         block.parent.insert(block.parent.index(block) + 1, note)
 
 

@@ -225,6 +225,13 @@ def test_without_npm_the_reason_is_given_and_nothing_left(tmp_path, monkeypatch)
     assert kept == [".lock"]
 
 
+def test_a_cache_that_cannot_be_written_is_a_reason(tmp_path, monkeypatch):
+    (tmp_path / "live").write_text("in the way")
+    monkeypatch.setattr(live_files.platformdirs, "user_cache_dir", lambda _: tmp_path)
+    with pytest.raises(live_files.Unavailable, match="can't be written"):
+        live_files.live_files()
+
+
 def test_a_registry_out_of_reach_is_a_reason(monkeypatch):
     monkeypatch.setattr(live_files, "RUNTIME", "./no-such-folder")
     if shutil.which("npm") is None:

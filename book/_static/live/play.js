@@ -24,6 +24,7 @@ const FIRST_SETS = {
 const PRESETS = {
   default: {},
   published: Diver.PUBLISHED,
+  photographs: {guidanceScale: 4, guidanceFactor: 0.05},  // chapter 9's
   quick: {numInferenceSteps: 10, guidanceFactor: 0.22},
 };
 const SIMD = [  // the smallest module that uses it
