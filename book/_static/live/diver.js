@@ -41,6 +41,11 @@ const Diver = (() => {
       (product *= 1 - betaStart - ((betaEnd - betaStart) * t) / (total - 1)));
   }
 
+  // abar of a timestep, 1 where all noise is gone.
+  function abarAt(alphasCumprod, timestep) {
+    return timestep < 0 ? 1 : alphasCumprod[timestep];
+  }
+
   // The timesteps that the reverse process visits, noisiest first.
   function timesteps(config, total = 1000) {
     const {numInferenceSteps: steps, noiseTimestep, start} = config;
@@ -69,7 +74,7 @@ const Diver = (() => {
     return latents.map((z, i) => z - gamma * sigma * difference[i]);
   }
 
-  // sigma_k: the std of DDPM's posterior between two visited timesteps.
+  // sigma_k: the std of DDPM's posterior between two timesteps.
   function guidanceSigma(alpha, alphaPrev) {
     return Math.sqrt(((1 - alphaPrev) / (1 - alpha)) * (1 - alpha / alphaPrev));
   }
@@ -84,8 +89,8 @@ const Diver = (() => {
     const visited = timesteps(config, abar.length);
     let z = inherit(z0, noise, abar[config.noiseTimestep]);
     for (const [k, timestep] of visited.entries()) {
-      const alpha = abar[timestep];
-      const alphaPrev = k + 1 < visited.length ? abar[visited[k + 1]] : 1;
+      const after = k + 1 < visited.length ? visited[k + 1] : -1;
+      const [alpha, alphaPrev] = [abarAt(abar, timestep), abarAt(abar, after)];
       const scale = config.guidanceScale;
       const eps = await prior.predictNoise(z, timestep, classLabels, scale);
       const [clean, noisy] = [Math.sqrt(alpha), Math.sqrt(1 - alpha)];
@@ -97,10 +102,13 @@ const Diver = (() => {
 
       const now = phase(config, timestep);
       const guided = now === "semantic";
-      if (guided && config.guidanceFactor > 0) {
+      // nothing would denoise after a pull in the last step
+      if (guided && config.guidanceFactor > 0 && after > -1) {
         const difference = pulled.map((v, i) => v - z0[i]);
-        const sigma = guidanceSigma(alpha, alphaPrev);
-        z = guide(z, difference, sigma, config.guidanceFactor);
+        const whole = abar.length / 50;  // a step of the paper: the pull is a rate
+        const sigma = guidanceSigma(alpha, abarAt(abar, timestep - whole));
+        const passed = (timestep - after) / whole;
+        z = guide(z, difference, sigma, passed * config.guidanceFactor);
       }
       yield {timestep, phase: now, latents: z, predOriginal: x0, guided};
     }

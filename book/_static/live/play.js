@@ -25,7 +25,7 @@ const PRESETS = {
   default: {},
   published: Diver.PUBLISHED,
   photographs: {guidanceScale: 4, guidanceFactor: 0.05},  // chapter 9's
-  quick: {numInferenceSteps: 10, guidanceFactor: 0.22},
+  quick: {numInferenceSteps: 10},
 };
 const SIMD = [  // the smallest module that uses it
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0,
