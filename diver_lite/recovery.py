@@ -10,6 +10,7 @@ choice that the paper leaves open is a field of `RecoveryConfig`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -56,8 +57,7 @@ class RecoveryConfig:
         clip_input: clip distilled pixels to [0, 1], as the VAE never saw others.
         vae_posterior: encode to the posterior's "mode" or a "sample" of it.
 
-    Raises `InputError`, which names the field, for a value out of range. Source: paper
-    sections on SI, SG, SF; the alternatives: ours, see the book.
+    Raises `InputError`, which names the field. Source: paper; alternatives: ours.
     """
 
     num_inference_steps: int = 50
@@ -89,9 +89,12 @@ class RecoveryConfig:
         return cls(**(paper | changes))
 
     @classmethod
-    def quick(cls, **changes) -> RecoveryConfig:
-        """Return a fifth of the steps (ours)."""
-        return cls(**({"num_inference_steps": 10} | changes))
+    def recommended(cls, prior: Prior, **changes) -> RecoveryConfig:
+        """Return what measured best with a prior, see the record in its folder."""
+        found = prior.info.get("recommended", {})
+        for name in found:
+            checks.one_of(name, "recommended by the prior", [*vars(cls())])
+        return cls(**(found | changes))
 
     def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
@@ -147,8 +150,7 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
 def guidance_sigma(kind: str, alpha: Tensor, alpha_prev: Tensor) -> Tensor:
     """Return sigma_k from abar of this step and of the next cleaner one."""
     if kind == "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
-        beta = 1 - alpha / alpha_prev
-        return ((1 - alpha_prev) / (1 - alpha) * beta).sqrt()
+        return ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).sqrt()
     if kind == "marginal":
         return (1 - alpha).sqrt()
     return alpha.sqrt() if kind == "signal" else torch.ones_like(alpha)
@@ -167,7 +169,6 @@ def recover_steps(
     Args:
         latents: (B, C, h, w) z_0, the encoded distilled images.
         class_labels: (B,) int64 classes of the prior.
-        prior, config: the frozen diffusion prior, and what to do.
         noise: (B, C, h, w) standard normal, one draw per image.
 
     Yields a `Step` per visited timestep; the last one's `latents` are the result.
@@ -232,9 +233,8 @@ class Recovery:
         z_0 = prior.encode(images, posterior_noise=posterior)
         noise = (drawn if self.noise is None else self.noise[batch]).to(z_0)
         steps = recover_steps(z_0, self.classes[batch], prior, config, noise=noise)
-        for step in steps:  # noqa: B007
-            pass  # the generator's last step holds the result
-        return prior.decode(step.latents)
+        (last,) = deque(steps, maxlen=1)
+        return prior.decode(last.latents)
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
@@ -259,7 +259,7 @@ def recover(
     Args:
         distilled: images of another size are brought to the prior's and back.
         prior: the frozen diffusion prior; `FastPrior(prior)` is faster.
-        config: default: `RecoveryConfig()`.
+        config: default: what is `recommended` for the prior.
         seed: 0 .. 2^31 - 1; image i's noise comes from (seed, i) alone.
         noise: (N, C, h, w) to use instead.
         class_map: the prior's class for each class of the set; default: by name.
@@ -269,7 +269,7 @@ def recover(
     `InputError` for a class that the prior doesn't know, or a value of wrong type or
     range. Source: paper, algorithm 1.
     """
-    config = RecoveryConfig() if config is None else config
+    config = RecoveryConfig.recommended(prior) if config is None else config
     job = Recovery(distilled, prior, config, seed, noise, class_map)
     size = 10 if batch_size is None else batch_size  # 10 fit a CPU's caches
     batches = torch.arange(len(distilled)).split(checks.integer(size, "batch_size", 1))

@@ -1,5 +1,6 @@
 """The command line: good runs end to end, and one clear line for every bad input."""
 
+import json
 import os
 import pickle
 import shutil
@@ -123,6 +124,30 @@ def test_a_setting_keeps_its_type(text, value):
     name = text.partition("=")[0]
     found = getattr(parse_config(Preset.default, [text]), name)
     assert repr(found) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "scale", "steps"),
+    [
+        ((), 2.5, 4),
+        (("--preset", "recommended", "--set", "guidance_scale=3"), 3, 4),
+        (("--preset", "quick"), 2.5, 10),
+        (("--preset", "default", "--set", "num_inference_steps=2"), 1.5, 2),
+    ],
+)
+def test_the_priors_own_settings_are_used(
+    cli, tiny_prior_folder, tmp_path, options, scale, steps
+):
+    """A prior's folder says what measured best with it; a preset says otherwise."""
+    folder = shutil.copytree(tiny_prior_folder, tmp_path / "prior")
+    record = json.loads((folder / "diver_lite.json").read_text())
+    record["recommended"] = {"guidance_scale": 2.5, "num_inference_steps": 4}
+    (folder / "diver_lite.json").write_text(json.dumps(record))
+    command = ("recover", save_dc(), "--prior", folder, "--device", "cpu")
+    code, *_ = cli(*command, "-o", "a.safetensors", *options)
+    assert code == 0
+    config = DistilledSet.load("a.safetensors").provenance["config"]
+    assert (config["guidance_scale"], config["num_inference_steps"]) == (scale, steps)
 
 
 def test_recover_replaces_only_when_told_to(cli, tiny_prior_folder):

@@ -571,10 +571,20 @@ def test_the_last_step_does_not_pull(tiny_prior, sigma):
     assert torch.equal(step.latents, step.pred_original)
 
 
-def test_the_quick_preset_changes_the_steps_alone():
-    quick = RecoveryConfig.quick()
-    assert quick.num_inference_steps == 10
-    assert replace(quick, num_inference_steps=50) == RecoveryConfig()
+def test_a_prior_recommends_settings(tiny_prior, tiny_set):
+    """They are what `recover` does unless told otherwise; changes override them."""
+    advice = {"guidance_scale": 3.0, "guidance_factor": 0.0, "num_inference_steps": 3}
+    advising = replace(tiny_prior, info=tiny_prior.info | {"recommended": advice})
+    assert RecoveryConfig.recommended(tiny_prior) == RecoveryConfig()
+    assert RecoveryConfig.recommended(advising) == RecoveryConfig(**advice)
+    changed = RecoveryConfig.recommended(advising, guidance_scale=2.0)
+    assert changed == RecoveryConfig(**advice | {"guidance_scale": 2.0})
+    found = recover(tiny_set, advising, progress=False)
+    assert found.provenance["config"] == asdict(RecoveryConfig(**advice))
+    for strange in ({"scale": 3}, {"guidance_scale": -1}):
+        prior = replace(tiny_prior, info={"recommended": strange})
+        with pytest.raises(InputError, match="scale"):
+            RecoveryConfig.recommended(prior)
 
 
 def test_fractions_mean_timesteps(tiny_prior):

@@ -122,7 +122,7 @@ def recover_to(
         instance(value, name, bool)
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1)
-    config = RecoveryConfig() if config is None else config
+    config = RecoveryConfig.recommended(prior) if config is None else config
     job = Recovery(distilled, prior, config, seed, noise, class_map)
     sides = distilled.images.shape[-2:]
     if size is not None:

@@ -167,6 +167,8 @@ def _read_folder(root: Path, text: dict) -> Prior:
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
     checks.instance(info.get("name", ""), "name in diver_lite.json", str)
+    advice = info.get("recommended", {})  # settings of a recovery, by name
+    checks.instance(advice, "recommended in diver_lite.json", dict)
     how = info.get("image_fit", "resize")
     checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
     module_of = dict.fromkeys(networks, "diffusers")
