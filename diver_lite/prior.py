@@ -263,7 +263,7 @@ class Prior:
     def know(self, class_names: Sequence[str]) -> None:
         """Hear what classes will come by name; only priors told in words need to."""
 
-    def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
+    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
         """Hear which timesteps and classes will come; only `FastPrior` needs to."""
 
     @torch.no_grad()

@@ -435,7 +435,7 @@ class _Rows(dict[str, Tensor]):
         followed, due, see = copy(prior), 0.0, self._see
         answer = followed.predict_noise
 
-        def predict_noise(latents: Tensor, timestep: int, *args, **options) -> Tensor:
+        def predict_noise(latents: Tensor, timestep: float, *args, **options) -> Tensor:
             nonlocal due
             if see and (started := monotonic()) >= due:
                 rows = {name: prior.decode(latents)}

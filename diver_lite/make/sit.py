@@ -49,11 +49,12 @@ def convert_sit(checkpoint: str | Path, out: str | Path, *, vae: str | Path) -> 
     transformer = build_transformer(state, str(file))
     import diffusers
 
+    scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler()
     with atomic_path(out) as temporary:
         diffusers.DiTPipeline(
             transformer=transformer,
             vae=load_vae(vae),
-            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+            scheduler=scheduler,
         ).save_pretrained(temporary)
         file = temporary / "model_index.json"
         index, count = (
@@ -90,7 +91,7 @@ def build_transformer(state: dict[str, Tensor], name: str) -> Any:
             "the published SiT-XL/2 or of its smaller kin"
         ) from None
     head = HEAD_DIM.get(width, 64 if width % 64 == 0 else width)
-    transformer = diffusers.DiTTransformer2DModel(
+    transformer: Any = diffusers.DiTTransformer2DModel(
         num_attention_heads=width // head,
         attention_head_dim=head,
         in_channels=channels,

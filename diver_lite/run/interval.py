@@ -47,7 +47,7 @@ class IntervalPrior(Prior):
     def timesteps(self, steps: int) -> list[int | float]:
         return self.prior.timesteps(steps)
 
-    def prepare(self, timesteps: Sequence[int], class_labels: Tensor) -> None:
+    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
         self.prior.prepare(timesteps, class_labels)
 
     def denoise(
