@@ -289,7 +289,7 @@ def parse_config(
     if preset == Preset.published:
         return Config.published(**values)
     if preset == Preset.quick:
-        values = {"num_inference_steps": 10} | values
+        values.setdefault("num_inference_steps", 10)
     if prior is None or preset == Preset.default:
         return Config(**values)
     return Config.recommended(prior, **values)
