@@ -1,6 +1,7 @@
 """The book's pages: complete, linked, and with numbers that are where they say."""
 
 import ast
+import hashlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("sphinx", reason="the tools of the book are not installed")
 
@@ -127,6 +129,30 @@ def test_every_figure_of_the_paper_has_its_counterpart():
         figures |= set(range(min(numbers), max(numbers) + 1))
         assert re.search(r"{chapter}`", here), f"figure {figure}: no link"
     assert figures == set(range(1, 15))
+
+
+# ---------------------------------------------------------------- what was found
+
+
+def test_the_figure_of_the_findings_is_as_new_as_its_numbers():
+    """Or run scripts/draw_findings.py again."""
+    stored = Image.open(BOOK / "_static" / "findings.png").text["Source"]
+    assert len(json.loads(stored)) == 3
+    for name, digest in json.loads(stored).items():
+        assert hashlib.sha256((RESULTS / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_findings_quote_nothing_by_hand():
+    """Of what we measured: the paper's own numbers stand behind its citation."""
+    text = (BOOK / "findings.md").read_text("utf-8")
+    ours = re.sub(r"(?s)```.*?```|{\w+}`[^`]*`|\*\*And the paper.*?\n\n", "", text)
+    assert re.findall(r"\d+", ours) == ["95"]  # % intervals
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.split()) <= 800
+    assert "(book/findings.md)" in text
 
 
 # ---------------------------------------------------------------- numbers
