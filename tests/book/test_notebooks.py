@@ -314,3 +314,44 @@ def test_a_reply_that_came_before_a_send_is_seen(mended, monkeypatch):
         return bool(done)
 
     assert asyncio.run(wait_for_reply())
+
+
+@every_notebook
+def test_what_the_page_folds_is_folded_in_jupyterlab(path):
+    """Tags mean nothing to JupyterLab: it reads `jupyter` in a cell's metadata."""
+    for position, cell in code_cells(path):
+        look = cell.metadata.get("jupyter", {})
+        if HIDDEN & tags(cell):
+            assert look.get("source_hidden"), position
+        if {"hide-cell", "remove-cell"} & tags(cell):
+            assert look.get("outputs_hidden"), position
+            assert cell.source.startswith("# "), f"{position}: says what it holds"
+
+
+@every_notebook
+def test_prose_holds_no_role_that_jupyterlab_cannot_read(path):
+    """It finds neither bibliography nor other files, and solutions end with a cell."""
+    text = markdown(path)
+    found = re.findall(r"{(?:cite:\w+|doc|ref|numref|chapter|solution-\w+)}", text)
+    assert not found
+
+
+def references():
+    """Return "Zhao and Bilen 2023" and the like, for every work in the bibliography."""
+    entries = re.split(r"(?m)^@", (ROOT / "book" / "references.bib").read_text("utf-8"))
+    for entry in entries[1:]:
+        authors = re.search(r"author\s*= {(.*)},", entry)[1].split(" and ")
+        names = [re.sub(r'{?\\["`\']{?(\w)}?}?|[{}]', r"\1", a) for a in authors]
+        names = [name.split(",")[0] for name in names]
+        who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+        yield f"{who} {re.search(r'year *= {(.*)}', entry)[1]}"
+
+
+def test_cited_works_are_in_the_bibliography():
+    """Author-year links, which read well on both faces, name works that it lists."""
+    known, cited = set(references()), set()
+    for path in NOTEBOOKS:
+        cited |= set(re.findall(r"\[([^\]\n]+ \d{4})\]\(", markdown(path)))
+    assert len(cited) > 30
+    plain = {name.replace("ä", "a") for name in cited}
+    assert plain <= known, plain - known
