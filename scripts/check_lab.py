@@ -1,10 +1,10 @@
 """Open every chapter in a real JupyterLab, and look for what does not read well there.
 
-Run: python scripts/check_lab.py [--screenshots FOLDER] [--only NAME] [--run-quick-start]
+Run: python scripts/check_lab.py [--screenshots FOLDER] [--only NAME] [--run]
 
 A chapter must show no raw roles or directives, no warning of the renderer, no error,
-no open solution, and no code cell that the page folds. With `--run-quick-start` the
-first chapter is run from top to bottom, and a live slider moved. Works on a copy: what
+no open solution, and no code cell that the page folds. With `--run` the quick
+start is run from top to bottom, and a live slider moved. Works on a copy: what
 JupyterLab saves does not touch the repository. Exits with 1 if a chapter fails, with 0
 if there is no Chromium or no JupyterLab.
 """
@@ -85,7 +85,7 @@ def lab(folder: Path) -> Iterator[str]:
             process.wait()
 
 
-# Runs in the page; returns how many cells stand there, none as long as some are missing.
+# Runs in the page; returns how many cells stand there, none until their text does.
 STANDS = r"""
 (() => {
   const markdown = document.querySelectorAll(".jp-Notebook .jp-MarkdownCell");
@@ -128,7 +128,7 @@ AUDIT = r"""
 
 
 def folded(path: Path) -> list[str]:
-    """Return complaints on cells that the page folds or hides, and JupyterLab doesn't."""
+    """Return complaints on cells that the page folds, and JupyterLab does not."""
     complaints = []
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         tags = set(cell["metadata"].get("tags", []))

@@ -88,7 +88,8 @@ def test_the_algorithm_knows_little():
 
 
 def test_what_serves_a_set_knows_none():
-    assert IMPORTS["distilled"] == {"checks", "files", "sets.stored"}
+    assert IMPORTS["distilled"] == {"checks", "files", "sets.stored", "sets.sheet"}
+    assert IMPORTS["sets.sheet"] == {"checks", "sets.stored"}
     assert IMPORTS["sets.stored"] == {"checks"}
 
 
@@ -113,7 +114,7 @@ def test_lengths():
     assert lines("recovery") <= 280
     core = ("recovery", "prior", "distilled", "checks", "files")
     assert sum(map(lines, core)) <= 1200
-    assert sum(map(lines, MODULES)) <= 10_000
+    assert sum(map(lines, MODULES)) <= 10_400
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
