@@ -103,7 +103,7 @@ def run_demo(
         summary = summarise(table, next(iter(sets)))[[*JUDGES]]
         facts = {
             "first picture after": f"{seen:.0f} s",
-            "garments recovered in": f"{recover_seconds:.1f} s ({len(recovered)} images)",
+            "garments in": f"{recover_seconds:.1f} s ({len(recovered)} images)",
             "whole demo": f"{time.perf_counter() - started:.0f} s",
             "hardware": f"{prior.device.type}, {torch.get_num_threads()} threads, "
             f"{platform.machine()}",

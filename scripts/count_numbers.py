@@ -3,8 +3,8 @@
 Run: python scripts/count_numbers.py [--more-than 6]
 
 A reader takes one or two numbers out of a paragraph; what needs more is a table. Left
-out are tables, captions, code, formulas, exercises and their solutions. A role that
-reads a number of results/ counts as the numbers that it prints.
+out are tables, captions, code, formulas, years of works, exercises and what their
+solutions show. A role that reads results/ counts as the numbers that it prints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RUNNING = r"{(?:admonition|note|tip|warning|important|glossary)}"  # boxes of text
+RUNNING = r"{(?:admonition|note|warning|important|glossary)}(?! What it shows)"
 NUMBER = re.compile(r"(?<![\w./-])[+−-]?\d[\d,]*(?:\.\d+)?(?![\w-])")
 
 
@@ -45,9 +45,8 @@ def running(text: str) -> Iterator[str]:
 
 def paragraphs(text: str) -> list[str]:
     """Return the running text of a page, a paragraph or a list's entry each."""
-    start, end = "```{solution-start}", "```{solution-end}"
-    text = re.sub(rf"(?s){start}.*?{end}\s*```", "", text)
     text = "\n".join(running(text))
+    text = re.sub(r"\[[^\]]+ \d{4}\]\([^)]*\)", "", text)  # a work and its year
     text = re.sub(r"(?s)\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\n))*\$", "", text)
     text = re.sub(r"{paired}`[^`]*`", " 1 [1, 1] ", text)
     text = re.sub(r"{result}`[^`]*`", " 1 ", text)
