@@ -58,6 +58,7 @@ def lab(folder: Path) -> Iterator[str]:
     here |= {"JUPYTERLAB_WORKSPACES_DIR": folder, "JUPYTER_RUNTIME_DIR": folder}
     options = [f"--port={port}", f"--ServerApp.root_dir={root}", "--no-browser"]
     options += ["--IdentityProvider.token=", "--allow-root", "--log-level=ERROR"]
+    options += ["--LabApp.expose_app_in_browser=True"]  # to call its commands
     process = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options],
         env=os.environ | {name: str(value) for name, value in here.items()},
@@ -126,6 +127,23 @@ AUDIT = r"""
 })()
 """
 
+# Code cells without a number have not run; "*" says that one is running.
+NOT_RUN = r"""
+[...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].filter((cell) =>
+  !/\[\d+\]/.test(cell.querySelector(".jp-InputPrompt")?.textContent ?? "")).length
+"""
+HAS_RUN = f"({NOT_RUN}) === 0"
+LIVE = (
+    """document.querySelector(".jp-OutputArea .jupyter-widgets img")?.src.slice(-300)"""
+)
+MOVE = r"""
+(() => {
+  const handle = document.querySelector(".jp-OutputArea .jupyter-widgets .noUi-handle");
+  const key = {key: "Left", code: "ArrowLeft", bubbles: true};
+  for (let i = 0; i < 5; i++) handle.dispatchEvent(new KeyboardEvent("keydown", key));
+})()
+"""
+
 
 def folded(path: Path) -> list[str]:
     """Return complaints on cells that the page folds, and JupyterLab does not."""
@@ -174,12 +192,35 @@ class Tab(Page):
             target = folder / f"{name}.{part:02d}.jpg"
             target.write_bytes(base64.b64decode(shot["data"]))
 
+    def run(self) -> list[str]:
+        """Run all cells, then move a live slider; return complaints."""
+        self.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+        if not self.becomes("true", HAS_RUN, RUN):
+            return [f"not run after {RUN} s: {self.evaluate(NOT_RUN)}"]
+        if complaints := self.evaluate(AUDIT):
+            return complaints
+        before = self.evaluate(LIVE)
+        if not before:
+            return ["no live picture"]
+        self.evaluate(MOVE)
+        moved = self.becomes("true", f"{LIVE} !== {json.dumps(before)}", START)
+        return [] if moved else ["a live slider was moved, and its picture stayed"]
+
+    def becomes(self, value: str, script: str, seconds: float) -> bool:
+        """Wait until a script in the page gives a value."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.evaluate(f"({script}) === {value}"):
+                return True
+            time.sleep(0.5)
+        return False
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
     parser.add_argument("--only", default="", help="chapters whose name contains this")
-    parser.add_argument("--run-quick-start", action="store_true")
+    parser.add_argument("--run", action="store_true", help="run the quick start, too")
     arguments = parser.parse_args()
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     needed = {
@@ -204,6 +245,8 @@ def main() -> int:
                 tab = Tab(devtools)
                 cells = tab.chapter(address, path)
                 complaints = tab.evaluate(AUDIT) + folded(path)
+                if arguments.run and path == chapters[0]:
+                    complaints += tab.run()
                 if arguments.screenshots:
                     tab.shots(arguments.screenshots, path.stem)
                 tab.socket.close()

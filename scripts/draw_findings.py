@@ -1,15 +1,16 @@
-"""Draw the figure of the page "What we found" out of results/.
+"""Draw the figures of the pages "What we found" and "Results at a glance".
 
 Run: python scripts/draw_findings.py
 
-The picture records the files it was drawn from, with their SHA-256, so that a test
-notices a picture that is older than the numbers.
+They are drawn out of results/. Each picture records the files it was drawn from, with
+their SHA-256, so that a test notices a picture that is older than the numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,17 @@ import pandas as pd
 from diver_lite.book.figures import METHOD_COLORS, set_theme
 
 ROOT = Path(__file__).parents[1]
-OUT = ROOT / "book" / "_static" / "findings.png"
+PICTURES = ROOT / "book" / "_static"
+FOREST = {
+    "Garments, five draws": "study_fashion-mnist_ipc1_five-draws_comparisons.csv",
+    "Photographs": "study_cifar10_ipc1_comparisons.csv",
+}
+COMPARED = {
+    "Garments, five draws": "DIVER",
+    "Photographs": "DIVER tuned",
+}
+AGAINST = ["Stage I", "clip only", "VAE only", "SI matched", "raw prior"]
+AGAINST += ["raw prior tuned", "random real"]
 PANELS = {
     # title -> (file of unseen networks, file of the proxy, row's name -> variant)
     "Garments: four sets, one picture per class": (
@@ -58,15 +69,17 @@ def values(file: str, variant: str, column: str) -> pd.Series:
     return table.loc[table["variant"] == variant, column]
 
 
-def sources() -> dict[str, str]:
-    """Return the files drawn from, and the SHA-256 of each."""
-    names = sorted({name for panel in PANELS.values() for name in panel[:2]})
-    files = {name: (ROOT / "results" / name).read_bytes() for name in names}
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
+    """Save a picture that knows the files it was drawn from."""
+    found = {file: (ROOT / "results" / file).read_bytes() for file in sorted({*files})}
+    source = {file: hashlib.sha256(data).hexdigest() for file, data in found.items()}
+    metadata = {"Source": json.dumps(source)}
+    fig.savefig(PICTURES / name, dpi=130, metadata=metadata, bbox_inches="tight")
+    print(f"Wrote book/_static/{name}")
 
 
-def main() -> None:
-    set_theme()
+def findings() -> plt.Figure:
+    """Draw what networks learn from each treatment: unseen ones beside the proxy."""
     fig, axes = plt.subplots(
         2, 1, figsize=(8, 5.6), height_ratios=[6, 5], layout="constrained", sharex=True
     )
@@ -95,9 +108,38 @@ def main() -> None:
     last = [handles[-2], handles[-1]]  # all rows have these two
     axes[1].legend(last, labels[-2:], fontsize="small", loc="center right")
     axes[1].set_xlabel("accuracy on 1,000 real test pictures (%)")
-    metadata = {"Source": json.dumps(sources())}
-    fig.savefig(OUT, dpi=130, metadata=metadata, bbox_inches="tight")
-    print(f"Wrote {OUT.relative_to(ROOT)}")
+    return fig
+
+
+def forest() -> plt.Figure:
+    """Draw DIVER's difference to everything else, with its interval, set by set."""
+    fig, axes = plt.subplots(
+        1, 2, figsize=(9, 5.2), layout="constrained", sharex=True, width_ratios=[1, 1]
+    )
+    colors = dict(zip(["dm", "dm-real", "dsa", "mtt"], plt.cm.Dark2.colors))  # noqa: B905
+    for ax, (title, file) in zip(axes, FOREST.items(), strict=True):
+        table = pd.read_csv(ROOT / "results" / file)
+        table = table[table["row"] == COMPARED[title]]
+        rows = [name for name in AGAINST if name in set(table["against"])]
+        sets = [*table["set"].unique()]
+        for number, name in enumerate(sets):
+            mine = table[table["set"] == name].set_index("against").loc[rows]
+            y = [k + 0.17 * (number - (len(sets) - 1) / 2) for k in range(len(rows))]
+            ends = [mine["points"] - mine["low"], mine["high"] - mine["points"]]
+            style = {"fmt": "o", "markersize": 5, "color": colors[name]}
+            ax.errorbar(mine["points"], y, xerr=ends, label=name, **style)
+        ax.axvline(0, color="0.3", linewidth=1)
+        ax.set_yticks(range(len(rows)), [f"vs {name}" for name in rows])
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="points on unseen networks")
+        ax.set_title(f"{title}: {COMPARED[title]}", fontsize="medium")
+    axes[0].legend(fontsize="small", loc="lower right")
+    return fig
+
+
+def main() -> None:
+    set_theme()
+    store(findings(), "findings.png", [f for p in PANELS.values() for f in p[:2]])
+    store(forest(), "forest.png", FOREST.values())
 
 
 if __name__ == "__main__":

@@ -137,12 +137,13 @@ def test_every_figure_of_the_paper_has_its_counterpart():
 # ---------------------------------------------------------------- what was found
 
 
-def test_the_figure_of_the_findings_is_as_new_as_its_numbers():
+@pytest.mark.parametrize(("name", "files"), [("findings", 3), ("forest", 2)])
+def test_figures_are_as_new_as_their_numbers(name, files):
     """Or run scripts/draw_findings.py again."""
-    stored = Image.open(BOOK / "_static" / "findings.png").text["Source"]
-    assert len(json.loads(stored)) == 3
-    for name, digest in json.loads(stored).items():
-        assert hashlib.sha256((RESULTS / name).read_bytes()).hexdigest() == digest, name
+    stored = json.loads(Image.open(BOOK / "_static" / f"{name}.png").text["Source"])
+    assert len(stored) == files
+    for file, digest in stored.items():
+        assert hashlib.sha256((RESULTS / file).read_bytes()).hexdigest() == digest, file
 
 
 def test_findings_quote_nothing_by_hand():
