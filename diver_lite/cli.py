@@ -6,7 +6,8 @@ import ast
 import enum
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -94,6 +95,16 @@ PRESET = Option(
 )
 RECOVERY = _set("RecoveryConfig", "--set noise_timestep=400 --set window=full")
 INPUT_DATA = Option(help="which dataset INPUT distils, if not evident")
+READ = Option(
+    "--read",
+    metavar="FIELD=VALUE",
+    help="how to read a published file, e.g. --read zca=False --read experiment=2 "
+    "--read zca_reference=cifar10 (with --data-root); repeatable",
+)
+# spelled out, as --help shall not wait for torch
+TO = Option(
+    help="also write OUT for another tool, beside it: dc, mtt, dd-ranking, folder, hf"
+)
 PNG_FOLDER = Option(help="also write a folder of PNG files")
 CLASS_MAP = Option(help="the prior's class for each class of the set: 3,1,4,...")
 SIZE = Option(help="height and width of the results; default: as INPUT's")
@@ -115,6 +126,9 @@ def recover(
     set_: Annotated[list[str] | None, RECOVERY] = None,
     format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
     dataset: Annotated[str | None, INPUT_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    to: Annotated[str | None, TO] = None,
     images: Annotated[Path | None, PNG_FOLDER] = None,
     class_map: Annotated[str | None, CLASS_MAP] = None,
     subset: Annotated[str | None, SUBSET] = None,
@@ -145,7 +159,8 @@ def recover(
     config = parse_config(preset, set_)
     if subset and class_map:
         raise InputError("--subset and --class-map were given; expected one of them")
-    distilled, subset = _load(source, format, dataset, subset)
+    distilled, subset = _load(source, format, dataset, subset, read, data_root)
+    export = _export(out, to, overwrite, distilled)
     try:
         mapping = [int(c) for c in class_map.split(",")] if class_map else None
     except ValueError:
@@ -167,6 +182,7 @@ def recover(
     echo(f"wrote {out}: {result!r}")
     if images:
         echo(f"wrote {images}/ ({len(result)} PNG files)")
+    export(result)
 
 
 def _check_suffix(out: Path, suffix: str) -> None:
@@ -175,14 +191,52 @@ def _check_suffix(out: Path, suffix: str) -> None:
 
 
 def _load(
-    source: str, format: str, dataset: str | None, subset: str | None
+    source: str,
+    format: str,
+    dataset: str | None,
+    subset: str | None,
+    read: list[str] | None,
+    data_root: Path | None,
 ) -> tuple[DistilledSet, str | None]:
     """Read a set; with an ImageNet subset also return that one's canonical name."""
-    from diver_lite.sets.load import as_subset, load_distilled
+    from diver_lite.sets.load import READ_OPTIONS, as_subset, load_distilled
+    from diver_lite.sets.real import load_dataset
 
     subset = subset and imagenet_subset(subset)
-    distilled = load_distilled(source, format=format, dataset=dataset or subset)
+    options = _changes(read, "--read", READ_OPTIONS)
+    if isinstance(name := options.get("zca_reference"), str):
+        options["zca_reference"] = load_dataset(name, "train", root=data_root)[0]
+    options |= {"format": format, "dataset": dataset or subset}
+    distilled = load_distilled(source, **options)
     return as_subset(distilled, subset) if subset else (distilled, None)
+
+
+def _export(
+    out: Path, to: str | None, overwrite: bool, source: DistilledSet | str
+) -> Callable[[DistilledSet], None]:
+    """Check now that a result can be written for another tool; return what does it.
+
+    `source` is the set that is recovered, or the name of the data that is distilled.
+    What the other format can't hold is lost only there: OUT has everything.
+    """
+    if to is None:
+        return lambda result: None
+    from diver_lite.sets import writers
+
+    require(to in writers.TARGETS, "--to", to, f"one of {[*writers.TARGETS]}")
+    path = out.with_name(f"{out.stem}_{to}{writers.TARGETS[to][1]}")
+    check_apart({"--out": out, f"what --to {to} writes": path})
+    check_writable(path, overwrite=overwrite)
+    if not isinstance(source, str):
+        writers.plan(source, to)
+    elif to not in writers.PICTURES:
+        writers.statistics_of(source, to)
+
+    def export(result: DistilledSet) -> None:
+        lost = writers.convert(result, path, to, lossy=True, overwrite=overwrite)
+        echo(f"wrote {path}" + (f", without {'; '.join(lost)}" if lost else ""))
+
+    return export
 
 
 def _prior_of(distilled: DistilledSet) -> str:
@@ -220,18 +274,19 @@ def parse_config(preset: Preset, changes: list[str] | None) -> RecoveryConfig:
     from diver_lite.recovery import RecoveryConfig as Config
 
     make = {"quick": Config.quick, "published": Config.published}.get(preset, Config)
-    return make(**_changes(changes, Config))
+    return make(**_changes(changes, names=[field.name for field in fields(Config)]))
 
 
-def _changes(texts: list[str] | None, config: Any = None) -> dict[str, Any]:
-    """Read FIELD=VALUE strings, of fields of a dataclass if one is given."""
-    names = [field.name for field in fields(config)] if config else None
+def _changes(
+    texts: list[str] | None, option: str = "--set", names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read FIELD=VALUE strings, of certain fields if those are given."""
     values = {}
     for text in texts or []:
         name, found, value = text.partition("=")
-        if not found or (names is not None and name not in names):
-            expected = f" with a field of {names}" if names else ""
-            raise InputError(f"--set {text!r}: expected FIELD=VALUE{expected}")
+        if not found or (names and name not in names):
+            expected = f" with a field of {[*names]}" if names else ""
+            raise InputError(f"{option} {text!r}: expected FIELD=VALUE{expected}")
         values[name] = _value(value)
     return values
 
@@ -272,6 +327,7 @@ def distill(
     seed: Annotated[int, Option(help="of everything random")] = 0,
     compile: Annotated[bool | None, COMPILE] = None,
     bfloat16: Annotated[bool, BFLOAT16] = False,
+    to: Annotated[str | None, TO] = None,
     data_root: Annotated[Path | None, DATA_ROOT] = None,
     device: Annotated[str | None, DEVICE] = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
@@ -296,6 +352,7 @@ def distill(
     changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
     recipe(method, ipc, **changes)  # say what is wrong before the data is read
     check_writable(out, overwrite=overwrite)
+    export = _export(out, to, overwrite, data)
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
         images = load_dataset(data, split, root=data_root)
@@ -309,6 +366,7 @@ def distill(
         result.save(out, overwrite=overwrite)
         state.unlink(missing_ok=True)
     echo(f"wrote {out}: {result!r}")
+    export(result)
 
 
 SETS = Argument(
@@ -356,6 +414,7 @@ def judge(
     batch_models: Annotated[int | None, BATCH_MODELS] = None,
     format: Annotated[str, Option(help="how the sets are stored")] = "auto",
     dataset: Annotated[str | None, SETS_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
     subset: Annotated[str | None, SUBSET] = None,
     data_root: Annotated[Path | None, DATA_ROOT] = None,
     device: Annotated[str | None, DEVICE] = None,
@@ -381,7 +440,8 @@ def judge(
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
-    sets, subset = _read_sets(sources, seeds, format, dataset, subset)
+    how = (format, dataset, subset, read, data_root)
+    sets, subset = _read_sets(sources, seeds, how)
     firsts = {name: each(0) if callable(each) else each for name, each in sets.items()}
     baseline = next(iter(sets)) if baseline is None else baseline
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
@@ -411,7 +471,7 @@ def judge(
 
 
 def _read_sets(
-    sources: list[str], seeds: int, format: str, dataset: str | None, subset: str | None
+    sources: list[str], seeds: int, how: tuple
 ) -> tuple[dict[str, DistilledSet | Callable[[int], DistilledSet]], str | None]:
     """Read the sets to judge: name -> set, or a function of the seed for {seed}.
 
@@ -433,7 +493,7 @@ def _read_sets(
         several = "{seed}" in file
         numbers = map(str, range(max(seeds, 1) if several else 1))
         files = [file.replace("{seed}", number) for number in numbers]
-        loaded = [_load(each, format, dataset, subset) for each in files]
+        loaded = [_load(each, *how) for each in files]
         draws, found = zip(*loaded, strict=True)
         sets[name], subsets[name] = draws.__getitem__ if several else draws[0], found[0]
     if len(set(subsets.values())) > 1:
@@ -523,6 +583,95 @@ def train_prior(
         echo(f"finished: the prior is in {out / 'prior'}")
     else:
         echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
+
+
+SHEET = Option("-o", "--out", help="the picture to write, .png")
+
+
+@app.command()
+def show(
+    source: Annotated[str, INPUT],
+    out: Annotated[Path | None, SHEET] = None,
+    classes: Annotated[int, Option(help="draw so many classes at most")] = 10,
+    rows: Annotated[int, Option(help="draw so many images of each at most")] = 5,
+    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[str | None, INPUT_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Say what a distilled set holds and how it was read, and draw it.
+
+    What no file says, such as how pixels were normalised, is told with how well it
+    fits: look at the colours before you go on.
+
+    Example: diver-lite show res_DC_CIFAR10_ConvNet_1ipc.pt -o sheet.png
+    """
+    from diver_lite.files import atomic_path
+    from diver_lite.sets.sheet import contact_sheet, in_words
+
+    if out is not None:
+        _check_suffix(out, ".png")
+        check_writable(out, overwrite=overwrite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the words tell the doubts
+        distilled, _ = _load(source, format, dataset, subset, read, data_root)
+    sheet = contact_sheet(distilled, classes=classes, rows=rows)
+    for topic, text in in_words(distilled):
+        echo(f"{topic:<12} {text}")
+    if out is not None:
+        with atomic_path(out, overwrite=overwrite) as temporary:
+            sheet.save(temporary, "PNG")
+        echo(f"wrote {out} ({sheet.width}x{sheet.height} pixels)")
+
+
+CONVERTED = Argument(metavar="OUT", help="the file or folder to write")
+CONVERT_TO = Option(
+    help="dc (a .pt file), mtt, dd-ranking, folder or hf (folders), or diver-lite (a "
+    ".safetensors file)"
+)
+LOSSY = Option("--lossy", help="write although something is lost; it says what")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, INPUT],
+    out: Annotated[Path, CONVERTED],
+    to: Annotated[str, CONVERT_TO],
+    lossy: Annotated[bool, LOSSY] = False,
+    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[str | None, INPUT_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Write a distilled set in the format of another tool.
+
+    Pixels are normalised and classes ordered as that tool expects; 'hf' is a folder for
+    Hugging Face's datasets.load_dataset, with a card. What the format has no place for
+    is named, and refused without --lossy.
+
+    Example: diver-lite convert recovered.safetensors mine --to dd-ranking
+    """
+    from diver_lite.sets import writers
+
+    if to != "diver-lite":
+        require(
+            to in writers.TARGETS, "--to", to, f"{[*writers.TARGETS]} or diver-lite"
+        )
+        writers.check_target(out, to)
+    check_writable(out, overwrite=overwrite)
+    distilled, _ = _load(source, format, dataset, subset, read, data_root)
+    if to == "diver-lite":
+        distilled.save(out, overwrite=overwrite)
+        lost = []
+    else:
+        lost = writers.convert(distilled, out, to, lossy=lossy, overwrite=overwrite)
+    for each in lost:
+        echo(f"lost: {each}", err=True)
+    echo(f"wrote {out}: {distilled!r}")
 
 
 @app.command()

@@ -30,6 +30,28 @@ def kornia_whitening(reference, images, eps=0.1):
     return ((images.flatten(1).double() - mean) @ transform).view_as(images).float()
 
 
+def kip_whitening(reference, images, layer_norm):
+    """Whiten as KIP (with layer_norm) and RFAD do, written independently: (N, H, W, C).
+
+    RFAD's is KIP's without the normalisation of each image.
+    """
+    x, y = (a.permute(0, 2, 3, 1).double() for a in (reference, images))
+    mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
+
+    def prepare(a):
+        flat = ((a - mean) / std).reshape(len(a), -1)
+        if layer_norm:
+            flat = flat - flat.mean(1, keepdim=True)
+            flat = flat / flat.norm(dim=1, keepdim=True)
+        return flat
+
+    rows = prepare(x)
+    covariance = rows.T @ rows / len(rows)
+    regular = 0.1 * covariance.trace() / len(covariance) * torch.eye(len(covariance))
+    u, s, _ = torch.linalg.svd(covariance + regular)
+    return (prepare(y) @ u @ torch.diag(s.rsqrt()) @ u.T).view_as(y).float().numpy()
+
+
 def class_major(classes=10, ipc=2):
     return torch.arange(classes).repeat_interleave(ipc)
 

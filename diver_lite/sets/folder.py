@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import re
@@ -253,9 +254,10 @@ def save_image_folder(
     return Path(folder)
 
 
-def write_pictures(distilled: DistilledSet, folder: Path) -> None:
-    """Fill a new folder, one picture at a time."""
+def write_pictures(distilled: DistilledSet, folder: Path) -> list[str]:
+    """Fill a new folder, one picture at a time; return their names in it."""
     folder.mkdir()
+    files = []
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("file", "label", "class_name"))
@@ -266,3 +268,25 @@ def write_pictures(distilled: DistilledSet, folder: Path) -> None:
             pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / file)
             table.writerow((file.as_posix(), label, to_cell(name)))
+            files.append(file.as_posix())
+    return files
+
+
+def stored_soft_labels(folder: Path, files: Sequence[Path]) -> Tensor | None:
+    """Return soft labels (N, K) from a metadata.jsonl beside pictures, if it has some.
+
+    Raises `InputError`: a damaged file, or pictures without.
+    """
+    table = folder / "metadata.jsonl"
+    if not table.exists():
+        return None
+    with reading(table, "a line of JSON per picture"):
+        with table.open(encoding="utf-8") as stream:
+            rows = [json.loads(line) for line in stream if line.strip()]
+        found = {r["file_name"]: r["soft_labels"] for r in rows if "soft_labels" in r}
+        if not found:
+            return None
+        names = [file.relative_to(folder).as_posix() for file in files]
+        if absent := [name for name in names if name not in found]:
+            raise InputError(f"picture {absent[0]!r} has no soft labels, others have")
+        return torch.tensor([found[name] for name in names], dtype=torch.float32)

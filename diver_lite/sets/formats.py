@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 from diver_lite import checks
 from diver_lite.checks import InputError, naming
 from diver_lite.distilled import DistilledSet
+from diver_lite.sets.archives import load_numpy, unpacked
 from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,
@@ -33,6 +34,7 @@ from diver_lite.sets.folder import (
     image_files,
     natural,
     open_images,
+    stored_soft_labels,
 )
 from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
 from diver_lite.sets.normalisation import (
@@ -57,6 +59,8 @@ FORMATS = {
     "datm": "DATM, EDF: as MTT, with logits for labels and lr_*.pt",
     "glad": "GLaD: as MTT, normalised with GLaD's own mean",
     "ncfm": "NCFM: a list [images, labels] in [0, 1], 2x2 tiles per image",
+    "kip": "KIP: images.npy and labels.npy, whitened in KIP's way",
+    "rfad": "RFAD: an .npz with images and labels, whitened in RFAD's way",
     "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M: class folders",
     "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
@@ -74,6 +78,11 @@ def read(
     Source: the repositories named at each reader.
     """
     job = _Job(paths, dataset, format, options)
+    if job.path.suffix == ".zip" and job.path.is_file():
+        with told(job.path), unpacked(job.path) as folder:
+            result = read([_innermost(folder)], format, dataset, options)
+        result.provenance["source"] = job.path.name
+        return result
     with told(job.path):
         if format == "auto":
             job.format = _detect(job)
@@ -325,6 +334,39 @@ def _read_predd(job: _Job) -> DistilledSet:
     return job.finish(images, labels)
 
 
+def _read_numpy(job: _Job) -> DistilledSet:
+    """Read KIP (google-research/kip, DC-BENCH) and yolky/RFAD.
+
+    Undone: their whitening, given the real images. KIP also brings each image to mean 0
+    and norm 1, and doesn't say what they were: all get the average real image's.
+    """
+    if job.path.is_dir():
+        job.paths = [job.path / "images.npy"]
+    arrays = load_numpy(job.path)
+    if job.path.suffix == ".npy":
+        arrays |= load_numpy(_partner(job.path, "labels"))
+        arrays = {
+            re.sub(r".*(images|labels).*", r"\1", n): a for n, a in arrays.items()
+        }
+    lacking = {"images", "labels"} - {*arrays}
+    job.expect(not lacking, f"found arrays {[*arrays][:9]}", "'images' and 'labels'")
+    images = arrays["images"]
+    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] > 3:
+        images = images.permute(0, 3, 1, 2)  # stored as (N, H, W, C)
+    images = _pixels(images).float()
+    labels = _labels(arrays["labels"], len(images))
+    if job.options.get("normalisation") == "none":
+        images = job.as_stored(images)
+    elif (reference := job.options.get("zca_reference")) is not None:
+        images = job.undo_kip(images, reference, unit_norm=job.format == "kip")
+    else:
+        raise InputError(
+            "the pixels are whitened; pass the real training images as zca_reference= "
+            "(--read zca_reference=cifar10, for example)"
+        )
+    return job.finish(images, labels)
+
+
 def _read_image_folder(job: _Job) -> DistilledSet:
     """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
 
@@ -332,6 +374,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     training loop and stays where it is.
     """
     job.expect(job.path.is_dir(), "found a file", "a folder")
+    job.paths = [_innermost(job.path)]
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
         job.dataset = None
     inside = sorted(class_folders(job.path), key=natural)
@@ -348,10 +391,15 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
-    return job.finish(open_images(paths), torch.tensor(targets), names)
+    result = job.finish(open_images(paths), torch.tensor(targets), names)
+    if (soft := stored_soft_labels(job.path, paths)) is None:
+        return result
+    kind = {"soft_labels": _soft_kind(soft)}
+    return replace(result, soft_labels=soft, provenance=result.provenance | kind)
 
 
 _ZCA = ("normalisation", "zca", "zca_reference")
+_NUMPY = ("normalisation", "zca_reference")
 # format -> its reader, and the arguments of `load_distilled` that have a meaning for it
 _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
     "dc": (_read_dc, ("experiment", "normalisation")),
@@ -359,6 +407,8 @@ _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
     "datm": (_read_trajectory, _ZCA),
     "glad": (_read_glad, ("space", "normalisation")),
     "ncfm": (_read_ncfm, ("factor",)),
+    "kip": (_read_numpy, _NUMPY),
+    "rfad": (_read_numpy, _NUMPY),
     "image-folder": (_read_image_folder, ()),
     "dd-ranking": (_read_dd_ranking, _ZCA),
     "predd": (_read_predd, ("experiment",)),
@@ -512,6 +562,16 @@ def _kind_of_entries(data: list[Any], path: Path) -> str | None:
     return "snapshots" if likeness > limit else "repetitions"
 
 
+def _innermost(folder: Path) -> Path:
+    """Enter folders that hold nothing but one folder of class folders, or one file."""
+    inside = [p for p in folder.iterdir() if p.name[0] not in "._"]
+    folders = [p for p in inside if p.is_dir()]
+    pictures = [p for p in inside if p.is_file() and p.suffix != ".md"]
+    if len(folders) == 1 and not pictures and class_folders(folders[0]):
+        return _innermost(folders[0])
+    return pictures[0] if len(pictures) == 1 and not folders else folder
+
+
 def _split_tiles(images: Tensor, factor: int) -> Tensor:
     """Return (N * factor^2, C, H, W): NCFM's decode_zoom, but image by image."""
     height, width = images.shape[-2:]
@@ -532,6 +592,8 @@ def _detect(job: _Job) -> str:
     if path.is_dir():
         if (path / "images.pt").is_file():
             return "dd-ranking"
+        if (path / "images.npy").is_file():
+            return "kip"
         if any(path.glob("*images_*.pt")) or any(path.glob("*_images.pt")):
             return _detect_trajectory(job, _best(path))
         if any(child.is_dir() for child in path.iterdir()):
@@ -540,6 +602,8 @@ def _detect(job: _Job) -> str:
         raise InputError(
             f"the folder holds neither images*.pt nor class folders, but {strange}"
         )
+    if path.suffix in (".npy", ".npz"):
+        return "kip" if path.suffix == ".npy" else "rfad"
     payload = job.payload
     if isinstance(payload, dict) and "data" in payload:
         if path.name.startswith("imagenet_distill_"):
@@ -622,13 +686,13 @@ def load_torch(path: Path) -> Any:
                 found = f"the file holds code ({code[0]}), which was not executed"
             elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
                 found = "the file is truncated or damaged (a zip archive without end)"
-            elif head.startswith(b"PK") and path.suffix == ".zip":
-                found = "the file is an archive, which isn't unpacked here; unzip it"
             elif head.startswith(b"\x93NUMPY"):
+                found = "the file is a NumPy array, of formats 'kip' and 'rfad' only"
+            elif path.suffix == ".msgpack":
                 found = (
-                    "the file is a NumPy array, of which nobody knows what was done to "
-                    "it (KIP's whitening can't be undone); make a DistilledSet of it"
+                    "the file is msgpack (RCIG's), which isn't read here; store its "
                 )
+                found += "x_proto and y_proto as images and labels of an .npz (RFAD's)"
             elif head.startswith((b"PK", b"\x80")):
                 found = "the file is damaged, or not from torch.save"
             elif head.startswith(b"version http"):

@@ -19,6 +19,10 @@ from diver_lite.sets.names import SUBSETS, class_names, dataset_name, imagenet_s
 from diver_lite.sets.normalisation import Statistics
 
 _SHIPPED = "distilled/"
+# the arguments of `load_distilled` that say how a published file is to be read
+READ_OPTIONS = (
+    "experiment", "zca", "zca_reference", "factor", "space", "normalisation",
+)  # fmt: skip
 
 
 def list_shipped() -> tuple[str, ...]:
@@ -46,8 +50,9 @@ def load_distilled(
     that lie in [0, 1] are read as they are; other doubts are warned about.
 
     Args:
-        source: the name of a shipped set (`list_shipped()`), a file or a folder; for
-            sets split over several images_*.pt, all of those files in order.
+        source: the name of a shipped set (`list_shipped()`), a file, a folder or a
+            .zip of one; for sets split over several images_*.pt, all of those files in
+            order.
         format: a key of `FORMATS`; "auto" goes by names and contents, and warns where
             another format writes files alike.
         dataset: what was distilled ("cifar10", "imagefruit", ...): gives class names
@@ -58,7 +63,8 @@ def load_distilled(
             default those that don't look so are read as normalised, for CIFAR and Tiny
             ImageNet with a warning; of those that do a reference is needed.
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
-            was fitted on. Without it a whitened set needs its run's images_zca_*.pt.
+            was fitted on. Without it a whitened set needs its run's images_zca_*.pt;
+            kip and rfad always need it.
         factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).
             Image i becomes images 4i..4i+3: top left, top right, bottom left, bottom
             right, each upsampled bilinearly to the canvas's size.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,92 @@ def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
 
     Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it.
     """
+    _check_reference(images, reference)
+    mean = reference.flatten(1).mean(dim=0, dtype=torch.float64)
+    covariance = _covariance(reference, lambda flat: flat - mean)
+    inverse = _root(covariance * len(reference) / (len(reference) - 1), eps)
+    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+
+
+def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
+    """Undo KIP's whitening x -> u(standardised x) U (S + 0.1 tr(S) / d)^-1/2 U^T.
+
+    Args:
+        images, reference: as of `invert_zca`; each channel is standardised by the
+            reference's mean and std.
+        unit_norm: u removes each image's mean and makes its norm 1, as KIP does. Both
+            are lost: the images get mean 0 and the reference's average norm instead,
+            so brightness and contrast of single images are not recovered. Else u does
+            nothing, as in RFAD.
+
+    Source: google-research/kip, `zca_reg=0.1`; yolky/RFAD, `get_zca_matrix`.
+    """
+    _check_reference(images, reference)
+    mean, std = (
+        f(reference, (0, 2, 3)).view(-1, 1, 1) for f in (torch.mean, torch.std)
+    )
+    norms: list[Tensor] = []
+
+    def standardised(flat: Tensor) -> Tensor:
+        flat = ((flat.view(-1, *images.shape[1:]) - mean) / std).flatten(1)
+        if not unit_norm:
+            return flat
+        flat = flat - flat.mean(dim=1, keepdim=True)
+        norms.append(flat.norm(dim=1, keepdim=True).clamp(min=1e-6))
+        return flat / norms[-1]
+
+    covariance = _covariance(reference, standardised)
+    flat = images.flatten(1).double() @ _root(
+        covariance, 0.1 * covariance.trace() / len(covariance)
+    )
+    if unit_norm:
+        flat = (
+            flat
+            / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            * torch.cat(norms).mean()
+        )
+    return (flat.view_as(images) * std + mean).float()
+
+
+def _check_reference(images: Tensor, reference: Tensor) -> None:
     if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
         raise InputError(
             f"zca_reference: found shape {tuple(reference.shape)}; expected "
             f"(M, {', '.join(map(str, images.shape[1:]))}) with M > 1"
         )
-    flat = reference.flatten(1)  # (M, D)
-    mean = flat.mean(dim=0, dtype=torch.float64)
-    covariance = mean.new_zeros(len(mean), len(mean))
-    for part in flat.split(4096):  # in parts: all of CIFAR-10 in float64 is 1.2 GB
-        centred = part.double() - mean
-        covariance.addmm_(centred.T, centred)
-    values, vectors = torch.linalg.eigh(covariance / (len(flat) - 1))
-    inverse = (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
-    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+
+
+def _covariance(images: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean outer product (D, D) of prepared rows, in float64."""
+    total = torch.zeros(2 * [images[0].numel()], dtype=torch.float64)
+    for part in images.split(4096):  # in parts: all of CIFAR-10 in float64 is 1.2 GB
+        rows = prepare(part.flatten(1).double())
+        total.addmm_(rows.T, rows)
+    return total / len(images)
+
+
+def _root(covariance: Tensor, eps: float | Tensor) -> Tensor:
+    """Return the inverse of whitening: the root of covariance + eps, (D, D)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
+
+
+def known_statistics(dataset: str, family: str) -> Statistics:
+    """Return the mean and std with which a family of repositories stores a data set.
+
+    Raises `InputError` where none are known. Source: `names.TABLES`.
+    """
+    if (found := _STATISTICS[family].get(_family_name(dataset))) is None:
+        known = [*_STATISTICS[family]]
+        raise InputError(
+            f"data set {dataset!r}: no mean and std are known for this format (known: "
+            f"{known} and ImageNet subsets)"
+        )
+    return found
+
+
+def _family_name(dataset: str | None) -> str:
+    return "imagenet" if dataset in SUBSETS else dataset or ""
 
 
 # --- Evidence ----------------------------------------------------------------------
@@ -232,8 +304,7 @@ class Undoing:
 
     def _known(self, family: str = "dc") -> Statistics | None:
         """Return mean and std of the data set in a family; DC has each one's own."""
-        name = "imagenet" if self.dataset in SUBSETS else self.dataset
-        return _STATISTICS[family].get(name or "")
+        return _STATISTICS[family].get(_family_name(self.dataset))
 
     def is_glads(self, images: Tensor) -> bool:
         """Say whether GLaD's mean and std fit clearly better than MTT's."""
@@ -339,11 +410,32 @@ class Undoing:
             )
         return statistics
 
-    def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
-        """Invert the whitening; refuse what explodes because it wasn't whitened."""
+    def undo_kip(self, images: Tensor, reference: Any, unit_norm: bool) -> Tensor:
+        """Invert KIP's or RFAD's whitening; refuse what explodes."""
+        self._check_reference(reference)
+        read = invert_kip(images, reference, unit_norm)
+        how = "KIP's whitening" if unit_norm else "RFAD's whitening"
+        evidence: dict[str, Any] = slow_shares(images)
+        fit = self.judge(read, how, **evidence)
+        self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
+        if unit_norm:
+            self.undone["norm"] = "each image's contrast is the average real one's"
+        if fit["outside"] > _EXPLODED:
+            raise InputError(
+                f"the pixels were not whitened as {self.format} would have done with "
+                f"zca_reference: its inverse has {fit['outside']:.0%} outside [0, 1]; "
+                "pass another reference, or normalisation='none' to read as stored"
+            )
+        return read
+
+    def _check_reference(self, reference: Any) -> None:
         floats(reference, "zca_reference", "MCHW")
         expected = "the real training images, values in [0, 1]"
         require(in_unit_range(reference), "zca_reference", reference, expected)
+
+    def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
+        """Invert the whitening; refuse what explodes because it wasn't whitened."""
+        self._check_reference(reference)
         read = invert_zca(images, reference)
         growth = (read.std() / images.float().std()).item()
         fit = self.judge(read, "ZCA whitening", growth=round(growth, 2), **evidence)

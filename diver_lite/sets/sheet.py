@@ -1,17 +1,15 @@
-"""How a distilled set shows itself: a contact sheet, as a picture and in notebooks.
-
-It needs neither matplotlib nor a display. Source of all: ours.
-"""
+"""What somebody sent you: a set in words, and on one sheet."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn.functional import interpolate
 
 from diver_lite.checks import integer
 from diver_lite.sets.stored import StoredImages
@@ -19,102 +17,131 @@ from diver_lite.sets.stored import StoredImages
 if TYPE_CHECKING:
     from diver_lite.distilled import DistilledSet
 
-CAPTION = 18  # pixels for a class's name
-GAP = 6
-HIDDEN = ("source", "sha256")  # of a provenance: in full it is `distilled.provenance`
+_INK, _PAPER = (40, 40, 40), (255, 255, 255)
+_GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text
 
 
 def contact_sheet(
-    distilled: DistilledSet,
-    *,
-    classes: int = 10,
-    per_class: int = 1,
-    columns: int = 5,
-    side: int = 96,
+    distilled: DistilledSet, *, classes: int = 10, rows: int = 5, side: int = 96
 ) -> Image.Image:
-    """Draw the first images of the first classes, with the classes' names.
+    """Draw a set, a column for each class, values clipped to [0, 1].
 
     Args:
-        distilled: its values are cut off at black and white.
-        classes: how many classes at most, >= 1.
-        per_class: how many images of each at most, >= 1.
-        columns: how many images stand in a line, >= 1.
-        side: of an image in pixels, >= 16. Small ones keep hard pixels.
+        distilled: the set.
+        classes: draw so many at most, the first ones.
+        rows: images of each class, at most.
+        side: height of a picture in pixels, at least; enlarged without smoothing.
 
-    Raises `InputError`: a number out of its range.
+    Source: ours.
     """
-    counts = {"classes": classes, "per_class": per_class, "columns": columns}
-    for name, value in counts.items():
-        integer(value, name, 1)
-    integer(side, "side", 16)
-    present = distilled.labels.unique()[:classes]
+    shown = min(integer(classes, "classes", 1), len(distilled.class_names))
     chosen = [
-        int(index)
-        for label in present
-        for index in (distilled.labels == label).nonzero().flatten()[:per_class]
+        (distilled.labels == label).nonzero().flatten()[: integer(rows, "rows", 1)]
+        for label in range(shown)
     ]
-    pixels = distilled.images[chosen].float().clamp(0, 1)
-    how = "nearest" if max(pixels.shape[2:]) <= side else "area"
-    pixels = interpolate(pixels, (side, side), mode=how)
-    pixels = (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy()
-    wide = min(columns, len(chosen))
-    high, step = -(-len(chosen) // wide), side + GAP
-    size = (wide * step + GAP, high * (step + CAPTION) + GAP)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, index in enumerate(chosen):
-        x, y = GAP + place % wide * step, GAP + place // wide * (step + CAPTION)
-        sheet.paste(Image.fromarray(pixels[place]), (x, y))
-        name = distilled.class_names[int(distilled.labels[index])]
-        while name and draw.textlength(name, font) > side:
-            name = name[:-1]
-        draw.text((x, y + side + 1), name, "black", font)
+    height, width = distilled.images.shape[-2:]
+    scale = -(-integer(side, "side", 1, 2**12) // height)
+    high, wide = height * scale + _GAP, width * scale + _GAP
+    size = (shown * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, (name, index) in enumerate(
+        zip(distilled.class_names, chosen, strict=False)
+    ):
+        while name and draw.textlength(name, font) > wide - _GAP:
+            name = name[:-2].rstrip("…") + "…" if len(name) > 2 else ""
+        draw.text((column * wide + _GAP, 1), name, _INK, font)
+        for row, i in enumerate(index.tolist()):
+            pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
+            picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            picture = picture.resize(
+                (wide - _GAP, high - _GAP), Image.Resampling.NEAREST
+            )
+            sheet.paste(picture, (column * wide + _GAP, row * high + _LINE + _GAP))
     return sheet
 
 
-def facts(distilled: DistilledSet) -> dict[str, str]:
-    """Return what there is to say about a set: size, classes, range, provenance."""
-    count, _, height, width = distilled.images.shape
-    per_class = f"{distilled.ipc} each" if distilled.ipc else "not equally many each"
-    said = {
-        "images": f"{count:,} of {width} x {height} pixels",
-        "classes": f"{len(distilled.class_names):,}, {per_class}",
-        "values": "in their files",
-    }
-    if not isinstance(distilled.images, StoredImages):
-        images = distilled.images
+def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a set, (topic, text): contents, reading, fit, doubts.
+
+    Source: ours; `load_distilled` and the makers of sets keep the record.
+    """
+    record, names = distilled.provenance, distilled.class_names
+    ipc = f"{distilled.ipc} each" if distilled.ipc else "not equally many"
+    height, width = distilled.images.shape[-2:]
+    yield "images", f"{len(distilled)} of {width}x{height} pixels"
+    more = ", ..." if len(names) > 5 else ""
+    yield "classes", f"{len(names)}, {ipc}: {', '.join(names[:5])}{more}"
+    if isinstance(images := distilled.images, StoredImages):
+        yield "values", "in their files"  # to read all may take long
+    else:
         outside = ((images < 0) | (images > 1)).float().mean().item()
         low, high = images.min().item(), images.max().item()
-        said["values"] = f"{low:.2f} to {high:.2f}, {outside:.0%} of them no colour"
+        yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
     if distilled.soft_labels is not None:
-        said["soft labels"] = str(distilled.provenance.get("soft_labels", "yes"))
-    record: Any = distilled.provenance
-    made = [f"{k} {v}" for k, v in record.items() if _short(k, v)]
-    while isinstance(record := record.get("source"), dict):
-        made.append(
-            "from " + ", ".join(f"{k} {v}" for k, v in record.items() if _short(k, v))
+        strange = record.get("argmax_not_class_major")
+        text = f"{record.get('soft_labels', 'as stored')}, {len(names)} an image"
+        yield (
+            "soft labels",
+            text
+            + (
+                f"; the largest names another class than the order for {strange} images"
+                if strange
+                else ""
+            ),
         )
-    return said | {"provenance": "; ".join(made) or "not recorded"}
-
-
-def _short(key: str, value: Any) -> bool:
-    plain = isinstance(value, str | int | float) and len(str(value)) <= 60
-    return plain and key not in HIDDEN
+    yield from _reading(record)
+    while isinstance(record, dict):
+        if method := record.get("method"):
+            yield "made by", f"{method}{_settings(record)}"
+        record = record.get("source")
 
 
 def as_html(distilled: DistilledSet) -> str:
-    """Return the sheet and the facts as HTML that needs neither kernel nor network."""
+    """Return what a notebook shows of a set: five classes, and the words.
+
+    It needs neither kernel nor network. Source: ours.
+    """
     buffer = io.BytesIO()
-    contact_sheet(distilled).save(buffer, "PNG", optimize=True)
+    contact_sheet(distilled, classes=5, rows=2).save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
+    style = "style='text-align:left'"
     rows = "".join(
-        f"<tr><th style='text-align:left'>{name}</th>"
-        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-        for name, text in facts(distilled).items()
+        f"<tr><th {style}>{topic}</th><td {style}>{html.escape(text)}</td></tr>"
+        for topic, text in in_words(distilled)
     )
-    names = html.escape(", ".join(distilled.class_names[:10]), quote=True)
+    names = html.escape(", ".join(distilled.class_names[:5]), quote=True)
     return (
-        f"<figure style='margin:0'><img alt='Distilled images, one per class: {names}'"
-        f" style='max-width:100%' src='data:image/png;base64,{data}'>"
-        f"<figcaption><table>{rows}</table></figcaption></figure>"
+        f"<figure style='margin:0'><img alt='Images of {names}' style='max-width:100%'"
+        f" src='data:image/png;base64,{data}'><table>{rows}</table></figure>"
     )
+
+
+def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how a published file was read."""
+    if found := record.get("format"):
+        dataset = record.get("dataset") or "unknown"
+        told = f", by {record['dataset_from']}" if "dataset_from" in record else ""
+        yield "read as", f"format {found}; data set {dataset}{told}"
+    if "experiments" in record:
+        yield "entry", f"{record['experiment']} of 0 .. {record['experiments'] - 1}"
+    if "assumed" in record:
+        yield "assumed", str(record["assumed"])
+    for what, how in (record.get("undone") or {}).items():
+        yield "undone", f"{what}: {how}"
+    fit = record.get("fit") or {}
+    if "contrast" in fit:
+        contrast, offset, far = fit["contrast"], fit["offset"], fit["far_outside"]
+        yield (
+            "fit",
+            f"contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0),"
+            f" {far:.1%} outside [-1, 2]",
+        )
+    for doubt in record.get("doubts", ()):
+        yield "doubt", doubt
+
+
+def _settings(record: dict[str, Any]) -> str:
+    known = ("prior", "ipc", "seed", "data")
+    found = [f"{key} {record[key]}" for key in known if key in record]
+    return f" ({', '.join(found)})" if found else ""

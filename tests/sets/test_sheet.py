@@ -1,4 +1,4 @@
-"""A set shows itself: what is on the sheet, and what is said below it."""
+"""A set in words and as a picture: nothing of its record is lost on the way."""
 
 import base64
 import io
@@ -8,81 +8,89 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published_files import CIFAR10, class_major, normalise, pixels, save_dc
+from toy_sets import toy_set
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.sets.sheet import CAPTION, GAP, contact_sheet, facts
+from diver_lite.sets.load import load_distilled
+from diver_lite.sets.sheet import contact_sheet, in_words
 
 
-def three_classes(**changes):
-    """Two black, two white, two red images of 4 x 4 pixels; red leaves the range."""
-    colors = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1.5, -0.5, 0]])
-    images = colors[[0, 0, 1, 1, 2, 2]].view(6, 3, 1, 1).expand(6, 3, 4, 4)
-    about = {"format": "test", "method": "<dm>", "source": {"file": "x.pt"}}
-    names = ("night", "a name longer than the picture is wide", "fire")
-    settings = {"labels": torch.tensor([0, 0, 1, 1, 2, 2]), "class_names": names}
-    settings |= {"images": images, "provenance": about}
-    return DistilledSet(**settings | changes)
+def test_each_picture_stands_under_its_class():
+    """Three columns of two, eight pixels enlarged to sixteen."""
+    images = torch.arange(9).view(9, 1, 1, 1).expand(9, 3, 8, 8) / 10
+    labels = torch.tensor([2, 0, 1, 0, 1, 2, 0, 1, 2])
+    sheet = contact_sheet(
+        DistilledSet(images, labels, ("a", "b", "c")), rows=2, side=15
+    )
+    assert sheet.size == (3 * 20 + 4, 2 * 20 + 20)
+    found = np.asarray(sheet)[:, :, 0]
+    for column, pair in enumerate([(1, 3), (2, 4), (0, 5)]):
+        for row, index in enumerate(pair):
+            part = found[row * 20 + 20 :, column * 20 + 4 :][:16, :16]
+            assert (part == round(index * 25.5)).all()
 
 
-def middle(sheet, column, row=0, side=96):
-    x, y = GAP + column * (side + GAP), GAP + row * (side + GAP + CAPTION)
-    return tuple(np.asarray(sheet)[y + side // 2, x + side // 2])
+def test_few_of_many_classes():
+    distilled = toy_set(count=3)
+    assert contact_sheet(distilled, classes=2, rows=1, side=32).size == (2 * 36 + 4, 56)
+    with pytest.raises(InputError, match="rows is 0"):
+        contact_sheet(distilled, rows=0)
 
 
-def test_one_image_of_each_class_with_its_name():
-    sheet = contact_sheet(three_classes())
-    assert [middle(sheet, i) for i in range(3)] == [
-        (0, 0, 0),
-        (255, 255, 255),
-        (255, 0, 0),
-    ]
-    below = np.asarray(sheet)[GAP + 97 :, : GAP + 96]
-    assert below.min() < 100, "no name below the picture"
-    between = np.asarray(sheet)[:, GAP + 2 * 96 + GAP : 2 * (GAP + 96) + GAP]
-    assert between[GAP + 96 :].min() == 255, "a long name leaves its column"
+def test_a_long_name_ends_before_the_next_column():
+    long = DistilledSet(torch.zeros(2, 3, 8, 8), [0, 1], ("l" * 300, "m"))
+    ink = np.asarray(contact_sheet(long, side=32))[:15, 30:40]
+    assert (ink[:, 6:8] == 255).all()
 
 
-def test_more_of_each_and_fewer_classes():
-    sheet = contact_sheet(three_classes(), classes=2, per_class=2, columns=2, side=32)
-    assert sheet.size == (GAP + 2 * (32 + GAP), GAP + 2 * (32 + GAP + CAPTION))
-    corners = [middle(sheet, c, r, 32) for r in (0, 1) for c in (0, 1)]
-    assert corners == [(0, 0, 0)] * 2 + [(255, 255, 255)] * 2
+def test_the_words_tell_the_reading(tmp_path):
+    data = [[normalise(pixels(seed=i), CIFAR10), class_major()] for i in range(3)]
+    path = save_dc(tmp_path / "res_DC_CIFAR10_ConvNet_2ipc.pt", data)
+    words = dict(in_words(load_distilled(path)))
+    assert words["images"] == "20 of 8x8 pixels"
+    assert words["classes"].startswith("10, 2 each: airplane, automobile")
+    assert words["entry"] == "0 of 0 .. 2"
+    assert words["read as"].startswith("format dc; data set cifar10, by name 'res_DC")
+    assert "normalisation" in words["undone"] and "std away" in words["fit"]
 
 
-@pytest.mark.parametrize("name", ["classes", "per_class", "columns"])
-def test_numbers_out_of_range_are_named(name):
-    with pytest.raises(InputError, match=f"^{name} is 0"):
-        contact_sheet(three_classes(), **{name: 0})
-    with pytest.raises(InputError, match=r"^side is 8; expected .* 16 "):
-        contact_sheet(three_classes(), side=8)
+def test_the_words_tell_doubts_and_makers():
+    record = {"doubts": ["one", "two"], "method": "DIVER", "seed": 3}
+    record["source"] = {"method": "MTT", "ipc": 1}
+    soft = torch.eye(3)[toy_set().labels]
+    found = [*in_words(toy_set(provenance=record, soft_labels=soft))]
+    assert [text for topic, text in found if topic == "doubt"] == ["one", "two"]
+    made = [text for topic, text in found if topic == "made by"]
+    assert made == ["DIVER (seed 3)", "MTT (ipc 1)"]
+    assert "soft labels" in dict(found)
 
 
-def test_facts():
-    said = facts(three_classes())
-    assert said["images"] == "6 of 4 x 4 pixels"
-    assert said["classes"] == "3, 2 each"
-    assert said["values"] == "-0.50 to 1.50, 22% of them no colour"
-    assert said["provenance"] == "format test; method <dm>; from file x.pt"
-    uneven = three_classes(labels=torch.tensor([0, 0, 0, 1, 2, 2]), provenance={})
-    assert facts(uneven)["classes"] == "3, not equally many each"
-    assert facts(uneven)["provenance"] == "not recorded"
-
-
-def test_pixels_that_stay_in_their_files_are_not_all_read(tmp_path):
-    made = three_classes()
-    made.save_index(tmp_path, rows=6)
-    three_classes().save(tmp_path / "000000.safetensors")
-    there = DistilledSet.load(tmp_path)
-    assert facts(there)["values"] == "in their files"
-    assert middle(contact_sheet(there), 2) == (255, 0, 0)
-
-
-def test_a_notebook_shows_the_sheet_and_the_facts():
-    shown = three_classes()._repr_html_()
+def test_a_notebook_shows_the_sheet_and_the_words():
+    """Escaped, and small enough for a page."""
+    made = DistilledSet(
+        torch.rand(12, 3, 8, 8),
+        [*range(6)] * 2,
+        tuple("abcdef"),
+        None,
+        {"method": "<x>"},
+    )
+    shown = made._repr_html_()
     data = re.search(r"data:image/png;base64,([\w+/=]+)", shown)[1]
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-    assert picture.tobytes() == contact_sheet(three_classes()).tobytes()
-    assert "alt='Distilled images, one per class: night, a name" in shown
-    assert "method &lt;dm&gt;" in shown
+    drawn = contact_sheet(made, classes=5, rows=2)
+    assert picture.tobytes() == drawn.tobytes()
+    assert "Images of a, b, c, d, e'" in shown
+    assert "&lt;x&gt;" in shown and "12 of 8x8 pixels" in shown
     assert len(shown) < 60_000
+
+
+def test_pixels_that_stay_in_their_files_are_not_all_read(tmp_path, monkeypatch):
+    made = toy_set(count=3)
+    made.save(tmp_path / "000000.safetensors")
+    made.save_index(tmp_path, rows=len(made))
+    there = DistilledSet.load(tmp_path)
+    monkeypatch.delattr(type(there.images), "__torch_function__")
+    assert dict(in_words(there))["values"] == "in their files"
+    assert "data:image/png" in there._repr_html_()

@@ -1,0 +1,205 @@
+"""Zip archives and NumPy files of strangers: KIP's, RFAD's, folders of pictures."""
+
+import io
+import shutil
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from published_files import class_major, kip_whitening, pixels, write_images
+
+from diver_lite.checks import InputError
+from diver_lite.sets import stored
+from diver_lite.sets.load import load_distilled
+
+REFERENCE = torch.rand(300, 3, 6, 6, generator=torch.Generator().manual_seed(5))
+IMAGES = REFERENCE[:20] * 0.8 + 0.1
+SOFT = (10 * torch.eye(10)[class_major()] - 3).numpy()
+
+
+def save_kip(folder, layer_norm=True):
+    np.save(folder / "images.npy", kip_whitening(REFERENCE, IMAGES, layer_norm))
+    np.save(folder / "labels.npy", SOFT)
+    return folder
+
+
+def save_rfad(folder, **more):
+    white = kip_whitening(REFERENCE, IMAGES, layer_norm=False)
+    arrays = {"images": np.moveaxis(white, -1, 1), "labels": SOFT - 0.1, "k": 3.0}
+    np.savez(folder / "best.npz", **(arrays | more))
+    return folder / "best.npz"
+
+
+def test_rfads_whitening_is_undone(tmp_path):
+    loaded = load_distilled(
+        save_rfad(tmp_path), zca_reference=REFERENCE, dataset="cifar10"
+    )
+    assert (loaded.images - IMAGES).abs().max() < 1e-4
+    assert torch.equal(loaded.labels, class_major())
+    record = loaded.provenance
+    assert record["format"] == "rfad" and record["assumed"] == "RFAD's whitening"
+    assert record["soft_labels"] == "logits"
+
+
+def test_kips_whitening_is_undone_up_to_each_images_contrast(tmp_path):
+    folder = save_kip(tmp_path)
+    loaded = load_distilled(folder, zca_reference=REFERENCE, dataset="cifar10")
+    mean = REFERENCE.mean((0, 2, 3)).view(-1, 1, 1)
+    std = REFERENCE.std((0, 2, 3)).view(-1, 1, 1)
+    found, wanted = ((x - mean) / std for x in (loaded.images, IMAGES))
+    wanted = wanted - wanted.mean((1, 2, 3), keepdim=True)
+    cosine = torch.cosine_similarity(found.flatten(1), wanted.flatten(1))
+    assert cosine.min() > 0.9999
+    real = ((REFERENCE - mean) / std).flatten(1)
+    norm = (real - real.mean(1, keepdim=True)).norm(dim=1).mean()
+    assert found.flatten(1).norm(dim=1).allclose(norm.expand(20), rtol=1e-3)
+    assert "norm" in loaded.provenance["undone"]
+    alone = load_distilled(
+        folder / "images.npy", zca_reference=REFERENCE, dataset="cifar10"
+    )
+    assert torch.equal(alone.images, loaded.images)
+
+
+@pytest.mark.parametrize("save", [save_kip, save_rfad])
+def test_whitened_arrays_need_a_reference(tmp_path, save):
+    source = save(tmp_path)
+    with pytest.raises(InputError, match=r"whitened; pass .* zca_reference="):
+        load_distilled(source, dataset="cifar10")
+    stored = load_distilled(source, normalisation="none")
+    assert stored.provenance["undone"] == {}
+
+
+def test_arrays_that_were_not_whitened_explode(tmp_path):
+    source = save_rfad(tmp_path, images=30 * np.moveaxis(IMAGES.numpy(), 1, -1))
+    with pytest.raises(InputError, match=r"not whitened as rfad .* outside \[0, 1\]"):
+        load_distilled(source, dataset="cifar10", zca_reference=REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": np.array([None, {}], object)}, "[Oo]bject arrays"),
+        ({"images": np.array(["a"] * 20)}, "array of <U1; expected numbers"),
+        ({"labels": SOFT[:7]}, r"labels is .*\(7, 10\)"),
+        ({"images": np.zeros((20, 6, 6))}, r"images is .*\(20, 6, 6\)"),
+    ],
+)
+def test_damaged_arrays(tmp_path, change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_distilled(save_rfad(tmp_path, **change), zca_reference=REFERENCE)
+    assert "best.npz" in str(caught.value)
+
+
+def test_arrays_under_other_names(tmp_path):
+    np.savez(tmp_path / "best.npz", x_proto=np.zeros((2, 6, 6, 3)))
+    with pytest.raises(InputError, match=r"found arrays \['x_proto'\].*'images'"):
+        load_distilled(tmp_path / "best.npz")
+
+
+def test_half_an_array(tmp_path):
+    path = save_rfad(tmp_path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(
+        InputError, match=r"best\.npz can't be read \(File is not a zip"
+    ):
+        load_distilled(path)
+    file = save_kip(tmp_path) / "images.npy"
+    file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(InputError, match=r"images\.npy can't be read .*mmap"):
+        load_distilled(file)
+
+
+# --- Archives ----------------------------------------------------------------------
+
+
+def zipped(path, files, mode=0o644 | stat.S_IFREG):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            member = zipfile.ZipInfo(name)
+            member.external_attr, member.compress_type = mode << 16, 8
+            archive.writestr(member, data)
+    return path
+
+
+@pytest.mark.parametrize("inside", ["", "IPC2", "a/b"])
+def test_a_zip_of_class_folders(tmp_path, inside):
+    write_images(tmp_path / "in" / inside, ["cat", "dog"])
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "in")
+    loaded = load_distilled(archive)
+    assert loaded.class_names == ("cat", "dog") and loaded.labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]
+    assert loaded.provenance["source"] == "set.zip"
+    expected = load_distilled(tmp_path / "in")
+    assert torch.equal(loaded.images, expected.images)
+
+
+def test_a_zip_of_one_file(tmp_path):
+    stream = io.BytesIO()
+    torch.save({"data": [[pixels(), class_major()]], "accs_all_exps": {}}, stream)
+    path = zipped(tmp_path / "a.zip", {"res_DC_CIFAR10.pt": stream.getvalue()})
+    assert load_distilled(path, dataset="cifar10").provenance["format"] == "dc"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../cat/0.png", "cat/../../0.png", "/tmp/cat/0.png", "C:\\cat\\0.png",
+     "..\\0.png", "\\\\server\\share\\0.png"],
+)  # fmt: skip
+def test_a_zip_that_leads_out_of_itself(tmp_path, name):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = zipped(inner / "a.zip", {"cat/1.png": b"x", name: b"x"})
+    if name not in zipfile.ZipFile(path).namelist():
+        pytest.skip("this system's zip module changes the name as it writes")
+    with pytest.raises(InputError, match=r"a\.zip: .*a path that leads out of it"):
+        load_distilled(path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["inner", "a.zip"]
+
+
+def test_a_zip_of_links(tmp_path):
+    link = zipped(tmp_path / "a.zip", {"cat/0.png": b"/etc/passwd"}, stat.S_IFLNK)
+    with pytest.raises(InputError, match="holds a link"):
+        load_distilled(link)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "LARGE", 10**6)
+    bomb = zipped(tmp_path / "a.zip", {"cat/0.png": bytes(10**6 + 1)})
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"would unpack to 1,000,001 bytes in 1 file"):
+        load_distilled(bomb)
+    path = save_rfad(tmp_path, images=np.zeros((20, 3, 200, 200)))
+    with pytest.raises(InputError, match=r"best\.npz: the archive would unpack to"):
+        load_distilled(path, zca_reference=REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "neither images"),
+        ({"readme.txt": b"hello"}, "readme.txt: .*not a torch file"),
+        ({"cat/0.png": b"no picture"}, r"cat/0\.png can't be read"),
+    ],
+)
+def test_a_zip_of_nothing_useful(tmp_path, files, words):
+    path = zipped(tmp_path / "a.zip", files)
+    with pytest.raises(InputError, match=words) as caught:
+        load_distilled(path)
+    assert "a.zip" in str(caught.value)
+    # the message speaks of what is in the archive, not of where it was unpacked
+    assert "/tmp" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_half_a_zip(tmp_path):
+    write_images(tmp_path / "in", ["cat", "dog"])
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "in")
+    with open(archive, "r+b") as stream:
+        stream.truncate(200)
+    with pytest.raises(InputError, match=r"set\.zip can't be read \(File is not a zip"):
+        load_distilled(archive)

@@ -1,0 +1,151 @@
+"""Other people's files, on the command line: read as told, and written for tools."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from published_files import (
+    CIFAR10,
+    class_major,
+    kornia_whitening,
+    normalise,
+    pixels,
+    save_dc,
+    save_run,
+)
+
+from diver_lite.distilled import DistilledSet
+from diver_lite.sets.load import load_distilled
+from diver_lite.sets.names import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
+
+pytestmark = pytest.mark.usefixtures("no_network")
+REC = ("--set", "num_inference_steps=2", "--device", "cpu", "-o", "out.safetensors")
+
+
+def refused(result, words):
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("diver-lite: error: ") and len(err.splitlines()) == 1
+    assert words in err
+
+
+def save_two():
+    """Write a file of two repetitions; the second is all black."""
+    first = [normalise(pixels(), CIFAR10), class_major()]
+    second = [normalise(torch.zeros(20, 3, 8, 8), CIFAR10), class_major()]
+    return save_dc(Path("res_DC_CIFAR10_ConvNet_2ipc.pt"), [first, second])
+
+
+def test_read_tells_how(cli):
+    source = save_two()
+    code, out, _ = cli("convert", source, "a.safetensors", "--to", "diver-lite")
+    assert code == 0 and "wrote a.safetensors: DistilledSet(20 images" in out
+    assert (DistilledSet.load("a.safetensors").images - pixels()).abs().max() < 1e-5
+    choose = ("--read", "experiment=1")
+    cli("convert", source, "b.safetensors", "--to", "diver-lite", *choose)
+    assert DistilledSet.load("b.safetensors").images.abs().max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # tiny pictures of noise
+def test_whitened_sets_take_real_images_by_name(cli):
+    """A folder of real images, or the name of a data set, is the reference."""
+    real = (torch.rand(60, 3, 32, 32) * 255).round() / 255
+    for i, image in enumerate(real):
+        path = Path("real/train", CIFAR10_CLASSES[i % 10], f"{i:02d}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = (image * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(array).save(path)
+    images = real[:20]
+    save_run(Path("CIFAR10/IPC2"), kornia_whitening(real, images), class_major())
+    whitened = ("convert", "CIFAR10/IPC2", "a.safetensors", "--to", "diver-lite")
+    how = ("--format", "mtt", "--read", "zca_reference=real")
+    code, _, _ = cli(*whitened, *how)
+    assert code == 0
+    assert (DistilledSet.load("a.safetensors").images - images).abs().max() < 1e-3
+    gone = ("--format", "mtt", "--read", "zca_reference=gone")
+    refused(cli(*whitened, "--overwrite", *gone), "dataset 'gone' is unknown")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "jpeg"), "--to is 'jpeg'; expected ['dc', 'mtt'"),
+        (("--to", "dc"), "output out: format 'dc' is a name ending in .pt"),
+        (("--to", "diver-lite"), "expected a name ending in .safetensors"),
+        (("--to", "folder"), "would lose what lies outside [0, 1]"),
+        (("--to", "mtt", "--read", "experiment"), "--read 'experiment': expected F"),
+        (("--to", "mtt", "--read", "colour=1"), "with a field of ['experiment'"),
+        (("--to", "mtt", "--read", "experiment=7"), "experiment is 7; expected"),
+        (("--to", "mtt", "--read", "zca=True"), "zca= has no meaning for format 'dc'"),
+    ],
+)
+def test_convert_refuses(cli, arguments, words):
+    source = save_two()
+    refused(cli("convert", source, "out", *arguments), words)
+    assert {p.name for p in Path().iterdir()} == {source.name}
+
+
+def test_convert_says_what_is_lost(cli):
+    code, out, err = cli("convert", save_two(), "out", "--to", "folder", "--lossy")
+    assert code == 0 and "wrote out" in out
+    assert err.startswith("lost: what lies outside [0, 1]")
+    assert len([*Path("out").glob("*/*.png")]) == 20
+    refused(cli("convert", save_two(), "out", "--to", "mtt"), "out exists already")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a random prior
+def test_recover_also_writes_for_a_tool(cli, tiny_prior_folder):
+    prior = ("--prior", tiny_prior_folder, *REC)
+    code, out, _ = cli("recover", "fashion-mnist-dm-ipc1", *prior, "--to", "dc")
+    assert code == 0 and "wrote out_dc.pt\n" in out
+    found, whole = (
+        load_distilled("out_dc.pt", dataset="fashion-mnist"),
+        "out.safetensors",
+    )
+    assert found.class_names == FASHION_MNIST_CLASSES
+    grey = DistilledSet.load(whole).images[:, :1]
+    assert (found.images - grey).abs().max() < 1e-6
+    again = ("recover", "fashion-mnist-dm-ipc1", *prior, "--to", "hf", "--overwrite")
+    assert cli(*again)[0] == 0
+    assert Path("out_hf/README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("tar", "--to is 'tar'; expected one of"),
+        ("mtt", "data set 'fashion-mnist': no mean and std are known"),
+        ("folder", "output out_folder is a folder that diver_lite did not write"),
+    ],
+)
+def test_recover_refuses_before_it_works(cli, tiny_prior_folder, to, words):
+    Path("out_folder/mine").mkdir(parents=True)
+    prior = ("--prior", tiny_prior_folder, *REC, "--overwrite")
+    refused(cli("recover", "fashion-mnist-dm-ipc1", *prior, "--to", to), words)
+    assert {p.name for p in Path().iterdir()} == {"out_folder"}
+
+
+def test_distill_also_writes_for_a_tool(cli):
+    small = ("--split", "sample", "--steps", 1, "--real-batch", 4, "--device", "cpu")
+    code, out, _ = cli("distill", "dm", *small, "-o", "a.safetensors", "--to", "dc")
+    assert code == 0 and "wrote a_dc.pt" in out
+    found = load_distilled("a_dc.pt", dataset="fashion-mnist")
+    expected = DistilledSet.load("a.safetensors").images[:, :1]
+    assert (found.images - expected).abs().max() < 1e-5
+    refused(
+        cli("distill", "dm", *small, "-o", "b.safetensors", "--to", "mtt"),
+        "no mean and std are known for this format",
+    )
+
+
+def test_show(cli):
+    source = save_two()
+    code, out, err = cli("show", source, "-o", "sheet.png", "--rows", 1)
+    assert (code, err) == (0, "")
+    assert "read as      format dc; data set cifar10" in out
+    assert Image.open("sheet.png").size == (10 * 100 + 4, 100 + 20)
+    refused(cli("show", source, "-o", "sheet.png"), "sheet.png exists already")
+    refused(cli("show", source, "-o", "sheet.jpg"), "expected a name ending in .png")
+    refused(cli("show", source, "-o", "b.png", "--rows", 0), "rows is 0")
+    assert {p.name for p in Path().iterdir()} == {source.name, "sheet.png"}
