@@ -56,6 +56,7 @@ def lab(folder: Path) -> Iterator[str]:
     here = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config}
     here["JUPYTERLAB_SETTINGS_DIR"] = config / "lab/user-settings"
     here |= {"JUPYTERLAB_WORKSPACES_DIR": folder, "JUPYTER_RUNTIME_DIR": folder}
+    here["DIVER_LITE_MODE"] = "test"  # if cells are run
     options = [f"--port={port}", f"--ServerApp.root_dir={root}", "--no-browser"]
     options += ["--IdentityProvider.token=", "--allow-root", "--log-level=ERROR"]
     options += ["--LabApp.expose_app_in_browser=True"]  # to call its commands
@@ -127,10 +128,12 @@ AUDIT = r"""
 })()
 """
 
-# Code cells without a number have not run; "*" says that one is running.
+# Code cells without a number have not run; folded ones show none. Then: is it idle?
 NOT_RUN = r"""
-[...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].filter((cell) =>
-  !/\[\d+\]/.test(cell.querySelector(".jp-InputPrompt")?.textContent ?? "")).length
+[...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")]
+  .filter((prompt) => !/\[\d+\]/.test(prompt.textContent)).length +
+[...document.querySelectorAll(".jp-Notebook-ExecutionIndicator")]
+  .filter((light) => light.dataset.status !== "idle").length
 """
 HAS_RUN = f"({NOT_RUN}) === 0"
 LIVE = (
