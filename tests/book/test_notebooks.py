@@ -355,3 +355,19 @@ def test_cited_works_are_in_the_bibliography():
     assert len(cited) > 30
     plain = {name.replace("ä", "a") for name in cited}
     assert plain <= known, plain - known
+
+
+def test_the_quick_start_quotes_its_own_table():
+    """What it says is about so many percent stands in the output above."""
+    cells = nbformat.read(ROOT / "notebooks/01_quick_start.ipynb", as_version=4).cells
+    (position,) = [i for i, c in enumerate(cells) if c.source.startswith("summarise(")]
+    table = cells[position].outputs[0]["data"]["text/plain"]
+    shown = {round(float(mean)) for mean in re.findall(r"([\d.]+) ±", table)}
+    quoted = {int(n) for n in re.findall(r"about (\d+) %", cells[position + 1].source)}
+    assert quoted and quoted <= shown
+
+
+def test_no_claim_of_a_verdict_from_the_quick_start():
+    """Two trainings give none, so the column is not shown."""
+    text = (ROOT / "notebooks" / "01_quick_start.ipynb").read_text("utf-8")
+    assert "too few seeds" not in text
