@@ -100,7 +100,7 @@ def run_demo(
             device=device,
         )
         table.to_csv(folder / "table.csv", index=False)
-        summary = summarise(table, next(iter(sets)))[[*JUDGES]]
+        summary = summarise(table, next(iter(sets))).filter([*JUDGES])  # no verdict
         facts = {
             "first picture after": f"{seen:.0f} s",
             "garments in": f"{recover_seconds:.1f} s ({len(recovered)} images)",
