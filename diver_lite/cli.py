@@ -382,7 +382,7 @@ PANEL = Option(
     metavar="NAME,NAME,...",
     help="'unseen' stands for the paper's five, 'all' for all",
 )
-PROTOCOL = Option(help="corrected, quick or literature")
+PROTOCOL = Option(help="corrected, quick, literature or imagenet")
 STEPS = Option(help="change the protocol's number of steps")
 SOFT_LABELS = Option("--soft-labels", help="learn them where a set carries some")
 BASELINE = Option(help="the set to compare with; default: the first")
@@ -552,6 +552,49 @@ def _panel(text: str) -> list[str]:
     groups = {"unseen": UNSEEN, "all": tuple(JUDGES)}
     panel = [j for name in text.split(",") for j in groups.get(name, (name.strip(),))]
     return list(dict.fromkeys(panel))
+
+
+TEACHER = Option(help="a classifier of torchvision's, such as resnet18")
+WEIGHTS = Option(help="its state dict: a .pt, .pth or .safetensors file")
+TEACHER_SIZE = Option(help="height and width that the teacher takes")
+
+
+@app.command()
+def relabel(
+    source: Annotated[str, INPUT],
+    out: Annotated[Path, SET_FILE],
+    teacher: Annotated[str, TEACHER],
+    weights: Annotated[Path, WEIGHTS],
+    size: Annotated[int, TEACHER_SIZE] = 224,
+    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
+    dataset: Annotated[str | None, INPUT_DATA] = None,
+    read: Annotated[list[str] | None, READ] = None,
+    subset: Annotated[str | None, SUBSET] = None,
+    data_root: Annotated[Path | None, DATA_ROOT] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Give the images of a set the soft labels of a teacher.
+
+    As tables on ImageNet-1K do: then judge with --protocol imagenet, which has random
+    resized crops, CutMix and soft cross-entropy.
+
+    Example: diver-lite relabel refined.safetensors -o soft.safetensors --teacher
+    resnet18 --weights resnet18-f37072fd.pth --subset imagenet
+    """
+    from diver_lite.judge.relabel import load_teacher, teacher_classes
+    from diver_lite.judge.relabel import relabel as run
+
+    _check_suffix(out, ".safetensors")
+    check_writable(out, overwrite=overwrite)
+    distilled, subset = _load(source, format, dataset, subset, read, data_root)
+    network, outputs = load_teacher(teacher, weights)
+    classes = teacher_classes(distilled, outputs, subset)
+    result = run(distilled, network, classes=classes, size=size, device=device)
+    result.provenance |= {"teacher": teacher, "weights": weights.name}
+    result.save(out, overwrite=overwrite)
+    agree = result.provenance["agreement"]
+    echo(f"wrote {out}: {result!r}; the teacher agrees with {agree:.0%} of the labels")
 
 
 FOLDER = Option("-o", "--out", help="working folder; may hold a checkpoint")

@@ -114,7 +114,7 @@ def test_lengths():
     assert lines("recovery") <= 280
     core = ("recovery", "prior", "distilled", "checks", "files")
     assert sum(map(lines, core)) <= 1200
-    assert sum(map(lines, MODULES)) <= 11_000
+    assert sum(map(lines, MODULES)) <= 11_300
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -106,6 +106,67 @@ def shift_colour(
     return mean + (x - mean) * contrast
 
 
+def resized_crops(
+    images: Tensor,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Crop each image at random, enlarge the crop to the image's size, flip half.
+
+    Args:
+        images: (B, C, H, W).
+        generator: a CPU generator.
+        scale: smallest and largest share of the area.
+        ratio: narrowest and widest crop, width by height; uniform in its logarithm.
+
+    Returns (B, C, H, W).
+
+    Source: torchvision's RandomResizedCrop, per image; a crop that would not fit is
+    shortened to the image instead of drawn anew.
+    """
+    count = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    area, shape = uniform(*scale), uniform(*map(math.log, ratio)).exp()
+    wide, high = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+    right, down = (uniform(-1, 1) * (1 - size) for size in (wide, high))
+    flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    zero = torch.zeros(count)
+    rows = [wide * flip, zero, right, zero, high, down]
+    matrix = torch.stack(rows, dim=1).view(count, 2, 3).to(images)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def cutmix(
+    images: Tensor, targets: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Paste one rectangle of every image into another of the batch, labels in part.
+
+    Args:
+        images: (B, C, H, W).
+        targets: (B, K) probabilities.
+        generator: a CPU generator; one rectangle and one order for the batch.
+
+    Returns both, mixed: the share of a pasted image's label is that of its pixels.
+
+    Source: Yun et al. 2019, "CutMix", with Beta(1, 1), which is uniform.
+    """
+    height, width = images.shape[-2:]
+    side, x, y = torch.rand(3, generator=generator).tolist()
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    half = math.sqrt(side) / 2
+    left, right = (round(min(max(x + d, 0), 1) * width) for d in (-half, half))
+    top, bottom = (round(min(max(y + d, 0), 1) * height) for d in (-half, half))
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images[order][..., top:bottom, left:right]
+    share = (right - left) * (bottom - top) / (height * width)
+    return mixed, (1 - share) * targets + share * targets[order]
+
+
 def _inside(middle: Tensor, pixels: Tensor, side: int) -> Tensor:
     first = middle - side // 2
     return (pixels >= first) & (pixels < first + side)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from diver_lite.checks import InputError, class_indices, finite, first_line, floats
-from diver_lite.judge.augment import dsa
+from diver_lite.judge.augment import cutmix, dsa, resized_crops
 from diver_lite.judge.networks import build_judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.sets.priors import resolve_device
@@ -142,6 +142,8 @@ class _Run:
         else:
             parameters, losses, finish = _stacked(networks)
         optimizer = self._optimizer(parameters)
+        if self.protocol.cutmix:
+            tasks = [(x, self._mixable(y), seed) for x, y, seed in tasks]
         streams = [_batches(*task, self.protocol, self.device) for task in tasks]
         total = self.protocol.total_steps(count)
         history, failed = [], {}  # failed: training -> first step without finite loss
@@ -171,6 +173,11 @@ class _Run:
             results.append(FloatingPointError(text) if broken else network.eval())
         return results
 
+    def _mixable(self, labels: Tensor) -> Tensor:
+        return (
+            F.one_hot(labels, self.num_classes).float() if labels.ndim == 1 else labels
+        )
+
     def _optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         decay = self.protocol.weight_decay
         if self.protocol.optimizer == "adamw":
@@ -198,7 +205,13 @@ def _batches(
         x = images[index] if few else normalise(images[index])
         if protocol.augment:
             x = dsa(x, generator, families=protocol.augment)
-        yield x, labels[index]
+        if protocol.crops:
+            x = resized_crops(x, generator)
+        yield (
+            cutmix(x, labels[index], generator)
+            if protocol.cutmix
+            else (x, labels[index])
+        )
 
 
 Parts = tuple[list[Tensor], Callable[..., Tensor], Callable[[], None]]

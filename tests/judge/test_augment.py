@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from diver_lite.judge.augment import FAMILIES, dsa
+from diver_lite.judge.augment import FAMILIES, cutmix, dsa, resized_crops
 
 DRAWS = 4_000
 
@@ -222,3 +222,56 @@ def test_siamese_means_the_same_operation(family):
         copies = dsa(x[:1].repeat(8, 1, 1, 1), three, families=(family,))
         own = (copies - copies[:1]).flatten(1).abs().amax(dim=1)
         assert own.max() > 1e-3  # otherwise, each image has its own parameters
+
+
+# --- ImageNet's --------------------------------------------------------------------
+
+
+def ramps(count=64, size=32):
+    """Return images whose red rises to the right, whose green rises downwards."""
+    axis = torch.linspace(0, 1, size)
+    red, green = axis.expand(size, size), axis.view(-1, 1).expand(size, size)
+    return torch.stack([red, green, red * 0]).expand(count, -1, -1, -1)
+
+
+def test_crops_have_the_sizes_that_were_drawn():
+    """A crop's width is how much red rises; areas, shapes, flips as torchvision's."""
+    found = resized_crops(ramps(4000), torch.Generator().manual_seed(0))
+    assert found.shape == (4000, 3, 32, 32)
+    rise = found[:, 0, 16, 24] - found[:, 0, 16, 8]
+    fall = found[:, 1, 24, 16] - found[:, 1, 8, 16]
+    wide, high = (2 * x.abs() * 31 / 32 for x in (rise, fall))
+    area = wide * high
+    assert 0.07 < area.min() < 0.1 and 0.95 < area.max() < 1.03
+    assert abs((rise < 0).float().mean() - 0.5) < 0.03
+    assert (fall > 0).all()
+    shape = (wide / high)[area < 0.5]  # larger ones are shortened
+    assert 0.7 < shape.min() < 0.78 and 1.28 < shape.max() < 1.4
+    assert abs(area[area < 0.5].mean() - (0.08 + 0.5) / 2) < 0.03  # uniform
+    assert found.min() >= 0 and found.max() <= 1 + 1e-5
+
+
+def test_a_crop_of_everything_is_the_image_or_its_mirror():
+    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = resized_crops(
+        images, torch.Generator().manual_seed(0), scale=(1, 1), ratio=(1, 1)
+    )
+    same = (found - images).abs().amax((1, 2, 3)) < 1e-5
+    mirrored = (found - images.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
+    assert (same ^ mirrored).all() and 0 < same.sum() < 20
+
+
+def test_labels_are_mixed_like_pixels():
+    """Images of one grey each: the mean of a mixed one tells the share."""
+    grey = torch.linspace(0, 1, 16)
+    images = grey.view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    targets = torch.eye(16)
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(200):
+        mixed, labels = cutmix(images, targets, generator)
+        assert labels.sum(1).allclose(torch.ones(16))
+        assert mixed.mean((1, 2, 3)).allclose(labels @ grey, atol=1e-5)
+        assert images.mean((1, 2, 3)).allclose(grey, atol=1e-5)  # not in place
+        shares.append(1 - labels.diagonal().min().item())
+    assert min(shares) < 0.05 and max(shares) > 0.7

@@ -240,6 +240,8 @@ OURS = {
     "lr": 1e-3,
     "weight_decay": 0.01,
     "augment": DSA,
+    "crops": False,
+    "cutmix": False,
     "statistics": (0.5, 0.25),
     "epochs": None,
     "schedule": "cosine",
@@ -258,12 +260,24 @@ RECIPES = {
         "lr": 0.01,
         "weight_decay": 5e-4,
         "augment": DSA,
+        "crops": False,
+        "cutmix": False,
         "statistics": None,
         "epochs": 1_000,
         "schedule": "step",
         "labels": "hard",
         "judge_lr": {"ViT": 1e-3},
         "learned_lr": True,
+    },
+    "imagenet": OURS
+    | {
+        "steps": None,
+        "epochs": 300,
+        "augment": (),
+        "crops": True,
+        "cutmix": True,
+        "statistics": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "labels": "soft",
     },
 }
 
