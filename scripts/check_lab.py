@@ -128,12 +128,10 @@ AUDIT = r"""
 })()
 """
 
-# Code cells without a number have not run; folded ones show none. Then: is it idle?
+# Code cells without a number have not run; folded ones show none.
 NOT_RUN = r"""
 [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")]
-  .filter((prompt) => !/\[\d+\]/.test(prompt.textContent)).length +
-[...document.querySelectorAll(".jp-Notebook-ExecutionIndicator")]
-  .filter((light) => light.dataset.status !== "idle").length
+  .filter((prompt) => !/\[\d+\]/.test(prompt.textContent)).length
 """
 HAS_RUN = f"({NOT_RUN}) === 0"
 LIVE = (
