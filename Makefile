@@ -27,7 +27,7 @@ help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
 	@echo "make test-code    of these the tests and the notebooks"
-	@echo "make test-book    of these the book, opened in a browser if there is Chromium"
+	@echo "make test-book    of these the book and JupyterLab, in a browser if there is Chromium"
 	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"
 	@echo "make lint         ruff check, ruff format --check, types"
@@ -85,6 +85,7 @@ test-book: $(VENV)/.installed-test
 	rm -rf _build
 	$(BIN)/jupyter-book build -W -n --keep-going .
 	$(BIN)/python scripts/check_book.py
+	$(BIN)/python scripts/check_lab.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

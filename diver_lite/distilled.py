@@ -101,16 +101,19 @@ class DistilledSet:
 
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
-        if isinstance(self.images, StoredImages):
-            values = "in their files"
-        else:
-            low, high = self.images.min().item(), self.images.max().item()
-            values = f"{low:.2f}..{high:.2f}"
+        values = "in their files"
+        if not isinstance(self.images, StoredImages):
+            values = f"{self.images.min().item():.2f}..{self.images.max().item():.2f}"
         return (
             f"DistilledSet({len(self)} images {shape}, {len(self.class_names)} "
             f"classes, ipc {self.ipc}, values {values}, "
             f"from {self.provenance.get('format', 'memory')})"
         )
+
+    def _repr_html_(self) -> str:
+        from diver_lite.sets.sheet import as_html
+
+        return as_html(self)
 
     def with_images(self, images: Tensor, method: str, **how: Any) -> DistilledSet:
         """Return the set with other pixels (N, 3, H, W), and how they were made."""
@@ -140,8 +143,7 @@ class DistilledSet:
 
         Raises `InputError`: wrong ending or dtype, or it can't be written.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
+        if (path := Path(path)).suffix != ".safetensors":
             raise InputError(f"output {path}: expected a name ending in .safetensors")
         if dtype not in (torch.float32, torch.float16):
             raise InputError(f"dtype {dtype}: expected torch.float32 or torch.float16")

@@ -3,16 +3,33 @@
 Run: python scripts/make_before_after.py
 """
 
-from diver_lite import load_distilled, load_prior, recover
-from diver_lite.book.figures import image_grid, set_theme, squeeze
+import io
 
-distilled = load_distilled("fashion-mnist-dm-ipc1")
-recovered = recover(distilled, load_prior("fashion-mnist", device="cpu"))
-rows = {
-    "distilled, squeezed": squeeze(distilled.images),
-    "distilled, cut off": distilled.images,
-    "DIVER": recovered.images,
-}
+from PIL import Image
+
+from diver_lite import load_distilled, load_prior, recover
+from diver_lite.book.figures import image_grid, set_theme
+from diver_lite.demo import SCALE, recovered_photographs
+
+OUT = "book/_static/before_after.png"
+
 set_theme()
-figure = image_grid(rows, distilled.class_names)
-figure.savefig("book/_static/before_after.png", dpi=110, bbox_inches="tight")
+garments = load_distilled("fashion-mnist-dm-ipc1")[[0, 1, 5, 8, 9]]
+prior = load_prior("fashion-mnist", device="cpu")
+pictures = []
+for before, after in (
+    recovered_photographs("cpu"),
+    [garments, recover(garments, prior)],
+):
+    rows = {"distilled": before.images, "DIVER": after.images}
+    titles = [before.class_names[label] for label in before.labels]
+    buffer = io.BytesIO()
+    image_grid(rows, titles, scale=SCALE).savefig(buffer, dpi=110)
+    pictures.append(Image.open(buffer).convert("RGB"))
+
+width, height = max(p.width for p in pictures), sum(p.height for p in pictures)
+cover = Image.new("RGB", (width, height), "white")
+for number, picture in enumerate(pictures):
+    cover.paste(picture, (0, number * pictures[0].height))
+cover.save(OUT, optimize=True)
+print(f"Wrote {OUT}")

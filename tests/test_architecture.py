@@ -88,7 +88,8 @@ def test_the_algorithm_knows_little():
 
 
 def test_what_serves_a_set_knows_none():
-    assert IMPORTS["distilled"] == {"checks", "files", "sets.stored"}
+    assert IMPORTS["distilled"] == {"checks", "files", "sets.stored", "sets.sheet"}
+    assert IMPORTS["sets.sheet"] == {"checks", "sets.stored"}
     assert IMPORTS["sets.stored"] == {"checks"}
 
 

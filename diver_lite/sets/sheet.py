@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diver_lite.checks import integer
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.stored import StoredImages
+
+if TYPE_CHECKING:
+    from diver_lite.distilled import DistilledSet
 
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text
@@ -66,9 +72,12 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
     yield "images", f"{len(distilled)} of {width}x{height} pixels"
     more = ", ..." if len(names) > 5 else ""
     yield "classes", f"{len(names)}, {ipc}: {', '.join(names[:5])}{more}"
-    low, high = distilled.images.min().item(), distilled.images.max().item()
-    outside = ((distilled.images < 0) | (distilled.images > 1)).float().mean().item()
-    yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
+    if isinstance(images := distilled.images, StoredImages):
+        yield "values", "in their files"  # to read all may take long
+    else:
+        outside = ((images < 0) | (images > 1)).float().mean().item()
+        low, high = images.min().item(), images.max().item()
+        yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
     if distilled.soft_labels is not None:
         strange = record.get("argmax_not_class_major")
         text = f"{record.get('soft_labels', 'as stored')}, {len(names)} an image"
@@ -86,6 +95,26 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
         if method := record.get("method"):
             yield "made by", f"{method}{_settings(record)}"
         record = record.get("source")
+
+
+def as_html(distilled: DistilledSet) -> str:
+    """Return what a notebook shows of a set: five classes, and the words.
+
+    It needs neither kernel nor network. Source: ours.
+    """
+    buffer = io.BytesIO()
+    contact_sheet(distilled, classes=5, rows=2).save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    style = "style='text-align:left'"
+    rows = "".join(
+        f"<tr><th {style}>{topic}</th><td {style}>{html.escape(text)}</td></tr>"
+        for topic, text in in_words(distilled)
+    )
+    names = html.escape(", ".join(distilled.class_names[:5]), quote=True)
+    return (
+        f"<figure style='margin:0'><img alt='Images of {names}' style='max-width:100%'"
+        f" src='data:image/png;base64,{data}'><table>{rows}</table></figure>"
+    )
 
 
 def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ import zmq.asyncio
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_CELL_LINES = 25
-MAX_BYTES = 1_500_000
+MAX_BYTES = 1_700_000
 MIN_WORDS = 1_200
 MIN_EXERCISES = 3
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
@@ -314,3 +314,60 @@ def test_a_reply_that_came_before_a_send_is_seen(mended, monkeypatch):
         return bool(done)
 
     assert asyncio.run(wait_for_reply())
+
+
+@every_notebook
+def test_what_the_page_folds_is_folded_in_jupyterlab(path):
+    """Tags mean nothing to JupyterLab: it reads `jupyter` in a cell's metadata."""
+    for position, cell in code_cells(path):
+        look = cell.metadata.get("jupyter", {})
+        if HIDDEN & tags(cell):
+            assert look.get("source_hidden"), position
+        if {"hide-cell", "remove-cell"} & tags(cell):
+            assert look.get("outputs_hidden"), position
+            assert cell.source.startswith("# "), f"{position}: says what it holds"
+
+
+@every_notebook
+def test_prose_holds_no_role_that_jupyterlab_cannot_read(path):
+    """It finds neither bibliography nor other files, and solutions end with a cell."""
+    text = markdown(path)
+    found = re.findall(r"{(?:cite:\w+|doc|ref|numref|chapter|solution-\w+)}", text)
+    assert not found
+
+
+def references():
+    """Return "Zhao and Bilen 2023" and the like, for every work in the bibliography."""
+    entries = re.split(r"(?m)^@", (ROOT / "book" / "references.bib").read_text("utf-8"))
+    for entry in entries[1:]:
+        authors = re.search(r"author\s*= {(.*)},", entry)[1].split(" and ")
+        names = [re.sub(r'{?\\["`\']{?(\w)}?}?|[{}]', r"\1", a) for a in authors]
+        names = [name.split(",")[0] for name in names]
+        who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+        yield f"{who} {re.search(r'year *= {(.*)}', entry)[1]}"
+
+
+def test_cited_works_are_in_the_bibliography():
+    """Author-year links, which read well on both faces, name works that it lists."""
+    known, cited = set(references()), set()
+    for path in NOTEBOOKS:
+        cited |= set(re.findall(r"\[([^\]\n]+ \d{4})\]\(", markdown(path)))
+    assert len(cited) > 30
+    plain = {name.replace("ä", "a") for name in cited}
+    assert plain <= known, plain - known
+
+
+def test_the_quick_start_quotes_its_own_table():
+    """What it says is about so many percent stands in the output above."""
+    cells = nbformat.read(ROOT / "notebooks/01_quick_start.ipynb", as_version=4).cells
+    (position,) = [i for i, c in enumerate(cells) if c.source.startswith("summarise(")]
+    table = cells[position].outputs[0]["data"]["text/plain"]
+    shown = {round(float(mean)) for mean in re.findall(r"([\d.]+) ±", table)}
+    quoted = {int(n) for n in re.findall(r"about (\d+) %", cells[position + 1].source)}
+    assert quoted and quoted <= shown
+
+
+def test_no_claim_of_a_verdict_from_the_quick_start():
+    """Two trainings give none, so the column is not shown."""
+    text = (ROOT / "notebooks" / "01_quick_start.ipynb").read_text("utf-8")
+    assert "too few seeds" not in text

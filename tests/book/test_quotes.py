@@ -16,19 +16,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("book/*.md"))]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
-# what was measured, but by no file of results/: page -> quote -> how to make it again
-ELSEWHERE = {
-    "README.md": {
-        "+14.9 [+8.7, +21.1]": "diver-lite demo --seeds 5",
-        "+14.1 [+10.6, +17.6]": "diver-lite demo --seeds 5",
-    }
-}
-# tables of the same kind, by their first lines
-LIVE_TABLES = (
-    "| trained on | ConvNet (the proxy) | ShuffleNetV2 | MobileNetV2 | unseen mean "
-    "| unseen, vs Stage I |",
-)
-
 NUMBER = r"[+−-]?\d+(?:\.\d+)?"
 # a mean, up to three words (points, %, more), and the ends of its interval
 QUOTE = re.compile(
@@ -79,24 +66,20 @@ def rounds_to(value, text):
     return math.isclose(value, written, abs_tol=0.5 * 10**-decimals + 0.0051)
 
 
-def not_found(pages, intervals, elsewhere):
+def not_found(pages, intervals):
     """Return "page: quote" for all quotes that no file has."""
     return [
         f"{page.name}: {quote}"
         for page in pages
         for quote, numbers in quotes(prose(page))
-        if quote not in elsewhere.get(page.name, {})
-        and not any(all(map(rounds_to, row, numbers)) for row in intervals)
+        if not any(all(map(rounds_to, row, numbers)) for row in intervals)
     ]
 
 
 def test_quoted_intervals_are_those_of_the_files():
-    """Of README, book and notebooks; what is no longer quoted isn't excused either."""
+    """Of README, book and notebooks."""
     intervals = stored_intervals(ROOT / "results")
-    assert not_found([*PAGES, *NOTEBOOKS], intervals, ELSEWHERE) == []
-    for page in PAGES:
-        found = {quote for quote, _ in quotes(prose(page))}
-        assert set(ELSEWHERE.get(page.name, {})) <= found
+    assert not_found([*PAGES, *NOTEBOOKS], intervals) == []
 
 
 def test_what_counts_as_a_quote(tmp_path):
@@ -118,10 +101,10 @@ def test_what_counts_as_a_quote(tmp_path):
     (tmp_path / "a.csv").write_text("set,points,low,high\nx,-3.44,-4.7,-1.99\ny,,,\n")
     (tmp_path / "b.csv").write_text("set,count,share,low,high\nx,4,0.04,0.016,0.0984\n")
     intervals = stored_intervals(tmp_path)
-    excused = {"page.md": {"+14.6 [+12.2, +17.9]": "live"}}
-    assert not_found([page], intervals, excused) == [
+    assert not_found([page], intervals) == [
         "page.md: 0.3 [−1.3, 1.8]",
         "page.md: 5.9 points more [5.3, 6.4]",
+        "page.md: +14.6 [+12.2, +17.9]",
     ]
 
 
@@ -151,7 +134,7 @@ def entries(path):
     return found
 
 
-def strangers(page, folder, live):
+def strangers(page, folder):
     """Return "row: number" for table cells that no file named in their section has.
 
     What a row and a column are called, "DM, 1", must be what the number belongs to,
@@ -169,7 +152,7 @@ def strangers(page, folder, live):
         known = set().union(*(labels for labels, _ in pool))
         for table in re.findall(r"(?:^\|.*\|\n)+", section, flags=re.M):
             header, *lines = QUOTE.sub("", table).splitlines()
-            if header in live or not pool:
+            if not pool:
                 continue
             _, *columns = row_of(header)
             for line in lines:
@@ -192,9 +175,7 @@ def row_of(line):
 
 def test_cells_of_tables_are_those_of_the_files():
     """README alone has tables with numbers of results/; the book's are built."""
-    assert strangers(PAGES[0], ROOT / "results", LIVE_TABLES) == []
-    for header in LIVE_TABLES:
-        assert header in PAGES[0].read_text("utf-8")
+    assert strangers(PAGES[0], ROOT / "results") == []
 
 
 def test_what_counts_as_a_stranger(tmp_path):
@@ -209,7 +190,7 @@ def test_what_counts_as_a_stranger(tmp_path):
         "# A\n| unnamed |\n|--|\n| x | 1.1 |\n## B\nSee [it](x) `results/a_*`.\n\n"
         "| of | DSA, 1 | MTT, ConvNet | any |\n|--|--|--|--|\n"
         "| Stage I | 12.3 | 8.8 | 55.5 |\n| raw | 40.4 | 1.0 | 5.0 [0.5, 9.5] |\n"
-        "| Stage I | 13.3 | 13.3 | 77.7 |\n\n| live |\n|--|\n| y | 9.9 |\n"
+        "| Stage I | 13.3 | 13.3 | 77.7 |\n"
     )
     wrong = [f"Stage I: {number}" for number in (55.5, 13.3, 13.3, 77.7)]
-    assert strangers(page, tmp_path, ("| live |",)) == wrong
+    assert strangers(page, tmp_path) == wrong

@@ -1,8 +1,13 @@
 """A set in words and as a picture: nothing of its record is lost on the way."""
 
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published_files import CIFAR10, class_major, normalise, pixels, save_dc
 from toy_sets import toy_set
 
@@ -60,3 +65,32 @@ def test_the_words_tell_doubts_and_makers():
     made = [text for topic, text in found if topic == "made by"]
     assert made == ["DIVER (seed 3)", "MTT (ipc 1)"]
     assert "soft labels" in dict(found)
+
+
+def test_a_notebook_shows_the_sheet_and_the_words():
+    """Escaped, and small enough for a page."""
+    made = DistilledSet(
+        torch.rand(12, 3, 8, 8),
+        [*range(6)] * 2,
+        tuple("abcdef"),
+        None,
+        {"method": "<x>"},
+    )
+    shown = made._repr_html_()
+    data = re.search(r"data:image/png;base64,([\w+/=]+)", shown)[1]
+    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    drawn = contact_sheet(made, classes=5, rows=2)
+    assert picture.tobytes() == drawn.tobytes()
+    assert "Images of a, b, c, d, e'" in shown
+    assert "&lt;x&gt;" in shown and "12 of 8x8 pixels" in shown
+    assert len(shown) < 60_000
+
+
+def test_pixels_that_stay_in_their_files_are_not_all_read(tmp_path, monkeypatch):
+    made = toy_set(count=3)
+    made.save(tmp_path / "000000.safetensors")
+    made.save_index(tmp_path, rows=len(made))
+    there = DistilledSet.load(tmp_path)
+    monkeypatch.delattr(type(there.images), "__torch_function__")
+    assert dict(in_words(there))["values"] == "in their files"
+    assert "data:image/png" in there._repr_html_()

@@ -1,0 +1,60 @@
+"""The demo: pictures first, then a table without verdicts, nothing half-written."""
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from diver_lite import demo
+from diver_lite.distilled import DistilledSet
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Let nothing be recovered or trained."""
+
+    def recover(distilled, prior, config, progress):
+        return distilled.with_images(distilled.images.clamp(0, 1), "DIVER")
+
+    def judge(sets, test, *, judges, seeds, **rest):
+        rows = [
+            {"set": s, "judge": j, "unseen": j != "ConvNet", "seed": k, "draw": 0}
+            for s in sets
+            for j in judges
+            for k in seeds
+        ]
+        return pd.DataFrame(rows).assign(accuracy=0.5)
+
+    monkeypatch.setattr(demo, "recover", recover)
+    monkeypatch.setattr(demo, "cross_architecture", judge)
+    monkeypatch.setattr(demo, "vae_only", lambda distilled, prior: distilled)
+
+
+def test_report(quick, tmp_path, capsys):
+    out = tmp_path / "demo"
+    demo.run_demo(out)
+    said = capsys.readouterr().out
+    page = (out / "report.html").read_text("utf-8")
+    assert said.index("photographs") < said.index("garments")
+    for text in (said, page):
+        assert "ShuffleNetV2" in text
+        assert "seeds" not in text, "no verdict, and none is missed"
+    assert page.count("data:image/png") == 2
+    assert "\x1b[" not in said, "colours in what is no terminal"
+    assert Image.open(out / "color.png").width > 5 * 96
+    assert len(DistilledSet.load(out / "recovered.safetensors")) == 10
+
+
+def test_a_terminal_shows_the_pictures(quick, monkeypatch, capsys):
+    pair = demo.recovered_photographs("cpu")
+    assert [len(s) for s in pair] == [5, 5]
+    names = [pair[0].class_names[label] for label in pair[0].labels]
+    assert names == list(demo.COLOR_CLASSES)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    demo._show(pair)
+    assert capsys.readouterr().out.count("▀") == 2 * 8 * 5 * 16
+    monkeypatch.setenv("NO_COLOR", "1")
+    demo._show(pair)
+    assert capsys.readouterr().out == ""
+    assert torch.equal(pair[1].images, pair[0].images.clamp(0, 1))
