@@ -88,8 +88,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "posterior variance for its root",
-        "return ((1 - alpha_prev) / (1 - alpha) * beta).sqrt()",
-        "return (1 - alpha_prev) / (1 - alpha) * beta",
+        "return ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).sqrt()",
+        "return (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)",
     ),
     Mutant(
         "recovery.py",
@@ -106,20 +106,20 @@ MUTANTS = [
     Mutant(
         "run/interval.py",
         "interval of guidance one off",
-        "scale = guidance_scale if high >= timestep > low else 1.0",
-        "scale = guidance_scale if high > timestep >= low else 1.0",
+        "return guidance_scale if high >= timestep > low else 1.0",
+        "return guidance_scale if high > timestep >= low else 1.0",
     ),
     Mutant(
-        "recovery.py",
-        "clean latent scaled by the next abar",
-        "x_0 = (z - (1 - alpha).sqrt() * eps) / alpha.sqrt()",
-        "x_0 = (z - (1 - alpha).sqrt() * eps) / alpha_prev.sqrt()",
+        "prior.py",
+        "clean latent scaled by the noise",
+        "return (latents - sigma * eps) / alpha, eps",
+        "return (latents - sigma * eps) / sigma, eps",
     ),
     Mutant(
         "recovery.py",
         "DDIM keeps this step's noise",
-        "z = alpha_prev.sqrt() * x_0 + (1 - alpha_prev).sqrt() * eps",
-        "z = alpha_prev.sqrt() * x_0 + (1 - alpha).sqrt() * eps",
+        "alpha, sigma = prior.signal_and_noise(after)",
+        "alpha, sigma = prior.signal_and_noise(timestep)",
     ),
     Mutant(
         "prior.py",
@@ -149,14 +149,14 @@ MUTANTS = [
     Mutant(
         "prior.py",
         "guidance counted from the conditional",
-        "return eps_u + guidance_scale * (eps_c - eps_u)",
-        "return eps_c + guidance_scale * (eps_c - eps_u)",
+        "return out_u + scale * (out_c - out_u)",
+        "return out_c + scale * (out_c - out_u)",
     ),
     Mutant(
         "prior.py",
         "halves of the batch swapped",
-        "eps_c, eps_u = both[:, :channels]",
-        "eps_u, eps_c = both[:, :channels]",
+        "out_c, out_u = both[:, :channels].float().chunk(2)",
+        "out_u, out_c = both[:, :channels].float().chunk(2)",
     ),
     Mutant(
         "prior.py",
@@ -337,8 +337,8 @@ MUTANTS = [
     Mutant(
         "sets/normalisation.py",
         "covariance over n",
-        "torch.linalg.eigh(covariance / (len(flat) - 1))",
-        "torch.linalg.eigh(covariance / len(flat))",
+        "len(reference) / (len(reference) - 1), eps",
+        "1, eps",
     ),
     Mutant(
         "sets/formats.py",

@@ -490,7 +490,7 @@ def test_a_subset_is_found_by_name_if_the_prior_has_its_names(
         theirs = [f"{name}, and more" for name in class_names("imagenet")]
 
     class Known:
-        class_names, num_classes = tuple(theirs), 1000
+        class_names, num_classes, info = tuple(theirs), 1000, {}
 
     def run(out, distilled, prior, config, *, class_map, **_):
         with warnings.catch_warnings():
