@@ -6,6 +6,7 @@ Writes book/_static/plane_prior.webp; no number is made here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def run_page() -> dict:
     """Run the page's Python, from top to bottom; return what it leaves."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
     found: dict = {"__name__": "page"}
-    exec(compile("\n".join(blocks), PAGE.name, "exec"), found)
+    with contextlib.chdir(PAGE.parent):
+        exec(compile("\n".join(blocks), PAGE.name, "exec"), found)
     return found
 
 

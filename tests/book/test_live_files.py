@@ -125,6 +125,14 @@ def test_the_plane_ends_where_its_twin_in_python_ends(config, seed, ours):
     assert (expected - expected.mean((0, 1))).abs().max() > 1  # not all at one place
 
 
+def test_the_stored_ends_are_the_browsers():
+    """The page "Add a prior" asserts that its own prior ends there."""
+    stored = torch.tensor(json.loads(plane_prior.PLANE.read_text())["ends"])
+    steps = in_node(PLANE, config={}, seed=0)
+    found = torch.tensor(steps[-1]["latents"]).view_as(stored)
+    assert (found - stored).abs().max() < 1e-3
+
+
 def test_recovered_points_lie_on_their_curves():
     data = json.loads(plane_prior.PLANE.read_text())
     ends = plane_prior.recover_points(RecoveryConfig(guidance_factor=0.0))
