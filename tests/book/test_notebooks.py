@@ -17,7 +17,7 @@ import zmq.asyncio
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_CELL_LINES = 25
-MAX_BYTES = 1_700_000
+MAX_BYTES = 1_500_000
 MIN_WORDS = 1_200
 MIN_EXERCISES = 3
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
