@@ -234,9 +234,8 @@ class Prior:
             alpha = torch.as_tensor(self.scheduler.final_alpha_cumprod)
         elif isinstance(place, int):
             alpha = self.scheduler.alphas_cumprod[place]
-        else:
-            angle = np.interp(timestep, DIT_STEPS, DIT_ANGLES)
-            alpha = torch.tensor(np.cos(angle) ** 2, dtype=torch.float32)
+        else:  # between two of its timesteps
+            alpha = abar_at(timestep)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     @property

@@ -48,8 +48,6 @@ def test_each_command_is_one_that_its_script_knows(piece):
         if command[0] == "-m":
             continue
         text = (ROOT / command[0]).read_text()
-        if command[0].endswith("measure_prior.py"):
-            text += (ROOT / "scripts/measure_metrics.py").read_text()
         for word in command:
             if word.startswith("--"):
                 assert f'"{word}"' in text, word
