@@ -151,7 +151,7 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         rows["no pull"] = unguided[noise_timestep]
         rows.refine("pull in the window", distilled, prior, config)
         visited = config.timesteps(prior)
-        guided = sum(config.phase(t) == "semantic" for t in visited)
+        guided = sum(config.phase(t) == "concrete" for t in visited)
         steps = f"{guided} of {len(visited)} steps"
         return rows.figure(f"pulled while {high} >= t > {low}: {steps}")
 
