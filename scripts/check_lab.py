@@ -133,12 +133,15 @@ AUDIT = r"""
 })()
 """
 
-# Code cells without a number have not run; folded ones show none.
+# How many code cells have not run. Their models say so: a folded one shows no number.
 NOT_RUN = r"""
-[...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")]
-  .filter((prompt) => !/\[\d+\]/.test(prompt.textContent)).length
+jupyterapp.shell.currentWidget.content.widgets.filter(({model}) =>
+  model.type === "code" &&
+  (model.executionCount === null || model.executionState === "running")).length
 """
-HAS_RUN = f"({NOT_RUN}) === 0"
+ERROR = """!!document.querySelector(
+  ".jp-Notebook [data-mime-type='application/vnd.jupyter.error']")"""
+HAS_RUN = f"({NOT_RUN}) === 0 || {ERROR}"
 PICTURE = """!!document.querySelectorAll(".jp-Notebook .jp-Cell")[%d]
   .querySelector(".jp-OutputArea-output img")"""
 LIVE = (
@@ -231,15 +234,16 @@ class Tab(Page):
             return ["outputs were not cleared"]
         begun = time.monotonic()
         self.execute("run-all-cells")
-        if not self.becomes("true", picture, RUN):
-            return [f"no recovered picture after {RUN} s", *self.evaluate(AUDIT)]
+        if not self.becomes("true", f"{picture} || {ERROR}", RUN):
+            return [f"no recovered picture after {RUN} s"]
         first = time.monotonic() - begun
         if not self.becomes("true", HAS_RUN, RUN):
             return [f"not run after {RUN} s: {self.evaluate(NOT_RUN)}"]
         print(
             f"     {path.stem}: first recovered picture {first:.1f} s after Run All, "
             f"last cell {time.monotonic() - begun:.0f} s; "
-            f"kernel: {kernel_seconds():.0f} s of CPU time, imports included"
+            f"kernel: {kernel_seconds():.0f} s of CPU time, imports included",
+            flush=True,
         )
         if complaints := self.evaluate(AUDIT):
             return complaints
