@@ -236,13 +236,13 @@ class Tab(Page):
         self.execute("run-all-cells")
         if not self.becomes("true", f"{picture} || {ERROR}", RUN):
             return [f"no recovered picture after {RUN} s"]
-        first = time.monotonic() - begun
+        first, used = time.monotonic() - begun, kernel_seconds()
         if not self.becomes("true", HAS_RUN, RUN):
             return [f"not run after {RUN} s: {self.evaluate(NOT_RUN)}"]
         print(
-            f"     {path.stem}: first recovered picture {first:.1f} s after Run All, "
-            f"last cell {time.monotonic() - begun:.0f} s; "
-            f"kernel: {kernel_seconds():.0f} s of CPU time, imports included",
+            f"     {path.stem}: first recovered picture {first:.1f} s after Run All "
+            f"({used:.1f} s of the kernel's CPU time, its start included), last cell "
+            f"{time.monotonic() - begun:.0f} s ({kernel_seconds():.0f} s)",
             flush=True,
         )
         if complaints := self.evaluate(AUDIT):
