@@ -447,6 +447,13 @@ class _Rows(dict[str, Tensor]):
         return followed
 
 
+class _Explorer(widgets.VBox):
+    """What a stored notebook shows in its place, where no kernel has run, is a hint."""
+
+    def __repr__(self) -> str:
+        return "Run this cell: here come controls, and a picture that follows them."
+
+
 def _live(
     show: Callable[..., Figure], alt: str, names: Sequence[str] = (), **given: Any
 ) -> widgets.VBox:
@@ -492,4 +499,4 @@ def _live(
     update()
     for control in controls.values():
         control.observe(update, "value")
-    return widgets.VBox([*controls.values(), picture, message])
+    return _Explorer([*controls.values(), picture, message])
