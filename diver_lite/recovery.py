@@ -106,10 +106,10 @@ class RecoveryConfig:
         return [start, *(t for t in grid if t < start)]
 
     def phase(self, timestep: float) -> str:
-        """Name the phase of `timestep`: "chaotic", "semantic" or "refinement"."""
+        """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
         window = "published" if self.window == "none" else self.window
         high, low = to_window(window, T, "window", WINDOWS)
-        before = "chaotic" if timestep > high else "semantic"
+        before = "chaotic" if timestep > high else "concrete"
         return before if timestep > low else "refinement"
 
 
@@ -118,7 +118,7 @@ class Step:
     """One step of the reverse process, after it was taken."""
 
     timestep: int | float  #: the timestep that was left
-    phase: str  #: "chaotic", "semantic" (the window) or "refinement"
+    phase: str  #: "chaotic", "concrete" (the window) or "refinement"
     latents: Tensor  #: (B, C, h, w) z_{k-1}, after the update and the pull
     pred_original: Tensor  #: (B, C, h, w) clean latent predicted before the update
     guided: bool  #: whether semantic guidance acted
@@ -193,7 +193,7 @@ def recover_steps(
         z = alpha * x_0 + sigma * eps  # DDIM
 
         phase = config.phase(timestep)
-        guided = phase == "semantic" and config.window != "none"
+        guided = phase == "concrete" and config.window != "none"
         # nothing would denoise after a pull in the last step
         if guided and config.guidance_factor > 0 and after > -1:
             alphas = abar_at(timestep), abar_at(timestep - T / 50)

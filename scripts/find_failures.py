@@ -47,7 +47,7 @@ def picture_of(dataset: str) -> Path:
 def settings(args) -> list[tuple[str, RecoveryConfig]]:
     """Return the sweep: semantic guidance only where its window is ever reached."""
     default = RecoveryConfig(num_inference_steps=args.inference_steps)
-    reached = default.phase  # of a timestep: "semantic" inside the window
+    reached = default.phase  # of a timestep: "concrete" inside the window
     sweep = []
     for level in args.noise:
         for scale in args.scales:

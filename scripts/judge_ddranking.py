@@ -1,11 +1,11 @@
-"""Judge a set by DD-Ranking's own evaluator, beside this package's judge.
+"""Judge a set as DD-Ranking does, beside this package's judge.
 
 Run: python scripts/judge_ddranking.py SET ... --data-root FOLDER [--seeds 3]
      [--epochs 1000] [--test-images 1000]
 
 Needs PyPI's ddranking 0.2.0, with kornia and timm (pip install --no-deps, as it pins
 old versions of NumPy and SciPy), and CIFAR-10. Each set is written by `convert --to
-dd-ranking`; its evaluator reads nothing but those files. It is given what it would
+dd-ranking`; its judge reads nothing but those files. It is given what it would
 download: torchvision's CIFAR-10 is replaced by the images of --data-root. Its whole
 score can't be had offline: for CIFAR-10 it trains on all real images first. So its
 training and its validation are called, which give the accuracy that the score is made
@@ -33,7 +33,7 @@ from diver_lite import DistilledSet, cross_architecture, load_dataset, load_dist
 from diver_lite.sets.real import describe_source
 from diver_lite.sets.writers import convert
 
-DSA = {  # the published strengths, under the evaluator's names
+DSA = {  # the published strengths, under that judge's names
     "flip": 0.5,
     "scale": 1.2,
     "rotate": 15.0,
@@ -48,7 +48,7 @@ DSA = {  # the published strengths, under the evaluator's names
 
 
 class Images:
-    """Real images where the evaluator asks torchvision for CIFAR-10."""
+    """Real images where that judge asks torchvision for CIFAR-10."""
 
     splits: dict[bool, tuple] = {}  # noqa: RUF012  filled once, by main
 
@@ -68,19 +68,19 @@ class Images:
 
 
 def theirs(folder: Path, seed: int, args: argparse.Namespace) -> float:
-    """Return the evaluator's accuracy, in percent, of what lies in a folder."""
+    """Return that judge's accuracy, in percent, of what lies in a folder."""
     from ddranking.metrics import LabelRobustScoreHard
 
     images = torch.load(folder / "images.pt", weights_only=True)
     labels = torch.load(folder / "labels.pt", weights_only=True)
-    evaluator = LabelRobustScoreHard(
+    judge = LabelRobustScoreHard(
         dataset="CIFAR10", ipc=len(images) // 10, model_name="ConvNet-3",
         data_aug_func="dsa", aug_params=DSA, optimizer="sgd", lr_scheduler="step",
         step_size=args.epochs // 2, num_epochs=args.epochs, num_workers=0, num_eval=1,
         device="cpu", save_path=str(folder / "scores.csv"),
     )  # fmt: skip
     torch.manual_seed(seed)
-    accuracy, _ = evaluator._compute_hard_label_metrics_helper(
+    accuracy, _ = judge._compute_hard_label_metrics_helper(
         image_tensor=images, image_path=None, hard_labels=labels, lr=0.01, mode="syn"
     )
     return float(accuracy)

@@ -428,7 +428,7 @@ def test_few_steps_leave_little_room_for_the_pull(folders, kind):
     for count in (1, 2, 4, 8):
         visited = RecoveryConfig(num_inference_steps=count).timesteps(prior)
         phases = map(RecoveryConfig().phase, visited[:-1])  # the last one doesn't pull
-        room[count] = [*phases].count("semantic")
+        room[count] = [*phases].count("concrete")
     assert room == {1: 0, 2: 1, 4: 2, 8: 3}
 
 

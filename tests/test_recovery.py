@@ -471,9 +471,9 @@ def test_steps_report_what_happened(tiny_prior):
     assert [s.timestep for s in steps] == [650, 600, 500, 400, 300, 200, 100, 0]
     assert [s.timestep for s in steps] == config.timesteps(tiny_prior)
     assert [s.phase for s in steps] == (
-        ["chaotic"] + ["semantic"] * 3 + ["refinement"] * 4
+        ["chaotic"] + ["concrete"] * 3 + ["refinement"] * 4
     )
-    assert [s.guided for s in steps] == [s.phase == "semantic" for s in steps]
+    assert [s.guided for s in steps] == [s.phase == "concrete" for s in steps]
     for step in steps:
         assert step.latents.shape == step.pred_original.shape == z_0.shape
         assert step.latents.isfinite().all()
@@ -492,23 +492,23 @@ def test_steps_report_what_happened(tiny_prior):
     ],
 )
 def test_phases_change_exactly_at_the_boundaries(window, high, low):
-    """high >= t > low is "semantic": the upper bound belongs to it, the lower not."""
+    """high >= t > low is "concrete": the upper bound belongs to it, the lower not."""
     config = RecoveryConfig(window=window)
     assert config.phase(high + 1) == "chaotic"
-    assert config.phase(high) == "semantic"
-    assert config.phase(low + 1) == "semantic"
+    assert config.phase(high) == "concrete"
+    assert config.phase(low + 1) == "concrete"
     assert config.phase(low) == "refinement"
 
 
 def test_late_early_and_full_windows():
     """The presets reach the ends of the schedule."""
     late, early, full = (RecoveryConfig(window=w) for w in ("late", "early", "full"))
-    assert [late.phase(t) for t in (401, 400, 0)] == ["chaotic", *["semantic"] * 2]
+    assert [late.phase(t) for t in (401, 400, 0)] == ["chaotic", *["concrete"] * 2]
     assert [early.phase(t) for t in (999, 817, 816)] == [
-        *["semantic"] * 2,
+        *["concrete"] * 2,
         "refinement",
     ]
-    assert {full.phase(t) for t in range(1000)} == {"semantic"}
+    assert {full.phase(t) for t in range(1000)} == {"concrete"}
 
 
 def test_outside_the_interval_only_the_conditional_half_runs(
@@ -630,7 +630,7 @@ def test_a_fraction_is_the_timestep_it_names_everywhere(tiny_prior):
 def acting(window):
     """Return the timesteps in a window."""
     config = RecoveryConfig(window=window)
-    return [t for t in range(1000) if config.phase(t) == "semantic"]
+    return [t for t in range(1000) if config.phase(t) == "concrete"]
 
 
 def test_fractions_hold_whole_windows():

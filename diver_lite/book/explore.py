@@ -151,7 +151,7 @@ def explore_window(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         rows["no pull"] = unguided[noise_timestep]
         rows.refine("pull in the window", distilled, prior, config)
         visited = config.timesteps(prior)
-        guided = sum(config.phase(t) == "semantic" for t in visited)
+        guided = sum(config.phase(t) == "concrete" for t in visited)
         steps = f"{guided} of {len(visited)} steps"
         return rows.figure(f"pulled while {high} >= t > {low}: {steps}")
 
@@ -447,6 +447,13 @@ class _Rows(dict[str, Tensor]):
         return followed
 
 
+class _Explorer(widgets.VBox):
+    """What a stored notebook shows in its place, where no kernel has run, is a hint."""
+
+    def __repr__(self) -> str:
+        return "Run this cell: here come controls, and a picture that follows them."
+
+
 def _live(
     show: Callable[..., Figure], alt: str, names: Sequence[str] = (), **given: Any
 ) -> widgets.VBox:
@@ -492,4 +499,4 @@ def _live(
     update()
     for control in controls.values():
         control.observe(update, "value")
-    return widgets.VBox([*controls.values(), picture, message])
+    return _Explorer([*controls.values(), picture, message])

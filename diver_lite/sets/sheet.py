@@ -28,16 +28,17 @@ def contact_sheet(
 
     Args:
         distilled: the set.
-        classes: draw so many at most, the first ones.
+        classes: draw so many at most, the first ones that the set has images of.
         rows: images of each class, at most.
         side: height of a picture in pixels, at least; enlarged without smoothing.
 
     Source: ours.
     """
-    shown = min(integer(classes, "classes", 1), len(distilled.class_names))
+    present = distilled.labels.unique().tolist()[: integer(classes, "classes", 1)]
+    shown, names = len(present), [distilled.class_names[label] for label in present]
     chosen = [
         (distilled.labels == label).nonzero().flatten()[: integer(rows, "rows", 1)]
-        for label in range(shown)
+        for label in present
     ]
     height, width = distilled.images.shape[-2:]
     scale = -(-integer(side, "side", 1, 2**12) // height)
@@ -45,9 +46,7 @@ def contact_sheet(
     size = (shown * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for column, (name, index) in enumerate(
-        zip(distilled.class_names, chosen, strict=False)
-    ):
+    for column, (name, index) in enumerate(zip(names, chosen, strict=True)):
         while name and draw.textlength(name, font) > wide - _GAP:
             name = name[:-2].rstrip("…") + "…" if len(name) > 2 else ""
         draw.text((column * wide + _GAP, 1), name, _INK, font)
@@ -67,11 +66,15 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
     Source: ours; `load_distilled` and the makers of sets keep the record.
     """
     record, names = distilled.provenance, distilled.class_names
-    ipc = f"{distilled.ipc} each" if distilled.ipc else "not equally many"
+    present, counts = distilled.labels.unique(return_counts=True)
+    equal = len(counts.unique()) == 1
+    ipc = f"{counts[0].item()} each" if equal else "not equally many"
+    some = [names[label] for label in present.tolist()]
+    of = f"{len(some)} of {len(names)}" if len(some) < len(names) else f"{len(some)}"
     height, width = distilled.images.shape[-2:]
     yield "images", f"{len(distilled)} of {width}x{height} pixels"
-    more = ", ..." if len(names) > 5 else ""
-    yield "classes", f"{len(names)}, {ipc}: {', '.join(names[:5])}{more}"
+    more = ", ..." if len(some) > 5 else ""
+    yield "classes", f"{of}, {ipc}: {', '.join(some[:5])}{more}"
     if isinstance(images := distilled.images, StoredImages):
         yield "values", "in their files"  # to read all may take long
     else:
@@ -110,7 +113,9 @@ def as_html(distilled: DistilledSet) -> str:
         f"<tr><th {style}>{topic}</th><td {style}>{html.escape(text)}</td></tr>"
         for topic, text in in_words(distilled)
     )
-    names = html.escape(", ".join(distilled.class_names[:5]), quote=True)
+    present = distilled.labels.unique().tolist()[:5]
+    names = ", ".join(distilled.class_names[label] for label in present)
+    names = html.escape(names, quote=True)
     return (
         f"<figure style='margin:0'><img alt='Images of {names}' style='max-width:100%'"
         f" src='data:image/png;base64,{data}'><table>{rows}</table></figure>"

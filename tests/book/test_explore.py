@@ -359,7 +359,7 @@ def test_reverse_process_walks_through_the_steps(few, tiny_prior, drawn, passes)
     assert passes == visited
     rows, title, _ = drawn[-1]
     assert [*rows] == ["distilled", "noisy latent", "predicted clean"]
-    assert title == f"t = {visited[0]}: semantic phase, pulled"
+    assert title == f"t = {visited[0]}: concrete phase, pulled"
     control(box, "timestep").value = 100
     assert drawn[-1][1] == "t = 100: refinement phase, not pulled"
     assert passes == visited  # moving along the steps decodes, and no more
@@ -377,7 +377,7 @@ def test_reverse_process_follows_level_and_window(few, tiny_prior, drawn, passes
     # the step nearest to the timestep still asked for, 700, is the first one
     assert drawn[-1][1] == "t = 300: refinement phase, not pulled"
     control(box, "window").value = "late"
-    assert drawn[-1][1] == "t = 300: semantic phase, pulled"
+    assert drawn[-1][1] == "t = 300: concrete phase, pulled"
     count = len(passes)
     control(box, "window").value = "published"  # has been here before
     assert len(passes) == count

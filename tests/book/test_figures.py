@@ -165,6 +165,7 @@ def test_jpeg_is_smaller_and_shows_the_same():
     error = np.abs(np.asarray(shown, float) - np.asarray(exact, float)).mean()
     assert error < 8  # of 255; the grain is what JPEG is worst at
     assert len(jpeg.data) < 0.6 * len(buffer.getvalue())
+    assert len(figures.as_jpeg(grid, quality=60).data) < 0.8 * len(jpeg.data)
 
 
 def grey(value, size=1.0):

@@ -86,6 +86,14 @@ def test_a_notebook_shows_the_sheet_and_the_words():
     assert len(shown) < 60_000
 
 
+def test_a_part_of_a_set_shows_the_classes_that_it_has():
+    made = DistilledSet(torch.rand(6, 3, 8, 8), [*range(6)], tuple("abcdef"))
+    part = made[[1, 4]]
+    assert dict(in_words(part))["classes"] == "2 of 6, 1 each: b, e"
+    assert contact_sheet(part).width < contact_sheet(made).width
+    assert "Images of b, e'" in part._repr_html_()
+
+
 def test_pixels_that_stay_in_their_files_are_not_all_read(tmp_path, monkeypatch):
     made = toy_set(count=3)
     made.save(tmp_path / "000000.safetensors")

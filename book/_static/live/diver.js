@@ -55,11 +55,11 @@ const Diver = (() => {
     return [noiseTimestep, ...grid.filter((t) => t < noiseTimestep)];
   }
 
-  // "chaotic", "semantic" (the window) or "refinement".
+  // "chaotic", "concrete" (the window) or "refinement".
   function phase(config, timestep) {
     const [high, low] = config.window;
     if (timestep > high) return "chaotic";
-    return timestep > low ? "semantic" : "refinement";
+    return timestep > low ? "concrete" : "refinement";
   }
 
   // Noise clean latents to a given level (semantic inheritance, SI).
@@ -101,7 +101,7 @@ const Diver = (() => {
       z = x0.map((v, i) => signal * v + level * eps[i]);  // DDIM
 
       const now = phase(config, timestep);
-      const guided = now === "semantic";
+      const guided = now === "concrete";
       // nothing would denoise after a pull in the last step
       if (guided && config.guidanceFactor > 0 && after > -1) {
         const difference = pulled.map((v, i) => v - z0[i]);

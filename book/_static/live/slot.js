@@ -47,7 +47,7 @@ class Slot {
       return mark;
     }));
     this.say(`${this.visited.length} steps, ` +
-      `${this.phases.filter((phase) => phase === "semantic").length} of them pulled`);
+      `${this.phases.filter((phase) => phase === "concrete").length} of them pulled`);
   }
 
   say(text) { this.legend.textContent = text; }
