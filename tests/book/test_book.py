@@ -25,11 +25,13 @@ CHAPTERS = [
     "04_semantic_inheritance",
     "05_semantic_guidance",
     "06_semantic_fusion",
+    "interlude_two_priors",
     "07_cross_architecture",
     "08_ablations",
     "09_colour_images",
-    "10_imagenet_and_gpu",
-    "11_bring_your_own",
+    "10_bring_your_own",
+    "appendix_a_colour_prior",
+    "appendix_b_imagenet_and_gpu",
 ]
 NOT_OURS = ("ModuleNotFoundError", "jupyter_client.")  # messages of other programs
 
@@ -65,7 +67,19 @@ def test_the_contents_list_every_chapter_and_page():
     there += [f"book/{page.stem}" for page in PAGES]
     assert sorted(listed) == sorted(there)
     chapters = [entry for entry in listed if entry.startswith("notebooks/")]
-    assert chapters == sorted(chapters), "chapters stand in the order of their numbers"
+    assert chapters == [f"notebooks/{name}" for name in CHAPTERS]
+    numbers = [int(name[:2]) for name in CHAPTERS if name[0].isdigit()]
+    assert numbers == [*range(1, len(numbers) + 1)]
+
+
+def test_titles_in_the_contents_carry_the_number_of_the_file():
+    """A chapter's number, an appendix's letter, and a dot alone for an interlude."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+    for entry in (entry for part in toc["parts"] for entry in part["chapters"]):
+        folder, name = entry["file"].split("/")
+        if folder == "notebooks":
+            sign = re.match(r"0?(\d*)|", name)[1] or name.partition("appendix_")[2][:1]
+            assert entry["title"].startswith(f"{sign.upper()} · ".lstrip()), name
 
 
 def test_notebooks_have_the_names_that_pages_link_to():
