@@ -13,17 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diver_lite.checks import (
-    InputError,
-    class_indices,
-    describe,
-    finite,
-    floats,
-    instance,
-    integer,
-    naming,
-    require,
-)
+from diver_lite import checks
+from diver_lite.checks import InputError, naming, require
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored as on_disk
 from diver_lite.sets.stored import StoredImages, opened, stored_images
@@ -59,8 +50,8 @@ class DistilledSet:
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, StoredImages):  # checked as they are read
-            floats(self.images, "images", ("N", 3, "H", "W"))
-            self.images = finite(self.images, "images").to("cpu", torch.float32)
+            checks.floats(self.images, "images", ("N", 3, "H", "W"))
+            self.images = checks.finite(self.images, "images").to("cpu", torch.float32)
         several = isinstance(self.class_names, tuple | list | str) and self.class_names
         require(bool(several), "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
@@ -68,16 +59,15 @@ class DistilledSet:
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
-            raise InputError(
-                f"labels are {describe(self.labels)}; expected integer class indices"
-            ) from None
-        class_indices(labels, "labels", count, classes)
+            found = f"labels are {checks.describe(self.labels)}"
+            raise InputError(f"{found}; expected integer class indices") from None
+        checks.class_indices(labels, "labels", count, classes)
         self.labels = labels.to(torch.int64)
         if self.soft_labels is not None:
-            floats(self.soft_labels, "soft_labels", (count, classes))
-            soft = finite(self.soft_labels, "soft_labels")
+            checks.floats(self.soft_labels, "soft_labels", (count, classes))
+            soft = checks.finite(self.soft_labels, "soft_labels")
             self.soft_labels = soft.to("cpu", torch.float32)
-        instance(self.provenance, "provenance", dict)
+        checks.instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
         except (TypeError, ValueError) as error:
@@ -196,7 +186,7 @@ class DistilledSet:
             tensors = {name: stored.get_tensor(name) for name in names}
         with naming(file):
             if numbered:
-                rows = integer(header.get("rows"), "rows of a file", 1)
+                rows = checks.integer(header.get("rows"), "rows of a file", 1)
                 number = -(-tensors["labels"].numel() // rows)
                 files = [path / f"{i:06d}.safetensors" for i in range(number)]
                 tensors["images"] = stored_images(files, rows)
@@ -221,7 +211,7 @@ def _header(file: Path, metadata: Any, names: Sequence[str], numbered: bool) -> 
         kinds = {"format_version": int, "class_names": list, "provenance": dict}
         for name, kind in kinds.items():
             if not isinstance(header[name], kind):
-                raise TypeError(f"{name} is {describe(header[name])}")
+                raise TypeError(f"{name} is {checks.describe(header[name])}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file}: damaged metadata ({error})") from None
     if version > FORMAT_VERSION:

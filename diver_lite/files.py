@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:  # the set-up check must run where torch is missing
 
 # In every folder that this package wrote: only such a folder is ever overwritten.
 MARKER = ".diver-lite"
+HELD = f"{MARKER}-held"  # a lock, in a folder for what is being written
 
 
 class WriteError(InputError, OSError):
@@ -39,20 +42,19 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    with ExitStack() as stack, _naming_output(path):
+    with _naming_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = _scratch(path)
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        temporary = scratch / path.name
-        yield temporary
-        (scratch / MARKER).touch()
-        usual = stat.S_IMODE((scratch / MARKER).stat().st_mode)
-        for file in [temporary, *temporary.rglob("*")]:
-            if file.is_file() and not file.is_symlink():
-                file.chmod(usual)
-        if temporary.is_dir():
-            (temporary / MARKER).touch()
-        move(temporary, path, overwrite=overwrite)
+        with _scratch(path) as scratch:
+            temporary = scratch / path.name
+            yield temporary
+            (scratch / MARKER).touch()
+            usual = stat.S_IMODE((scratch / MARKER).stat().st_mode)
+            for file in [temporary, *temporary.rglob("*")]:
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(usual)
+            if temporary.is_dir():
+                (temporary / MARKER).touch()
+            move(temporary, path, overwrite=overwrite)
 
 
 @contextmanager
@@ -108,8 +110,35 @@ def _linked(new: Path, path: Path) -> bool:
     return True
 
 
-def _scratch(path: Path) -> Path:
+def _new_folder(path: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, under a lock; it goes when the block ends."""
+    folder = _new_folder(path)
+    lock = FileLock(folder / HELD, timeout=0)
+    try:
+        with suppress(NotImplementedError):  # some network file systems lock nothing
+            lock.acquire()
+        yield folder
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what was half-written for `path` when a run was killed: no lock is held.
+
+    A lock that is younger than a second may be one that is just being taken.
+    """
+    for held in path.parent.glob(f".{glob.escape(path.name)}.*/{HELD}"):
+        with suppress(OSError, NotImplementedError):  # `Timeout`, for one
+            if time.time() > held.stat().st_mtime + 1:
+                with FileLock(held, timeout=0):
+                    pass
+                shutil.rmtree(held.parent, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:
@@ -123,11 +152,9 @@ def _settle(path: Path) -> None:
     if os.path.lexists(old) and not os.path.lexists(path):
         os.replace(old, path)
     elif os.path.lexists(old):
-        scratch = _scratch(path)
-        try:  # under another name, as what is half deleted must never come back
+        # under another name, as what is half deleted must never come back
+        with _scratch(path) as scratch:
             os.replace(old, scratch / path.name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
@@ -135,6 +162,7 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
     path = Path(path)
     with _naming_output(path):
         _settle(path)
+        sweep(path)
         if os.path.lexists(path) and not overwrite:
             hint = "choose another path or pass overwrite (--overwrite)"
             raise InputError(f"output {path} exists already; {hint}")
@@ -145,7 +173,7 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
             )
         # in the nearest folder there is: a check must not leave new ones behind
         folder = next(p for p in path.absolute().parents if os.path.lexists(p))
-        _scratch(folder / path.name).rmdir()
+        _new_folder(folder / path.name).rmdir()
 
 
 def check_apart(outputs: Mapping[str, str | Path | None]) -> None:

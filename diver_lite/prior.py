@@ -14,16 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import (
-    InputError,
-    class_indices,
-    describe,
-    finite,
-    floats,
-    is_one_of,
-    number,
-    require,
-)
+from diver_lite import checks
+from diver_lite.checks import require
 
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
 T = 1000  # training timesteps of DiT: settings mean the noise levels of its schedule
@@ -62,20 +54,18 @@ def abar_at(timestep: float) -> Tensor:
     return torch.tensor(np.cos(angle) ** 2, dtype=torch.float32)
 
 
-def to_timestep(
-    value: Any, total: int, name: str, *, lowest: int = 0, words: Sequence[str] = ()
-) -> int:
+def to_timestep(value: Any, name: str, lowest: int = 0, words: Sequence = ()) -> int:
     """Turn a timestep into an integer, or raise `InputError` that names the argument.
 
-    Integers are training timesteps, 0 .. total-1; floats in [0, 1] are fractions of
-    total, 1.0 the last one. A window's bounds (lowest = -1) may lie just outside, at
-    total and at -1, which is what 0.0 means there. Words that may stand for one pass.
+    Integers are training timesteps, 0 .. T-1; floats in [0, 1] are fractions of T, 1.0
+    the last one. A window's bounds (lowest = -1) may lie just outside, at T and at -1,
+    which is what 0.0 means there. Words that may stand for one pass.
     """
-    if is_one_of(value, words):
+    if checks.is_one_of(value, words):
         return lowest
-    highest = total - 1 if lowest == 0 else total
+    highest = T - 1 if lowest == 0 else T
     if isinstance(value, float) and 0 <= value <= 1:
-        return min(round(value * total), highest) if value > 0 else lowest
+        return min(round(value * T), highest) if value > 0 else lowest
     valid = isinstance(value, int) and not isinstance(value, bool)
     expected = "".join(f"{word!r}, " for word in words) + (
         f"a training timestep (an integer in {lowest} .. {highest}) or a fraction "
@@ -85,13 +75,13 @@ def to_timestep(
     return int(value)
 
 
-def to_window(value: Any, total: int, name: str, known: dict) -> tuple[int, int]:
+def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
     """Turn a pair (high, low), or its known name, into timesteps: high >= t > low."""
-    pair = known.get(value) if isinstance(value, str) else value
+    pair: Any = known.get(value) if isinstance(value, str) else value
     names = f"one of {[*known]} or " if known else ""
-    if not isinstance(pair, tuple) or len(pair) != 2:
-        raise InputError(f"{name} is {describe(value)}; expected {names}(high, low)")
-    high, low = (to_timestep(bound, total, name, lowest=-1) for bound in pair)
+    both = isinstance(pair, tuple) and len(pair) == 2
+    require(both, name, value, f"{names}(high, low)")
+    high, low = (to_timestep(bound, name, lowest=-1) for bound in pair)
     require(high >= low, name, value, "high >= low")
     return high, low
 
@@ -182,14 +172,12 @@ class Prior:
         require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
         scheduler.set_timesteps(steps)
         grid = scheduler.timesteps.double().numpy()
+        if self.prediction == "flow":
+            return dit_timesteps(np.arctan2(grid, total - grid))  # s and 1 - s
         expected = f"steps that the schedule's steps_offset leaves below T = {total}"
-        flow = self.prediction == "flow"
-        require(flow or grid[0] < total, "num_inference_steps", steps, expected)
-        if flow:
-            angles = np.arctan2(grid, total - grid)  # s and 1 - s
-        else:
-            angles = noise_angles(self.scheduler.alphas_cumprod)[grid.astype(int) + 1]
-        return dit_timesteps(angles)
+        require(grid[0] < total, "num_inference_steps", steps, expected)
+        angles = noise_angles(self.scheduler.alphas_cumprod)
+        return dit_timesteps(angles[grid.astype(int) + 1])
 
     def place(self, timestep: float, name: str = "timestep") -> int | float:
         """Return its own timestep with the signal-to-noise ratio of one of DiT's.
@@ -201,17 +189,15 @@ class Prior:
         if self.prediction == "flow":
             return snap(total * np.sin(angle) / (np.sin(angle) + np.cos(angle)))
         angles = noise_angles(self.scheduler.alphas_cumprod)
-        ends = dit_timesteps(angles[[1, -2]])
-        expected = "a noise level of the prior's schedule, {:.5g} .. {:.5g}".format(
-            *ends
-        )
-        require(ends[0] <= timestep <= ends[1], name, timestep, expected)
+        first, last = dit_timesteps(angles[[1, -2]])
+        expected = f"a noise level of the prior's schedule, {first:.5g} .. {last:.5g}"
+        require(first <= timestep <= last, name, timestep, expected)
         place = np.interp(angle, angles[:-1], np.arange(-1, total))
         return snap(max(place, 0))
 
     def level(self, value: Any, name: str) -> int:
         """Return the timestep that a setting means, if the prior knows that level."""
-        timestep = to_timestep(value, T, name)
+        timestep = to_timestep(value, name)
         self.place(timestep, name)
         return timestep
 
@@ -278,11 +264,11 @@ class Prior:
             (B, C, h, w) float32, about unit variance over the training data.
         """
         size = self.image_size
-        floats(images, "images", ("B", 3, size, size))
-        finite(images, "images")
+        checks.floats(images, "images", ("B", 3, size, size))
+        checks.finite(images, "images")
         if posterior_noise is not None:
             shape = (len(images), *self.latent_shape)
-            floats(posterior_noise, "posterior_noise", shape)
+            checks.floats(posterior_noise, "posterior_noise", shape)
         posteriors = [
             self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist
             for x in images.split(VAE_BATCH)
@@ -296,7 +282,7 @@ class Prior:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
-        floats(latents, "latents", ("B", *self.latent_shape))
+        checks.floats(latents, "latents", ("B", *self.latent_shape))
         z = latents / self.vae.config.scaling_factor + self._shift
         z = z.to(self.device, self.vae.dtype)
         parts = [self.vae.decode(part).sample for part in z.split(VAE_BATCH)]
@@ -379,11 +365,11 @@ class Prior:
         self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> None:
         """Raise `InputError` where `predict_noise` can't answer."""
-        floats(latents, "latents", ("B", *self.latent_shape))
-        self.place(number(timestep, "timestep", -1, T))
+        checks.floats(latents, "latents", ("B", *self.latent_shape))
+        self.place(checks.number(timestep, "timestep", -1, T))
         classes = self.num_classes + 1  # the last one is "no class"
-        class_indices(class_labels, "class_labels", len(latents), classes)
-        number(scale, "guidance_scale", 1)
+        checks.class_indices(class_labels, "class_labels", len(latents), classes)
+        checks.number(scale, "guidance_scale", 1)
 
     def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x),), place, device=x.device)

@@ -77,9 +77,9 @@ class RecoveryConfig:
         checks.integer(self.num_inference_steps, "num_inference_steps", 1, T)
         checks.number(self.guidance_scale, "guidance_scale", 1, 1e4)
         checks.number(self.guidance_factor, "guidance_factor", 0, 1e4)
-        to_timestep(self.noise_timestep, T, "noise_timestep")
-        to_timestep(self.start, T, "start", words=("published", "matched"))
-        to_window(self.window, T, "window", WINDOWS)
+        to_timestep(self.noise_timestep, "noise_timestep")
+        to_timestep(self.start, "start", words=("published", "matched"))
+        to_window(self.window, "window", WINDOWS)
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -108,7 +108,7 @@ class RecoveryConfig:
     def phase(self, timestep: float) -> str:
         """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
         window = "published" if self.window == "none" else self.window
-        high, low = to_window(window, T, "window", WINDOWS)
+        high, low = to_window(window, "window", WINDOWS)
         before = "chaotic" if timestep > high else "concrete"
         return before if timestep > low else "refinement"
 

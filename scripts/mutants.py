@@ -167,8 +167,8 @@ MUTANTS = [
     Mutant(
         "prior.py",
         "a fraction of 1 is beyond the schedule",
-        "min(round(value * total), highest)",
-        "round(value * total)",
+        "min(round(value * T), highest)",
+        "round(value * T)",
     ),
     Mutant(
         "prior.py",

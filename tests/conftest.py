@@ -118,8 +118,7 @@ def tiny_learned_sigma_prior(tiny_learned_sigma_folder):
     return load_prior(tiny_learned_sigma_folder, device="cpu")
 
 
-@pytest.fixture
-def tiny_set():
+def random_set():
     """Return 20 images of 10 classes, class-major, with values outside [0, 1]."""
     generator = torch.Generator().manual_seed(7)
     images = torch.randn(20, 3, 32, 32, generator=generator) * 0.6 + 0.5
@@ -131,6 +130,12 @@ def tiny_set():
         FASHION_MNIST_CLASSES,
         provenance={"method": "random pixels"},
     )
+
+
+@pytest.fixture
+def tiny_set():
+    """Return `random_set`, anew for each test."""
+    return random_set()
 
 
 @pytest.fixture

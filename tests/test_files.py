@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from diver_lite.checks import InputError
-from diver_lite.files import WriteError, atomic_path, check_writable, exclusive
+from diver_lite.files import HELD, WriteError, atomic_path, check_writable, exclusive
 
 
 def test_a_folder_of_the_users_is_never_overwritten(tmp_path):
@@ -97,6 +97,24 @@ def test_a_rename_that_fails_loses_nothing(tmp_path, monkeypatch, kinds, step):
     write(path, "newer", kinds[1])
     assert version(path) == "newer"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path):
+    """Its lock is free; folders in use, or of others, stay."""
+    path = tmp_path / "out[1].csv"
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        used = temporary.parent
+        left = shutil.copytree(used, tmp_path / ".out[1].csv.abcdefgh")
+        other = tmp_path / ".out[1].csv.xyz"
+        other.mkdir()
+        check_writable(path)
+        assert left.exists()  # it may be one that begins
+        for folder in (left, used):
+            os.utime(folder / HELD, (1, 1))
+        check_writable(path)
+        assert [used.exists(), left.exists(), other.exists()] == [True, False, True]
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, other.name}
 
 
 KILLED = """

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite.checks import InputError, describe, first_line
-from diver_lite.files import atomic_path
+from diver_lite.files import atomic_path, sweep
 
 SECONDS = 60  # between two checkpoints
 _ANEW = "delete it to start anew, or choose another path"
@@ -41,6 +41,8 @@ class Checkpoint:
 
         Raises `InputError` if the file can't be read, doesn't fit, or is another run's.
         """
+        if self.path is not None:
+            sweep(self.path)  # a run may be over before it saves again
         if self.path is None or not self.path.exists():
             return None
         try:

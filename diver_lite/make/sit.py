@@ -57,18 +57,12 @@ def convert_sit(checkpoint: str | Path, out: str | Path, *, vae: str | Path) -> 
             scheduler=scheduler,
         ).save_pretrained(temporary)
         file = temporary / "model_index.json"
-        index, count = (
-            json.loads(file.read_text()),
-            transformer.config.num_embeds_ada_norm,
-        )
-        if count == 1000:
+        index = json.loads(file.read_text())
+        if transformer.config.num_embeds_ada_norm == 1000:
             names = class_names("imagenet")
             index["id2label"] = {str(i): name for i, name in enumerate(names)}
         file.write_text(json.dumps(index, indent=1) + "\n")
-        info = {
-            "name": path(checkpoint, "checkpoint").stem,
-            "timestep_embedding": "sit",
-        }
+        info = {"name": Path(checkpoint).stem, "timestep_embedding": "sit"}
         (temporary / "diver_lite.json").write_text(json.dumps(info, indent=1) + "\n")
 
 

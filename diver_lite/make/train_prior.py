@@ -85,11 +85,13 @@ class PriorRecipe:
         if self.objective == "flow":
             expected = "None with objective 'flow', whose loss weighs all alike"
             require(self.snr_gamma is None, "snr_gamma", self.snr_gamma, expected)
+        for name in ("heads", "head_dim", "layers", "latent_channels"):
+            integer(getattr(self, name), name, 1, 1000)
         number(self.label_dropout, "label_dropout", 0, 1)
         number(self.ema_decay, "ema_decay", 0, 1)
         checks.instance(self.vae_channels, "vae_channels", tuple)
         for each in self.vae_channels:
-            whole = integer(each, "vae_channels", 16) % 16 == 0
+            whole = integer(each, "vae_channels", 16, 10_000) % 16 == 0
             require(whole, "vae_channels", each, "a multiple of 16")
         halvings = integer(len(self.vae_channels), "number of vae_channels", 1, 6) - 1
         side = 32 // 2**halvings

@@ -223,15 +223,10 @@ class _Graph:
 
 
 def why_not_fast(prior: Prior) -> str | None:
-    """Say why the fast path can't stand in for this prior, or return None.
+    """Say why the fast path can't stand in for this prior, or return None if it can.
 
-    Args:
-        prior: any prior.
-
-    Returns:
-        One clause, e.g. "the transformer has a LoraLayer", or None if it can.
-
-    Source: ours; the checks name everything that would make results differ.
+    The answer is one clause, e.g. "the transformer has a LoraLayer". Source: ours; the
+    checks name everything that would make results differ.
     """
     for name in ("denoise", "predict_noise", "_guided", "_forward"):
         if getattr(getattr(prior, name), "__func__", None) is not getattr(Prior, name):
@@ -258,11 +253,7 @@ def why_not_fast(prior: Prior) -> str | None:
 def accelerate_prior(prior: Prior, *, compile: bool = False) -> Prior:
     """Return a `FastPrior`, or the prior itself with a warning that says why.
 
-    Args:
-        prior: the prior to speed up; a `FastPrior` is returned as it is.
-        compile: see `FastPrior`.
-
-    Source: ours.
+    A `FastPrior` is returned as it is; for `compile` see there. Source: ours.
     """
     if isinstance(prior, FastPrior):
         return prior

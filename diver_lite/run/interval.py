@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from diver_lite.prior import Prior, T, to_window
+from diver_lite.prior import Prior, to_window
 
 
 class IntervalPrior(Prior):
@@ -27,7 +27,7 @@ class IntervalPrior(Prior):
     """
 
     def __init__(self, prior: Prior, interval: tuple[int | float, int | float]) -> None:
-        high, low = to_window(interval, T, "guidance_interval", {})
+        high, low = to_window(interval, "guidance_interval", {})
         name = f"{prior.name}, guided in {high} >= t > {low}"
         info = prior.info | {"name": name, "guidance_interval": [high, low]}
         networks = (prior.transformer, prior.vae, prior.scheduler)

@@ -113,11 +113,7 @@ class Processes:
 def launched_device(device: str | torch.device | None) -> str | torch.device | None:
     """Return the device for this process: as asked for, or its share of the GPUs.
 
-    Args:
-        device: what the user asked for; None leaves the choice to us.
-
-    Returns:
-        `device` itself where no launcher started several processes.
+    None leaves the choice to us; it stays None where no launcher started several.
     """
     if device is not None or not launched():
         return device

@@ -60,6 +60,8 @@ WHOLE, SET = "whole.safetensors", "set"
 _SHARD = re.compile(r"\d{6,}\.safetensors")
 _OURS = re.compile(rf"{_SHARD.pattern}|whole\.safetensors|(manifest|result)\.json")
 _SCRATCH = re.compile(rf"\.({_OURS.pattern})\.\w{{8}}")  # half-written when killed
+_KNOWN_BEFORE = re.compile(rf"{LOCK}|{_SCRATCH.pattern}")
+_KNOWN = re.compile(rf"{SET}|{_OURS.pattern}|{_KNOWN_BEFORE.pattern}")
 _PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
@@ -271,16 +273,8 @@ class Shards:
             return self.folder.name
         names = sorted(os.listdir(self.folder))
         # the manifest comes before the first shard, and goes after the last
-        known = [_OURS, _SCRATCH] if MANIFEST in names else [_SCRATCH]
-        ours = {LOCK, SET} if MANIFEST in names else {LOCK}
-        return next(
-            (
-                n
-                for n in names
-                if n not in ours and not any(k.fullmatch(n) for k in known)
-            ),
-            None,
-        )
+        known = _KNOWN if MANIFEST in names else _KNOWN_BEFORE
+        return next((name for name in names if not known.fullmatch(name)), None)
 
     def begin(self, facts: dict, batch_size: int, default: int) -> list[int] | None:
         """Compare the folder with the run that begins, and return what is to do.

@@ -115,15 +115,11 @@ def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
         return flat / norms[-1]
 
     covariance = _covariance(reference, standardised)
-    flat = images.flatten(1).double() @ _root(
-        covariance, 0.1 * covariance.trace() / len(covariance)
-    )
+    inverse = _root(covariance, 0.1 * covariance.trace() / len(covariance))
+    flat = images.flatten(1).double() @ inverse
     if unit_norm:
-        flat = (
-            flat
-            / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
-            * torch.cat(norms).mean()
-        )
+        unit = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        flat = unit * torch.cat(norms).mean()
     return (flat.view_as(images) * std + mean).float()
 
 

@@ -26,7 +26,7 @@ BRIEF = Protocol(steps=3, batch_size=8)
 # --- Networks -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 224])
+@pytest.mark.parametrize("size", [32, 64, 224])  # a stem for each
 @pytest.mark.parametrize("name", JUDGES)
 def test_judges_take_images_of_all_sizes(name, size):
     """Every judge maps images of 32 to 224 pixels to finite, differing logits."""
@@ -117,9 +117,12 @@ def test_a_judge_learns():
     assert wrong < 0.1  # accuracy is about labels, not about luck
 
 
-@pytest.mark.parametrize("name", ["ConvNet", "ViT", "MobileNetV2", "EfficientNet-B0"])
+@pytest.mark.parametrize("name", ["ConvNet", "ViT"])
 def test_a_seed_fixes_a_training(name):
-    """One seed gives one network, bit for bit; another seed another one."""
+    """One seed gives one network, bit for bit; another seed another one.
+
+    Of the other judges `test_many_at_once_equal_one_by_one` says so.
+    """
     images, labels, _ = toy(count=2)
     options = {"num_classes": 3, "protocol": BRIEF}
     x = toy(count=2, seed=1)[0]

@@ -66,13 +66,10 @@ def test_pixels_approach_the_data():
     """The loss falls, and classes take on their colours, starting from noise."""
     data = colour()
     options = QUICK | {"augment": False, "init": "noise"}
-    losses = [
-        distill(data, "dm", **options | {"steps": steps}).provenance["final_loss"]
-        for steps in (1, 25)
-    ]
-    assert losses[1] < 0.7 * losses[0]
-    start = distill(data, "dm", **options | {"lr": 0.0})
+    start = distill(data, "dm", **options | {"steps": 1, "lr": 0.0})
     end = distill(data, "dm", **options | {"steps": 25})
+    losses = [s.provenance["final_loss"] for s in (start, end)]
+    assert losses[1] < 0.7 * losses[0]
     for label in range(3):
         mean = data[0][data[1] == label].mean((0, 2, 3))
         far, near = (
@@ -321,13 +318,12 @@ def test_trajectory_matching_learns_pixels_and_step_size(experts):
     assert result.provenance["learned_lr"] not in (0.01, 0.0)
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa"])
-def test_gradient_matching_lowers_its_loss(method):
+def test_gradient_matching_lowers_its_loss():
     options = {"ipc": 1, "real_batch": 8, "device": "cpu", "progress": False}
-    result = distill(colour(), method, steps=12, lr=1.0, seed=1, **options)
+    result = distill(colour(), "dsa", steps=12, lr=1.0, seed=1, **options)
     losses = result.provenance["losses"]
     assert sum(losses[-4:]) < sum(losses[:4])
-    assert result.provenance["method"] == method.upper()
+    assert result.provenance["method"] == "DSA"
     assert result.images.shape == (3, 3, 32, 32)
 
 
@@ -356,7 +352,7 @@ def test_experts_of_other_data_are_refused(experts, tmp_path):
 # --- checkpoints --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["dm", "dsa", "mtt"])  # DC is DSA without augment
 def test_a_run_goes_on_where_it_stopped(method, experts, tmp_path, monkeypatch):
     """Interrupted after each of its steps, a run ends with the same bytes."""
     monkeypatch.setattr(checkpoint, "SECONDS", -1)

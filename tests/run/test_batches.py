@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
@@ -22,6 +22,15 @@ OUT_OF_MEMORY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def cleared(monkeypatch):
+    """Count how often memory is cleared, which takes half a second, and don't."""
+    calls = []
+    clear = "accelerate.utils.memory.clear_device_cache"
+    monkeypatch.setattr(clear, lambda **options: calls.append(options))
+    return calls
+
+
 def limited(limit, error=OUT_OF_MEMORY["CUDA"]):
     """Return work for at most `limit` indices, and a list of what it was given."""
     asked = []
@@ -36,21 +45,23 @@ def limited(limit, error=OUT_OF_MEMORY["CUDA"]):
 
 
 @pytest.mark.filterwarnings("ignore:memory ran out")
-@settings(deadline=None, derandomize=True)
+@settings(
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(count=st.integers(0, 40), batch=st.integers(1, 50), limit=st.integers(1, 50))
 def test_every_index_comes_back_once_and_in_order(count, batch, limit):
     """Whatever the memory holds, nothing is lost, repeated or swapped."""
     work, asked = limited(limit)
-    with pytest.MonkeyPatch.context() as patch:  # collecting garbage takes its time
-        patch.setattr("accelerate.utils.memory.clear_device_cache", lambda **_: None)
-        parts = list(run_batches(work, range(count), batch))
+    parts = list(run_batches(work, range(count), batch))
     assert [i for part in parts for i in part.tolist()] == list(range(count))
     done = [r for r in asked if len(r) <= limit]
     assert [i for r in done for i in r] == list(range(count))  # none done twice
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-def test_running_out_halves_the_batch_and_says_so(kind):
+def test_running_out_halves_the_batch_and_says_so(kind, cleared):
     """Finished images stay; the rest goes on with half, for every kind of error."""
     work, asked = limited(4, OUT_OF_MEMORY[kind])
     with pytest.warns(UserWarning, match="from image 0 with batch_size") as caught:
@@ -58,6 +69,7 @@ def test_running_out_halves_the_batch_and_says_so(kind):
     assert [len(r) for r in asked] == [12, 6, 3, 3, 3, 3]
     assert torch.equal(torch.cat(results), torch.arange(12))
     assert [str(w.message)[-1] for w in caught] == ["6", "3"]
+    assert cleared == [{"garbage_collection": True}] * 2
 
 
 def test_running_out_late_keeps_what_was_finished():

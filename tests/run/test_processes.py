@@ -15,23 +15,31 @@ from diver_lite.files import exclusive
 from diver_lite.run import processes
 from diver_lite.run.processes import Processes, launched_device
 
-# Runs the command line; process 1 fails at its second batch if told so.
-DRIVER = """
+# Runs the command line in two forks, as a launcher would, but PyTorch is imported once;
+# process 1 fails at its second batch.
+FORKS = """
 import os, sys
 from diver_lite.cli import main
-from diver_lite.prior import Prior
+from diver_lite.run import to_file
+from diver_lite.sets import load, priors
 
-decode, calls = Prior.decode, []
+decode, calls = to_file.Prior.decode, []
 
 def failing(self, latents):
     calls.append(1)
-    if os.environ.get("RANK") == "1" and len(calls) == 2:
+    if os.environ["RANK"] == "1" and len(calls) == 2:
         raise RuntimeError("the GPU fell off the bus")
     return decode(self, latents)
 
-if sys.argv[1] == "fail":
-    Prior.decode = failing
-main(sys.argv[2:])
+to_file.Prior.decode = failing
+forks = []
+for rank in ("0", "1"):
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    if (fork := os.fork()) == 0:
+        main(sys.argv[1:])
+    forks.append(fork)
+codes = [os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) for fork in forks]
+print("exit codes", codes)
 """
 
 
@@ -39,7 +47,6 @@ main(sys.argv[2:])
 def command(tmp_path, tiny_set, tiny_prior_folder):
     """Return a function that gives the arguments of a recovery of seven batches."""
     source = tiny_set.save(tmp_path / "input.safetensors")
-    (tmp_path / "driver.py").write_text(DRIVER)
 
     def arguments(out):
         return [
@@ -51,20 +58,20 @@ def command(tmp_path, tiny_set, tiny_prior_folder):
     return arguments
 
 
-def launch(folder, mode, arguments):
-    """Start two processes; return the exit code and what they printed."""
+@pytest.fixture
+def port():
+    """Return a port that nobody uses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return str(free.getsockname()[1])
+
+
+def run_python(*arguments, **environment):
+    """Run Python with as many threads as here; return its exit code, and its words."""
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     run = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
-            *("--num_processes", "2", "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no"),
-            *("--main_process_port", str(port), folder / "driver.py", mode),
-            *map(str, arguments),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=600,  # a hang must not hang the tests
@@ -78,10 +85,16 @@ def alone(arguments):
     return exit.value.code or 0
 
 
-def test_two_processes_give_the_bytes_of_one(command, tmp_path):
+def test_two_processes_give_the_bytes_of_one(command, tmp_path, port):
     """Each does its share, process 0 merges and speaks, the folder is gone."""
     assert alone(command("one.safetensors")) == 0
-    code, said, errors = launch(tmp_path, "work", command("two.safetensors"))
+    code, said, errors = run_python(
+        *("-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_port", port, "-m", "diver_lite.cli"),
+        *command("two.safetensors"),
+    )
     assert code == 0, errors
     assert said.count("wrote") == 1
     assert "20/20" in errors
@@ -90,11 +103,15 @@ def test_two_processes_give_the_bytes_of_one(command, tmp_path):
     assert not (tmp_path / "two.parts").exists()
 
 
-def test_a_process_that_fails_ends_the_run(command, tmp_path, capsys):
-    """The launcher ends with its message; its siblings' images are kept."""
-    code, _, errors = launch(tmp_path, "fail", command("two.safetensors"))
-    assert code != 0
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+def test_a_process_that_fails_ends_the_run(command, tmp_path, port):
+    """Its sibling says so and ends; the images of both are kept."""
+    network = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    asked = ("-c", FORKS, *command("two.safetensors"))
+    _, said, errors = run_python(*asked, **network)
+    assert "exit codes [2, 1]" in said, errors
     assert "the GPU fell off the bus" in errors
+    assert "process 0 of 2: another process of this run has ended" in errors
     assert not (tmp_path / "two.safetensors").exists()
     kept = sorted(p.name for p in (tmp_path / "two.parts").glob("*.safetensors"))
     assert "000001.safetensors" in kept  # of the process that failed

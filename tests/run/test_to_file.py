@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import random_set
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
@@ -46,11 +47,12 @@ def go(tiny_set, tiny_prior, out):
     return run
 
 
-@pytest.fixture
-def whole(go, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tiny_prior, tmp_path_factory):
     """Return the bytes of an uninterrupted run."""
-    path = tmp_path / "whole.safetensors"
-    go(out=path)
+    path = tmp_path_factory.mktemp("whole") / "whole.safetensors"
+    options = {"batch_size": BATCH, "progress": False}
+    recover_to(path, random_set(), tiny_prior, CONFIG, **options)
     return path.read_bytes()
 
 
