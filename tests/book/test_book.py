@@ -151,7 +151,7 @@ def test_every_figure_of_the_paper_has_its_counterpart():
 def test_the_sections_that_the_figures_name_are_there():
     table = PAPER[PAPER.index("## Every figure") :]
     for chapter, quoted in re.findall(
-        r'{chapter}`[^`]*<(\w+)>`((?:,? ?(?:and )?"[^"]+")*)', table
+        r'{chapter}`[^`]*<(\w+)>`((?:,? ?(?:and |the exercise )?"[^"]+")*)', table
     ):
         cells = json.loads((ROOT / f"notebooks/{chapter}.ipynb").read_text("utf-8"))
         text = "\n".join(
@@ -159,8 +159,8 @@ def test_the_sections_that_the_figures_name_are_there():
             for cell in cells["cells"]
         )
         for title in re.findall(r'"([^"]+)"', quoted):
-            heading = rf'(?m)^#+ {re.escape(title)}|"caption": "{re.escape(title)}'
-            assert re.search(heading, text), f"{chapter} has no {title!r}"
+            places = rf'(^#+|{{exercise}}|"caption":) "?{re.escape(title)}'
+            assert re.search(places, text, re.M), f"{chapter} has no {title!r}"
 
 
 # ---------------------------------------------------------------- what was found
