@@ -66,6 +66,10 @@ AUDIT = r"""
       complaints.push("mathematics not rendered: " + e.textContent.trim().slice(0, 60));
   for (const e of document.querySelectorAll("mjx-merror, [data-mjx-error]"))
     complaints.push("error in mathematics: " + e.textContent.slice(0, 60));
+  const prose = document.querySelector("article, main")?.cloneNode(true);
+  prose?.querySelectorAll("code, pre, script").forEach(e => e.remove());
+  for (const role of prose?.textContent.match(/\{[\w:]+\}`.{0,60}/g) ?? [])
+    complaints.push("role not rendered: " + role);
 
   const loads = "script[src], img[src], iframe[src], source[src], video[src], " +
     "link[rel~=stylesheet], link[rel~=preload], link[rel~=preconnect], " +

@@ -47,9 +47,11 @@ def lookup(folder: Path, text: str) -> str:
 
     In a .csv the keys are values of the first columns, as many as it takes to tell the
     row, and the name of a column. The format is "%" (a fraction as percent), "points"
-    (a signed one) or Python's.
+    (a signed one) or Python's. In a table the bar is escaped, or it would end the cell.
     """
-    address, _, style = (part.strip() for part in text.partition("|"))
+    address, _, style = (
+        part.strip() for part in text.replace("\\|", "|").partition("|")
+    )
     name, *keys = (key.strip() for key in address.split(":"))
     value = load(folder / name)
     if isinstance(value, pd.DataFrame):

@@ -200,6 +200,13 @@ def test_numbers_in_sentences_are_in_results(page):
             assert read(RESULTS, address) not in ("", "nan"), address
 
 
+@every_page
+def test_no_cell_of_a_table_ends_inside_a_role(page):
+    rows = [line for line in page.read_text("utf-8").splitlines() if line[:1] == "|"]
+    for row in rows:
+        assert not re.search(r"}`[^`]*(?<!\\)\|[^`]*`", row), f"escape the bar: {row}"
+
+
 # what paper.md, findings.md and README say in words:
 # study -> (row, against) -> verdicts, over the sets
 SAID = {
