@@ -176,7 +176,8 @@ def last_row(drawn):
 @every_explorer
 def test_controls_stand_above_a_picture(make, changes, few, tiny_prior, drawn):
     box = make(few, tiny_prior)
-    assert type(box) is widgets.VBox
+    assert isinstance(box, widgets.VBox)
+    assert repr(box).startswith("Run this cell")  # what a stored notebook shows
     *controls, picture, message = box.children
     assert [c.description for c in controls] == [*changes]
     assert not any(getattr(c, "continuous_update", False) for c in controls)
