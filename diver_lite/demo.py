@@ -11,8 +11,6 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,7 +65,7 @@ def run_demo(
     require(seeds >= 2, "seeds", seeds, "at least 2")
     check_writable(out, overwrite=overwrite)
     started = time.perf_counter()
-    with atomic_path(out, overwrite=overwrite) as folder, _one_thread():
+    with atomic_path(out, overwrite=overwrite) as folder:
         folder.mkdir()
         print(f"1/3  five distilled photographs ({COLOR_SET})", flush=True)
         photographs = recovered_photographs(device)
@@ -125,20 +123,6 @@ def run_demo(
     print(summary.to_string())
     print(f"\nIn {time.perf_counter() - started:.0f} s. Open {out}/report.html")
     return table
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: of networks this small two gain little.
-
-    On a machine whose cores are busy they wait for each other, for minutes.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def recovered_photographs(device: str | None = None) -> list[DistilledSet]:
