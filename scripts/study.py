@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from diver_lite import (
 from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
 from diver_lite.judge.networks import UNSEEN
+from diver_lite.judge.protocols import get_protocol
 from diver_lite.make.baselines import clip_only, random_real, vae_only, variants
 from diver_lite.sets.real import describe_source
 
@@ -96,6 +98,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, help="recoveries per variant; default: a "
                         "new one for each seed")  # fmt: skip
     parser.add_argument("--protocol", default="corrected")
+    parser.add_argument("--soft-labels", action="store_true", help="learn a set's own, "
+                        "where it carries some; real images keep theirs")  # fmt: skip
     parser.add_argument("--test-images", type=int, help="default: all")
     parser.add_argument("--work", type=Path, default=Path("runs/study"))
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
@@ -117,6 +121,8 @@ def main() -> None:
         settings[text] = parse_config(Preset.default, text.split())
         chosen.append(text)
     draws = args.draws or args.seeds
+    protocol = get_protocol(args.protocol)
+    protocol = replace(protocol, labels="soft") if args.soft_labels else protocol
 
     def recovered(source, variant: str):
         """Return seed -> set; each draw of noise is computed once and kept."""
@@ -161,7 +167,7 @@ def main() -> None:
             test,
             judges=judges,
             seeds=seeds,
-            protocol=args.protocol,
+            protocol=protocol,
             out=f"{out}_trainings.csv",
         )
         for judges, seeds in panels
