@@ -3,14 +3,15 @@
 Run: python scripts/sweep.py [--set dm --ipc 1] [--seeds 5] [--data-root FOLDER]
      [--dataset cifar10 --prior FOLDER --sets-folder FOLDER]
      [--only guidance_scale noise --also "guidance_scale=3 noise_timestep=500" ...]
+     [--name cifar10_dm_steps]
 
 With --also, several settings are changed together, in rows that stand last.
 Test images are never looked at, so a default may be chosen from this. Finished
 recoveries and trainings are kept: an interrupted sweep goes on where it stopped.
 
-results/sweep_DATASET_SET_ipcN_trainings.csv  one row per training
-results/sweep_DATASET_SET_ipcN.csv            one row per setting
-results/sweep_DATASET_SET_ipcN.json           provenance
+results/sweep_NAME_trainings.csv  one row per training; NAME is DATASET_SET_ipcN
+results/sweep_NAME.csv            one row per setting
+results/sweep_NAME.json           provenance
 """
 
 from __future__ import annotations
@@ -81,13 +82,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="that score")
     parser.add_argument("--only", nargs="+", help="settings whose name contains this")
     parser.add_argument("--also", nargs="+", default=[], metavar="'F=V F=V'")
+    parser.add_argument("--name", help="of the results; default: DATASET_SET_ipcN")
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--sets-folder", help="where sets lie that don't ship")
     parser.add_argument("--data-root")
     args = parser.parse_args()
     started = begin()
     prior = load_prior(args.prior or args.dataset)
-    stem = f"{args.dataset}_{args.set}_ipc{args.ipc}"
+    stem = args.name or f"{args.dataset}_{args.set}_ipc{args.ipc}"
     distilled = find_distilled(
         f"{args.dataset}-{args.set}-ipc{args.ipc}", args.sets_folder
     )
