@@ -61,13 +61,18 @@ def lab(folder: Path) -> Iterator[str]:
     here = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config}
     here["JUPYTERLAB_SETTINGS_DIR"] = config / "lab/user-settings"
     here |= {"JUPYTERLAB_WORKSPACES_DIR": folder, "JUPYTER_RUNTIME_DIR": folder}
+    here["JUPYTER_DATA_DIR"] = folder / "data"  # of the signatures of trusted notebooks
     here["DIVER_LITE_MODE"] = "demo"  # if cells are run: what a reader gets
     options = [f"--port={port}", f"--ServerApp.root_dir={root}", "--no-browser"]
     options += ["--IdentityProvider.token=", "--allow-root", "--log-level=ERROR"]
     options += ["--LabApp.expose_app_in_browser=True"]  # to call its commands
+    env = os.environ | {name: str(value) for name, value in here.items()}
+    trust = [sys.executable, "-m", "jupyter", "trust"]  # as `make lab` does
+    notebooks = (root / "notebooks").glob("*.ipynb")
+    subprocess.run([*trust, *notebooks], env=env, check=True, capture_output=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options],
-        env=os.environ | {name: str(value) for name, value in here.items()},
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -119,12 +124,14 @@ AUDIT = r"""
     const prose = text.cloneNode(true);
     for (const e of prose.querySelectorAll("code, pre, .katex, script")) e.remove();
     for (const raw of prose.textContent.matchAll(
-        /\{[a-z][\w:-]*\}|`{3,}|:{3,}|\]\([^)]*\)|\$\$/g))
+        /\{[a-z][\w:-]*\}|`{3,}|:{3,}|:class:|\]\([^)]*\)|\$\$/g))
       add("raw markup", prose.textContent.slice(raw.index, raw.index + 60));
     for (const e of text.querySelectorAll("code"))
       if (/^\{[\w:-]+\}/.test(e.innerText) || /unknown|Unhandled/i.test(e.title))
         add("raw role", e.innerText);
   }
+  for (const e of document.querySelectorAll(".jp-Notebook .frame-slider"))
+    if (!e.querySelector("input[type=range]")) add("no slider", e.innerText);
   for (const e of document.querySelectorAll(".jp-Notebook .jp-OutputArea-output" +
       "[data-mime-type='application/vnd.jupyter.stderr'], .jp-Notebook " +
       "[data-mime-type='application/vnd.jupyter.error']"))

@@ -201,6 +201,7 @@ def test_slider_shows_its_first_frame_without_scripts():
     assert 'alt="A &#34;square&#34;: dark"' in static
     assert "<input" not in static, "a control that no script moves is dead"
     assert "Light &lt; dark" in static
+    assert "when this cell is run" in static, "why there is none, said by a hint"
     assert page.count("data:image/webp") == 4
     assert "3 frames" in repr(make_slider())
 
