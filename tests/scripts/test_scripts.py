@@ -127,6 +127,14 @@ def test_the_colour_study(work, run):
     assert result(work, "sweep_cifar10_dm-real_ipc1")["split"] == "validation"
     assert result(work, "study_cifar10_ipc1")["data"] == SOURCE
     assert result(work, "study_cifar10_ipc1")["split"] == "test"
+    run("study.py", "--sets", "dm-real", "--variants", "VAE only", "--soft-labels",
+        "--judges", "ConvNet", "--seeds", 1, "--protocol", "quick", "--name", "soft",
+        *PRIOR, *SETS)  # fmt: skip
+    hard, soft = (
+        pd.read_csv(work / f"results/study_{name}_trainings.csv")["protocol_sha"]
+        for name in ("cifar10_ipc1", "soft")
+    )
+    assert not {*hard} & {*soft}, "trainings with other labels are others"
 
 
 JUDGE = ("--judge-steps", 2, "--judge-batch", 8, "--judges", "ConvNet")
