@@ -233,6 +233,25 @@ SAID = {
         ("DIVER tuned", "random real"): {"better"},
         ("raw prior tuned", "random real"): {"better"},
     },
+    "cifar10_published-ipc1": {
+        ("DIVER tuned", "Stage I"): {"better", "no difference"},  # MTT and DM alone
+        ("VAE only", "Stage I"): {"better", "no difference"},  # DC alone
+        ("DIVER tuned", "raw prior tuned"): {"better", "no difference"},  # DSA alone
+        ("DIVER tuned", "random real"): {"better"},
+    },
+    "cifar10_published-ipc10": {
+        ("DIVER tuned", "Stage I"): {"better"},
+        ("DIVER tuned", "raw prior tuned"): {"worse"},
+        ("DIVER tuned", "random real"): {"better"},
+        ("Stage I", "random real"): {"worse"},
+        ("DIVER", "VAE only"): {"worse"},
+    },
+    "cifar10_published-ipc10-kmeans-datm": {
+        ("DIVER tuned", "Stage I"): {"better"},
+        ("DIVER tuned", "raw prior tuned"): {"worse", "no difference"},
+        ("DIVER tuned", "random real"): {"better"},
+        ("Stage I", "random real"): {"worse", "better"},  # K-means is ahead
+    },
 }
 
 
