@@ -40,6 +40,7 @@ from diver_lite.checks import InputError, instance, number, one_of, require, set
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import PROXY
+from diver_lite.sets.sheet import label_kind
 
 Statistics = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -158,12 +159,20 @@ class Protocol:
         return (images - mean) / std
 
     def targets(self, train: DistilledSet) -> Tensor:
-        """Return what to learn: labels (N,), or probabilities (N, K) if soft."""
-        if self.labels == "hard" or train.soft_labels is None:
+        """Return what to learn: labels (N,), or probabilities (N, K) if soft.
+
+        Raises `InputError`: soft labels that nobody calls logits, and that can't be
+        probabilities.
+        """
+        soft = train.soft_labels
+        if self.labels == "hard" or soft is None:
             return train.labels
-        if train.provenance.get("soft_labels") == "logits":
-            return train.soft_labels.softmax(dim=1)
-        return train.soft_labels
+        if label_kind(train.provenance) == "logits":
+            return soft.softmax(dim=1)
+        fit = bool((soft >= -1e-3).all() and ((soft.sum(dim=1) - 1).abs() < 1e-2).all())
+        expected = "probabilities, or logits that provenance['soft_labels'] calls so"
+        require(fit, "soft_labels", soft, expected)
+        return soft
 
 
 def learned_lr(train: DistilledSet) -> float | None:

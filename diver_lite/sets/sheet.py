@@ -60,6 +60,18 @@ def contact_sheet(
     return sheet
 
 
+def label_kind(provenance: object) -> str | None:
+    """Return what a set's soft labels are, "logits" or "probabilities", if known.
+
+    A refined set keeps its labels: what the record of its source says holds for it.
+    """
+    while isinstance(provenance, dict):
+        if kind := provenance.get("soft_labels"):
+            return kind
+        provenance = provenance.get("source")
+    return None
+
+
 def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
     """Yield what is known of a set, (topic, text): contents, reading, fit, doubts.
 
@@ -83,7 +95,7 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
         yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
     if distilled.soft_labels is not None:
         strange = record.get("argmax_not_class_major")
-        text = f"{record.get('soft_labels', 'as stored')}, {len(names)} an image"
+        text = f"{label_kind(record) or 'as stored'}, {len(names)} an image"
         yield (
             "soft labels",
             text

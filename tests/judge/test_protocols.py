@@ -147,6 +147,14 @@ def test_soft_labels():
     assert torch.equal(protocol.targets(same), protocol.targets(logits))
     assert torch.equal(protocol.targets(toy_set()), toy()[1])  # it carries none
     assert torch.equal(Protocol().targets(logits), toy()[1])
+    refined = logits.with_images(logits.images / 2, "VAE only")
+    twice = refined.with_images(logits.images / 3, "DIVER")
+    assert torch.equal(protocol.targets(refined), soft.softmax(1))
+    assert torch.equal(protocol.targets(twice), soft.softmax(1))
+    unknown = toy_set(soft_labels=soft)
+    with pytest.raises(InputError, match=r"soft_labels is .* expected probabilities"):
+        protocol.targets(unknown)
+    assert torch.equal(Protocol().targets(unknown), toy()[1])
 
 
 def test_soft_labels_are_learned():
