@@ -263,8 +263,8 @@ MUTANTS = [
     Mutant(
         "judge/protocols.py",
         "softmax over the images",
-        "train.soft_labels.softmax(dim=1)",
-        "train.soft_labels.softmax(dim=0)",
+        "soft.softmax(dim=1)",
+        "soft.softmax(dim=0)",
     ),
     # --- compare: intervals and verdicts ---------------------------------------------
     Mutant(
