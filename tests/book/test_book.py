@@ -252,6 +252,11 @@ SAID = {
         ("DIVER tuned", "random real"): {"better"},
         ("Stage I", "random real"): {"worse", "better"},  # K-means is ahead
     },
+    "cifar10_published-ipc10-datm-soft": {
+        ("DIVER tuned", "Stage I"): {"better"},
+        ("DIVER tuned", "raw prior tuned"): {"worse"},
+        ("DIVER tuned", "random real"): {"better"},
+    },
 }
 
 
