@@ -21,13 +21,19 @@ def normalise(images, statistics):
 
 
 def kornia_whitening(reference, images, eps=0.1):
-    """Whiten as kornia.enhance.ZCAWhitening does, written independently with an SVD."""
+    """Whiten as kornia.enhance.ZCAWhitening does, written independently.
+
+    Kornia decomposes the covariance; the SVD of the few pictures gives the same
+    directions, and on all others that has only eps.
+    """
     flat = reference.flatten(1).double()
     mean = flat.mean(0, keepdim=True)
-    covariance = (flat - mean).T @ (flat - mean) / (len(flat) - 1)
-    u, s, _ = torch.linalg.svd(covariance)
-    transform = u @ torch.diag((s + eps).rsqrt()) @ u.T
-    return ((images.flatten(1).double() - mean) @ transform).view_as(images).float()
+    _, values, rows = torch.linalg.svd(flat - mean, full_matrices=False)
+    variance = values**2 / (len(flat) - 1)
+    more = ((variance + eps).rsqrt() - eps**-0.5)[:, None] * rows
+    centred = images.flatten(1).double() - mean
+    white = centred * eps**-0.5 + centred @ rows.T @ more
+    return white.view_as(images).float()
 
 
 def kip_whitening(reference, images, layer_norm):
