@@ -98,7 +98,7 @@ $(KERNEL_CONFIG): Makefile
 
 # Outputs of a notebook that is not trusted lose their scripts, the sliders with them.
 lab: $(VENV)/.installed-book $(KERNEL_CONFIG)
-	@$(BIN)/jupyter trust notebooks/*.ipynb > /dev/null
+	-@$(BIN)/jupyter trust notebooks/*.ipynb > /dev/null
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/01_quick_start.ipynb
 
 book: $(VENV)/.installed-book
