@@ -58,7 +58,7 @@ def lab(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config}
+    here = {"JUPYTER_CONFIG_DIR": config}
     here["JUPYTERLAB_SETTINGS_DIR"] = config / "lab/user-settings"
     here |= {"JUPYTERLAB_WORKSPACES_DIR": folder, "JUPYTER_RUNTIME_DIR": folder}
     here["JUPYTER_DATA_DIR"] = folder / "data"  # of the signatures of trusted notebooks

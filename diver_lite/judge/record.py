@@ -26,6 +26,7 @@ from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.protocols import Protocol, learned_lr
 from diver_lite.sets.names import from_cell, to_cell
+from diver_lite.sets.stored import records
 
 TEXTS = ["set", "error"]  # a user may have chosen the words
 COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error"]
@@ -155,10 +156,8 @@ def is_drawn(provenance: dict) -> bool:
     Stage-I sets count as fixed, and so does what clipping or a VAE makes of them: other
     runs of Stage I are other sets, and claims are about the sets in hand.
     """
-    if provenance.get("method") in ("DIVER", "random real"):
-        return True
-    source = provenance.get("source")  # a record, or the name of a file
-    return isinstance(source, dict) and is_drawn(source)
+    drawn = "DIVER", "random real"
+    return any(record.get("method") in drawn for record in records(provenance))
 
 
 def set_fingerprint(train: DistilledSet) -> str:

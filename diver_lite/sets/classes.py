@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diver_lite.checks import InputError, class_indices, describe
 from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
+from diver_lite.sets.stored import records
 
 if TYPE_CHECKING:
     from diver_lite.distilled import DistilledSet
@@ -147,14 +148,12 @@ def origin(distilled: DistilledSet) -> str | None:
     Where the record doesn't say, the one data set that has the set's class names; None
     for none or several (MNIST's and SVHN's are the same).
     """
-    record = distilled.provenance
-    while isinstance(record, dict):
+    for record in records(distilled.provenance):
         if found := record.get("dataset") or record.get("data"):
             try:
                 return dataset_name(str(found))
             except InputError:
                 return str(found)
-        record = record.get("source")  # of a refined set: the record of its source
     names = distilled.class_names
     fits = [
         name

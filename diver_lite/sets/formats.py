@@ -51,6 +51,7 @@ from diver_lite.sets.normalisation import (
     slow_shares,
 )
 from diver_lite.sets.reading import reading, told
+from diver_lite.sets.stored import soft_kind
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -144,7 +145,7 @@ class _Job(Undoing):
         soft, count = None, len(images)
         if labels.ndim == 2 and labels.is_floating_point():
             soft, labels = labels, labels.argmax(dim=1)
-            self.record["soft_labels"] = "logits" if logits else _soft_kind(soft)
+            self.record["soft_labels"] = "logits" if logits else soft_kind(soft)
             if count % soft.shape[1] == 0:  # does the order say another class?
                 order = _class_major(count, soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
@@ -217,12 +218,6 @@ def _labels(item: Any, count: int) -> Tensor:
     else:
         checks.class_indices(labels, "labels", count, _MOST_CLASSES)
     return labels
-
-
-def _soft_kind(soft: Tensor) -> str:
-    sums = soft.float().sum(dim=1)
-    is_one = sums.allclose(torch.ones_like(sums), atol=1e-2)  # stored in float16, too
-    return "probabilities" if is_one and bool((soft >= 0).all()) else "logits"
 
 
 def _class_major(count: int, num_classes: int) -> Tensor:
@@ -394,7 +389,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     result = job.finish(open_images(paths), torch.tensor(targets), names)
     if (soft := stored_soft_labels(job.path, paths)) is None:
         return result
-    kind = {"soft_labels": _soft_kind(soft)}
+    kind = {"soft_labels": soft_kind(soft)}
     return replace(result, soft_labels=soft, provenance=result.provenance | kind)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diver_lite.checks import integer
-from diver_lite.sets.stored import StoredImages
+from diver_lite.sets.stored import StoredImages, label_kind, records
 
 if TYPE_CHECKING:
     from diver_lite.distilled import DistilledSet
@@ -60,18 +60,6 @@ def contact_sheet(
     return sheet
 
 
-def label_kind(provenance: object) -> str | None:
-    """Return what a set's soft labels are, "logits" or "probabilities", if known.
-
-    A refined set keeps its labels: what the record of its source says holds for it.
-    """
-    while isinstance(provenance, dict):
-        if kind := provenance.get("soft_labels"):
-            return kind
-        provenance = provenance.get("source")
-    return None
-
-
 def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
     """Yield what is known of a set, (topic, text): contents, reading, fit, doubts.
 
@@ -106,10 +94,9 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
             ),
         )
     yield from _reading(record)
-    while isinstance(record, dict):
-        if method := record.get("method"):
-            yield "made by", f"{method}{_settings(record)}"
-        record = record.get("source")
+    for made in records(record):
+        if method := made.get("method"):
+            yield "made by", f"{method}{_settings(made)}"
 
 
 def as_html(distilled: DistilledSet) -> str:

@@ -1,4 +1,4 @@
-"""Pixels that stay in their files, so that a set may be larger than the memory."""
+"""What serves a set: pixels that may stay in their files, and its records, read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,29 @@ from torch.utils._pytree import tree_map
 from diver_lite.checks import InputError, finite, first_line, floats
 
 LARGE = 2**30  # bytes of float32 pixels, beyond which they are left in their files
+
+
+def records(provenance: object) -> Iterator[dict]:
+    """Yield a set's record, then that of the set it was made of, and so on."""
+    while isinstance(provenance, dict):
+        yield provenance
+        provenance = provenance.get("source")  # a record, or the name of a file
+
+
+def label_kind(provenance: dict) -> str | None:
+    """Return what a set's soft labels are, "logits" or "probabilities", if known.
+
+    A refined set keeps its labels: what the record of its source says holds for it.
+    """
+    kinds = (record.get("soft_labels") for record in records(provenance))
+    return next(filter(None, kinds), None)
+
+
+def soft_kind(soft: Tensor) -> str:
+    """Return what soft labels (N, K) can be: probabilities, or else logits."""
+    sums = soft.float().sum(dim=1)
+    is_one = sums.allclose(torch.ones_like(sums), atol=1e-2)  # stored in float16, too
+    return "probabilities" if is_one and bool((soft >= 0).all()) else "logits"
 
 
 class StoredImages:
