@@ -398,7 +398,8 @@ TEST_DATA = Option(
 )
 PANEL = Option(
     metavar="NAME,NAME,...",
-    help="'unseen' stands for the paper's five, 'all' for all",
+    help="with a suffix for another norm, if you like: ShuffleNetV2-GN (BN, GN, IN; "
+    "AdaBN is a diagnosis); 'unseen' stands for the paper's five, 'all' for all",
 )
 PROTOCOL = Option(help="corrected, quick, literature or imagenet")
 STEPS = Option(help="change the protocol's number of steps")
@@ -412,7 +413,14 @@ TRAININGS_FILE = Option(
 )
 TABLE = Option(help="also write the printed table, as .csv, .md or .tex")
 TEST_IMAGES = Option(help="how many test images, evenly spaced; default: all")
-BATCH_MODELS = Option(help="trainings at once; default: 1 on a CPU, all seeds on CUDA")
+JOBS = Option(
+    "--jobs",
+    help="trainings side by side; default: one per core that may be used, or per GPU",
+)
+SCHEDULER = Option(
+    metavar="ADDRESS",
+    help="of a Dask scheduler whose workers train instead, e.g. tcp://10.0.0.1:8786",
+)
 SETS_DATA = Option(help="which dataset the sets distil, if not evident")
 
 
@@ -429,7 +437,8 @@ def judge(
     out: Annotated[Path | None, TRAININGS_FILE] = None,
     table: Annotated[Path | None, TABLE] = None,
     test_images: Annotated[int | None, TEST_IMAGES] = None,
-    batch_models: Annotated[int | None, BATCH_MODELS] = None,
+    n_jobs: Annotated[int | None, JOBS] = None,
+    scheduler: Annotated[str | None, SCHEDULER] = None,
     format: Annotated[str, Option(help="how the sets are stored")] = "auto",
     dataset: Annotated[str | None, SETS_DATA] = None,
     read: Annotated[list[str] | None, READ] = None,
@@ -439,8 +448,9 @@ def judge(
 ) -> None:
     """Train networks on distilled sets and score them on real test images.
 
-    Prints accuracy per set and judge, the mean over judges that no set was distilled
-    on, and the paired difference to a baseline.
+    Prints accuracy per set and judge; then, for the proxy's kind (ConvNet) and for
+    strangers with and without batch norm, the mean and the paired difference to a
+    baseline, with a 95 % t interval over the seeds.
 
     Recovered images are one draw of noise: recover with --seed 0, 1, ... and name the
     files mine=recovered_{seed}.safetensors, or there will be no verdict.
@@ -470,17 +480,26 @@ def judge(
     recipe = replace(recipe, labels="soft") if soft_labels else recipe
     trainings = cross_architecture(
         sets, test, judges=_panel(judges), seeds=seeds, protocol=recipe, steps=steps,
-        out=out, batch_models=batch_models, device=device,
+        out=out, n_jobs=n_jobs, scheduler=scheduler, device=device,
     )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
+    norms = trainings.groupby("judge", sort=False)["norm"].first()
     echo(
         f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
-        f"seeds, protocol {protocol}.\nunseen: mean of all judges but ConvNet; vs: "
-        "its paired difference in points, with a 95 % t interval over the seeds.\n"
+        f"seeds, protocol {protocol}.\nNorms: "
+        + ", ".join(f"{judge} {norm}" for judge, norm in norms.items())
+        + "."
     )
-    echo(summary.to_string())
+    if "AdaBN" in norms.to_numpy():
+        echo(
+            "AdaBN is a diagnosis: batch norm with the statistics of the (unlabelled) "
+            "test images. It counts in no mean."
+        )
+    blocks, verdicts = compare.blocks(summary)
+    for block in blocks:
+        echo(f"\n{block.to_string()}")
     echo(f"\nscored on {describe_source(data, root=data_root)}")
-    if notes := compare.footnote(summary["verdict"]):
+    if notes := compare.footnote(verdicts):
         echo(notes)
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
         echo(f"failed: {message}", err=True)
@@ -568,7 +587,8 @@ def _panel(text: str) -> list[str]:
     from diver_lite.judge.networks import JUDGES, UNSEEN
 
     groups = {"unseen": UNSEEN, "all": tuple(JUDGES)}
-    panel = [j for name in text.split(",") for j in groups.get(name, (name.strip(),))]
+    names = [name.strip() for name in text.split(",")]
+    panel = [judge for name in names for judge in groups.get(name, (name,))]
     return list(dict.fromkeys(panel))
 
 

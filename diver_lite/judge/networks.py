@@ -5,24 +5,24 @@ stem that keeps images of 32 and 64 pixels from shrinking to nothing. Nothing in
 random but the initial weights (no dropout, no stochastic depth), so a training is fixed
 by its seed however many run at once.
 
-The ConvNet has instance normalisation, as every distillation method does it, the ViT
-layer normalisation, AlexNet none; all others batch normalisation, as torchvision does
-it (published tables mix both: a ResNet18 or VGG11 with instance normalisation is
-common). The latter scores new images by statistics of the training images, so it feels
-a shift between the two, which instance normalisation cancels.
+Every judge has a norm (`NORMS`), and a suffix asks for another: `ShuffleNetV2-GN`. It
+decides what a stranger learns from few and odd images: batch normalisation scores new
+images by the statistics of the training images, so it feels a shift between the two,
+which instance and group normalisation cancel. Published tables mix them.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.checks import one_of, require
+from diver_lite.checks import InputError, is_one_of, one_of, require
 
 
 class ConvNet(nn.Module):
@@ -137,11 +137,57 @@ UNSEEN = ("ResNet18", "ShuffleNetV2", "MobileNetV2", "EfficientNet-B0", "ViT")
 # what a stem takes, if not (32, 1): at least so many pixels, a multiple of so many
 TAKES = {"ConvNet": (8, 1), "ViT": (32, 8)}
 
+# the norm that a judge has under its plain name, if not batch normalisation
+OWN_NORM = {"ConvNet": "IN", "ViT": "LN", "AlexNet": "none"}
+# suffix -> what it puts in the place of each batch, group or instance normalisation
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    # 32 groups as Wu and He 2018, or as many as divide the channels
+    "GN": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
+    "IN": lambda channels: nn.GroupNorm(channels, channels),
+    # trained as BN; its statistics are those of the images that score (a diagnosis)
+    "AdaBN": nn.BatchNorm2d,
+}
+# building draws from the one global generator, and threads of a worker share it
+_BUILDING = threading.Lock()
+
+
+class JudgeName(NamedTuple):
+    """What a judge's name says: `ShuffleNetV2-GN` is ("ShuffleNetV2", "GN")."""
+
+    base: str  #: a key of `JUDGES`
+    norm: str  #: a key of `NORMS`; "LN" of a ViT, "none" of AlexNet
+
+
+def judge_name(name: str) -> JudgeName:
+    """Return a judge's network and norm, which its plain name has of itself.
+
+    Raises `InputError` for an unknown judge or norm, and for one that a judge can't
+    have. Source: ours; the suffixes are those of DC's networks (`ConvNetBN`) as
+    DD-Ranking writes them (`-BN`), AdaBN is Li et al. 2016.
+    """
+    if isinstance(name, str) and name not in JUDGES:
+        base, _, norm = name.rpartition("-")
+        if base in JUDGES:
+            one_of(norm, f"judge {name}: the norm", [*NORMS])
+            own = OWN_NORM.get(base, "BN")
+            if own in ("LN", "none"):
+                has = "layer normalisation" if own == "LN" else "no norm"
+                raise InputError(
+                    f"judge {name}: found norm {norm}, but {base} has {has}, and no "
+                    f"other can take its place; expected {base}"
+                )
+            return JudgeName(base, norm)
+    norms = ", ".join(NORMS)
+    known = is_one_of(name, [*JUDGES])
+    expected = f"one of {[*JUDGES]}, some of them with a suffix for a norm ({norms})"
+    require(known, "judge", name, expected)
+    return JudgeName(name, OWN_NORM.get(name, "BN"))
+
 
 def check_judge(name: str, image_size: int) -> None:
     """Raise `InputError` if a judge is unknown or can't take images of a size."""
-    one_of(name, "judge", [*JUDGES])
-    smallest, multiple = TAKES.get(name, (32, 1))
+    smallest, multiple = TAKES.get(judge_name(name).base, (32, 1))
     fits = image_size >= smallest and image_size % multiple == 0
     of = f"a multiple of {multiple}, " if multiple > 1 else ""
     expected = f"{of}at least {smallest}"
@@ -149,13 +195,31 @@ def check_judge(name: str, image_size: int) -> None:
 
 
 def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.Module:
-    """Build an untrained judge, one of `JUDGES`; its weights depend on `seed` alone.
+    """Build an untrained judge; its weights depend on `seed` alone, not on its norm.
 
-    Raises `InputError` where it is unknown, or its stem can't take images of a size
-    (height and width in pixels, see `TAKES`). Source: torchvision; the small ViT of
-    GLaD and PReDD; VGG11 and AlexNet with the single linear layer of DC's.
+    The name is one of `JUDGES`, perhaps with a suffix of `NORMS`. Raises `InputError`
+    where it is unknown, or its stem can't take images of a size (height and width in
+    pixels, see `TAKES`). Source: torchvision; the small ViT of GLaD and PReDD; VGG11
+    and AlexNet with the single linear layer of DC's.
     """
     check_judge(name, image_size)
-    with torch.random.fork_rng(devices=[]):
+    base, norm = judge_name(name)
+    with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return JUDGES[name](num_classes, image_size)
+        network = JUDGES[base](num_classes, image_size)
+    if norm != OWN_NORM.get(base, "BN"):
+        swap_norms(network, NORMS[norm])
+    return network
+
+
+def swap_norms(network: nn.Module, norm: Callable[[int], nn.Module]) -> None:
+    """Put another norm, made from its channels, in the place of each one over (H, W).
+
+    All of these begin as the identity after normalising, so nothing else changes.
+    """
+    for parent in [*network.modules()]:
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, norm(child.num_features))
+            elif isinstance(child, nn.GroupNorm):
+                setattr(parent, name, norm(child.num_channels))

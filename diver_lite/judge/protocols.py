@@ -10,15 +10,15 @@ real: for a judge that learns from tens of thousands of real images.
 literature: what the tables of DC, DSA, DM and MTT did: SGD 0.01 with momentum 0.9,
     weight decay 5e-4 and batches of 256 for 1,000 epochs, a tenth of the rate in the
     second half, DSA with one family per batch, images normalised per channel, accuracy
-    after the last epoch. As in MTT, the ConvNet takes the step size learned with a set.
+    after the last epoch. As in MTT, the ConvNet takes the step size learned with a set,
+    and ResNet18 and VGG11 have instance normalisation unless their name says another.
     None of them trained a ViT: its rate is PReDD's.
     Not reproduced: 20 networks on each of 5 distilled sets (here: one per seed); images
     of 28 pixels and one channel (here: padded to 32, repeated to 3); constants of the
     training split (here: the statistics of the real images that score); a seed taken
     from the clock; one epoch more than stated; home-made ResNet18, VGG11 and AlexNet
-    with instance normalisation (here: torchvision's); MTT's ZCA whitening, which
-    loading a set undoes; the best of several snapshots on the test set, which is no
-    fair score.
+    (here: torchvision's); MTT's ZCA whitening, which loading a set undoes; the best of
+    several snapshots on the test set, which is no fair score.
 imagenet: what tables on ImageNet-1K do since SRe2L: random resized crops, flips and
     CutMix of every batch, cross-entropy with a teacher's soft labels, AdamW 0.001 with
     weight decay 0.01 and a cosine for 300 epochs, accuracy after the last.
@@ -39,7 +39,7 @@ from torch import Tensor
 from diver_lite.checks import InputError, instance, number, one_of, require, settings
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import FAMILIES
-from diver_lite.judge.networks import PROXY
+from diver_lite.judge.networks import NORMS, PROXY, judge_name
 from diver_lite.sets.stored import label_kind, soft_kind
 
 Statistics = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
@@ -66,7 +66,9 @@ class Protocol:
             or "step" (a tenth of the rate, and a new momentum, for the second half).
         labels: "hard", or "soft": cross-entropy with a set's soft labels, where the
             set carries some.
-        judge_lr: judge -> peak learning rate, where it isn't `lr`.
+        judge_lr: judge -> peak learning rate, whatever its norm, where it isn't `lr`.
+        judge_norm: judge -> norm that its plain name stands for, where it isn't the
+            judge's own.
         learned_lr: whether the proxy ConvNet takes the step size that trajectory
             matching learned together with a set, where the set carries one.
 
@@ -87,6 +89,7 @@ class Protocol:
     schedule: Literal["cosine", "step"] = "cosine"
     labels: Literal["hard", "soft"] = "hard"
     judge_lr: Mapping[str, float] = field(default_factory=dict, hash=False)
+    judge_norm: Mapping[str, str] = field(default_factory=dict, hash=False)
     learned_lr: bool = False
 
     def __post_init__(self) -> None:
@@ -100,6 +103,8 @@ class Protocol:
         instance(self.augment, "augment", tuple)
         for family in self.augment:
             one_of(family, "augment", FAMILIES)
+        for judge, norm in self.judge_norm.items():
+            one_of(norm, f"judge_norm: that of {judge}", [*NORMS])
         if self.statistics is not None:
             pair = isinstance(self.statistics, tuple) and len(self.statistics) == 2
             require(pair, "statistics", self.statistics, "(mean, std) or None")
@@ -134,10 +139,18 @@ class Protocol:
 
     def peak_lr(self, judge: str, train: DistilledSet | None = None) -> float:
         """Return a judge's peak learning rate on a set."""
-        learned = None
-        if self.learned_lr and judge == PROXY and train is not None:
+        known = judge_name(judge)
+        if self.learned_lr and known == judge_name(PROXY) and train is not None:
             learned = learned_lr(train)
-        return learned or self.judge_lr.get(judge, self.lr)
+            if learned:
+                return learned
+        return self.judge_lr.get(known.base, self.lr)
+
+    def judge(self, name: str) -> str:
+        """Return a judge's name with the norm that this protocol gives it."""
+        base, norm = judge_name(name)
+        given = self.judge_norm.get(base, norm) if name == base else norm
+        return name if given == norm else f"{base}-{given}"
 
     def factor(self, step: int, total: int) -> float:
         """Return what the peak learning rate is multiplied by at a step."""
@@ -193,11 +206,9 @@ def with_statistics(protocol: Protocol, images: Tensor) -> Protocol:
     """
     if protocol.statistics is not None:
         return protocol
-    one = images[:, :1] if images.stride(1) == 0 else images  # grey, repeated
-    mean, std = (
-        tuple(round(v, 6) for v in value.expand(images.shape[1]).tolist())
-        for value in (one.mean((0, 2, 3)), one.std((0, 2, 3)).clamp(min=1e-3))
-    )
+    mean = images.mean((0, 2, 3))
+    std = images.std((0, 2, 3)).clamp(min=1e-3)
+    mean, std = (tuple(round(v, 6) for v in each.tolist()) for each in (mean, std))
     return replace(protocol, statistics=(mean, std))
 
 
@@ -217,6 +228,7 @@ PROTOCOLS = {
         schedule="step",
         statistics=None,
         judge_lr={"ViT": 1e-3},
+        judge_norm={"ResNet18": "IN", "VGG11": "IN"},
         learned_lr=True,
     ),
     "imagenet": Protocol(

@@ -24,6 +24,7 @@ from diver_lite.checks import InputError, first_line
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
+from diver_lite.judge.networks import judge_name
 from diver_lite.judge.protocols import Protocol, learned_lr
 from diver_lite.sets.names import from_cell, to_cell
 from diver_lite.sets.stored import records
@@ -31,6 +32,7 @@ from diver_lite.sets.stored import records
 TEXTS = ["set", "error"]  # a user may have chosen the words
 COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error"]
 IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
+IN_TABLE = [*COLUMNS[:2], "norm", *COLUMNS[2:]]
 NUMBERS = {"unseen": bool, "seed": int, "accuracy": float, "seconds": float}
 # the files whose code decides what a training gives
 TRAINING = ("augment.py", "networks.py", "protocols.py", "training.py")
@@ -140,14 +142,17 @@ class Cells:
             train = self.sets.get((row["set"], row["seed"]), {})
             self._keep(row | {"set_sha": "", "draw": ""} | train | self.shas)
         if self.path is not None:
-            table = pd.DataFrame(list(self.rows.values()), columns=IN_FILE)
+            # in an order that doesn't depend on which training ended first
+            rows = [self.rows[key] for key in sorted(self.rows)]
+            table = pd.DataFrame(rows, columns=IN_FILE)
             table[TEXTS] = table[TEXTS].map(to_cell)
             with files.atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:
         """Return the rows of some trainings, in their order."""
-        return pd.DataFrame([self.rows[key] for key in keys], columns=COLUMNS)
+        rows = [self.rows[key] | {"norm": judge_name(key[1]).norm} for key in keys]
+        return pd.DataFrame(rows, columns=IN_TABLE)
 
 
 def is_drawn(provenance: dict) -> bool:

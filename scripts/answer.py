@@ -1,0 +1,328 @@
+"""Answer a question about recovery by a study: sets, judges, seeds, a table.
+
+Run: python scripts/answer.py recovery [--dataset fashion-mnist --ipc 1]
+     [--sets dm dm-real dsa mtt] [--judges ShuffleNetV2-BN ShuffleNetV2-GN ConvNet]
+     [--seeds 5:15] [--rows ...] [--name ...] [--sets-folder FOLDER --data-root FOLDER]
+     python scripts/answer.py sources ...
+     python scripts/answer.py settings --split validation --seeds 0:5 ...
+
+recovery: whom does recovery help, what in it does, and is it more than the prior?
+sources: is anything of the distilled picture left? The same noise recovers the picture
+    itself, a real one of its class, a grey one, and one of the next class.
+settings: what to recommend, chosen on validation pictures, with seeds of its own.
+
+Every seed has a draw of noise of its own, and, for random real pictures, pictures of
+its own. Nothing is chosen with the seeds 5 to 14 that `recovery` and `sources` take.
+Finished recoveries lie in --work, finished trainings in the first of these files, so an
+interrupted study goes on where it stopped, also on another machine, and may be asked
+for one set, judge or seed after the other:
+
+results/QUESTION_NAME_trainings.csv    one row per training; NAME is DATASET_ipcN
+results/QUESTION_NAME.csv              one row per set and variant, means and deviations
+results/QUESTION_NAME_comparisons.csv  differences per group of judges, with intervals
+results/QUESTION_NAME.json             provenance
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from provenance import begin, find_distilled, kept_recovery, write_csv, write_result
+
+from diver_lite import (
+    DistilledSet,
+    Prior,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_prior,
+)
+from diver_lite.judge.compare import GROUPS, compare, footnote, group_of, holm, tally
+from diver_lite.make.baselines import clip_only, random_real, vae_only
+from diver_lite.sets.real import describe_source
+
+QUESTIONS = ("recovery", "sources", "settings")
+LEVELS = (300, 500, 700)  # of noise, in training timesteps
+RECOVERY = (
+    "Stage I",
+    "clip",
+    "VAE",
+    *(f"inheritance {level}" for level in LEVELS),
+    "DIVER 700",
+    "DIVER, the paper's settings",
+)
+SOURCES = ("own", "real of the class", "grey", "another class")
+SHARED = ("random real", "prior")  # rows that don't depend on a set
+# of `settings`: noise level 0 is the round trip through the VAE
+NOISE = (0, 300, 400, 500, 600, 700, 800)
+PULLS = (0.0, 0.05, 0.1, 0.2)
+
+# what is compared, (row, against); rows that weren't asked for are left out
+COMPARISONS = {
+    "recovery": (
+        ("clip", "Stage I"),
+        ("VAE", "Stage I"),
+        ("VAE", "clip"),
+        *((f"inheritance {level}", "Stage I") for level in LEVELS),
+        *((f"inheritance {level}", "VAE") for level in LEVELS),
+        *((f"inheritance {level}", "prior") for level in LEVELS),
+        ("DIVER 700", "Stage I"),
+        ("DIVER 700", "inheritance 700"),
+        ("DIVER 700", "VAE"),
+        ("DIVER 700", "prior"),
+        ("DIVER, the paper's settings", "Stage I"),
+        ("DIVER, the paper's settings", "DIVER 700"),
+        ("prior", "Stage I"),
+        ("Stage I", "random real"),
+        ("DIVER 700", "random real"),
+        ("inheritance 700", "random real"),
+        ("prior", "random real"),
+    ),
+    "sources": tuple(
+        (f"own {level}", against)
+        for level in LEVELS
+        for against in ("prior", *(f"{source} {level}" for source in SOURCES[1:]))
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--prior", help="default: the one named like the dataset")
+    parser.add_argument("--ipc", type=int, default=1)
+    parser.add_argument("--sets", nargs="+", default=["dm", "dm-real", "dsa", "mtt"])
+    parser.add_argument("--rows", nargs="+", help="default: all of the question's")
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        default=["ShuffleNetV2-BN", "ShuffleNetV2-GN", "ConvNet"],
+    )
+    parser.add_argument("--seeds", default="5:15", help="FIRST:END")
+    parser.add_argument("--protocol", default="quick")
+    parser.add_argument("--scale", type=float, help="guidance scale; default: what is "
+                        "recommended for the prior")  # fmt: skip
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--images", type=int, default=2000, help="that score")
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--name", help="of the results; default: DATASET_ipcN")
+    parser.add_argument("--work", type=Path, default=Path("runs/answer"))
+    parser.add_argument("--sets-folder", help="where sets lie that don't ship")
+    parser.add_argument("--data-root")
+    args = parser.parse_args()
+    started = begin()
+    prior = load_prior(args.prior or args.dataset)
+    scale = args.scale or RecoveryConfig.recommended(prior).guidance_scale
+    fit = load_dataset(args.dataset, "fit", root=args.data_root)
+    images, labels, names = load_dataset(args.dataset, args.split, root=args.data_root)
+    # splits are in random order, so the first are a fair part
+    test = images[: args.images], labels[: args.images], names
+    first, end = (int(number) for number in args.seeds.split(":"))
+
+    rows = Rows(prior, fit, scale, args.ipc, args.work)
+    sets: dict[str, DistilledSet | Callable[[int], DistilledSet]] = {}
+    for name in args.sets:
+        full = f"{args.dataset}-{name}-ipc{args.ipc}"
+        distilled = find_distilled(full, args.sets_folder)
+        for row, made in rows.of(args.question, distilled).items():
+            sets[row if row in SHARED else f"{name}: {row}"] = made
+    if args.rows:
+        sets = {name: made for name, made in sets.items() if row_of(name) in args.rows}
+    stem = f"results/{args.question}_{args.name or f'{args.dataset}_ipc{args.ipc}'}"
+    table = cross_architecture(
+        sets,
+        test,
+        judges=args.judges,
+        seeds=range(first, end),
+        protocol=args.protocol,
+        out=f"{stem}_trainings.csv",
+        n_jobs=args.jobs,
+    )
+    summary = summary_of(table)
+    comparisons = comparisons_of(table, args.sets, COMPARISONS.get(args.question, ()))
+    write_csv(f"{stem}.csv", summary)
+    write_csv(f"{stem}_comparisons.csv", comparisons)
+    print(comparisons.to_string(index=False))
+    print(footnote(comparisons["verdict"]))
+    failed = table[table["error"] != ""]
+    write_result(
+        f"{stem}.json",
+        {
+            "data": describe_source(args.dataset, root=args.data_root),
+            "split": args.split,
+            "images": len(test[1]),
+            "guidance_scale": scale,
+            "verdicts": tally(comparisons["verdict"]),
+            "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
+            "training_seconds": round(float(table["seconds"].sum())),
+        },
+        vars(args),
+        started=started,
+    )
+
+
+def row_of(name: str) -> str:
+    """Return a set's row: "VAE" of "dm: VAE"."""
+    return name.rpartition(": ")[2]
+
+
+class Rows:
+    """Make what is judged: name of the row -> set, or seed -> set if it is drawn."""
+
+    def __init__(
+        self, prior: Prior, fit: tuple, scale: float, ipc: int, work: Path
+    ) -> None:
+        self.prior = prior
+        self.fit = fit
+        self.ipc = ipc
+        self.work = work
+        self.plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+
+    def of(self, question: str, distilled: DistilledSet) -> dict:
+        """Return the rows of a question about one set, and those that all share."""
+        rows: dict = {"random real": self.real}
+        samples = replace(self.plain, inheritance=False)
+        # samples depend on the labels alone: those of any set do
+        rows["prior"] = self.recovered(self.real(0), samples)
+        if question == "recovery":
+            return rows | self.recovery(distilled)
+        if question == "sources":
+            return rows | self.sources(distilled)
+        return rows | self.settings(distilled)
+
+    def real(self, seed: int) -> DistilledSet:
+        return random_real(self.fit, self.ipc, seed)
+
+    def recovered(
+        self,
+        source: DistilledSet | Callable[[int], DistilledSet],
+        config: RecoveryConfig,
+    ) -> Callable[[int], DistilledSet]:
+        """Return seed -> set; each draw of noise is computed once and kept."""
+
+        def draw(seed: int) -> DistilledSet:
+            given = source(seed) if callable(source) else source
+            return kept_recovery(self.work, given, self.prior, config, seed)
+
+        return draw
+
+    def recovery(self, distilled: DistilledSet) -> dict:
+        rows: dict = {
+            "Stage I": distilled,
+            "clip": clip_only(distilled),
+            "VAE": vae_only(distilled, self.prior),
+        }
+        for level in LEVELS:
+            inheritance = replace(self.plain, noise_timestep=level)
+            rows[f"inheritance {level}"] = self.recovered(distilled, inheritance)
+        pull = replace(self.plain, guidance_factor=0.1)
+        rows["DIVER 700"] = self.recovered(distilled, pull)
+        paper = RecoveryConfig.published()
+        rows["DIVER, the paper's settings"] = self.recovered(distilled, paper)
+        return rows
+
+    def sources(self, distilled: DistilledSet) -> dict:
+        """Swap the source, and leave noise and labels as they are."""
+        order = other_class(distilled)
+
+        def real(seed: int) -> DistilledSet:
+            pictures = self.real(seed)
+            return distilled.with_images(
+                pictures.images[same_classes(distilled, pictures)], "real of the class"
+            )
+
+        grey = torch.full_like(distilled.images, 0.5)
+        sources = {
+            "own": distilled,
+            "real of the class": real,
+            "grey": distilled.with_images(grey, "grey"),
+            "another class": distilled.with_images(
+                distilled.images[order], "another class"
+            ),
+        }
+        return {
+            f"{name} {level}": self.recovered(
+                source, replace(self.plain, noise_timestep=level)
+            )
+            for level in LEVELS
+            for name, source in sources.items()
+        }
+
+    def settings(self, distilled: DistilledSet) -> dict:
+        rows: dict = {"Stage I": distilled, "noise 0": vae_only(distilled, self.prior)}
+        for level in NOISE[1:]:
+            for pull in PULLS:
+                config = replace(self.plain, noise_timestep=level, guidance_factor=pull)
+                rows[f"noise {level}, pull {pull}"] = self.recovered(distilled, config)
+        return rows
+
+
+def other_class(distilled: DistilledSet) -> list[int]:
+    """Return for each image the row of one of the next class, each row once."""
+    classes = len(distilled.class_names)
+    labels = distilled.labels.tolist()
+    rows = {c: [i for i, label in enumerate(labels) if label == c] for c in set(labels)}
+    return [rows[(label + 1) % classes].pop(0) for label in labels]
+
+
+def same_classes(distilled: DistilledSet, other: DistilledSet) -> list[int]:
+    """Return for each image the row of one of its class in another set, by name."""
+    rows: dict[str, list[int]] = {}
+    for row, label in enumerate(other.labels.tolist()):
+        rows.setdefault(other.class_names[label], []).append(row)
+    return [rows[distilled.class_names[c]].pop(0) for c in distilled.labels.tolist()]
+
+
+def summary_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per set and variant: mean and std per judge, in percent."""
+    rows = []
+    for full in dict.fromkeys(table["set"]):
+        name, _, variant = full.rpartition(": ")
+        mine = table[table["set"] == full]
+        row = {"set": name or "-", "row": variant}
+        for judge, group in mine.groupby("judge", sort=False)["accuracy"]:
+            row[judge] = 100 * group.mean()
+            row[f"{judge} std"] = 100 * group.std()
+        rows.append(row)
+    return pd.DataFrame(rows).round(2)
+
+
+def comparisons_of(table: pd.DataFrame, sets: list[str], pairs: tuple) -> pd.DataFrame:
+    """Return one row per group of judges, set and pair, and one for all sets pooled.
+
+    "survives": of Holm's correction, for all of the table.
+    """
+    there = {*table["set"]}
+    groups = [group for group in GROUPS if group in set(map(group_of, table["judge"]))]
+    rows = []
+    for group in groups:
+        for pair in pairs:
+            several = []  # set, its row, what that is compared with
+            for name in sets:
+                full = [row if row in SHARED else f"{name}: {row}" for row in pair]
+                if {*full} <= there:
+                    several.append((name, *full))
+            if {*pair} <= {*SHARED}:  # no set has a part in it
+                several = [("-", *pair)] if {*pair} <= there else []
+            about = {"judges": group, "row": pair[0], "against": pair[1]}
+            for name, first, other in several:
+                row = about | {"set": name}
+                rows.append(row | compare(table, first, other, "points", group))
+            if len(several) > 1:
+                _, firsts, others = zip(*several, strict=True)
+                row = about | {"set": "all, pooled"}
+                rows.append(row | compare(table, firsts, others, "points", group))
+    if not rows:
+        return pd.DataFrame(columns=["verdict"])
+    found = pd.DataFrame(rows)
+    return found.assign(survives=holm(found["p"].tolist())).round(4)
+
+
+if __name__ == "__main__":
+    main()
