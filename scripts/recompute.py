@@ -78,7 +78,9 @@ def replaced(
         column: name of the difference.
     """
     rows = [compare(table, *p, column) if p[0] != p[1] else {} for p in pairs]
-    return summary.assign(**pd.DataFrame(rows, index=summary.index).round(2))
+    found = pd.DataFrame(rows, index=summary.index).round(2)
+    columns = [name for name in found if name in summary]  # older files have no p
+    return summary.assign(**found[columns])
 
 
 def tables() -> dict[Path, str]:

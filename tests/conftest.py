@@ -4,6 +4,8 @@ import os
 
 # no test may reach for a model hub; set before anything imports huggingface_hub
 os.environ["HF_HUB_OFFLINE"] = "1"
+# tests run side by side already: a table's trainings stay in the process of their test
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 import diffusers
 import pytest

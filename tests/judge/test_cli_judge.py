@@ -10,6 +10,7 @@ from toy_sets import toy, toy_set
 
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
+from diver_lite.judge import training
 from diver_lite.judge.networks import UNSEEN
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
@@ -41,22 +42,24 @@ def test_the_table_and_its_files(cli, sets):
     )
     assert code == 0, err
     assert "on 50 real images, mean ± std of 2 seeds, protocol corrected" in out
-    header = "ConvNet ShuffleNetV2 unseen vs mine verdict"
+    assert "Norms: ConvNet IN, ShuffleNetV2 BN." in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    start = lines.index(header)
-    assert lines[start + 1].startswith("a ")
-    assert lines[start + 1].endswith("too few seeds")
-    assert lines[start + 2].startswith("mine ")
+    lines.index("ConvNet ShuffleNetV2")
+    for group in ("proxy's kind", "unseen, BN"):
+        start = lines.index(f"{group} {group}: vs mine {group}: verdict")
+        assert lines[start + 1].startswith("a ")
+        assert lines[start + 1].endswith("too few seeds")
+        assert lines[start + 2].startswith("mine ")
     rows = list(csv.DictReader(Path("cells.csv").read_text().splitlines()))
     found = {(row["set"], row["judge"], row["seed"]) for row in rows}
     assert len(found) == len(rows) == 2 * 2 * 2
     markdown = Path("table.md").read_text()
-    assert "| set | ConvNet | ShuffleNetV2 | unseen | vs mine | verdict |" in markdown
+    assert "| set | ConvNet | ShuffleNetV2 | proxy's kind | proxy's kind:" in markdown
 
 
 def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
     """Ctrl-C: exit code 130; the same command again repeats nothing."""
-    real, calls = evaluate.train_judges, []
+    real, calls = training.train_judge, []
 
     def interrupted(name, *arguments, **options):
         if len(calls) == 2:
@@ -64,7 +67,7 @@ def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
         calls.append(name)
         return real(name, *arguments, **options)
 
-    monkeypatch.setattr(evaluate, "train_judges", interrupted)
+    monkeypatch.setattr(training, "train_judge", interrupted)
     command = ("a.safetensors", "b.safetensors", "--judges", "ConvNet", "--seeds", "2")
     code, out, err = cli(*command, *FAST, "-o", "cells.csv")
     assert (code, out) == (130, "")
@@ -92,25 +95,28 @@ def test_groups_of_judges_and_shipped_sets(cli, monkeypatch):
 
     monkeypatch.setattr(evaluate, "cross_architecture", spy)
     name = "fashion-mnist-dm-ipc1"
-    assert cli(name, "--judges", "ConvNet,unseen,ViT")[0] == 130
+    assert cli(name, "--judges", "ConvNet, unseen, ViT")[0] == 130
     assert list(seen["sets"]) == [name]
     assert seen["judges"] == ["ConvNet", *UNSEEN]
     assert len(seen["test"][0]) == 10_000
     assert (seen["seeds"], seen["out"]) == (5, None)
     assert seen["protocol"] == PROTOCOLS["corrected"]
-    cli(name, "--test-images", "20", "--batch-models", "3", "--soft-labels")
+    cli(name, "--test-images", "20", "--jobs", "3", "--soft-labels")
     assert seen["protocol"].labels == "soft"
     images, labels, names = seen["test"]
     assert (images.shape, labels.shape) == ((20, 3, 32, 32), (20,))
     assert len(names) == 10
-    assert seen["batch_models"] == 3
+    assert (seen["n_jobs"], seen["scheduler"]) == (3, None)
 
 
 def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
     """One file of recovered images has no verdict, {seed} in a name gives one."""
-    monkeypatch.setattr(evaluate, "train_judges", lambda *_, **__: [None])
     score = iter(range(10_000))  # each training beats those before
-    monkeypatch.setattr(evaluate, "_score", lambda *_: next(score) / 10_000)
+
+    def judge_one(*_):
+        return {"accuracy": next(score) / 10_000, "error": "", "seconds": 0.0}
+
+    monkeypatch.setattr(evaluate, "judge_one", judge_one)
     tiny_set.save("a.safetensors")
     for seed in range(5):
         images = (tiny_set.images + 0.01 * seed).clamp(0, 1)
@@ -123,7 +129,7 @@ def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
     assert code == 0, err
     verdicts = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert verdicts["one"].endswith("  1 draw for 5 seeds")
-    assert verdicts["each"].endswith("  better")
+    assert verdicts["each"].endswith("  better*")
     assert "[" in verdicts["one"]  # the interval stands
     assert "not what another draw would give; no verdict" in out
     code, out, err = cli(*command, "--judges", "ViT", "--seeds", "6", *FAST)
@@ -136,7 +142,11 @@ def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
 def test_failed_trainings_are_reported(cli, sets, monkeypatch):
     """Their reason goes to stderr; the table stands."""
     error = FloatingPointError("judge ConvNet, seed 0: the loss became NaN at step 1")
-    monkeypatch.setattr(evaluate, "train_judges", lambda *_, **__: [error])
+
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "train_judge", broken)
     code, out, err = cli("a.safetensors", *ONE, *FAST)
     assert code == 0
     assert "too few seeds" not in out  # the baseline alone
@@ -172,7 +182,13 @@ def toys():
         (["a.safetensors", "--baseline", "b"], "--baseline is 'b'; expected one of"),
         (["a.safetensors", "--test-images", "0"], "--test-images is 0"),
         (["a.safetensors", "--test-images", "10001"], "expected 1 .. 10000"),
-        (["a.safetensors", "--batch-models", "0"], "batch_models is 0"),
+        (["a.safetensors", "--jobs", "0"], "n_jobs is 0"),
+        (
+            ["a.safetensors", "--judges", "ResNet18-XN"],
+            "judge ResNet18-XN: the norm is 'XN'; expected one of ['BN', 'GN', 'IN'",
+        ),
+        (["a.safetensors", "--judges", "AlexNet-AdaBN"], "but AlexNet has no norm, "),
+        (["a.safetensors", "--scheduler", "tcp://127.0.0.1:9"], "scheduler is 'tcp:"),
         (["a.safetensors", "--data", "mnist"], "dataset 'mnist' is unknown"),
         (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),

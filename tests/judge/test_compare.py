@@ -11,20 +11,26 @@ from scipy import stats
 
 from diver_lite.checks import InputError
 from diver_lite.judge.compare import (
+    blocks,
     compare,
     footnote,
+    group_of,
+    holm,
     is_difference,
+    p_value,
     paired_difference,
+    seed_differences,
     summarise,
     t_interval,
     tally,
     verdict,
     wilson,
+    would_show,
     write_table,
 )
 
 
-def table_of(differences, judges=("ViT", "ResNet18"), base=0.5, draws=()):
+def table_of(differences, judges=("ShuffleNetV2", "ResNet18"), base=0.5, draws=()):
     """Build a table in which set "b" beats "a" by `differences` (seed, judge).
 
     With `draws`, one for each seed, "b" is random itself.
@@ -39,6 +45,8 @@ def table_of(differences, judges=("ViT", "ResNet18"), base=0.5, draws=()):
     columns = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds"]
     return pd.DataFrame(rows, columns=columns)
 
+
+COMPARED = "unseen, BN: vs a"
 
 # Half the width of a 95 % interval in standard errors: t's quantile .975, from a table
 # in any textbook, for as many degrees of freedom as pairs less one
@@ -103,14 +111,20 @@ def test_wilson_intervals():
 def test_a_comparison_is_the_difference_in_points_and_its_verdict():
     """By hand: each of five seeds gains 2 points; the columns come in this order."""
     found = compare(table_of([[0.01, 0.03]] * 5), "b", "a", "vs_a")
-    assert [*found] == ["vs_a", "low", "high", "verdict"]
-    assert found == pytest.approx({"vs_a": 2, "low": 2, "high": 2, "verdict": "better"})
+    assert [*found] == ["vs_a", "low", "high", "verdict", "p", "would_show"]
+    assert found.pop("verdict") == "better"
+    expected = {"vs_a": 2, "low": 2, "high": 2, "p": 0, "would_show": 0}
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_failed_trainings_drop_their_seed():
     """A pair without a partner doesn't bias the difference."""
     table = table_of([[0.1, 0.3], [0.5, 0.5], [0.1, 0.1]])
-    lost = (table["set"] == "b") & (table["seed"] == 1) & (table["judge"] == "ViT")
+    lost = (
+        (table["set"] == "b")
+        & (table["seed"] == 1)
+        & (table["judge"] == "ShuffleNetV2")
+    )
     table.loc[lost, "accuracy"] = float("nan")
     mean, low, high = paired_difference(table, "b", "a")
     assert (mean, low, high) == pytest.approx((0.15, 0.15 - 0.63531, 0.15 + 0.63531))
@@ -122,13 +136,22 @@ def test_the_summary_shows_proxy_and_unseen_apart():
     """One row per set, percent with spread, unseen mean, difference to the baseline."""
     summary = summarise(table_of([[0.1, 0.3], [-0.1, 0.1]]), "a")
     assert list(summary.index) == ["a", "b"]
-    columns = ["ViT", "ResNet18", "ConvNet", "unseen", "vs a", "verdict"]
-    assert list(summary.columns) == columns
-    assert summary.loc["b", "ViT"] == "50.0 ± 14.1"
+    assert list(summary.columns) == [
+        "ShuffleNetV2",
+        "ResNet18",
+        "ConvNet",
+        "proxy's kind",
+        "proxy's kind: vs a",
+        "proxy's kind: verdict",
+        "unseen, BN",
+        "unseen, BN: vs a",
+        "unseen, BN: verdict",
+    ]
+    assert summary.loc["b", "ShuffleNetV2"] == "50.0 ± 14.1"
     assert summary.loc["b", "ConvNet"] == "90.0 ± 0.0"
-    assert summary.loc["b", "unseen"] == "60.0"
-    assert summary.loc["b", "vs a"] == "+10.0 [-117.1, +137.1]"
-    assert summarise(table_of([[0.1, 0.3]]), "a").loc["b", "vs a"] == "+20.0"
+    assert summary.loc["b", "unseen, BN"] == "60.0"
+    assert summary.loc["b", "unseen, BN: vs a"] == "+10.0 [-117.1, +137.1]"
+    assert summarise(table_of([[0.1, 0.3]]), "a").loc["b", COMPARED] == "+20.0"
     with pytest.raises(InputError, match=r"baseline is 'c'.*\['a', 'b'\]"):
         summarise(table_of([[0.1, 0.3]]), "c")
 
@@ -149,8 +172,9 @@ def test_verdicts(differences, words):
     """An interval that contains zero is no difference; four seeds are no claim."""
     table = table_of([[d, d] for d in differences])
     assert verdict(table, "b", "a") == words
-    assert summarise(table, "a").loc["b", "verdict"] == words
-    assert summarise(table, "a").loc["a", "verdict"] == "-"
+    summary = summarise(table, "a")["unseen, BN: verdict"]
+    assert summary["b"].removesuffix("*").partition(" (")[0] == words
+    assert summary["a"] == "-"
 
 
 @pytest.mark.parametrize(
@@ -234,17 +258,21 @@ def test_tables_without_pairs():
     proxy = table[~table["unseen"]]
     assert all(math.isnan(value) for value in paired_difference(proxy, "b", "a"))
     row = summarise(proxy, "a").loc["b"]
-    assert row.tolist() == ["90.0", "-", "-", "too few seeds"]
+    assert row.tolist() == ["90.0", "90.0", "+0.0", "too few seeds"]
 
 
 def test_one_failed_judge_does_not_weigh_on_the_unseen_mean():
     """The unseen mean is one of judges, whatever number of trainings each has."""
     table = table_of([[0.1, 0.3], [0.1, 0.3]])  # 60 and 80 %
-    lost = (table["set"] == "b") & (table["seed"] == 1) & (table["judge"] == "ViT")
+    lost = (
+        (table["set"] == "b")
+        & (table["seed"] == 1)
+        & (table["judge"] == "ShuffleNetV2")
+    )
     table.loc[lost, "accuracy"] = float("nan")
     summary = summarise(table, "a")
-    assert summary.loc["b", "unseen"] == "70.0"
-    assert summary.loc["b", "ViT"] == "60.0"  # one training has no spread
+    assert summary.loc["b", "unseen, BN"] == "70.0"
+    assert summary.loc["b", "ShuffleNetV2"] == "60.0"  # one training has no spread
 
 
 def test_tables_as_files(tmp_path):
@@ -260,8 +288,121 @@ def test_tables_as_files(tmp_path):
     assert lines[3].startswith(r"| b\|c_1 & 50 % | 50.0 ± 14.1 |")
     text = write_table(summary, tmp_path / "t.tex").read_text()
     assert r"b|c\_1 \& 50 \% & 50.0 $\pm$ 14.1 &" in text
-    assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\nset & ViT &")
+    assert text.startswith(
+        "\\begin{tabular}{lrrrrrrrrr}\n\\toprule\nset & ShuffleNetV2 &"
+    )
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
     with pytest.raises(InputError, match=r"suffix is '\.xls'.*'\.tex'"):
         write_table(summary, tmp_path / "t.xls")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.md", "t.tex"]
+
+
+# --- Groups of judges, several sets, several comparisons ------------------------------
+
+
+PANEL = ("ConvNet", "ConvNet-BN", "ResNet18", "ShuffleNetV2-GN", "AlexNet", "ViT")
+
+
+def panel_of(gains, seeds=5):
+    """Build a table in which set "b" beats "a" by a gain of its own with each judge."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for judge, gain in gains.items():
+        for seed in range(seeds):
+            low, high = 0.5 + 0.01 * rng.random(2)
+            unseen = not judge.startswith("ConvNet")
+            rows.append(("a", judge, unseen, seed, "", low))
+            rows.append(("b", judge, unseen, seed, "", high + gain))
+    columns = ["set", "judge", "unseen", "seed", "draw", "accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_groups_of_judges():
+    """The proxy whatever its norm, strangers by theirs, the diagnosis in no group."""
+    groups = {name: group_of(name) for name in (*PANEL, "ResNet18-AdaBN", "VGG11-IN")}
+    assert groups == {
+        "ConvNet": "proxy's kind",
+        "ConvNet-BN": "proxy's kind",
+        "ResNet18": "unseen, BN",
+        "ShuffleNetV2-GN": "unseen, no BN",
+        "AlexNet": "unseen, no BN",
+        "ViT": "unseen, no BN",
+        "ResNet18-AdaBN": "diagnosis",
+        "VGG11-IN": "unseen, no BN",
+    }
+
+
+def test_strangers_with_and_without_batch_norm_are_told_apart():
+    """One gains, the other loses; their mean would have said nothing."""
+    gains = {"ConvNet": -0.1, "ResNet18": 0.2, "ShuffleNetV2-GN": -0.2}
+    table = panel_of(gains | {"ResNet18-AdaBN": 0.4})
+    found = {
+        group: verdict(table, "b", "a", group)
+        for group in ("proxy's kind", "unseen, BN", "unseen, no BN")
+    }
+    assert [*found.values()] == ["worse", "better", "worse"]
+    assert abs(paired_difference(table, "b", "a", "unseen")[0]) < 0.01
+    summary = summarise(table, "a").loc["b"]
+    assert summary["unseen, BN"] == summary["ResNet18"].partition(" ")[0]
+    assert summary["unseen, no BN: verdict"] == "worse*"
+    assert "ResNet18-AdaBN" in summary
+    assert not [name for name in summary.index if "diagnosis" in name]
+    parts, verdicts = blocks(summarise(table, "a"))
+    assert [len(part.columns) for part in parts] == [4, 3, 3, 3]
+    assert verdicts == ["-", "worse*", "-", "better*", "-", "worse*"]
+    assert tally(verdicts)["differences"] == 3
+    with pytest.raises(InputError, match=r"group is 'strangers'; expected one of"):
+        verdict(table, "b", "a", "strangers")
+
+
+def test_several_sets_are_pooled_seed_by_seed():
+    """The mean of two sets' differences, each with its own baseline."""
+    table = table_of([[d, d] for d in (0.02, 0.03, 0.01, 0.02, 0.04)])
+    more = table.assign(set=table["set"].map({"a": "c", "b": "d"}))
+    more.loc[more["set"] == "d", "accuracy"] -= 0.04
+    both = pd.concat([table, more])
+    pooled = seed_differences(both, ["b", "d"], ["a", "c"])
+    assert pooled.tolist() == pytest.approx([0.0, 0.01, -0.01, 0.0, 0.02])
+    assert compare(both, ["b", "d"], ["a", "c"], "points")["points"] == pytest.approx(
+        0.4
+    )
+    shared = seed_differences(both, ["b", "d"], ["a", "a"])
+    assert shared.tolist() == pytest.approx(pooled.tolist())
+    with pytest.raises(InputError, match=r"baseline is \['a'\]; expected 2 sets"):
+        compare(both, ["b", "d"], ["a"], "points")
+
+
+def test_p_values_are_scipy_s():
+    """The t test of one sample; what has no spread is certain."""
+    values = np.array([0.4, -0.1, 0.3, 0.2, 0.5])
+    assert p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert p_value(np.array([0.1] * 5)) == 0
+    assert p_value(np.zeros(5)) == 1
+    assert math.isnan(p_value(np.array([0.1])))
+
+
+def test_holm_worked_out_by_hand():
+    """Holm 1979: the smallest against .05 / n, the next against .05 / (n - 1), ..."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert holm([0.01, 0.02, 0.024, 0.012]) == [True] * 4
+    assert holm([0.02, 0.04]) == [True, True]
+    assert holm([0.026, 0.04]) == [False, False]
+    assert holm([math.nan, 0.04]) == [False, True]
+    assert holm([]) == []
+
+
+def test_what_would_have_been_seen_is_seen_in_four_of_five_cases():
+    """Simulated: a true difference of that size crosses zero in 80 % of tables."""
+    rng = np.random.default_rng(2)
+    for count in (5, 10):
+        spread = would_show(rng.normal(size=200_000)) * math.sqrt(200_000 / count)
+        quantiles = stats.t.ppf([0.975, 0.8], count - 1).sum()
+        true = quantiles / math.sqrt(count)  # in deviations
+        _, low, _ = t_interval(rng.normal(true, size=(20_000, count)))
+        assert np.mean(low > 0) == pytest.approx(0.8, abs=0.03)
+        assert spread == pytest.approx(2.8 / math.sqrt(count), rel=0.01)
+    summary = summarise(
+        table_of([[d, d] for d in (0.02, -0.03, 0.01, -0.02, 0.04)]), "a"
+    )
+    assert summary.loc["b", "unseen, BN: verdict"] == "no difference (4.8 would show)"
+    assert "four of five cases" in footnote(summary["unseen, BN: verdict"])

@@ -27,9 +27,7 @@ def test_the_literature_protocol():
     assert protocol.total_steps(500) == 2_000
     sizes = [len(b) for b in replace(protocol, epochs=2).batches(500, generator())]
     assert sizes == [256, 244, 256, 244]
-    optimizer = fit._Run("ConvNet", 3, protocol, 0.01, None)._optimizer(
-        [torch.zeros(1, requires_grad=True)]
-    )
+    optimizer = fit._optimizer(torch.nn.Linear(1, 1), protocol, 0.01)
     assert isinstance(optimizer, torch.optim.SGD)
     group = optimizer.param_groups[0]
     assert (group["momentum"], group["weight_decay"]) == (0.9, 5e-4)

@@ -8,13 +8,11 @@ from toy_sets import NAMES, toy, toy_set
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.judge import table as evaluate
+from diver_lite.judge import training
 from diver_lite.judge.compare import summarise
-from diver_lite.judge.networks import JUDGES
-from diver_lite.judge.protocols import PROTOCOLS, Protocol
+from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.record import TRAINING, code_of
 from diver_lite.judge.table import cross_architecture
-from diver_lite.judge.training import predict, train_judges
 
 QUICK = {"steps": 2, "progress": False}
 
@@ -33,6 +31,7 @@ def test_the_table_has_a_row_per_training():
     assert list(table.columns) == [
         "set",
         "judge",
+        "norm",
         "unseen",
         "seed",
         "draw",
@@ -44,6 +43,10 @@ def test_the_table_has_a_row_per_training():
     assert not table.duplicated(["set", "judge", "seed"]).any()
     assert table["accuracy"].between(0, 1).all()
     assert set(table[~table["unseen"]]["judge"]) == {"ConvNet"}
+    assert set(table[["judge", "norm"]].apply(tuple, axis=1)) == {
+        ("ConvNet", "IN"),
+        ("ShuffleNetV2", "BN"),
+    }
     assert drawn == [0, 1]
     one = cross_architecture(
         {"fixed": toy_set()}, toy(seed=9), judges=["ConvNet"], seeds=[1], **options
@@ -81,18 +84,16 @@ def trained(monkeypatch):
 
     log = Trained()
 
-    def stub(name, images, labels, seeds, **_):
-        results = []
-        for seed in seeds:
-            if len(log) == log.stop_at:
-                raise KeyboardInterrupt
-            log.append((name, seed))
+    def stub(name, images, labels, *, seed, lr, **_):
+        if len(log) == log.stop_at:
+            raise KeyboardInterrupt
+        log.append((name, seed, lr))
+        if (name, seed) in log.failing:
             message = f"judge {name}, seed {seed}: the loss became NaN at step 120"
-            broken = (name, seed) in log.failing
-            results.append(FloatingPointError(message) if broken else Stub(seed).eval())
-        return results
+            raise FloatingPointError(message)
+        return Stub(seed).eval()
 
-    monkeypatch.setattr(evaluate, "train_judges", stub)
+    monkeypatch.setattr(training, "train_judge", stub)
     return log
 
 
@@ -110,149 +111,45 @@ def test_a_failed_training_marks_its_cell_alone(trained):
     assert set(table[failed]["error"]) == {words}
     assert set(table[~failed]["error"]) == {""}
     summary = summarise(table, "a")
-    assert summary.loc["a", "vs a"] == "-"
+    assert summary.loc["a", "unseen, no BN: vs a"] == "-"
     assert "nan" not in summary.loc["b"].to_string()
 
 
-# --- Many at once -------------------------------------------------------------------
+# --- Norms and rates ----------------------------------------------------------------
 
 
-@pytest.fixture
-def double():
-    """Compute in float64, where rounding can't hide a mistake, nor look like one."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("name", JUDGES)
-def test_many_at_once_equal_one_by_one(name, optimizer, double, recwarn):
-    """Weights, running statistics and predictions, for two sets and two seeds."""
-    if optimizer == "adamw" and name not in ("ConvNet", "ShuffleNetV2"):
-        pytest.skip("the optimiser doesn't depend on the judge")
-    # what a second step adds depends on the optimiser, not on the judge
-    steps = 2 if name in ("ConvNet", "ShuffleNetV2") else 1
-    protocol = Protocol(steps=steps, optimizer=optimizer, lr=0.01)
-    sets = [toy(count=1, seed=seed) for seed in (0, 1)]
-    images, labels = [s[0] for s in sets], [s[1] for s in sets]
-    options = {"num_classes": 3, "protocol": protocol, "device": "cpu"}
-    many = train_judges(name, images, labels, [4, 7], **options)
-    alone = [
-        train_judges(name, [x], [y], [seed], **options)[0]
-        for x, y, seed in zip(images, labels, (4, 7), strict=True)
-    ]
-    assert not recwarn.list  # no batching rule was missing
-    x = toy(count=2, seed=5)[0]
-    for one, other in zip(many, alone, strict=True):
-        assert not one.training
-        state = other.state_dict()
-        assert one.state_dict().keys() == state.keys()
-        # a bias in front of a normalisation has no gradient, but AdamW moves it by
-        # the sign of its rounding error; predictions can't see that
-        for key, value in one.state_dict().items() if optimizer == "sgd" else ():
-            torch.testing.assert_close(value, state[key], rtol=1e-6, atol=1e-8)
-        logits = predict(one, x, protocol), predict(other, x, protocol)
-        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-7)
-    assert not torch.allclose(*(predict(n, x, protocol) for n in many))
-
-
-def test_one_of_many_that_explodes(monkeypatch):
-    """Its neighbours learn as if they were alone."""
-    images, labels, _ = toy(count=2)
-    broken = images.clone()
-    broken[0] = 3e38
-    options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
-    first, bad, last = train_judges(
-        "ConvNet", [images, broken, images], [labels] * 3, [0, 1, 2], **options
-    )
-    assert isinstance(bad, FloatingPointError)
-    assert str(bad) == "judge ConvNet, seed 1: the loss became NaN at step 0"
-    for seed, network in ((0, first), (2, last)):
-        (alone,) = train_judges("ConvNet", [images], [labels], [seed], **options)
-        found = predict(network, images), predict(alone, images)
-        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
-
-
-def test_soft_labels_at_once():
-    """Probabilities as targets go through, too, and differ from hard ones."""
-    images, labels, _ = toy(count=2)
-    smooth = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.1
-    options = {"num_classes": 3, "protocol": Protocol(steps=3, augment=())}
-    soft, _ = train_judges("ConvNet", [images] * 2, [smooth] * 2, [0, 1], **options)
-    (alone,) = train_judges("ConvNet", [images], [smooth], [0], **options)
-    (hard,) = train_judges("ConvNet", [images], [labels], [0], **options)
-    found = predict(soft, images), predict(alone, images)
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(predict(soft, images), predict(hard, images), atol=1e-3)
-
-
-class Unbatchable(torch.nn.Module):
-    """A judge with an operation that `vmap` refuses."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 3)
-
-    def forward(self, x):
-        means = x.mean((2, 3))
-        if means.sum().item() == 1234.5:  # data-dependent control flow
-            return means
-        return self.layer(means)
-
-
-def test_a_judge_that_cannot_be_batched_is_trained_one_by_one(monkeypatch):
-    """A warning says why; the results are those of one-by-one training."""
-    monkeypatch.setitem(JUDGES, "Odd", lambda num_classes, size: Unbatchable())
-    images, labels, _ = toy(count=2)
-    options = {"num_classes": 3, "protocol": Protocol(steps=3)}
-    with pytest.warns(UserWarning, match=r"judge Odd can't be trained 2 at a time"):
-        many = train_judges("Odd", [images] * 2, [labels] * 2, [0, 1], **options)
-    for seed, network in enumerate(many):
-        (alone,) = train_judges("Odd", [images], [labels], [seed], **options)
-        assert torch.equal(predict(network, images), predict(alone, images))
-    with pytest.raises(InputError, match=r"found shapes .*expected one shape"):
-        train_judges("ConvNet", [images, images[:4]], [labels, labels[:4]], [0, 1],
-                   **options)  # fmt: skip
-
-
-def test_what_runs_at_once(monkeypatch, trained):
-    """Seeds first, then sets of one shape, never more than asked for."""
-    groups = []
-    stub = evaluate.train_judges
-
-    def spy(name, images, labels, seeds, **options):
-        groups.append((name, len(images[0]), list(seeds), options["lr"]))
-        return stub(name, images, labels, seeds, **options)
-
-    monkeypatch.setattr(evaluate, "train_judges", spy)
+def test_the_literature_s_norms_and_rates(trained):
+    """Plain names stand for its networks; a learned step size is the ConvNet's."""
     learned = toy_set(provenance={"learned_lr": 0.5})
-    sets = {"a": toy_set(), "b": toy_set(seed=1), "c": toy_set(count=2), "d": learned}
-    options = {
-        "judges": ["ConvNet", "ViT"],
-        "protocol": PROTOCOLS["literature"],
-        **QUICK,
-    }
-    tables = {}
-    for size in (1, 2, 3, 6):
-        groups.clear()
-        tables[size] = cross_architecture(
-            sets, toy(), seeds=3, batch_models=size, **options
-        ).drop(columns="seconds")
-        assert max(len(seeds) for *_, seeds, _ in groups) == size
-        assert sum(len(seeds) for *_, seeds, _ in groups) == 4 * 2 * 3
-        pd.testing.assert_frame_equal(tables[size], tables[1])
-    both = [0, 1, 2] * 2  # of sets a and b; c has another shape
-    assert groups == [
-        ("ConvNet", 24, both, 0.01),
-        ("ConvNet", 6, [0, 1, 2], 0.01),
-        ("ConvNet", 24, [0, 1, 2], 0.5),
-        ("ViT", 24, both, 0.001),
-        ("ViT", 24, [0, 1, 2], 0.001),
-        ("ViT", 6, [0, 1, 2], 0.001),
+    judges = ["ConvNet", "ConvNet-BN", "ViT", "ResNet18", "ResNet18-BN"]
+    options = {"judges": judges, "seeds": 1, **QUICK}
+    options["protocol"] = PROTOCOLS["literature"]
+    table = cross_architecture({"a": toy_set(), "d": learned}, toy(), **options)
+    assert [(name, lr) for name, _, lr in trained] == [
+        ("ConvNet", 0.01),
+        ("ConvNet", 0.5),
+        ("ConvNet-BN", 0.01),
+        ("ConvNet-BN", 0.01),
+        ("ViT", 0.001),
+        ("ViT", 0.001),
+        ("ResNet18-IN", 0.01),
+        ("ResNet18-IN", 0.01),
+        ("ResNet18-BN", 0.01),
+        ("ResNet18-BN", 0.01),
     ]
-    with pytest.raises(InputError, match=r"batch_models is 0"):
-        cross_architecture(sets, toy(), seeds=3, batch_models=0, **options)
+    assert table["norm"].tolist()[::2] == ["IN", "BN", "LN", "IN", "BN"]
+    assert table["unseen"].tolist()[::2] == [False, False, True, True, True]
+
+
+def test_one_network_under_two_names_is_there_twice(trained):
+    """A plain name and the norm that it stands for."""
+    with pytest.raises(InputError, match=r"found \['ViT-LN'\] more than once"):
+        study(None, judges=["ViT", "ViT"])
+    with pytest.raises(InputError, match=r"found \['ResNet18-BN'\] more than once"):
+        study(None, judges=["ResNet18", "ResNet18-BN"])
+    with pytest.raises(InputError, match=r"found \['ResNet18-IN'\] more than once"):
+        study(None, judges=["ResNet18", "ResNet18-IN"], protocol="literature")
+    assert not trained
 
 
 # --- Draws --------------------------------------------------------------------------
@@ -290,11 +187,11 @@ def test_draws_are_recorded(trained, tmp_path, kept):
         for name in ("recovered", "real", "clipped"):
             assert counts[name] == 1
             assert draws_of(table, name)[0] != ""
-        words = summarise(table, "fixed")["verdict"]
+        words = summarise(table, "fixed")["unseen, no BN: verdict"]
         assert words["in turns"] == "2 draws for 5 seeds"
         assert words["recovered"] == words["clipped"] == "1 draw for 5 seeds"
-        assert words["drawn"] in ("better", "worse", "no difference")
-        assert words["VAE only"] == "no difference"
+        assert words["drawn"].startswith(("better", "worse", "no difference"))
+        assert words["VAE only"] == "no difference (0.0 would show)"
 
 
 def test_a_draw_is_what_it_is_now_known_to_be(trained, tmp_path):
@@ -325,9 +222,8 @@ def study(out, seeds=2, **changes):
     return cross_architecture(**options | changes)
 
 
-@pytest.mark.parametrize("batch_models", [1, 2])
 @pytest.mark.parametrize("stop_at", [0, 5, 11])
-def test_an_interrupted_run_goes_on(tmp_path, trained, stop_at, batch_models):
+def test_an_interrupted_run_goes_on(tmp_path, trained, stop_at):
     """Finished cells are kept and not repeated; the table is that of one run."""
     trained.failing = {("ViT", 0)}
     whole = study(None)
@@ -336,13 +232,13 @@ def test_an_interrupted_run_goes_on(tmp_path, trained, stop_at, batch_models):
     trained.clear()
     trained.stop_at = stop_at
     with pytest.raises(KeyboardInterrupt):
-        study(out, batch_models=batch_models)
+        study(out)
     kept = len(pd.read_csv(out)) if out.exists() else 0
-    assert kept == stop_at - stop_at % batch_models
+    assert kept == stop_at
     assert [p.name for p in out.parent.glob("*")] == ["cells.csv"] * bool(kept)
     trained.stop_at = None
     trained.clear()
-    table = study(out, batch_models=batch_models)
+    table = study(out)
     assert len(trained) == 12 - kept
     pd.testing.assert_frame_equal(
         table.drop(columns="seconds"), whole.drop(columns="seconds")
@@ -427,7 +323,10 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
     [
         ({"judges": ["VGG19"]}, r"judge is 'VGG19'; expected one of"),
         ({"judges": []}, r"judges is \[\]; expected at least one"),
-        ({"judges": ["ViT", "ViT"]}, r"judges: found \['ViT'\] more than once"),
+        ({"judges": ["ResNet18-XN"]}, r"judge ResNet18-XN: the norm is 'XN'; expec"),
+        ({"judges": ["AlexNet-GN"]}, r"AlexNet has no norm, and no other can take"),
+        ({"judges": ["ViT-AdaBN"]}, r"but ViT has layer normalisation, and no other"),
+        ({"n_jobs": 0}, r"n_jobs is 0; expected an integer in 1"),
         ({"seeds": 0}, r"seeds is 0; expected an integer in 1"),
         ({"seeds": [1, 2, 1]}, r"seeds: found \[1\] more than once"),
         ({"seeds": [-1]}, r"seeds: one of them is -1"),

@@ -17,7 +17,7 @@ from diver_lite import cli as commands
 from diver_lite.book import explore
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
-from diver_lite.judge import table as evaluate
+from diver_lite.judge import training
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import clip_only, random_real, vae_only
@@ -246,11 +246,10 @@ class NearestMean(torch.nn.Module):
 
 @pytest.fixture
 def nearest_mean(monkeypatch):
-    def fit(name, images, labels, seeds, *, num_classes, **_):
-        pairs = zip(images, labels, strict=True)
-        return [NearestMean(x, y, num_classes).eval() for x, y in pairs]
+    def fit(name, images, labels, *, num_classes, **_):
+        return NearestMean(images, labels, num_classes).eval()
 
-    monkeypatch.setattr(evaluate, "train_judges", fit)
+    monkeypatch.setattr(training, "train_judge", fit)
 
 
 def coloured(count, seed):
@@ -290,13 +289,13 @@ def test_the_order_of_a_set_s_classes_changes_no_training(tmp_path, monkeypatch)
     protocol = Protocol(steps=2, batch_size=8, labels="soft", learned_lr=True)
     options = {"judges": ["ConvNet"], "seeds": 2, "progress": False}
     options |= {"protocol": protocol, "out": tmp_path / "cells.csv"}
-    seen, fit = [], evaluate.train_judges
+    seen, fit = [], training.train_judge
 
     def spy(*arguments, **named):
         seen.append(arguments)
         return fit(*arguments, **named)
 
-    monkeypatch.setattr(evaluate, "train_judges", spy)
+    monkeypatch.setattr(training, "train_judge", spy)
     first = cross_architecture({"a": train}, toy(seed=9), **options)
     mixed = reordered(train, [2, 0, 1])
     assert mixed.labels.tolist() != train.labels.tolist()
@@ -306,7 +305,7 @@ def test_the_order_of_a_set_s_classes_changes_no_training(tmp_path, monkeypatch)
     fresh = cross_architecture({"a": mixed}, toy(seed=9), **options | {"out": None})
     assert fresh["accuracy"].tolist() == first["accuracy"].tolist()
     for mine, theirs in zip(seen[2][1:3], seen[0][1:3], strict=True):
-        assert torch.equal(mine[0], theirs[0])
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,220 @@
+"""Trainings side by side: equal tables, lost workers, Ctrl-C, several machines."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from toy_sets import toy, toy_set
+
+from diver_lite.checks import InputError
+from diver_lite.judge.table import cross_architecture
+from diver_lite.judge.workers import Workers, devices_of
+
+CPU = [torch.device("cpu")]
+SETS = {"a": toy_set(count=1), "b": lambda seed: toy_set(count=1, seed=seed)}
+STUDY = {
+    "test": toy(seed=9, count=2),
+    "judges": ["ConvNet", "ShuffleNetV2-GN"],
+    "seeds": 2,
+    "steps": 2,
+    "progress": False,
+}
+
+
+def content(path):
+    """Return a file of trainings without the time that each took."""
+    return pd.read_csv(path, dtype=str).drop(columns="seconds").to_csv()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return the table and the file of one job, which stays in this process."""
+    out = tmp_path_factory.mktemp("alone") / "cells.csv"
+    table = cross_architecture(SETS, out=out, n_jobs=1, **STUDY)
+    return table.drop(columns="seconds"), content(out)
+
+
+def test_the_number_of_jobs_changes_nothing(alone, tmp_path):
+    """Rows, their order and the file are those of one job, whoever ends first."""
+    table, kept = alone
+    out = tmp_path / "cells.csv"
+    found = cross_architecture(SETS, out=out, n_jobs=2, **STUDY)
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), table)
+    assert content(out) == kept
+
+
+def test_threads_of_the_caller_change_nothing(alone):
+    """A training sums on one thread wherever it runs, and gives the others back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = cross_architecture(SETS, n_jobs=1, **STUDY)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), alone[0])
+
+
+def square(x, device):
+    return x * x
+
+
+def pid_and_address(array, device):
+    return os.getpid(), type(array).__name__, torch.get_num_threads()
+
+
+def killed_once(path, x, device):
+    """Kill the own process, unless somebody was killed before."""
+    if x == 3 and not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def killed(x, device):
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def test_every_task_is_answered_once():
+    """Also where there are fewer tasks than workers, or none."""
+    with Workers(2, CPU) as workers:
+        for count in (0, 1, 7):
+            tasks = {f"task {x}": (x,) for x in range(count)}
+            found = dict(workers(square, tasks))
+            assert found == {f"task {x}": x * x for x in range(count)}
+
+
+def test_large_arrays_are_shared_and_threads_are_one():
+    """Workers see test images as a map of one file, not as copies of their own."""
+    large = torch.zeros(1_000_000).numpy()
+    with Workers(2, CPU) as workers:
+        found = dict(workers(pid_and_address, dict.fromkeys(range(4), (large,))))
+    assert os.getpid() not in {pid for pid, *_ in found.values()}
+    assert {tuple(rest) for _, *rest in found.values()} == {("memmap", 1)}
+    with Workers(1, CPU) as workers:
+        ((_, (pid, *_)),) = workers(pid_and_address, {0: (large,)})
+    assert pid == os.getpid()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_worker_is_replaced(tmp_path):
+    """What it was at is done again; a warning says so."""
+    tasks = {x: (str(tmp_path / "killed"), x) for x in range(6)}
+    with (
+        Workers(2, CPU) as workers,
+        pytest.warns(UserWarning, match=r"a worker process was killed; \d trainings"),
+    ):
+        assert dict(workers(killed_once, tasks)) == {x: x for x in range(6)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.filterwarnings("ignore:a worker process was killed")
+def test_workers_that_are_killed_again_and_again():
+    """An error names them, after what could be done was done."""
+    found = []
+    with Workers(2, CPU) as workers, pytest.raises(InputError) as error:
+        found.extend(workers(killed, {x: (x,) for x in range(6)}))
+    assert 3 not in dict(found)
+    assert "n_jobs is 2: a worker process was killed 3 times" in str(error.value)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from toy_sets import toy, toy_set
+from diver_lite import cross_architecture
+if __name__ == "__main__":
+    cross_architecture(
+        {{"a": toy_set()}}, toy(seed=9), judges=["ConvNet"], seeds=400, steps=20,
+        n_jobs=2, out="cells.csv",
+    )
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT")
+def test_control_c_ends_the_workers_and_keeps_the_rows(tmp_path):
+    """The process ends soon, its workers too; rows lie in a whole file, unlocked."""
+    (tmp_path / "run.py").write_text(
+        SCRIPT.format(tests=str(Path(__file__).parents[1]))
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "run.py"],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    cells = tmp_path / "cells.csv"
+    deadline = time.monotonic() + 120
+    while not cells.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    rows = pd.read_csv(cells)
+    assert 0 < len(rows) < 400
+    assert rows["accuracy"].notna().all()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)  # whoever is left of the session
+        except ProcessLookupError:
+            return
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError("a worker outlived the run that started it")
+
+
+def test_one_training_per_card():
+    """The default count is that of the cards, and they take turns."""
+    cards = [torch.device("cuda", i) for i in range(3)]
+    assert Workers(None, cards).count == 3
+    assert Workers(5, cards).count == 5
+    assert Workers(None, CPU).count == 1  # what the tests' environment allows
+    assert devices_of("cpu") == CPU
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """Start a Dask scheduler with two workers, and return its address."""
+    distributed = pytest.importorskip("dask.distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_the_workers_of_a_dask_scheduler(alone, tmp_path, scheduler):
+    """The table and its file are those of one job here."""
+    out = tmp_path / "cells.csv"
+    found = cross_architecture(SETS, out=out, scheduler=scheduler, **STUDY)
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), alone[0])
+    assert content(out) == alone[1]
+    with Workers(None, CPU, scheduler) as workers:
+        assert workers.count == 2
+        tasks = {x: (torch.zeros(10).numpy(),) for x in range(8)}
+        pids = {pid for pid, *_ in dict(workers(pid_and_address, tasks)).values()}
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "x://y", ""])
+def test_a_scheduler_that_is_not_there(address, monkeypatch):
+    """One line names the address."""
+    pytest.importorskip("dask.distributed")
+    if address:
+        with (
+            pytest.raises(InputError, match=r"scheduler is '.*'; expected the address"),
+            Workers(None, CPU, address),
+        ):
+            pass
+    else:  # nobody asked for one
+        assert Workers(1, CPU, address).count == 1
