@@ -802,9 +802,16 @@ def check() -> None:
     echo(f"sets         {', '.join(list_shipped())}")
 
 
+def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """Return a warning as a user reads it: without our path and line of code."""
+    return f"diver-lite: warning: {' '.join(str(message).split())}\n"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    others = warnings.formatwarning
+    warnings.formatwarning = _sentence
     try:
         for before, each in pairwise(["", *arguments]):
             if not each or re.fullmatch("--[a-z-]+=", each):
@@ -823,6 +830,8 @@ def main(arguments: list[str] | None = None) -> None:
             message = "\ndiver-lite: interrupted; nothing half-written remains"
             print(message, file=sys.stderr)
         raise
+    finally:
+        warnings.formatwarning = others
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Other people's files, on the command line: read as told, and written for tools."""
 
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,24 @@ def test_read_tells_how(cli):
     choose = ("--read", "experiment=1")
     cli("convert", source, "b.safetensors", "--to", "diver-lite", *choose)
     assert DistilledSet.load("b.safetensors").images.abs().max() < 1e-6
+
+
+def test_doubts_are_sentences(cli):
+    """No path of our source, no line of code."""
+    source = save_two()
+    arguments = ("convert", source, "a.safetensors", "--to", "diver-lite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _print  # pytest keeps warnings from the terminal
+        code, _, err = cli(*arguments, "--dataset", "svhn")
+    (line,) = err.splitlines()
+    assert code == 0 and line.startswith(f"diver-lite: warning: {source}: taken for")
+    assert line.endswith("8 pixels a side (expected 32)")
+
+
+def _print(message, category, file, number, *_):
+    text = warnings.formatwarning(message, category, file, number)
+    print(text, end="", file=sys.stderr)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # tiny pictures of noise
