@@ -58,6 +58,16 @@ def kip_whitening(reference, images, layer_norm):
     return (prepare(y) @ u @ torch.diag(s.rsqrt()) @ u.T).view_as(y).float().numpy()
 
 
+def canvases(count=10, size=8, factor=2):
+    """Return pictures in [0, 1], each of factor x factor smooth tiles."""
+    generator = torch.Generator().manual_seed(1)
+    side = size // factor
+    tiles = torch.rand(count, 3, factor, factor, generator=generator)
+    grain = torch.rand(count, 3, size, size, generator=generator)
+    large = tiles.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    return 0.9 * large + 0.1 * grain
+
+
 def class_major(classes=10, ipc=2):
     return torch.arange(classes).repeat_interleave(ipc)
 

@@ -125,7 +125,7 @@ def folder_labels(
     found = _named_after(known, folders)
     if len(found) == len(folders):
         return [*found.values()], (), "class names"
-    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,4})([-_ ].*)?", f) for f in folders]
+    matches = [re.fullmatch(r"[A-Za-z]*[-_]?(\d{1,5})([-_ ].*)?", f) for f in folders]
     numbers = [int(match[1]) for match in matches if match]
     if len(set(numbers)) == len(folders):
         if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):

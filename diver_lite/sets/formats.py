@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -36,7 +36,14 @@ from diver_lite.sets.folder import (
     open_images,
     stored_soft_labels,
 )
-from diver_lite.sets.names import SUBSETS, class_names, dataset_in, numbered
+from diver_lite.sets.names import (
+    DATASETS,
+    SUBSETS,
+    TABLES,
+    class_names,
+    dataset_in,
+    numbered,
+)
 from diver_lite.sets.normalisation import (
     OFTEN_WHITENED,
     RAW_OUTPUT,
@@ -45,10 +52,12 @@ from diver_lite.sets.normalisation import (
     SNAPSHOT_IF_NUMBERED,
     Undoing,
     denormalise,
+    has_colours,
     in_unit_range,
     looks_whitened,
     same_detail,
     slow_shares,
+    tiles_per_side,
 )
 from diver_lite.sets.reading import reading, told
 from diver_lite.sets.stored import soft_kind
@@ -59,29 +68,39 @@ FORMATS = {
     "mtt": "MTT: images_*.pt and labels_*.pt, normalised or ZCA-whitened",
     "datm": "DATM, EDF: as MTT, with logits for labels and lr_*.pt",
     "glad": "GLaD: as MTT, normalised with GLaD's own mean",
-    "ncfm": "NCFM: a list [images, labels] in [0, 1], 2x2 tiles per image",
+    "ncfm": "NCFM, IDC: a list [images, labels] in [0, 1], whole or in 2x2 tiles",
     "kip": "KIP: images.npy and labels.npy, whitened in KIP's way",
     "rfad": "RFAD: an .npz with images and labels, whitened in RFAD's way",
     "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M: class folders",
     "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
+_GREY = ("mnist", "fashion-mnist")
 _SPLIT = ("mtt", "datm", "glad")
+_IMAGES = re.compile(r"(?<![A-Za-z])images?(?![A-Za-z])")  # in a file's name
+_DECODED = 3  # raw decoder output stays within about 2, normalised sets reach 5 .. 35
 _MOST_CLASSES = 100_000  # all of ImageNet has 21,841
 
 
 def read(
-    paths: list[Path], format: str, dataset: str | None, options: dict[str, Any]
+    paths: list[Path],
+    format: str,
+    dataset: str | None,
+    options: dict[str, Any],
+    place: Path | None = None,
 ) -> DistilledSet:
     """Read published files, and undo and raise what `load_distilled` describes.
 
-    Its arguments are checked already; `options` are those of the format, by name.
+    Its arguments are checked already; `options` are those of the format, by name, and
+    `place` is where the file was before an archive was unpacked.
     Source: the repositories named at each reader.
     """
-    job = _Job(paths, dataset, format, options)
+    job = _Job(paths, dataset, format, options, place or paths[0])
     if job.path.suffix == ".zip" and job.path.is_file():
         with told(job.path), unpacked(job.path) as folder:
-            result = read([_innermost(folder)], format, dataset, options)
+            inner = _innermost(folder)
+            place = job.place / inner.relative_to(folder)
+            result = read([inner], format, dataset, options, place)
         result.provenance["source"] = job.path.name
         return result
     with told(job.path):
@@ -105,27 +124,77 @@ class _Job(Undoing):
     """What a reader works on: files and arguments in, the record of changes out."""
 
     def __post_init__(self) -> None:
-        parts = (p.name for p in (self.path, *self.path.absolute().parents))
-        for part in parts:
-            if self.dataset is None and (found := dataset_in(part)):
-                self.dataset, self.record["dataset_from"] = found, f"name {part!r}"
+        place = self.place.absolute()
+        self.names = [folder.name for folder in (place, *place.parents)]
+        if self.dataset is None and (found := self.named):
+            self.dataset, self.record["dataset_from"] = found[0], f"name {found[1]!r}"
+
+    @cached_property
+    def named(self) -> tuple[str, str] | None:
+        """The data set that the path names, and the name that does."""
+        found = ((dataset_in(name), name) for name in self.names)
+        return next(((dataset, name) for dataset, name in found if dataset), None)
+
+    @property
+    def called_whitened(self) -> bool | None:
+        """Whether the path has the word ZCA, or No-ZCA; None: neither."""
+        words = re.compile(r"(?<![a-z])(non?|without)?[-_ ]?zca(?![a-z])")
+        found = (words.search(name.lower()) for name in self.names)
+        return next((match[1] is None for match in found if match), None)
 
     @cached_property
     def payload(self) -> Any:
         self.expect(not self.path.is_dir(), "found a folder", "a file")
         return load_torch(self.path)
 
+    def doubt_dataset(self, images: Any, labels: Tensor, hard: bool) -> None:
+        """Warn of whatever speaks against the data set that the file is taken for."""
+        dataset, size = self.dataset or "", min(images.shape[-2:])
+        low, high = TABLES["sizes"]["imagenet" if dataset in SUBSETS else dataset]
+        against = []
+        named = self.named[0].removesuffix("-ncfm") if self.named else None
+        if self.named and named != dataset.removesuffix("-ncfm"):
+            against.append("the name {1!r} says {0!r}".format(*self.named))
+        if not low <= size <= high:
+            wanted = f"{low}" if low == high else f"{low} to {high}"
+            against.append(f"its images have {size} pixels a side (expected {wanted})")
+        known, found = len(class_names(dataset)), len(labels.unique())
+        if hard and found < known:
+            against.append(f"it has {found} classes (expected {known})")
+        if dataset in _GREY and has_colours(images[:1000]):
+            against.append("its pixels have colours (expected grey)")
+        if against:
+            self.doubt(f"taken for {dataset!r}, but {'; '.join(against)}")
+
+    def doubt_names(self, names: Sequence[str]) -> None:
+        """Warn of classes that have no names, and say what gives them some."""
+        if not all(re.fullmatch(r"[A-Za-z]*[-_ ]?\d+", name) for name in names):
+            return
+        count = len(names)
+        sets = [self.named[0]] if self.named else DATASETS
+        sets = [name for name in sets if name != "imagenet" or count == 1000]
+        fits = [name for name in sets if len(class_names(name)) == count]
+        advice = "dataset= (--dataset) if they are a known data set's"
+        if len(fits) == 1:
+            advice = f"dataset={fits[0]!r} (--dataset {fits[0]}) if they are its"
+        self.doubt(f"nothing names the {count} classes; pass {advice}")
+
     def expect(self, condition: bool, found: str, expected: str) -> None:
         """Raise unless what was found is as the format has it."""
         if not condition:
             raise InputError(f"{found}; format {self.format!r} expects {expected}")
 
-    def dict_pair(self) -> tuple[Tensor, Tensor]:
-        """Return images and labels of a DatasetCondensation dict."""
+    def entries(self) -> list[Any]:
+        """Return what 'data' lists in a DatasetCondensation dict."""
         data = self.payload.get("data") if isinstance(self.payload, dict) else None
         data = data if isinstance(data, list) else []
         expected = "a dict whose 'data' lists [images, labels]"
         self.expect(len(data) > 0, f"found {_describe(self.payload)}", expected)
+        return data
+
+    def dict_pair(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a DatasetCondensation dict."""
+        data = self.entries()
         kind, last = _kind_of_entries(data, self.path), len(data) - 1
         chosen = self.options.get("experiment", last if kind == "snapshots" else 0)
         chosen = checks.integer(chosen, "experiment", 0, last)
@@ -152,9 +221,13 @@ class _Job(Undoing):
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
-        if not names and self.dataset:
-            names = class_names(self.dataset)
         classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
+        if self.dataset:
+            names = names or class_names(self.dataset)
+            self.doubt_dataset(images, labels, hard=soft is None)
+        names = tuple(names or numbered(classes))
+        if self.dataset is None:
+            self.doubt_names(names)
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -162,7 +235,6 @@ class _Job(Undoing):
             "undone": self.undone,
             **self.record,
         }
-        names = tuple(names or numbered(classes))
         return DistilledSet(images, labels, names, soft, provenance)
 
 
@@ -262,7 +334,8 @@ def _read_dd_ranking(job: _Job) -> DistilledSet:
     """
     if job.path.is_dir():
         job.paths = [job.path / "images.pt"]
-    if _partner(job.path, "labels").is_file():
+    named = _IMAGES.search(job.path.stem)
+    if (named and _partner(job.path, "labels").is_file()) or _is_both(job.payload):
         images, labels = _trajectory(job)
     elif job.dataset is None:
         raise InputError("without labels.pt the classes are unknown; pass dataset=")
@@ -300,13 +373,21 @@ def _read_ncfm(job: _Job) -> DistilledSet:
     outside = low < -0.05 or high > 1.05  # NaN isn't: the set says where it is
     job.expect(not outside, f"found values {low:.2f}..{high:.2f}", "[0, 1]")
     images = job.as_stored(images)
-    factor, highest = job.options.get("factor", 2), min(images.shape[-2:])
+    if (factor := job.options.get("factor")) is None:
+        factor = tiles_per_side(images)
+        if factor == 1:
+            job.doubt(
+                "nothing in the pictures looks like the edge of a tile, so they are "
+                "read whole; factor=2 cuts each into NCFM's 2 x 2 tiles"
+            )
+    highest = min(images.shape[-2:])
     factor = checks.integer(factor, "factor (tiles per side)", 1, highest)
     if factor > 1:
         images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
         job.undone["tiles"] = {"factor": factor, "order": "per image, row by row"}
-    if f"{job.dataset}-ncfm" in SUBSETS:  # one class differs from the usual subset
+    told = factor > 1 or "factor" in job.options
+    if told and f"{job.dataset}-ncfm" in SUBSETS:  # one class differs from the usual
         job.dataset = f"{job.dataset}-ncfm"
     return job.finish(images, labels)
 
@@ -319,7 +400,7 @@ def _read_predd(job: _Job) -> DistilledSet:
     images, labels = job.dict_pair()
     largest = images.abs().max().item()
     expected = "about [-1, 1] (normalised images with a 'res' are format 'dc')"
-    job.expect(not largest > 3, f"found values up to {largest:.1f}", expected)
+    job.expect(not largest > _DECODED, f"found values up to {largest:.1f}", expected)
     if in_unit_range(images):  # a decoder's blacks are at -1
         job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
         return job.finish(job.as_stored(images), labels)
@@ -365,7 +446,8 @@ def _read_numpy(job: _Job) -> DistilledSet:
 def _read_image_folder(job: _Job) -> DistilledSet:
     """Read class folders of images: SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, ours.
 
-    Undone: 8 or 16 bits to [0, 1]. SRe2L's relabelling (FKD) is tied to its own
+    Undone: 8 or 16 bits to [0, 1]; of tensors, one .pt an image as some of RDED's, mean
+    and std of the data set. SRe2L's relabelling (FKD) is tied to its own
     training loop and stays where it is.
     """
     job.expect(job.path.is_dir(), "found a file", "a folder")
@@ -374,11 +456,16 @@ def _read_image_folder(job: _Job) -> DistilledSet:
         job.dataset = None
     inside = sorted(class_folders(job.path), key=natural)
     files = {f.name: sorted(image_files(f), key=natural) for f in inside}
+    tensors = not any(files.values()) and not any(_runs(f) for f in inside)
+    if tensors:
+        files = {f.name: sorted(f.glob("*.pt"), key=natural) for f in inside}
     folders = [name for name, images in files.items() if images]
     if not folders:
         raise InputError(
             f"found {len(files)} folders and no images directly in them; {ONE_EACH}"
         )
+    fits = tensors or "normalisation" not in job.options
+    job.expect(fits, "normalisation= was given", "none of pictures")
     if len(folders) < len(files):  # FKD labels, for example
         job.record["folders_left_out"] = [name for name in files if name not in folders]
     labels, names, told_by = folder_labels(job.path, folders, job.dataset)
@@ -386,7 +473,8 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     order = sorted(zip(labels, folders, strict=True))
     paths = [path for _, folder in order for path in files[folder]]
     targets = [label for label, folder in order for _ in files[folder]]
-    result = job.finish(open_images(paths), torch.tensor(targets), names)
+    images = job.undo(_stacked(paths), "dc") if tensors else open_images(paths)
+    result = job.finish(images, torch.tensor(targets), names)
     if (soft := stored_soft_labels(job.path, paths)) is None:
         return result
     kind = {"soft_labels": soft_kind(soft)}
@@ -404,7 +492,7 @@ _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
     "ncfm": (_read_ncfm, ("factor",)),
     "kip": (_read_numpy, _NUMPY),
     "rfad": (_read_numpy, _NUMPY),
-    "image-folder": (_read_image_folder, ()),
+    "image-folder": (_read_image_folder, ("normalisation",)),
     "dd-ranking": (_read_dd_ranking, _ZCA),
     "predd": (_read_predd, ("experiment",)),
 }
@@ -417,24 +505,45 @@ def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
     """Read images_*.pt with its labels_*.pt, or several of them one after another."""
     if job.path.is_dir():
         job.paths = [_best(job.path)]
-    images = [_pixels(load_torch(path)) for path in job.paths]
-    labels = []
-    for path, part in zip(job.paths, images, strict=True):
-        with naming(_partner(path, "labels")):
-            labels.append(_labels(load_torch(_partner(path, "labels")), len(part)))
+    images, labels = zip(*map(_with_labels, job.paths), strict=True)
     return _joined(images, "images"), _joined(labels, "labels")
 
 
-def _joined(parts: list[Tensor], name: str) -> Tensor:
+def _with_labels(path: Path) -> tuple[Tensor, Tensor]:
+    """Read images, and the labels that lie in the same file or in that beside it."""
+    content = load_torch(path)
+    if _is_both(content):
+        return _pair([content["images"], content["labels"]])
+    images, partner = _pixels(content), _partner(path, "labels")
+    with naming(partner):
+        return images, _labels(load_torch(partner), len(images))
+
+
+def _is_both(content: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(content, dict) and {"images", "labels"} <= {*content}
+
+
+def _stacked(paths: list[Path]) -> Tensor:
+    """Return (N, C, H, W) of files that hold a picture each."""
+    pictures = []
+    for path in paths:
+        with naming(path):
+            picture = _tensor(load_torch(path), "picture")
+            picture = _pixels(picture[None] if picture.ndim == 3 else picture)
+            checks.require(len(picture) == 1, "picture", picture, "one a file")
+            pictures.append(picture)
+    return _joined(pictures, "images")
+
+
+def _joined(parts: Sequence[Tensor], name: str) -> Tensor:
     shapes = {tuple(part.shape[1:]) for part in parts}
     if len(shapes) > 1:
         raise InputError(f"split files differ in shape: {name} {sorted(shapes)}")
-    return torch.cat(parts)
+    return torch.cat([*parts])
 
 
 def _best(folder: Path) -> Path:
-    found = [*folder.glob("images_*.pt")] or [*folder.glob("*_images.pt")]
-    files = sorted((f for f in found if "_zca_" not in f.name), key=natural)
+    files = sorted((f for f in _runs(folder) if "_zca_" not in f.name), key=natural)
     if (folder / "images_best.pt") in files:
         return folder / "images_best.pt"
     if len(files) != 1:
@@ -445,18 +554,26 @@ def _best(folder: Path) -> Path:
     return files[0]
 
 
+def _runs(folder: Path) -> list[Path]:
+    """Return images_best.pt, images_500.pt, X_images.pt, 10images.pt and the like."""
+    return [file for file in folder.glob("*.pt") if _IMAGES.search(file.stem)]
+
+
 def _partner(images: Path, kind: str) -> Path:
     """Return the labels, lr or inverse-whitened file that belongs to an images file."""
     stem = images.name.replace("images_zca_", "images_")
-    name, found = re.subn(r"^images(?=[_.])|(?<=_)images(?=\.)", kind, stem)
-    if not found:
+    if not _IMAGES.search(images.stem):
         raise InputError(
-            f"file name {images.name!r}: expected images_*.pt, images.pt or *_images.pt"
+            f"file name {images.name!r}: expected images_*.pt, images.pt or *images.pt"
         )
-    return images.with_name(name)
+    names = [_IMAGES.sub(spelt, stem) for spelt in (kind, kind.removesuffix("s"))]
+    paths = [images.with_name(name) for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _learned_lr(job: _Job) -> float | None:
+    if not _IMAGES.search(job.path.stem):
+        return None  # a dict of everything
     path = _partner(job.path, "lr")
     if not path.exists():
         return None
@@ -483,30 +600,39 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
         return job.undo_zca(images, reference, evidence)
     if zca:
         return _writers_inverse(job, images, given=False, **evidence)
-    whitened = job.dataset not in SUBSETS and looks_whitened(images)
+    exact = job.exact(images) is not None
+    looks = not exact and looks_whitened(images)
     if zca is None and not normalised:
-        if job.dataset in OFTEN_WHITENED and not in_unit_range(images):
-            often = f"{job.dataset} sets of this format are often ZCA-whitened"
-            if whitened is None:
-                raise InputError(
-                    f"{often}, which the file doesn't tell; pass zca=True or zca=False"
-                )
-            if whitened:
-                raise InputError(
-                    f"{often}, and these look whitened; pass the real training images "
-                    "as zca_reference=, or zca=True or zca=False"
-                )
-            job.doubt(f"{often}; these don't look so and are read as normalised alone")
+        if not exact and not in_unit_range(images):
+            _ask_whether_whitened(job, looks)
         job.record["zca_assumed"] = False
     read = job.undo(images, "mtt", **evidence)
-    if whitened and job.undone:
+    if looks and job.dataset not in SUBSETS and job.undone:
         job.doubt(
             "mean and std were undone, but the pixels look ZCA-whitened: only "
-            f"{evidence['waves']:.0%} of the variance is in slow waves and "
-            f"{evidence['brightness']:.0%} in brightness; pass zca=True, or the real "
-            "training images as zca_reference="
+            f"{evidence['waves']:.0%} of the variance is in slow waves; pass zca=True, "
+            "or the real training images as zca_reference="
         )
     return read
+
+
+def _ask_whether_whitened(job: _Job, looks: bool | None) -> None:
+    """Raise if pixels are called whitened or look so, or if nothing tells."""
+    ask = "pass the real training images as zca_reference=, or zca=True or zca=False"
+    often = f"{job.dataset} sets of this format are often ZCA-whitened"
+    called = job.called_whitened
+    if called:
+        raise InputError(f"the path calls the pixels ZCA-whitened; {ask}")
+    if job.dataset not in OFTEN_WHITENED:
+        return
+    if looks:
+        raise InputError(f"{often}, and these look whitened; {ask}")
+    if called is None and looks is None:
+        raise InputError(
+            f"{often}, which the file doesn't tell; pass zca=True or zca=False"
+        )
+    if called is None:
+        job.doubt(f"{often}; these don't look so and are read as normalised alone")
 
 
 def _writers_inverse(
@@ -558,12 +684,13 @@ def _kind_of_entries(data: list[Any], path: Path) -> str | None:
 
 
 def _innermost(folder: Path) -> Path:
-    """Enter folders that hold nothing but one folder of class folders, or one file."""
+    """Enter folders of nothing but one file, or one folder of class folders or runs."""
     inside = [p for p in folder.iterdir() if p.name[0] not in "._"]
     folders = [p for p in inside if p.is_dir()]
     pictures = [p for p in inside if p.is_file() and p.suffix != ".md"]
-    if len(folders) == 1 and not pictures and class_folders(folders[0]):
-        return _innermost(folders[0])
+    alone = folders[0] if len(folders) == 1 and not pictures else None
+    if alone and (class_folders(alone) or _runs(alone)):
+        return _innermost(alone)
     return pictures[0] if len(pictures) == 1 and not folders else folder
 
 
@@ -589,7 +716,7 @@ def _detect(job: _Job) -> str:
             return "dd-ranking"
         if (path / "images.npy").is_file():
             return "kip"
-        if any(path.glob("*images_*.pt")) or any(path.glob("*_images.pt")):
+        if _runs(path):
             return _detect_trajectory(job, _best(path))
         if any(child.is_dir() for child in path.iterdir()):
             return "image-folder"
@@ -606,11 +733,16 @@ def _detect(job: _Job) -> str:
         by_name = re.match(r"res_(\d+_)?(DC|DSA|DM)_", path.name)
         if by_name or "accs_all_exps" in payload:
             return "dc"
+        if _pair(job.entries()[0])[0].abs().max().item() > _DECODED:
+            return "dc"
         raise _ambiguous(_describe(payload), "dc", "predd")
     if isinstance(payload, list | tuple) and len(payload) == 2:
         return "ncfm"
     if isinstance(payload, Tensor):
         return _detect_trajectory(job, path)
+    if _is_both(payload):
+        soft = isinstance(payload["labels"], Tensor) and payload["labels"].ndim == 2
+        return "dd-ranking" if soft else "mtt"
     raise InputError(
         f"found {_describe(payload)}, which no known format has; formats: {[*FORMATS]}"
     )
@@ -628,12 +760,13 @@ def _detect_trajectory(job: _Job, images: Path) -> str:
         return "glad"  # it pads iterations with zeros to five digits
     if "images_zca_" in images.name or (iteration and len(iteration[1]) < 5):
         return "mtt"
-    if job.dataset is None:
+    pixels = _pixels(job.payload if images == job.path else load_torch(images))
+    if job.dataset is None and not in_unit_range(pixels):
         raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
-    payload = job.payload if images == job.path else load_torch(images)
-    found, other = (
-        ("glad", "mtt") if job.is_glads(_pixels(payload)) else ("mtt", "glad")
-    )
+    glads = job.is_glads(pixels)
+    found, other = ("glad", "mtt") if glads else ("mtt", "glad")
+    if glads is None:
+        return found
     job.doubt(
         f"{images.name} with hard labels may be MTT's or GLaD's: taken for {found!r}, "
         f"as its mean and std fit; format={other!r} reads it as the other"
@@ -683,7 +816,7 @@ def load_torch(path: Path) -> Any:
                 found = "the file is truncated or damaged (a zip archive without end)"
             elif head.startswith(b"\x93NUMPY"):
                 found = "the file is a NumPy array, of formats 'kip' and 'rfad' only"
-            elif path.suffix == ".msgpack":
+            elif re.match(rb"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9]", head, re.S):
                 found = (
                     "the file is msgpack (RCIG's), which isn't read here; store its "
                 )

@@ -60,14 +60,14 @@ def load_distilled(
         experiment: dc, predd: which of the file's entries. Default: the first of
             repetitions, the last of snapshots, which have their detail in common.
         zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say. By
-            default those that don't look so are read as normalised, for CIFAR and Tiny
-            ImageNet with a warning; of those that do a reference is needed.
+            default those that neither look nor are called so are read as normalised,
+            for CIFAR and Tiny ImageNet with a warning; others need a reference.
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
             was fitted on. Without it a whitened set needs its run's images_zca_*.pt;
             kip and rfad always need it.
-        factor: ncfm: tiles per side (default 2, as published; 1 keeps the canvas).
-            Image i becomes images 4i..4i+3: top left, top right, bottom left, bottom
-            right, each upsampled bilinearly to the canvas's size.
+        factor: ncfm: tiles per side; 1 keeps the canvas. Default: what its seams show.
+            With 2 image i becomes images 4i..4i+3: top left, top right, bottom left,
+            bottom right, each upsampled bilinearly to the canvas's size.
         space: glad: "wp" (default, decoded by the GAN) or "p" (plain pixels).
         normalisation: (mean, std) to undo instead of the known ones of `dataset`, or
             "none" for pixels that are stored as they are.
@@ -84,7 +84,8 @@ def load_distilled(
             `zca_reference` says, or whose images_zca_*.pt is of another run.
 
     Warns:
-        UserWarning: another reading fits much better, or a file leaves a choice open.
+        UserWarning: another reading fits much better, a file leaves a choice open, its
+            name or contents contradict `dataset`, or nothing names the classes.
 
     Source: the repositories named at each reader.
     """

@@ -40,7 +40,8 @@ _KEYS |= {_key(alias): name for alias, name in ALIASES.items()}
 _IN_NAMES = sorted(
     (
         re.escape(name).replace(r"\-", "[-_ ]?").replace("cifar", "cifar-?")
-        for name in {*DATASETS, *ALIASES} - {"imagenet", "imagenet-10"}
+        for name in {*DATASETS, *ALIASES, *TABLES["others"]}
+        - {"imagenet", "imagenet-10"}
         if re.search("image|cifar|mnist|svhn", name)
     ),
     key=len,
@@ -61,7 +62,7 @@ def dataset_name(name: str) -> str:
 
 def dataset_in(text: str) -> str | None:
     """Return the data set that a file or folder name mentions, if exactly one."""
-    found = {_KEYS[_key(match)] for match in _IN_NAME.findall(text.lower())}
+    found = {_KEYS.get(_key(match)) for match in _IN_NAME.findall(text.lower())}
     return found.pop() if len(found) == 1 else None
 
 

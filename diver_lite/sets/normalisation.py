@@ -43,11 +43,19 @@ _GLARING = 2.0
 # whose own is below .8 of it fits better: wrong ones have 1.2 .. 200 of it, right ones
 # .03 .. .73.
 _OFFSET, _CLOSER = 0.15, 0.8
-# Whitened: waves .001 .. .13 and brightness .001 .. .03 (10 real images: .18, .07).
-# Else waves .22 .. .69 (DC .43, with brightness .02), or DM's .01 .. .03 with .085 ..
-# .13. (Garments: .06 .. .32 and .01 whitened, .57 .. .69 and .03 .. .17 not: some of
-# them go unnoticed.)
-_WAVES, _BRIGHTNESS = 0.16, 0.05
+# Whitened: waves .001 .. .13 and std .37 .. 1.46 as stored (10 real images: .18). Else
+# waves .22 .. .69, or DM's .01 .. .03 with std 3.35 .. 6.6. (Garments: .06 .. .32
+# whitened, .57 .. .69 not: some of them go unnoticed.)
+_WAVES, _LOUD = 0.16, 2.0
+# Off a multiple of 1/255: real pictures, after mean and std in float32, 6e-8; with
+# another data set's numbers half a step.
+_EIGHT_BIT = 1e-5
+# Share of colour in the std: photographs .24 .. .41, garments from a decoder .01
+_COLOURS = 0.15
+# The jump at the edge of tiles against those around: in tiles of photographs 2 .. 5
+# across and down, in tiles of garments, which have margins, 0; in whole pictures, a
+# single one at worst, .4 .. 1.5.
+_SEAM, _MARGIN = 1.6, 0.4
 # How std grows when inverted: whitened .8 .. 1.2 times, others 2.0 (DM) .. 5.5 times.
 _GROWTH = 1.6
 # Outside [0, 1]: rightly inverted up to .73, explosions .88 .. 1.
@@ -243,11 +251,58 @@ def in_unit_range(images: Tensor) -> bool:
 
 
 def looks_whitened(images: Tensor) -> bool | None:
-    """Tell whether images lack what `slow_shares` measures; None: too few to tell."""
+    """Tell whether images have no slow waves and aren't loud; None: too few to tell."""
     if len(images) < _ENOUGH_IMAGES or min(images.shape[-2:]) < _ENOUGH_PIXELS:
         return None
-    found = slow_shares(images)
-    return found["waves"] < _WAVES and found["brightness"] < _BRIGHTNESS
+    return slow_shares(images)["waves"] < _WAVES and images.std().item() < _LOUD
+
+
+def is_eight_bit(images: Tensor) -> bool:
+    """Tell whether all values are multiples of 1/255, as those of real pictures.
+
+    Source: ours: with another mean or std undone they aren't, so it tells these.
+    """
+    nearest = (images * 255).round() / 255
+    off = (images - nearest).abs().max().item()
+    return in_unit_range(images) and off < _EIGHT_BIT
+
+
+def has_colours(images: Tensor) -> bool:
+    """Tell whether channels differ by more than a decoder's rounding would make them.
+
+    Source: ours; see `_COLOURS`.
+    """
+    images = images.float()
+    colour = images - images.mean(dim=1, keepdim=True)
+    return colour.std().item() > _COLOURS * images.std().item()
+
+
+def tiles_per_side(images: Tensor) -> int:
+    """Return 2 or 3 if each of the images is a square of as many tiles, else 1.
+
+    Tiles have nothing to do with each other: at their edges there is a jump, or margin
+    meets margin. Source: ours; NCFM's and IDC's layouts.
+    """
+    for factor in (2, 3):
+        if min(images.shape[-2:]) < 2 * factor:
+            break
+        seams = _seams(images, factor)
+        if min(seams) > _SEAM or max(seams) < _MARGIN:
+            return factor
+    return 1
+
+
+def _seams(images: Tensor, factor: int) -> list[float]:
+    """Return the mean jump at each edge between tiles, against the nine around it."""
+    found = []
+    for axis in (-1, -2):
+        jumps = images.float().diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
+        jumps = jumps + 1e-6  # plain pictures have none
+        step = -(-images.shape[axis] // factor)
+        for edge in range(step - 1, len(jumps), step):
+            around = jumps[max(edge - 4, 0) : edge + 5]
+            found.append((jumps[edge] / around.mean()).item())
+    return found
 
 
 def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | None:
@@ -277,6 +332,7 @@ class Undoing:
     dataset: str | None  # its canonical name
     format: str  # a key of `formats.FORMATS`
     options: dict[str, Any]  # arguments that the caller of `load_distilled` gave
+    place: Path  # of the first file; in an archive, if it came out of one
     # what the provenance shall say: "assumed", "fit", "doubts", ...
     record: dict[str, Any] = field(default_factory=dict)
     undone: dict[str, Any] = field(default_factory=dict)  # every change to the pixels
@@ -288,7 +344,7 @@ class Undoing:
     def doubt(self, message: str) -> None:
         """Warn, and keep what was said in the record."""
         self.record.setdefault("doubts", []).append(message)
-        warnings.warn(f"{self.path}: {message}", stacklevel=2)
+        warnings.warn(f"{self.place}: {message}", stacklevel=2)
 
     def judge(
         self, images: Tensor, assumed: str, used: Statistics | None = None, **evidence
@@ -302,14 +358,26 @@ class Undoing:
         """Return mean and std of the data set in a family; DC has each one's own."""
         return _STATISTICS[family].get(_family_name(self.dataset))
 
-    def is_glads(self, images: Tensor) -> bool:
-        """Say whether GLaD's mean and std fit clearly better than MTT's."""
-        known = self._known()
-        if known is None or looks_whitened(images):
-            return False
+    def exact(self, images: Tensor) -> Statistics | None:
+        """Return the data set's own mean and std if they give 8-bit values."""
+        own = self._known()
+        return own if own and is_eight_bit(denormalise(images, own)) else None
+
+    def is_glads(self, images: Tensor) -> bool | None:
+        """Say whether GLaD's mean and std fit clearly better than MTT's.
+
+        None where that is no question: they are told, GLaD has none, or nobody's do.
+        """
+        own, mtt, glad = (self._known(family) for family in ("dc", "mtt", "glad"))
+        if own is None or mtt is None or glad is None or self.exact(images):
+            return None
+        if "normalisation" in self.options or in_unit_range(images):
+            return None
+        if looks_whitened(images):
+            return None
         offsets = [
-            measure(denormalise(images, self._statistics(name)), known)["offset"]
-            for name in ("mtt", "glad")
+            measure(denormalise(images, statistics), own)["offset"]
+            for statistics in (mtt, glad)
         ]
         return offsets[0] > _OFFSET and offsets[1] < _CLOSER * offsets[0]
 
@@ -349,7 +417,8 @@ class Undoing:
                 "normalised nor in [0, 1]; expected one of them (8-bit values must be "
                 "divided by 255)"
             )
-        used = mean, std = self._statistics(family)
+        exact = self.exact(images) if given is None else None
+        used = mean, std = exact or self._statistics(family, images.shape[-1])
         if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
             raise InputError(
                 f"found images with {images.shape[1]} channel(s), but dataset "
@@ -358,6 +427,8 @@ class Undoing:
         self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
         read = denormalise(images, used)
         self._compare(images, read, used, **evidence)
+        if exact:
+            self.record["assumed"] += "; 8-bit values then, as of real pictures"
         return read
 
     def _compare(self, stored: Tensor, read: Tensor, used: Statistics, **evidence):
@@ -380,7 +451,7 @@ class Undoing:
                 f"{_fits(fit)}, undone twice {_fits(after)}"
             )
 
-    def _statistics(self, family: str) -> Statistics:
+    def _statistics(self, family: str, size: int) -> Statistics:
         if (given := self.options.get("normalisation")) is not None:
             try:
                 mean, std = (tuple(float(value) for value in part) for part in given)
@@ -397,7 +468,9 @@ class Undoing:
             raise InputError(
                 "pixels are normalised with the mean and std of a data set that "
                 f"neither file nor name tells; pass dataset= (one of {known} or an "
-                "ImageNet subset) or normalisation=(mean, std)"
+                "ImageNet subset), normalisation=(mean, std), or normalisation='none' "
+                "to read them as stored"
+                + ("; MedMNIST's numbers stand in its own code" if size == 28 else "")
             )
         if (statistics := self._known(family)) is None:
             raise InputError(

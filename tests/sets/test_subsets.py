@@ -9,6 +9,7 @@ from PIL import Image
 from published_files import (
     GLAD,
     IMAGENET,
+    canvases,
     class_major,
     normalise,
     pixels,
@@ -73,7 +74,7 @@ def write(format):
     here.mkdir()
     if format == "ncfm":
         path = here / "data_20000.pt"
-        torch.save([torch.rand(10, 3, 8, 8), class_major(10, 1)], path)
+        torch.save([canvases(), class_major(10, 1)], path)
     if format == "predd":
         path = here / "imagenet_distill_256_256.pt"
         torch.save({"data": [[images.clamp(0, 1) * 2 - 1, labels]], "res": 8}, path)
