@@ -71,7 +71,7 @@ FORMATS = {
     "ncfm": "NCFM, IDC: a list [images, labels] in [0, 1], whole or in 2x2 tiles",
     "kip": "KIP: images.npy and labels.npy, whitened in KIP's way",
     "rfad": "RFAD: an .npz with images and labels, whitened in RFAD's way",
-    "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M: class folders",
+    "image-folder": "SRe2L, CDA, G-VBSM, Minimax, IGD, MGD3, D4M, RDED: class folders",
     "dd-ranking": "DD-Ranking: a folder with images.pt, labels.pt, lr.pt",
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
@@ -161,7 +161,7 @@ class _Job(Undoing):
         known, found = len(class_names(dataset)), len(labels.unique())
         if hard and found < known:
             against.append(f"it has {found} classes (expected {known})")
-        if dataset in _GREY and has_colours(images[:1000]):
+        if dataset in _GREY and has_colours(images[:100]):
             against.append("its pixels have colours (expected grey)")
         if against:
             self.doubt(f"taken for {dataset!r}, but {'; '.join(against)}")

@@ -412,37 +412,9 @@ def test_detail_ignores_smooth_changes():
 
 # --- Files that others released ----------------------------------------------------
 
-MTT = "dcbench/TM/CIFAR10/IPC10/images_best.pt"
 ZCA = "dcbench/TrajectoryMatching/CIFAR10/IPC10/ZCA/images_5000.pt"
 DATM = "ddranking/DATM/distilled/CIFAR10_ZCA/IPC10"
 released = pytest.mark.skipif(not FILES.is_dir(), reason="the files aren't here")
-
-
-def res(method):
-    return f"dcbench/{method}/CIFAR10/IPC1/res_{method}_CIFAR10_ConvNet_1ipc.pt"
-
-
-@released
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("file", "contrast"),
-    [
-        (res("DC"), 1.15),
-        (res("DSA"), 1.28),
-        (res("DM"), 6.61),
-        ("dm_imagefruit_ipc1.pt", 3.18),
-        (MTT, 1.71),
-        ("dcbench/TM/CIFAR10/IPC1/images_best.pt", 3.43),
-        ("dcbench/TM/CIFAR100/IPC1/images_best.pt", 3.19),
-    ],
-)
-def test_released_files_that_are_read_rightly(file, contrast):
-    mtt = {"format": "mtt", "zca": False, "dataset": (FILES / file).parts[-3]}
-    loaded = load_distilled(FILES / file, **(mtt if "TM" in file else {}))
-    record = loaded.provenance
-    assert record["fit"]["contrast"] == pytest.approx(contrast, abs=0.01)
-    if record.get("experiments", 1) > 1:
-        assert record["entries_are"] == "repetitions"
 
 
 @released

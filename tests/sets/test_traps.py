@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from diver_lite.sets.normalisation import (
 )
 from diver_lite.sets.writers import convert
 
+FILES = Path(__file__).parents[3] / "shared/data/released"
 CIFAR100 = ([0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762])
 DC = "res_DC_CIFAR10_ConvNet_1ipc.pt"
 
@@ -380,3 +382,56 @@ def test_the_data_set_of_an_archive(tmp_path):
             "name 'CIFAR10.zip'",
         )
         close(loaded, ten())
+
+
+# --- Every file that others released -----------------------------------------------
+
+WHITENED = "pass the real training images as zca_reference="
+MTT = ("may be MTT's or GLaD's: taken for 'mtt'", "these don't look so and are read")
+# file or folder -> images, what they were taken for, contrast, and warnings; or
+# what it is refused with
+RELEASED = {
+    "dcbench/DC/CIFAR10/IPC1/res_DC_CIFAR10_ConvNet_1ipc.pt": (10, "mean", 1.15),
+    "dcbench/DSA/CIFAR10/IPC1/res_DSA_CIFAR10_ConvNet_1ipc.pt": (10, "mean", 1.28),
+    "dcbench/DM/CIFAR10/IPC1/res_DM_CIFAR10_ConvNet_1ipc.pt": (10, "mean", 6.61),
+    "dm_imagefruit_ipc1.pt": (10, "mean", 3.18),
+    "dcbench/TM/CIFAR10/IPC1": (10, "mean", 3.43, *MTT),
+    "dcbench/TM/CIFAR10/IPC10": (100, "mean", 1.71, *MTT),
+    "dcbench/TM/CIFAR100/IPC1": (100, "mean", 3.19, *MTT),
+    "dcbench/Kmeans/CIFAR10/IPC10": (100, "mean and std; 8-bit values then", 1.37),
+    "dcbench/Kmeans/CIFAR100/IPC1": (100, "mean and std; 8-bit values then", 1.01),
+    "dcbench/TrajectoryMatching/CIFAR10/IPC10/ZCA": WHITENED,
+    "dcbench_more/CIFAR10/IPC1/ZCA": WHITENED,
+    "dcbench_more/CIFAR10/IPC1/ZCA/images_zca_5000.pt": (
+        *(10, "ZCA whitening, undone by the writer", 4.96),
+        "images_5000.pt is of another run",
+    ),
+    "dcbench_more/CIFAR100/IPC1": f"these look whitened; {WHITENED}",
+    "ddranking/DATM/distilled/CIFAR10_ZCA/IPC10": WHITENED,
+    "dcbench/KIP/CIFAR10/IPC10": "the pixels are whitened; " + WHITENED,
+    "ddranking/D4M/resized_data/cifar100/IPC1.zip": (
+        *(100, None, None),
+        "IPC1.zip/IPC1: nothing names the 100 classes; pass dataset='cifar100'",
+    ),
+    "untiled/data_best.pt": (
+        *(100, "stored in [0, 1]", None),
+        *("so they are read whole; factor=2", "nothing names the 10 classes"),
+    ),
+}
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="the files aren't here")
+@pytest.mark.parametrize("file", RELEASED)
+def test_every_released_file(file):
+    if isinstance(expected := RELEASED[file], str):
+        with pytest.raises(InputError) as caught:
+            load_distilled(FILES / file)
+        assert file in str(caught.value) and expected in str(caught.value)
+        return
+    count, assumed, contrast, *words = expected
+    loaded = told(FILES / file, *words)
+    record = loaded.provenance
+    assert len(loaded) == count
+    assert str(record.get("assumed")).startswith(str(assumed))
+    found = record.get("fit", {}).get("contrast")
+    assert found == (contrast and pytest.approx(contrast, abs=0.01))
