@@ -382,12 +382,11 @@ class Undoing:
         ]
         return offsets[0] > _OFFSET and offsets[1] < _CLOSER * offsets[0]
 
-    def as_stored(
-        self, images: Tensor, assumed: str = "stored in [0, 1]", **evidence: Any
-    ) -> Tensor:
+    def as_stored(self, images: Tensor, assumed: str = "", **evidence: Any) -> Tensor:
         """Return the images as they are, and warn if they seem to be normalised."""
         images, own = images.float(), self._known()
-        fit = self.judge(images, assumed, **evidence)
+        stored = "stored in [0, 1]" if in_unit_range(images) else "stored as they are"
+        fit = self.judge(images, assumed or stored, **evidence)
         if own:
             undone = measure(denormalise(images, own), own)
             if better_neighbour(len(images), fit, fit, undone):
