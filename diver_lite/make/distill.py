@@ -36,7 +36,7 @@ from diver_lite.judge.networks import ConvNet
 from diver_lite.make.baselines import draw_rows, rows_by_class
 from diver_lite.make.checkpoint import Checkpoint, kept
 from diver_lite.sets.priors import resolve_device
-from diver_lite.sets.real import Dataset, labelled_images
+from diver_lite.sets.real import Dataset, labelled_images, one_channel
 
 
 @dataclass(frozen=True)
@@ -398,8 +398,7 @@ def distill(
 
 def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised images and (1, ch, 1, 1) mean and std; grey is one channel."""
-    if images.stride(1) == 0:  # one channel is optimised, and repeated at the end
-        images = images[:, :1]
+    images = one_channel(images)  # that is optimised, and repeated at the end
     part, axes = images[:10_000], (0, 2, 3)
     mean, std = (x.float().view(1, -1, 1, 1) for x in (part.mean(axes), part.std(axes)))
     varied = bool(((std > 0) & std.isfinite()).all())

@@ -29,7 +29,7 @@ from diver_lite.checks import InputError, integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Checkpoint
 from diver_lite.sets.priors import load_prior, resolve_device
-from diver_lite.sets.real import describe_source, load_dataset
+from diver_lite.sets.real import describe_source, load_dataset, one_channel
 
 CURVE_POINTS = 50  # of a loss curve, at least
 
@@ -170,8 +170,7 @@ def train_prior(
         check_writable(out / part, overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
     source = describe_source(recipe.dataset, root=data_root)
-    grey = images.stride(1) == 0  # one channel, repeated by a view
-    images, labels = images[:, : 1 if grey else 3].to(device), labels.to(device)
+    images, labels = one_channel(images).to(device), labels.to(device)
     vae, dit = _untrained(recipe, len(class_names), device)
     on_gpu = device.type == "cuda"
     compile = on_gpu if compile is None else compile

@@ -42,12 +42,17 @@ SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_SOURCES = ("fashion-mnist", "cifar10")
-_FASHION_FILES = ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte")
-_CIFAR10_FORMS = {  # a file that tells -> how `describe_source` calls it
-    "cifar-10-batches-py": "official files",
-    "cifar10_jpeg.npz": "JPEG re-encoding",
-    "train/airplane": "image folder",
+_FILES = {  # data set -> files one of which tells that it is there
+    "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
+    "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz", "{part}/airplane"),
+}
+_CIFAR10_FORMS = ("official files", "JPEG re-encoding", "image folder")
+_ORIGINS = {
+    "fashion-mnist": "with train-labels-idx1-ubyte.gz, both of "
+    "https://github.com/zalandoresearch/fashion-mnist",
+    "cifar10": "the first is cifar-10-python.tar.gz unpacked, of "
+    "https://www.cs.toronto.edu/~kriz/cifar.html, the last has pictures, as has one "
+    "folder for each other class",
 }
 
 Dataset = tuple[Tensor, Tensor, tuple[str, ...]]
@@ -179,8 +184,10 @@ def _read_idx(path: Path) -> np.ndarray:
         return body.reshape(shape).copy()
 
 
-def describe_source(name: str, *, root: str | Path | None = None) -> str:
-    """Say which files `load_dataset` reads, for the record of a result.
+def describe_source(
+    name: str, *, root: str | Path | None = None, split: str = "train"
+) -> str:
+    """Say which files `load_dataset` reads for a split, for the record of a result.
 
     Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number that
     was measured on the latter must not be called "CIFAR-10" alone.
@@ -189,19 +196,27 @@ def describe_source(name: str, *, root: str | Path | None = None) -> str:
         return "Fashion-MNIST (official files)"
     if name != "cifar10":
         return f"image folder {Path(name).name}"
-    return f"CIFAR-10 ({_cifar10_form(find_source('cifar10', _root(root)))})"
+    return f"CIFAR-10 ({_cifar10_form(find_source(name, _root(root), split), split)})"
 
 
-def find_source(name: str, root: Path | None = None) -> Path:
-    """Find the training files of a dataset, downloading them as the last resort.
+def _part(split: str) -> str:
+    return "test" if split == "test" else "train"
+
+
+def _files(name: str, split: str) -> tuple[str, ...]:
+    return tuple(file.format(part=_part(split)) for file in _FILES[name])
+
+
+def find_source(name: str, root: Path | None = None, split: str = "train") -> Path:
+    """Find the files of a dataset's split, downloading them as the last resort.
 
     Searched in this order: `root` (or `root/name`); for Fashion-MNIST the folder of
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
     What is neither found nor downloadable raises an `InputError` that says what to do.
     """
-    checks.one_of(name, "dataset", _SOURCES)
+    checks.one_of(name, "dataset", [*_FILES])
     fashion = name == "fashion-mnist"
-    wanted = _FASHION_FILES if fashion else tuple(_CIFAR10_FORMS)
+    wanted, part = _files(name, split), _part(split)
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
     places += [_DEBIAN] if fashion else []
     for place in places:
@@ -209,7 +224,8 @@ def find_source(name: str, root: Path | None = None) -> Path:
             return place
     if root:
         raise InputError(
-            f"data root {root} holds none of {wanted} (for {name}); put one there"
+            f"data root {root} holds none of {wanted} (for the {part} split of {name});"
+            f" put one there ({_ORIGINS[name]})"
         )
     import platformdirs
     from torchvision import datasets
@@ -220,9 +236,9 @@ def find_source(name: str, root: Path | None = None) -> Path:
         kind(str(cache), train=True, download=True)
     except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
         raise InputError(
-            f"the training split of {name} is not on this machine and could not be "
+            f"the {part} split of {name} is not on this machine and could not be "
             f"downloaded ({type(error).__name__}); set DIVER_LITE_DATA or pass root= "
-            f"(--data-root) to a folder that holds {wanted[0]}"
+            f"(--data-root) to a folder with one of {wanted} ({_ORIGINS[name]})"
         ) from None
     return cache / "FashionMNIST/raw" if fashion else cache
 
@@ -230,13 +246,14 @@ def find_source(name: str, root: Path | None = None) -> Path:
 # ---------------------------------------------------------------- CIFAR-10, folders
 
 
-def _cifar10_form(folder: Path) -> str:
-    return next(f for file, f in _CIFAR10_FORMS.items() if (folder / file).exists())
+def _cifar10_form(folder: Path, split: str) -> str:
+    there = [(folder / file).exists() for file in _files("cifar10", split)]
+    return _CIFAR10_FORMS[there.index(True)]
 
 
 def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
-    folder = find_source("cifar10", root)
-    form, subset = _cifar10_form(folder), "test" if split == "test" else "train"
+    folder = find_source("cifar10", root, split)
+    form, subset = _cifar10_form(folder, split), _part(split)
     if form == "image folder":
         images, labels, names = _image_folder(folder, split, None, None)
         if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
@@ -276,7 +293,7 @@ def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
 
 def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
     """Return the folder of class folders that holds a split."""
-    part = "test" if split == "test" else "train"
+    part = _part(split)
     if subset is None:
         return folder / part
     inside = sorted(path for path in folder.glob("imagenette2*") if path.is_dir())
@@ -322,6 +339,18 @@ def _image_folder(
         steps = [resize, v2.CenterCrop(image_size), *steps]
     images = read_images(paths, v2.Compose(steps), "; pass image_size to resize them")
     return images, labels, class_names(subset) if subset else tuple(labels_of)
+
+
+def one_channel(images: Tensor) -> Tensor:
+    """Return grey images (N, C, H, W) as (N, 1, H, W), and others as they are.
+
+    Grey are images that are the same in all channels, however they lie in memory.
+    Source: ours: what computes with one channel costs a third.
+    """
+    for part in images.split(1_000):
+        if not torch.equal(part[:, :1].expand_as(part), part):
+            return images
+    return images[:, :1].contiguous()
 
 
 def labelled_images(value: Any, name: str, size: int = 3) -> tuple:

@@ -102,6 +102,14 @@ def test_grey_stays_grey():
     assert not torch.allclose(in_colour[:, 0], in_colour[:, 1])
 
 
+def test_grey_in_three_channels_is_grey():
+    """As images that come from elsewhere lie in memory: the same pixels come out."""
+    images, labels, names = grey()
+    found = distill((images.contiguous(), labels, names), "dm", **QUICK)
+    assert torch.equal(found.images, distill(grey(), "dm", **QUICK).images)
+    assert torch.equal(found.images[:, 0], found.images[:, 2])
+
+
 @pytest.mark.parametrize("init", ["real", "noise"])
 def test_a_seed_fixes_the_pixels(init):
     """One seed, the same pixels, whatever the global generator did; else others."""

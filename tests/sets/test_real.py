@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import struct
 
 import numpy as np
@@ -18,6 +19,7 @@ from diver_lite.sets.real import (
     describe_source,
     find_source,
     load_dataset,
+    one_channel,
     split_indices,
 )
 
@@ -226,6 +228,50 @@ def test_no_files_and_no_network(name, loader, tmp_path, monkeypatch):
         load_dataset(name, "train")
     for part in (name, "DIVER_LITE_DATA", "--data-root"):
         assert part in str(caught.value)
+
+
+def test_what_a_judge_needs_is_asked_for(tmp_path, no_network, monkeypatch):
+    """The test split, in any layout, and where the files come from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    words = (
+        "the test split of cifar10", "'cifar-10-batches-py', 'cifar10_jpeg.npz', "
+        "'test/airplane'", "https://www.cs.toronto.edu/~kriz/cifar.html",
+    )  # fmt: skip
+    for options in ({}, {"root": tmp_path}):
+        with pytest.raises(InputError) as caught:
+            load_dataset("cifar10", "test", **options)
+        assert all(part in str(caught.value) for part in words)
+        assert "train" not in str(caught.value)
+    with pytest.raises(InputError, match=r"'train/airplane'.*the train split"):
+        load_dataset("cifar10", "fit", root=tmp_path)
+
+
+def test_a_judge_needs_no_training_pictures(tmp_path):
+    png_cifar(tmp_path, CIFAR10_CLASSES, 32)
+    shutil.rmtree(tmp_path / "train")
+    assert len(load_dataset("cifar10", "test", root=tmp_path)[0]) == 20
+    found = describe_source("cifar10", root=tmp_path, split="test")
+    assert found == "CIFAR-10 (image folder)"
+    with pytest.raises(InputError, match="holds none of"):
+        load_dataset("cifar10", "train", root=tmp_path)
+
+
+# --- One channel ---------------------------------------------------------------------
+
+
+def test_grey_is_known_by_its_pixels():
+    """However they lie in memory; without a copy where one channel is stored."""
+    one = torch.rand(2_500, 1, 4, 5)
+    view = one.expand(-1, 3, -1, -1)
+    assert one_channel(view).data_ptr() == one.data_ptr()
+    for grey in (view, view.contiguous(), view.flip(3).flip(3), view[:, :2]):
+        assert torch.equal(one_channel(grey), one)
+        assert one_channel(grey).is_contiguous()
+    coloured = view.clone()
+    coloured[-1, 2, 3, 4] += 0.01
+    assert one_channel(coloured) is coloured
+    assert torch.equal(one_channel(one), one)
 
 
 # --- CIFAR-10 as packed JPEG files --------------------------------------------------
