@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 
@@ -13,11 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, first_line
 from diver_lite.sets import stored
 from diver_lite.sets.reading import reading
 
 _MOST_FILES = 100_000
+_DEPTH = 2  # an archive in an archive, as hubs zip what was zipped
+# what the archives around this one hold: the limits are for all of them together
+_AROUND: ContextVar[tuple[list[zipfile.ZipInfo], ...]] = ContextVar(
+    "_AROUND", default=()
+)
 
 
 @contextmanager
@@ -25,22 +33,35 @@ def unpacked(path: Path) -> Iterator[Path]:
     """Yield a folder with what a .zip holds; it goes when the block ends.
 
     Raises `InputError`: no whole archive, a name that leads out of the folder, a link,
-    or more than a GiB or 100,000 files, which are better unpacked by hand.
+    an archive in one in one, or more than a GiB or 100,000 files, together with the
+    archive around it, which are better unpacked by hand.
 
     Source: ours.
     """
     with TemporaryDirectory() as scratch:
         with reading(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
+            if len(_AROUND.get()) >= _DEPTH:
+                raise InputError(
+                    "an archive in an archive in an archive; unzip it yourself, and "
+                    "pass the folder"
+                )
             members = [m for m in archive.infolist() if not m.is_dir()]
             for member in members:
                 _check_member(member)
             _check_total(members)
-            archive.extractall(scratch, members)
+            try:
+                archive.extractall(scratch, members)
+            except OSError as error:
+                place, why = Path(scratch).parent, error.strerror or first_line(error)
+                raise InputError(f"can't be unpacked to {place} ({why})") from None
+        token = _AROUND.set((*_AROUND.get(), members))
         try:
             yield Path(scratch)
         except InputError as error:  # nobody knows the scratch folder
-            message = str(error).replace(f"{scratch}/", "").replace(scratch, path.name)
-            raise InputError(message) from None
+            inside = str(error).replace(f"{scratch}{os.sep}", "")
+            raise InputError(inside.replace(scratch, path.name)) from None
+        finally:
+            _AROUND.reset(token)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -59,6 +80,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 
 
 def _check_total(members: list[zipfile.ZipInfo]) -> None:
+    members = [*chain(*_AROUND.get(), members)]
     size = sum(member.file_size for member in members)
     if size > stored.LARGE or len(members) > _MOST_FILES:
         raise InputError(

@@ -1,13 +1,16 @@
 """Zip archives and NumPy files of strangers: KIP's, RFAD's, folders of pictures."""
 
 import io
+import re
 import shutil
 import stat
+import tempfile
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published_files import class_major, kip_whitening, pixels, write_images
 
 from diver_lite.checks import InputError
@@ -203,3 +206,49 @@ def test_half_a_zip(tmp_path):
         stream.truncate(200)
     with pytest.raises(InputError, match=r"set\.zip can't be read \(File is not a zip"):
         load_distilled(archive)
+
+
+def nested(path, depth, files):
+    """Write a zip in a zip in a zip."""
+    zipped(path, files)
+    for _ in range(depth - 1):
+        zipped(path, {"inner.zip": path.read_bytes()})
+    return path
+
+
+def picture():
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_zip_in_a_zip(tmp_path):
+    files = {"cat/0.png": picture(), "dog/0.png": picture()}
+    for depth in (1, 2):
+        assert len(load_distilled(nested(tmp_path / "a.zip", depth, files))) == 2
+    with pytest.raises(
+        InputError, match=r"^\S*/a\.zip: .*an archive in an arch"
+    ) as why:
+        load_distilled(nested(tmp_path / "a.zip", 3, files))
+    assert "/tmp" not in str(why.value).replace(str(tmp_path), "")
+    assert len(load_distilled(nested(tmp_path / "a.zip", 2, files))) == 2
+
+
+def test_zips_in_zips_share_one_limit(tmp_path, monkeypatch):
+    """Each alone would do: what is outside counts with what is inside."""
+    monkeypatch.setattr(stored, "LARGE", 10**6)
+    noise = np.random.default_rng(0).bytes(600_000)
+    inner = {"cat/0.png": picture(), "readme.txt": noise}
+    assert len(load_distilled(nested(tmp_path / "a.zip", 1, inner))) == 1
+    with pytest.raises(InputError, match=r"unpack to 1,2\d\d,\d\d\d bytes in 3 files"):
+        load_distilled(nested(tmp_path / "a.zip", 2, inner))
+    assert len(load_distilled(nested(tmp_path / "a.zip", 1, inner))) == 1
+
+
+def test_no_room_for_what_an_archive_holds(tmp_path, full_disk):
+    """The folder for what is unpacked is said, not that of this archive therein."""
+    path = zipped(tmp_path / "a.zip", {"cat/0.png": bytes(9_000)})
+    room = re.escape(tempfile.gettempdir())
+    words = rf"a\.zip: can't be unpacked to {room} \(File too large\)$"
+    with full_disk(1_000), pytest.raises(InputError, match=words):
+        load_distilled(path)
