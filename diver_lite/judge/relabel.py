@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError, class_indices, first_line, instance, integer
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    first_line,
+    instance,
+    integer,
+    require,
+)
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
 from diver_lite.sets.classes import is_numbered, join, origin
@@ -79,18 +87,17 @@ def relabel(
         parts.append(logits[:, chosen.to(device)].float().cpu())
     soft = torch.cat(parts)
     how = {"teacher": type(teacher).__name__, "soft_labels": "logits"}
-    result = distilled.with_images(distilled.images, "relabel", **how)
     agree = (soft.argmax(dim=1) == distilled.labels).float().mean().item()
-    result.provenance["agreement"] = round(agree, 3)
     if agree < 2 / wanted:
         warnings.warn(
             f"the teacher names the set's own class for {agree:.0%} of the images, no "
             "more than by chance: are its outputs in the order of the classes?",
             stacklevel=2,
         )
-    return DistilledSet(
-        result.images, result.labels, result.class_names, soft, result.provenance
+    result = distilled.with_images(
+        distilled.images, "relabel", **how, agreement=round(agree, 3)
     )
+    return replace(result, soft_labels=soft)
 
 
 def load_teacher(name: str, weights: str | Path) -> tuple[nn.Module, int]:
@@ -114,16 +121,16 @@ def load_teacher(name: str, weights: str | Path) -> tuple[nn.Module, int]:
         raise InputError(f"teacher is {name!r}; expected one of torchvision's {known}")
     path = Path(weights)
     state = _state_dict(path)
-    with torch.device("meta"):
-        last = [*get_model(name, weights=None).state_dict()][-1]
-    outputs = len(state[last]) if last in state and state[last].ndim else 1000
-    teacher = get_model(name, weights=None, num_classes=outputs)
-    try:
-        teacher.load_state_dict(state)
+    try:  # without memory but that of the file, whatever numbers of classes it names
+        with torch.device("meta"):
+            last = [*get_model(name, weights=None).state_dict()][-1]
+            outputs = len(state[last]) if last in state and state[last].ndim else 1000
+            teacher = get_model(name, weights=None, num_classes=outputs)
+        teacher.load_state_dict(state, assign=True)
     except RuntimeError as error:
         details = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the weights don't fit {name} ({details})") from None
-    return teacher, outputs
+    return teacher.float(), outputs
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
@@ -141,6 +148,12 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     )
     if not tensors or not state:
         raise InputError(f"{path}: expected the state dict of a classifier")
+    for name, value in state.items():
+        plain = value.layout is torch.strided and not value.is_complex()
+        repeated = plain and value.nbytes > value.untyped_storage().nbytes()
+        whole = plain and not (repeated or value.is_meta or value.is_quantized)
+        expected = "a dense tensor of real numbers, with all its values in the file"
+        require(whole, f"{path}: {name}", value, expected)
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

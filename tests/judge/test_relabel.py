@@ -105,6 +105,39 @@ def test_weights_that_do_not_fit(tmp_path):
         load_teacher("resnet18", tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc.bias": torch.zeros(1).expand(2**50)}, r"fc\.bias is torch\.float32"),
+        (
+            {
+                "fc.weight": torch.zeros(1).expand(2**40, 512),
+                "fc.bias": torch.zeros(1).expand(2**40),
+            },
+            "expected a dense tensor of real numbers, with all its values in the file",
+        ),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7).to_sparse()}, r"conv1\.weight is"),
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7).cfloat()}, r"conv1\.weight is"),
+    ],
+)
+def test_weights_that_the_file_does_not_hold(tmp_path, change, words):
+    torch.save(resnet18(num_classes=3).state_dict() | change, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=words):
+        load_teacher("resnet18", tmp_path / "a.pth")
+
+
+def test_no_room_is_taken_for_what_does_not_fit(tmp_path, monkeypatch):
+    """A bias of millions of rows names as many classes, whose weights aren't there."""
+    path = save_weights(tmp_path / "a.pth", **{"fc.bias": torch.zeros(1_000)})
+    devices = []
+    monkeypatch.setattr(
+        torch.nn.init, "kaiming_uniform_", lambda x, **_: devices.append(x.device.type)
+    )
+    with pytest.raises(InputError, match=r"don't fit resnet18 .*\[1000, 512\]"):
+        load_teacher("resnet18", path)
+    assert {*devices} == {"meta"}
+
+
 def test_classes_are_found_by_name():
     names = class_names("imagefruit")
     mixed = DistilledSet(torch.zeros(10, 3, 8, 8), range(10), names[::-1])
