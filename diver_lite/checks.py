@@ -21,6 +21,17 @@ class InputError(ValueError):
 
     path: Path | None = None  # the file that is named, see `file_error`
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text in which no character moves a terminal's cursor, or can't be seen.
+
+    Line breaks, too, are spelled out as Python and YAML spell them, unless kept.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its name if it has none."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from diver_lite.checks import integer
+from diver_lite.checks import integer, printable
 from diver_lite.sets.stored import StoredImages, label_kind, records
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ _GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text
 
 
 def contact_sheet(
-    distilled: DistilledSet, *, classes: int = 10, rows: int = 5, side: int = 96
+    distilled: DistilledSet,
+    *,
+    classes: int = 10,
+    rows: int = 5,
+    side: int = 96,
+    most: int = 512,
 ) -> Image.Image:
     """Draw a set, a column for each class, values clipped to [0, 1].
 
@@ -31,19 +36,23 @@ def contact_sheet(
         classes: draw so many at most, the first ones that the set has images of.
         rows: images of each class, at most.
         side: height of a picture in pixels, at least; enlarged without smoothing.
+        most: height and width of a picture at most, but not below `side`.
 
     Source: ours.
     """
     present = distilled.labels.unique().tolist()[: integer(classes, "classes", 1)]
-    shown, names = len(present), [distilled.class_names[label] for label in present]
+    names = [printable(distilled.class_names[label]) for label in present]
     chosen = [
         (distilled.labels == label).nonzero().flatten()[: integer(rows, "rows", 1)]
         for label in present
     ]
     height, width = distilled.images.shape[-2:]
     scale = -(-integer(side, "side", 1, 2**12) // height)
-    high, wide = height * scale + _GAP, width * scale + _GAP
-    size = (shown * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
+    if scale * max(height, width) > max(most, side):
+        scale = max(most, side) / max(height, width)
+    picture_size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    wide, high = (pixels + _GAP for pixels in picture_size)
+    size = (len(present) * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, (name, index) in enumerate(zip(names, chosen, strict=True)):
@@ -53,9 +62,8 @@ def contact_sheet(
         for row, i in enumerate(index.tolist()):
             pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
             picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            picture = picture.resize(
-                (wide - _GAP, high - _GAP), Image.Resampling.NEAREST
-            )
+            smoothing = "NEAREST" if scale >= 1 else "BOX"
+            picture = picture.resize(picture_size, Image.Resampling[smoothing])
             sheet.paste(picture, (column * wide + _GAP, row * high + _LINE + _GAP))
     return sheet
 
@@ -105,7 +113,8 @@ def as_html(distilled: DistilledSet) -> str:
     It needs neither kernel nor network. Source: ours.
     """
     buffer = io.BytesIO()
-    contact_sheet(distilled, classes=5, rows=2).save(buffer, "PNG", optimize=True)
+    sheet = contact_sheet(distilled, classes=5, rows=2, most=192)
+    sheet.save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     style = "style='text-align:left'"
     rows = "".join(

@@ -102,3 +102,21 @@ def test_pixels_that_stay_in_their_files_are_not_all_read(tmp_path, monkeypatch)
     monkeypatch.delattr(type(there.images), "__torch_function__")
     assert dict(in_words(there))["values"] == "in their files"
     assert "data:image/png" in there._repr_html_()
+
+
+def test_a_name_of_several_lines():
+    strange = DistilledSet(torch.rand(2, 3, 8, 8), [0, 1], ("a\nb", "\x1b[2Jc\u202e"))
+    assert contact_sheet(strange).size == (2 * 100 + 4, 100 + 20)
+    assert "data:image/png" in strange._repr_html_()
+
+
+def test_large_pictures_are_shrunk():
+    """A notebook must carry them; a sheet shows them larger, but not at any size."""
+    large = DistilledSet(torch.rand(2, 3, 1024, 2048), [0, 1], ("a", "b"))
+    assert len(large._repr_html_()) < 200_000
+    assert contact_sheet(large).size == (2 * 516 + 4, 260 + 20)
+    assert contact_sheet(large, side=600).size == (2 * 604 + 4, 304 + 20)
+    fine = torch.zeros(1, 3, 1024, 1024)
+    fine[..., ::2] = 1  # one in two columns is white: grey from afar
+    found = np.asarray(contact_sheet(DistilledSet(fine, [0], ("a",))))[20:-4, 4:-4]
+    assert abs(found.astype(int) - 127).max() <= 1
