@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Argument, Option, echo
+from typer import Argument, Option
 
 from diver_lite import __version__
-from diver_lite.checks import InputError, require
+from diver_lite.checks import InputError, printable, require
 from diver_lite.files import check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
@@ -38,6 +38,11 @@ app = typer.Typer(
         "(one line says what), 130 interrupted."
     ),
 )
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print a text, in which what a file holds can't move the terminal's cursor."""
+    typer.echo(printable(str(text), keep="\n"), err=err)
 
 
 def _set(config: str, example: str):
@@ -237,7 +242,7 @@ def _export(
     check_apart({"--out": out, f"what --to {to} writes": path})
     check_writable(path, overwrite=overwrite)
     if not isinstance(source, str):
-        writers.plan(source, to)
+        writers.as_published(source, to)
     elif to not in writers.PICTURES:
         writers.statistics_of(source, to)
 
@@ -498,7 +503,7 @@ def judge(
     blocks, verdicts = compare.blocks(summary)
     for block in blocks:
         echo(f"\n{block.to_string()}")
-    echo(f"\nscored on {describe_source(data, root=data_root)}")
+    echo(f"\nscored on {describe_source(data, root=data_root, split='test')}")
     if notes := compare.footnote(verdicts):
         echo(notes)
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
@@ -559,8 +564,9 @@ def _data_of(sets: dict[str, DistilledSet]) -> str:
         what = f"distil {data!r}" if data else "don't say what they distil"
         raise InputError(
             f"--data is needed: the sets {what}, and test images are known for "
-            "fashion-mnist and cifar10 only; pass a folder that holds test/ with a "
-            "folder per class (for ImageNet also --subset)"
+            "fashion-mnist and cifar10 only; pass a folder with the pictures of the "
+            "test split as test/CLASS/*.png, or for --subset ImageNet's val/n01440764/"
+            "*.JPEG and so on (of two subsets at https://github.com/fastai/imagenette)"
         )
     return data
 
@@ -703,7 +709,7 @@ def show(
         distilled, _ = _load(source, format, dataset, subset, read, data_root)
     sheet = contact_sheet(distilled, classes=classes, rows=rows)
     for topic, text in in_words(distilled):
-        echo(f"{topic:<12} {text}")
+        echo(f"{topic:<12} {printable(text)}")  # one line, whatever a name holds
     if out is not None:
         with atomic_path(out, overwrite=overwrite) as temporary:
             sheet.save(temporary, "PNG")
@@ -820,15 +826,14 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except (InputError, OSError) as error:  # OSError: of a file that is read
         message = " ".join(str(error).split())
-        print(f"diver-lite: error: {message}", file=sys.stderr)
+        echo(f"diver-lite: error: {message}", err=True)
         raise SystemExit(2) from None
     except FloatingPointError as error:  # a training that diverged
-        print(f"diver-lite: failed: {error}", file=sys.stderr)
+        echo(f"diver-lite: failed: {error}", err=True)
         raise SystemExit(1) from None
     except SystemExit as exit:
         if exit.code == 130:  # what typer makes of Ctrl-C
-            message = "\ndiver-lite: interrupted; nothing half-written remains"
-            print(message, file=sys.stderr)
+            echo("\ndiver-lite: interrupted; nothing half-written remains", err=True)
         raise
     finally:
         warnings.formatwarning = others

@@ -216,6 +216,18 @@ def exclusive(output: str | Path, path: str | Path | None = None) -> Iterator[No
                 folder.rmdir()
 
 
+def save_torch(value: object, path: Path) -> None:
+    """Write with torch.save; a full disk is an `OSError`, as with all other writers."""
+    import torch
+
+    try:
+        with path.open("wb") as stream:
+            torch.save(value, stream)
+    except RuntimeError as error:  # torch's own, after the system's
+        cause = error.__context__
+        raise cause if isinstance(cause, OSError) else error from None
+
+
 def sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with open(path, "rb") as stream:

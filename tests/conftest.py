@@ -1,6 +1,7 @@
 """Tiny random priors and a tiny distilled set, so that tests need no training."""
 
 import os
+from contextlib import contextmanager
 
 # no test may reach for a model hub; set before anything imports huggingface_hub
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -154,6 +155,23 @@ def cli(capsys, monkeypatch, tmp_path):
         return (exit.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def full_disk():
+    """Return a context in which no file can grow beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+
+    @contextmanager
+    def limited(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +24,7 @@ from diver_lite.make import checkpoint
 from diver_lite.make.distill import METHODS
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.names import from_cell, to_cell
+from diver_lite.sets.names import class_names, from_cell, to_cell
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 DISTILL = ("distill", "dm", "--data", "data", "--split", "train", "--steps", "3",
@@ -150,13 +152,35 @@ def test_distill_keeps_its_checkpoint_until_the_result_is_saved(
     assert names() == {"out.safetensors"}
 
 
-def test_a_disk_full_of_checkpoints(cli, monkeypatch):
+def test_a_disk_full_of_checkpoints(cli, monkeypatch, full_disk):
+    """It is full before a file's first byte, or after some thousands."""
     monkeypatch.setattr(checkpoint, "SECONDS", -1)
-    monkeypatch.setattr(Path, "write_bytes", failing(FULL))
-    refused(cli(*DISTILL), "out.checkpoint can't be written (No space left on device)")
+    for size in (0, 5_000):
+        with full_disk(size):
+            refused(cli(*DISTILL), "out.checkpoint can't be written (File too large)")
+        assert names() == set()
+    with full_disk(0):
+        refused(cli(*TRAIN), "work/vae.pt can't be written (File too large)")
     assert names() == set()
-    refused(cli(*TRAIN), "work/vae.pt can't be written (No space left on device)")
-    assert names() == set()
+
+
+@pytest.mark.parametrize(
+    ("to", "size"),
+    [
+        *product(["dc", "mtt", "dd-ranking", "folder", "hf"], [0, 1_000]),
+        # the pixels alone are 12 * 3 * 64 * 64 * 4 = 589,824 bytes
+        *product(["dc", "mtt", "dd-ranking"], [590_000]),
+    ],
+)
+def test_convert_on_a_full_disk(cli, full_disk, to, size):
+    """A file of a tool can't be written, early or late: nothing is left of it."""
+    out = "out.pt" if to == "dc" else "out"
+    big = toy_set(count=4, size=64, provenance={"dataset": "cifar10"})
+    replace(big, class_names=class_names("cifar10")).save("big.safetensors")
+    with full_disk(size):
+        result = cli("convert", "big.safetensors", out, "--to", to)
+    refused(result, f"output {out} can't be written (File too large)")
+    assert names() == {"big.safetensors"}
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -5,7 +5,6 @@ A file carries a record of what it was made from, and is refused where that diff
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite.checks import InputError, describe, first_line
-from diver_lite.files import atomic_path, sweep
+from diver_lite.files import atomic_path, save_torch, sweep
 
 SECONDS = 60  # between two checkpoints
 _ANEW = "delete it to start anew, or choose another path"
@@ -66,10 +65,8 @@ class Checkpoint:
         """Write tensors, numbers and state_dicts, whole or not at all."""
         if self.path is not None:
             content = state | {"record": json.dumps(self.record)}
-            # torch calls a full disk a RuntimeError, the system an OSError
-            torch.save(content, buffer := io.BytesIO())
             with atomic_path(self.path, overwrite=True) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+                save_torch(content, temporary)
             self.saved = time.monotonic()
 
 

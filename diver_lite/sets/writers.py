@@ -7,6 +7,7 @@ floats. What a format has no place for is refused, unless the loss is asked for.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from diver_lite import __version__
-from diver_lite.checks import InputError, first_line, one_of
+from diver_lite.checks import InputError, first_line, one_of, printable
 from diver_lite.distilled import DistilledSet
-from diver_lite.files import atomic_path
+from diver_lite.files import atomic_path, fingerprint, save_torch
 from diver_lite.sets.classes import in_order_of, is_numbered, origin
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.names import class_names, dataset_name
@@ -32,6 +33,7 @@ TARGETS = {
     "hf": ("the same for Hugging Face's datasets, with a card", ""),
 }
 PICTURES = ("folder", "hf")
+_ROWS = 100  # images in memory at once
 
 
 def convert(
@@ -62,7 +64,8 @@ def convert(
     Source: the tools' own loaders; see the readers in `sets.formats`.
     """
     path = check_target(path, to)
-    ordered, lost = plan(distilled, to)
+    distilled = as_published(distilled, to)
+    lost = what_is_lost(distilled, to)
     if lost and not lossy:
         raise InputError(
             f"format {to!r} would lose {'; '.join(lost)}; pass lossy (--lossy) to "
@@ -70,9 +73,9 @@ def convert(
         )
     with atomic_path(path, overwrite=overwrite) as temporary:
         if to in PICTURES:
-            _write_pictures(ordered, temporary, card=to == "hf")
+            _write_pictures(distilled, temporary, card=to == "hf")
         else:
-            _write_tensors(ordered, temporary, to)
+            _write_tensors(distilled, temporary, to)
     return lost
 
 
@@ -86,21 +89,31 @@ def check_target(path: str | Path, to: str) -> Path:
     return path
 
 
-def plan(distilled: DistilledSet, to: str) -> tuple[DistilledSet, list[str]]:
-    """Return a set as a format orders it, and what the format has no place for.
+def as_published(distilled: DistilledSet, to: str) -> DistilledSet:
+    """Return a set with the classes as a format orders them; pixels aren't read.
 
     Raises `InputError` where it can't be written at all: the data set isn't known.
     """
+    if to in PICTURES:
+        return distilled
+    ordered = in_published_order(distilled)
+    statistics_of(ordered.provenance["dataset"], to)
+    return ordered
+
+
+def what_is_lost(distilled: DistilledSet, to: str) -> list[str]:
+    """Return what a format has no place for, in words."""
     lost = []
-    if to not in PICTURES:
-        distilled = _class_major(in_published_order(distilled))
-        statistics_of(distilled.provenance["dataset"], to)
     if distilled.soft_labels is not None and to not in ("dd-ranking", "hf"):
         lost.append("the soft labels")
-    low, high = distilled.images.min().item(), distilled.images.max().item()
-    if to in PICTURES and (low < -0.002 or high > 1.002):  # half a step of 8 bits
-        lost.append(f"what lies outside [0, 1] (values {low:.2f}..{high:.2f})")
-    return distilled, lost
+    if to in PICTURES:
+        parts = torch.arange(len(distilled)).split(_ROWS)
+        ends = [distilled.images[rows].aminmax() for rows in parts]
+        low = min(each.min.item() for each in ends)
+        high = max(each.max.item() for each in ends)
+        if low < -0.002 or high > 1.002:  # half a step of 8 bits
+            lost.append(f"what lies outside [0, 1] (values {low:.2f}..{high:.2f})")
+    return lost
 
 
 def statistics_of(dataset: str, to: str) -> Statistics:
@@ -132,33 +145,40 @@ def in_published_order(distilled: DistilledSet) -> DistilledSet:
     return replace(ordered, provenance=ordered.provenance | {"dataset": found})
 
 
-def _class_major(distilled: DistilledSet) -> DistilledSet:
-    order = distilled.labels.argsort(stable=True)
-    if bool((order.diff() > 0).all()):
-        return distilled
-    return distilled[order]
-
-
 # --- Tensors -----------------------------------------------------------------------
 
 
 def _write_tensors(distilled: DistilledSet, path: Path, to: str) -> None:
-    mean, std = statistics_of(distilled.provenance["dataset"], to)
-    shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
-    images = distilled.images[:][:, : len(mean)]  # grey sets have one channel there
-    images = ((images - shift) / scale).contiguous()
-    labels: Tensor = distilled.labels
+    order = distilled.labels.argsort(stable=True)  # class-major
+    images = _normalised(distilled, order, path.with_name("pixels"), to)
+    labels = distilled.labels[order]
     if to == "dc":
-        torch.save({"data": [[images, labels]], "accs_all_exps": {}}, path)
+        save_torch({"data": [[images, labels]], "accs_all_exps": {}}, path)
         return
     if to == "dd-ranking" and distilled.soft_labels is not None:
-        labels = distilled.soft_labels
+        labels = distilled.soft_labels[order]
     end = "_best.pt" if to == "mtt" else ".pt"
     path.mkdir()
-    torch.save(images, path / f"images{end}")
-    torch.save(labels, path / f"labels{end}")
+    save_torch(images, path / f"images{end}")
+    save_torch(labels, path / f"labels{end}")
     if to == "dd-ranking" and (lr := distilled.provenance.get("lr")):
-        torch.save(torch.tensor(lr), path / "lr.pt")
+        save_torch(torch.tensor(lr), path / "lr.pt")
+
+
+def _normalised(
+    distilled: DistilledSet, order: Tensor, scratch: Path, to: str
+) -> Tensor:
+    """Return normalised pixels (N, 1 or 3, H, W) in some order, left in a file."""
+    mean, std = statistics_of(distilled.provenance["dataset"], to)
+    shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+    shape = (len(order), len(mean), *distilled.images.shape[2:])
+    with scratch.open("wb") as stream:
+        for rows in order.split(_ROWS):
+            # grey sets have one channel there
+            part = distilled.images[rows][:, : len(mean)]
+            stream.write(((part - shift) / scale).contiguous().numpy().tobytes())
+    count = math.prod(shape)
+    return torch.from_file(str(scratch), size=count, dtype=torch.float32).view(shape)
 
 
 # --- Pictures ----------------------------------------------------------------------
@@ -193,22 +213,29 @@ def _card(distilled: DistilledSet) -> str:
     features[1]["dtype"]["class_label"]["names"] = names
     if distilled.soft_labels is not None:
         features.append({"name": "soft_labels", "sequence": "float32"})
+    facts = json.dumps(distilled.class_names)
+    content = fingerprint(
+        [distilled.images, distilled.labels, distilled.soft_labels], facts
+    )
     head = {
         "tags": ["dataset-distillation", "diver-lite"],
         "task_categories": ["image-classification"],
         "configs": [
             {
-                "config_name": "default",
+                # datasets caches rows by this name
+                "config_name": f"set-{content}",
                 "data_files": [{"split": "train", "path": "train/**"}],
                 "features": features,
             }
         ],
     }
+    # YAML is JSON, but for the pairs of escapes that JSON has for an emoji
+    front = printable(json.dumps(head, indent=1, ensure_ascii=False), keep="\n")
     record = json.dumps(distilled.provenance, indent=1)
     count, classes = len(distilled), len(distilled.class_names)
     shape = "x".join(map(str, distilled.images.shape[-2:]))
-    return (  # JSON is YAML
-        f"---\n{json.dumps(head, indent=1)}\n---\n\n# A distilled data set\n\n"
+    return (
+        f"---\n{front}\n---\n\n# A distilled data set\n\n"
         f"{count} images of {shape} pixels in {classes} classes, made to train on "
         "instead of the whole data set. 8 bits a channel; labels are in "
         "`metadata.jsonl`.\n\n"

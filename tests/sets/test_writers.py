@@ -12,7 +12,8 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import class_names
-from diver_lite.sets.writers import TARGETS, convert
+from diver_lite.sets.stored import StoredImages
+from diver_lite.sets.writers import PICTURES, TARGETS, as_published, convert
 
 NAMES = class_names("cifar10")
 
@@ -197,3 +198,67 @@ def test_damaged_soft_labels_of_pictures(tmp_path):
     table.write_text(lines[0][:30])
     with pytest.raises(InputError, match=r"metadata\.jsonl can't be read"):
         load_distilled(tmp_path / "set")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("to", [*TARGETS])
+def test_pixels_that_stay_in_their_files_are_read_in_parts(tmp_path, to):
+    """As of a set in memory, but never more than a hundred images at once."""
+    distilled = made(low=0.0, high=1.0, size=8)
+    many = DistilledSet(
+        distilled.images.repeat(15, 1, 1, 1),
+        distilled.labels.repeat(15),
+        NAMES,
+        None,
+        distilled.provenance,
+    )
+    asked = []
+
+    def read(rows):
+        asked.append(len(rows))
+        return many.images[rows]
+
+    large = replace(many, images=StoredImages(many.images.shape, read))
+    as_published(large, to)
+    assert asked == []  # whether it can be written at all
+    convert(large, path_for(tmp_path, to), to)
+    assert max(asked) <= 100
+    once = {"folder": 2, "hf": 3}  # for their range, and for the name of their rows
+    assert sum(asked) == 300 * once.get(to, 1)
+    found = back(path_for(tmp_path, to), to)
+    expected = class_major_of(many)
+    assert torch.equal(found.labels, expected.labels)
+    tolerance = 0.003 if to in PICTURES else 1e-6
+    assert (found.images - expected.images).abs().max() < tolerance
+
+
+def test_new_rows_in_an_old_folder_are_served(tmp_path, monkeypatch):
+    """Hugging Face's loader keeps a copy of the rows, by the names of the card."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets")
+    distilled = made(low=0.0, high=1.0)
+    darker = replace(distilled, images=distilled.images / 2)
+    renamed = replace(distilled, class_names=NAMES[::-1])
+    seen = []
+    for each in (distilled[:10], distilled, darker, renamed):
+        convert(each, tmp_path / "set", "hf", overwrite=True)
+        rows = datasets.load_dataset(
+            str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        first = rows.features["label"].names[0]
+        seen.append(
+            (len(rows), max(max(row.tobytes()) for row in rows["image"]), first)
+        )
+    assert [count for count, *_ in seen] == [10, 20, 20, 20]
+    assert seen[1][1] > 250 and seen[2][1] < 130
+    assert seen[3][2] == NAMES[-1]
+
+
+def test_the_card_names_classes_in_any_script(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    names = ("\U0001f602 laughing", "山", "a\nb", "\x1b[31mred", "\x7f", "\u2028", "é")
+    images = torch.rand(len(names), 3, 8, 8)
+    convert(DistilledSet(images, range(len(names)), names), tmp_path / "set", "hf")
+    _, head, _ = (tmp_path / "set/README.md").read_text("utf-8").split("---\n", 2)
+    label = yaml.safe_load(head)["configs"][0]["features"][1]["dtype"]["class_label"]
+    assert tuple(label["names"].values()) == names
