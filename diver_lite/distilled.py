@@ -17,7 +17,7 @@ from diver_lite import checks
 from diver_lite.checks import InputError, naming, require
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored as on_disk
-from diver_lite.sets.stored import StoredImages, opened, stored_images
+from diver_lite.sets.stored import StoredImages
 
 FORMAT_VERSION = 1
 INDEX = "set.safetensors"  # of a folder of numbered files: all but the pixels
@@ -39,6 +39,9 @@ class DistilledSet:
     Raises:
         InputError: shapes, types, labels or pixel values that don't fit.
 
+    Warns:
+        UserWarning: pixels that look like 0 .. 255 or -1 .. 1.
+
     Source: ours: one type for all methods, so that refining and judging need one path.
     """
 
@@ -52,7 +55,8 @@ class DistilledSet:
         if not isinstance(self.images, StoredImages):  # checked as they are read
             checks.floats(self.images, "images", ("N", 3, "H", "W"))
             self.images = checks.finite(self.images, "images").to("cpu", torch.float32)
-        several = isinstance(self.class_names, tuple | list | str) and self.class_names
+            on_disk.doubt_scale(self.images)
+        several = isinstance(self.class_names, tuple | list) and self.class_names
         require(bool(several), "class_names", self.class_names, "one name per class")
         self.class_names = tuple(str(name) for name in self.class_names)
         count, classes = len(self.images), len(self.class_names)
@@ -97,7 +101,7 @@ class DistilledSet:
         return (
             f"DistilledSet({len(self)} images {shape}, {len(self.class_names)} "
             f"classes, ipc {self.ipc}, values {values}, "
-            f"from {self.provenance.get('format', 'memory')})"
+            f"from {checks.printable(str(self.provenance.get('format', 'memory')))})"
         )
 
     def _repr_html_(self) -> str:
@@ -177,7 +181,7 @@ class DistilledSet:
         file = path / INDEX if numbered else path
         if not file.is_file():
             raise InputError(f"source {file}: no such file")
-        with opened(file) as stored:
+        with on_disk.opened(file) as stored:
             names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
             header = _header(file, stored.metadata(), names, numbered)
             shape = () if numbered else stored.get_slice("images").get_shape()
@@ -187,11 +191,13 @@ class DistilledSet:
         with naming(file):
             if numbered:
                 rows = checks.integer(header.get("rows"), "rows of a file", 1)
+                some = bool(tensors["labels"].numel())
+                require(some, "labels", tensors["labels"], "one for each image")
                 number = -(-tensors["labels"].numel() // rows)
                 files = [path / f"{i:06d}.safetensors" for i in range(number)]
-                tensors["images"] = stored_images(files, rows)
+                tensors["images"] = on_disk.stored_images(files, rows)
             elif "images" not in tensors:
-                tensors["images"] = stored_images([file])
+                tensors["images"] = on_disk.stored_images([file])
             about = {name: header[name] for name in ("class_names", "provenance")}
             return cls(**tensors, **about)
 
@@ -210,8 +216,7 @@ def _header(file: Path, metadata: Any, names: Sequence[str], numbered: bool) -> 
         version = header["format_version"]
         kinds = {"format_version": int, "class_names": list, "provenance": dict}
         for name, kind in kinds.items():
-            if not isinstance(header[name], kind):
-                raise TypeError(f"{name} is {checks.describe(header[name])}")
+            checks.instance(header[name], name, kind)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file}: damaged metadata ({error})") from None
     if version > FORMAT_VERSION:

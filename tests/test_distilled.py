@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +128,58 @@ def test_a_set_can_be_looped_over():
         small_set()[2:2]
 
 
+REAL = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+RELEASED = Path(__file__).parents[2] / "shared/data/released"
+
+
+@pytest.mark.parametrize(
+    ("images", "scale"),
+    [
+        (REAL * 255, r"0\.\d\d \.\. 25\d\.\d\d, which looks like 0 \.\. 255"),
+        (REAL * 260 - 3, r"looks like 0 \.\. 255"),  # resized with overshoot
+        (REAL * 2 - 1, r"looks like -1 \.\. 1; expected black at 0 and white at 1"),
+        (REAL * 2.3 - 1.15, r"looks like -1 \.\. 1"),  # a decoder's raw output
+        (1 - 2 * REAL**4, r"looks like -1 \.\. 1"),  # bright pictures
+    ],
+)
+def test_pixels_on_another_scale_are_doubted(images, scale):
+    with pytest.warns(UserWarning, match=scale) as caught:
+        DistilledSet(images, [0] * 6, ("a",))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "images",
+    [REAL, REAL.round(), REAL * 0, 0 * REAL + 1, REAL * 1.9 - 0.45, REAL * 9 - 4],
+)
+def test_other_pixels_are_not(images):
+    DistilledSet(images, [0] * 6, ("a",))
+
+
+@pytest.mark.filterwarnings("error:images hold")
+@pytest.mark.parametrize("name", list_shipped())
+def test_no_image_that_ships_is_doubted(name):
+    for part in load_distilled(name):
+        part.with_images(part.images.clamp(0, 1), "clipped")
+
+
+def _released():
+    """Yield the images of each published file, read in any of several ways."""
+    files = {p for p in RELEASED.rglob("*.pt") if not re.match("labels|lr", p.name)}
+    for file in sorted(files):
+        for how in ({}, {"zca": False}, {"dataset": "cifar10", "format": "mtt"}):
+            with suppress(InputError):
+                yield load_distilled(file, **how)
+                break
+
+
+@pytest.mark.skipif(not RELEASED.is_dir(), reason="needs published files")
+@pytest.mark.filterwarnings("ignore::UserWarning", "error:images hold")
+def test_no_published_image_is_doubted():
+    assert sum(len([*found]) for found in _released()) > 500
+
+
 def with_pixel(value):
     images = torch.zeros(4, 3, 2, 2)
     images[2, 1, 0, 1] = value
@@ -165,6 +220,10 @@ BAD_SETS = {
     "no class names": (
         {"class_names": ()},
         r"class_names is \(\); expected one name per class",
+    ),
+    "one word": (
+        {"class_names": "ab"},
+        r"class_names is 'ab'; expected one name per class",
     ),
     "soft shape": ({"soft_labels": torch.rand(4, 3)}, r"\(4, 3\).*\(4, 2\)"),
     "soft integers": ({"soft_labels": torch.ones(4, 2).long()}, "int64"),

@@ -165,7 +165,11 @@ def toys():
         "eleven.safetensors"
     )
     DistilledSet(
-        torch.rand(10, 3, 32, 32), eleven[:10], "0123456789", None, {"dataset": "svhn"}
+        torch.rand(10, 3, 32, 32),
+        eleven[:10],
+        [*"0123456789"],
+        None,
+        {"dataset": "svhn"},
     ).save("svhn.safetensors")
 
 

@@ -1,6 +1,7 @@
 """Sets whose pixels stay in their files until somebody asks for them."""
 
 import json
+import pickle
 import sys
 from dataclasses import replace
 
@@ -169,6 +170,13 @@ def test_a_large_set_is_saved_as_one_file(folder, whole, tmp_path):
     same(DistilledSet.load(path), whole)
 
 
+def test_another_process_can_have_it(folder, whole):
+    """Pickled it is small, for a worker that is started anew opens the same files."""
+    sent = pickle.dumps(DistilledSet.load(folder))
+    assert len(sent) < 4_000
+    same(pickle.loads(sent), whole)
+
+
 # --- What is wrong with it -----------------------------------------------------------
 
 
@@ -213,6 +221,17 @@ def test_an_index_that_cannot_be_right(folder, rows):
 def test_a_folder_without_index(tmp_path):
     with pytest.raises(InputError, match=r"set\.safetensors: no such file"):
         DistilledSet.load(tmp_path)
+
+
+def test_a_folder_of_nothing(folder):
+    index = folder / "set.safetensors"
+    empty = {"labels": torch.zeros(0, dtype=torch.int64)}
+    header = {"format_version": 1, "class_names": ["cat"], "provenance": {}, "rows": 3}
+    save_file(empty, index, {"diver_lite": json.dumps(header)})
+    with pytest.raises(
+        InputError, match=r"set\.safetensors: labels is .*\[\].*one for"
+    ):
+        DistilledSet.load(folder)
 
 
 def test_the_limit_is_a_gigabyte():
