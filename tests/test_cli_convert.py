@@ -17,6 +17,7 @@ from published_files import (
     save_run,
 )
 
+from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
@@ -169,3 +170,29 @@ def test_show(cli):
     refused(cli("show", source, "-o", "sheet.jpg"), "expected a name ending in .png")
     refused(cli("show", source, "-o", "b.png", "--rows", 0), "rows is 0")
     assert {p.name for p in Path().iterdir()} == {source.name, "sheet.png"}
+
+
+ESCAPES = "\x1b[2J\x1b]0;title\x07"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_file_moves_the_cursor(cli):
+    """Neither by its class names, nor by its record, nor by its name."""
+    names = (f"a{ESCAPES}\nb", "\u202ec", "\x9b1A")
+    record = {"format": f"{ESCAPES}", "doubts": [f"x\n{ESCAPES}"], "method": ESCAPES}
+    strange = DistilledSet(torch.rand(3, 3, 8, 8), range(3), names, None, record)
+    assert repr(strange).isprintable()
+    path = strange.save(f"s{ESCAPES}.safetensors".replace("/", ""))
+    code, out, err = cli("show", path, "-o", "sheet.png")
+    assert (code, err) == (0, "") and r"\x1b[2J" in out
+    assert sum(line.startswith("classes ") for line in out.splitlines()) == 1
+    for text in (
+        out,
+        cli("convert", path, "out", "--to", "folder")[1],
+        cli("convert", path, "out", "--to", "folder")[2],  # there is one already
+        cli("convert", path, "b", "--to", "mtt")[2],
+    ):
+        assert text and text.replace("\n", "").isprintable()
+    with pytest.raises(InputError) as caught:
+        DistilledSet.load(f"{ESCAPES}.safetensors")
+    assert str(caught.value).isprintable()
