@@ -50,9 +50,9 @@ _CIFAR10_FORMS = ("official files", "JPEG re-encoding", "image folder")
 _ORIGINS = {
     "fashion-mnist": "with train-labels-idx1-ubyte.gz, both of "
     "https://github.com/zalandoresearch/fashion-mnist",
-    "cifar10": "the first is cifar-10-python.tar.gz unpacked, of "
-    "https://www.cs.toronto.edu/~kriz/cifar.html, the last has pictures, as has one "
-    "folder for each other class",
+    "cifar10": "cifar-10-batches-py is what https://www.cs.toronto.edu/~kriz/"
+    "cifar-10-python.tar.gz unpacks to; airplane stands for a folder of pictures per "
+    "class",
 }
 
 Dataset = tuple[Tensor, Tensor, tuple[str, ...]]

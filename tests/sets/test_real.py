@@ -236,7 +236,7 @@ def test_what_a_judge_needs_is_asked_for(tmp_path, no_network, monkeypatch):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     words = (
         "the test split of cifar10", "'cifar-10-batches-py', 'cifar10_jpeg.npz', "
-        "'test/airplane'", "https://www.cs.toronto.edu/~kriz/cifar.html",
+        "'test/airplane'", "https://www.cs.toronto.edu/~kriz/cifar-10-",
     )  # fmt: skip
     for options in ({}, {"root": tmp_path}):
         with pytest.raises(InputError) as caught:
