@@ -30,14 +30,7 @@ from diver_lite.checks import InputError, floats, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import shift_colour
 from diver_lite.prior import Prior, draw_noise
-from diver_lite.recovery import (
-    WINDOWS,
-    RecoveryConfig,
-    Step,
-    inherit,
-    recover,
-    recover_steps,
-)
+from diver_lite.recovery import WINDOWS, RecoveryConfig, Step, recover, recover_steps
 from diver_lite.sets.classes import in_order_of, prior_classes
 
 HINTS = get_type_hints(RecoveryConfig)
@@ -81,18 +74,22 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     of forward steps, made to move.
     """
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
-    alphas_cumprod = prior.scheduler.alphas_cumprod
+
+    def signal(timestep):  # its share of the variance, as abar of DiT's schedule
+        alpha, sigma = prior.signal_and_noise(timestep)
+        return f"{alpha**2 / (alpha**2 + sigma**2):.2%}"
 
     def show(rows, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
-        told, there = config.timesteps(prior)[0], config.noise_timestep
+        told = config.timesteps(prior)[0]
+        there = prior.level(config.noise_timestep, "noise_timestep")
         (noise,) = draw_noise(prior.latent_shape, range(len(z_0)), seed)
-        noised = inherit(z_0, noise.to(z_0), alphas_cumprod[there])
+        alpha, sigma = prior.signal_and_noise(there)
         rows["distilled"] = distilled.images
-        rows["noised latent"] = prior.decode(noised)
+        rows["noised latent"] = prior.decode(alpha * z_0 + sigma * noise.to(z_0))
         rows.refine("recovered", distilled, prior, config, seed=seed)
-        title = f"signal: {alphas_cumprod[told]:.2%} told (t = {told}), "
-        return rows.figure(f"{title}{alphas_cumprod[there]:.2%} there (t = {there})")
+        title = f"signal: {signal(told)} told (t = {told:.0f}), "
+        return rows.figure(f"{title}{signal(there)} there (t = {there})")
 
     return _live(
         show,
@@ -123,7 +120,7 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
         rows["noisy latent"] = prior.decode(step.latents)
         rows["predicted clean"] = prior.decode(step.pred_original)
         pull = "pulled" if step.guided else "not pulled"
-        return rows.figure(f"t = {step.timestep}: {step.phase} phase, {pull}")
+        return rows.figure(f"t = {step.timestep:.0f}: {step.phase} phase, {pull}")
 
     return _live(
         show,
@@ -202,6 +199,8 @@ def explore_guidance_scale(
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
     )
+    told = "at least one; tell a prior of words with prior.know(names)"
+    require(prior.num_classes > 0, "number of the prior's classes", 0, told)
     unseen = torch.zeros(10, 3, prior.image_size, prior.image_size)
 
     def show(rows, guidance_scale, class_label, seed):
@@ -433,9 +432,9 @@ class _Rows(dict[str, Tensor]):
         each one it waits four times as long.
         """
         followed, due, see = copy(prior), 0.0, self._see
-        answer = followed.predict_noise
+        answer = followed.denoise  # which every kind of prior is asked
 
-        def predict_noise(latents: Tensor, timestep: float, *args, **options) -> Tensor:
+        def denoise(latents: Tensor, timestep: float, *args, **options):
             nonlocal due
             if see and (started := monotonic()) >= due:
                 rows = {name: prior.decode(latents)}
@@ -443,7 +442,7 @@ class _Rows(dict[str, Tensor]):
                 due = monotonic() + 4 * (monotonic() - started)
             return answer(latents, timestep, *args, **options)
 
-        followed.predict_noise = predict_noise
+        followed.denoise = denoise
         return followed
 
 

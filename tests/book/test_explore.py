@@ -1,7 +1,9 @@
 """The live explorers, driven without a browser."""
 
+import functools
 import io
 import re
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
 from diver_lite.prior import draw_noise
 from diver_lite.recovery import RecoveryConfig, inherit, recover
+from diver_lite.sets.priors import load_prior
 
 SI = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
 METHODS = {"SI": RecoveryConfig(guidance_factor=0.0), "DIVER": RecoveryConfig()}
@@ -26,6 +29,7 @@ COLOUR = torch.rand(2, 3, 8, 8, generator=torch.manual_seed(0))
 RAMP = torch.linspace(-1, 3, 64).view(1, 1, 8, 8)
 PIXELS = {"flat": torch.full((1, 1, 8, 8), 0.5), "ramp": RAMP}
 REVERSE = list(range(9, -1, -1))
+KINDS = ("flow", "v", "lcm")  # the last two are of Stable Diffusion's schedule
 
 
 def scale(_, prior):
@@ -33,7 +37,8 @@ def scale(_, prior):
 
 
 def priors(few, prior):
-    return explore.explore_priors(few, {"a": prior, "b": prior}, {"b": REVERSE})
+    class_map = REVERSE[-prior.num_classes :]
+    return explore.explore_priors(few, {"a": prior, "b": prior}, {"b": class_map})
 
 
 def before_after(few, prior):
@@ -98,6 +103,21 @@ every_refining_one = pytest.mark.parametrize(
     ("make", "changes"),
     [pytest.param(*case, id=name) for name, case in REFINING.items()],
 )
+
+
+@pytest.fixture(scope="module")
+def of_kind(tmp_path_factory):
+    """Return a function that loads a tiny prior of a kind, told of three classes."""
+    kinds = pytest.importorskip("test_priors_kinds")
+    root = tmp_path_factory.mktemp("kinds")
+
+    @functools.cache
+    def load(kind):
+        prior = load_prior(kinds.KINDS[kind](root / kind), device="cpu")
+        prior.know(kinds.NAMES)
+        return prior
+
+    return load
 
 
 @pytest.fixture(autouse=True)
@@ -241,10 +261,56 @@ def test_the_picture_follows_the_steps(
     assert shown == [(title or "").encode() for _, title, _ in drawn]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@every_refining_one
+def test_priors_of_any_kind_are_shown_and_followed(
+    make, changes, kind, of_kind, drawn, clock, monkeypatch, few_steps
+):
+    prior = of_kind(kind)
+    images = torch.rand(2, 3, 16, 16, generator=torch.manual_seed(0))
+    box = make(DistilledSet(images, [0, 2], prior.class_names), prior)
+    # Stable Diffusion's schedule ends below the noise levels that others change to
+    names = [name for name in changes if name not in ("class", "noise timestep")]
+    clock.now = 0.0  # a picture is always due
+    monkeypatch.setattr(explore, "encode_figure", lambda *_: b"")  # takes most time
+    drawn.clear()
+    control(box, names[-1]).value = changes[names[-1]]
+    assert box.children[-1].value == ""
+    *frames, _ = drawn
+    assert len(frames) >= (3 if make is scale else 8)
+    assert all(re.fullmatch(r"t = \d+ \.\.\.", title) for _, title, _ in frames)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_level_means_the_same_on_any_schedule(kind, of_kind, drawn):
+    """At t = 500 of DiT's schedule 7.78% are signal, and the loop begins from there."""
+    prior = of_kind(kind)
+    images = torch.rand(2, 3, 32, 32, generator=torch.manual_seed(0))
+    few = DistilledSet(images, [0, 2], prior.class_names)
+    box = explore.explore_noise_level(few, prior)
+    assert drawn[-1][1] == "signal: 7.78% told (t = 500), 7.78% there (t = 500)"
+    noisy, config = [], RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        real = prior.denoise
+        patch.setattr(prior, "denoise", lambda z, *a: noisy.append(z) or real(z, *a))
+        recover(few, prior, config, progress=False)
+    begun = prior.decode(noisy[0])
+    torch.testing.assert_close(drawn[-1][0]["noised latent"], begun)
+    control(box, "noise timestep").value = 980
+    said = box.children[-1].value
+    assert said == "" if kind == "flow" else "noise_timestep is 980" in said
+
+
+def test_a_prior_of_words_needs_some(of_kind):
+    silent = replace(of_kind("v"), class_names=())
+    with pytest.raises(InputError, match=r"number of the prior's classes is 0.*know"):
+        explore.explore_guidance_scale(silent)
+
+
 def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
     """A picture takes 1 s here, a step 0.5 s."""
 
-    def predict_noise(*_):
+    def denoise(*_):
         clock.now += 0.5
 
     def see(figure):
@@ -252,10 +318,10 @@ def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
         seen.append(figure.axes[0].get_title())
 
     clock.now, seen = 0.0, []
-    monkeypatch.setattr(tiny_prior, "predict_noise", predict_noise)
+    monkeypatch.setattr(tiny_prior, "denoise", denoise)
     followed = explore._Rows(see).follow(tiny_prior)
     for timestep in range(39, -1, -1):
-        followed.predict_noise(torch.zeros(1, *tiny_prior.latent_shape), timestep)
+        followed.denoise(torch.zeros(1, *tiny_prior.latent_shape), timestep)
     assert seen == [f"t = {t} ..." for t in (39, 31, 23, 15, 7)]
     assert followed.class_names is tiny_prior.class_names
 
