@@ -77,8 +77,8 @@ def demo(
 ) -> None:
     """Recover a shipped distilled set and show what that does, in about 2 minutes.
 
-    Writes before_after.png, recovered.safetensors, images/ (a PNG folder to train on),
-    table.csv and a self-contained report.html; prints the table.
+    Writes color.png, garments.png, recovered.safetensors, images/ (a PNG folder to
+    train on), table.csv and a self-contained report.html; prints the table.
     """
     from diver_lite.demo import run_demo
 

@@ -1,5 +1,8 @@
 """The demo: pictures first, then a table without verdicts, nothing half-written."""
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -43,6 +46,16 @@ def test_report(quick, tmp_path, capsys):
     assert "\x1b[" not in said, "colours in what is no terminal"
     assert Image.open(out / "color.png").width > 5 * 96
     assert len(DistilledSet.load(out / "recovered.safetensors")) == 10
+
+
+def test_help_names_what_is_written(quick, cli):
+    """No file more, none less: of the command, and of the function behind it."""
+    _, text, _ = cli("demo", "--help")
+    demo.run_demo("demo")
+    written = sorted(path.name for path in Path("demo").glob("[!.]*"))
+    for said in (text.split("Options:")[0], demo.run_demo.__doc__.split("ipc:")[0]):
+        names = re.findall(r"\b\w+(?:/|\.(?:png|csv|html|safetensors))", said)
+        assert sorted(name.rstrip("/") for name in names) == written
 
 
 def test_a_terminal_shows_the_pictures(quick, monkeypatch, capsys):
