@@ -172,11 +172,12 @@ def main() -> None:
             )
     table = pd.DataFrame(rows)
     stem = f"results/metrics_{args.dataset}"
-    write_csv(f"{stem}.csv", table.round(4))
+    digits = table.select_dtypes("float").map(lambda value: float(f"{value:.5g}"))
+    write_csv(f"{stem}.csv", table.assign(**digits))  # of some judges kid is 1e-5
     numeric = table.drop(columns=["seed", "images"]).groupby(
         ["set", "variant", "judge"], sort=False
     )
-    print(numeric.mean().round(3).T.to_string())
+    print(numeric.mean().T.to_string(float_format="{:.3g}".format))
 
     between = []
     order = ["Stage I", "VAE only", *configs]
