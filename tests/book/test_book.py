@@ -183,6 +183,14 @@ def test_findings_quote_nothing_by_hand():
     assert re.findall(r"\d+", ours) == ["95"]  # % intervals
 
 
+def test_no_page_raises_the_pull_for_fewer_steps():
+    """It is a rate: only in the paper's form it weakens with the number of steps."""
+    for path in [ROOT / "README.md", *PAGES, *(ROOT / "notebooks").glob("*.ipynb")]:
+        for paragraph in re.split(r"\n\n|\n    \"\\\\n\",\n", path.read_text("utf-8")):
+            if re.search(r"(?i)\braised?\b[^.]*?(√|\\sqrt)", paragraph):
+                assert "paper's form" in paragraph, f"{path.name}: {paragraph}"
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.split()) <= 800
