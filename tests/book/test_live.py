@@ -259,6 +259,7 @@ def test_a_drawing_by_keyboard_is_recovered(garments):
         ("seed=1.5&factor=much", "factor=much, seed=1.5"),
         ("prior=faces&class=77&colour=red", "prior=faces, class=77, colour=red"),
         ("set=cifar10-mtt-ipc1", "set=cifar10-mtt-ipc1"),
+        ("prior=constructor", "prior=constructor"),
         ("image=10&b.scale=0", "image=10, b.scale=0"),
     ],
 )

@@ -256,6 +256,48 @@ def test_the_priors_that_ship_suit_the_page():
         assert len(described["check"]) == 16
 
 
+# ---------------------------------------------------------------- links
+
+HASH = """
+  globalThis.LIVE = {manifest: null, missing: ""};  // so that it only defines
+  globalThis.window = globalThis;
+  globalThis.document = {getElementById: () => ({querySelector: () => ({})})};
+  const text = require("fs").readFileSync(`${folder}/play.js`, "utf8");
+  require("vm").runInThisContext(text);
+  LIVE.manifest = given.manifest;
+  globalThis.location = {hash: given.hash};
+  const refused = playPage.readHash();
+  answer([refused, playPage.state, playPage.settings]);
+"""
+SET = {"prior": "fashion-mnist", "labels": [3, 0]}
+MANIFEST = {
+    "priors": {"fashion-mnist": {"classNames": ["a", "b", "c", "d"]}},
+    "sets": {"fashion-mnist-dm-ipc1": SET},
+}
+
+
+@pytest.mark.parametrize("value", ["constructor", "__proto__", "toString", "%20", ""])
+@pytest.mark.parametrize(
+    "name", ["prior", "set", "kind", "image", "class", "t", "b.seed", "start", "else"]
+)
+def test_what_every_object_has_is_nothing_to_ask_for(name, value):
+    """Links name priors, sets and settings of the page, not members of JavaScript."""
+    default = in_node(HASH, manifest=MANIFEST, hash="#b.t=700")
+    link = f"#b.t=700&{name}={value}"
+    refused, *found = in_node(HASH, manifest=MANIFEST, hash=link)
+    shown = f"{name}={value.replace('%20', ' ')}"
+    assert f"doesn't have: {shown}. There it took the default." in refused
+    assert found == default[1:]
+
+
+def test_a_link_of_the_page_is_taken():
+    link = "#prior=fashion-mnist&set=fashion-mnist-dm-ipc1&image=1&t=20&seed=4"
+    refused, state, (settings,) = in_node(HASH, manifest=MANIFEST, hash=link)
+    assert refused == ""
+    assert (state["image"], state["class"], state["seed"]) == (1, 0, 4)
+    assert settings["noiseTimestep"] == 20
+
+
 # ---------------------------------------------------------------- in the book
 
 

@@ -231,7 +231,7 @@ class PlayPage {
 
   input(target) {
     const {state} = this, {name, value} = target;
-    if (name in this.controls) return this.inputSetting(name, value);
+    if (Object.hasOwn(this.controls, name)) return this.inputSetting(name, value);
     if (name === "prior") this.choosePrior(value);
     else if (name === "kind") state.kind = value;
     else if (name === "class") state.class = Number(value);
@@ -312,9 +312,11 @@ class PlayPage {
       else refused.push(`${name}=${text}`);
     };
     const below = (limit) => (text) => /^\d+$/.test(text) && Number(text) < limit;
-    take("prior", (name) => name in priors, (name) => this.choosePrior(name));
-    take("set", (name) => known[name]?.prior === state.prior,
-      (name) => (state.set = name));
+    // "constructor" is in every object, but no object's own
+    take("prior", (name) => Object.hasOwn(priors, name),
+      (name) => this.choosePrior(name));
+    take("set", (name) => Object.hasOwn(known, name) &&
+      known[name].prior === state.prior, (name) => (state.set = name));
     take("kind", (kind) => ["set", "drawing", "file"].includes(kind),
       (kind) => (state.kind = kind));
     take("image", below(this.count), (text) => (state.image = Number(text)));
@@ -662,7 +664,7 @@ function readValue(spec, text) {
   const value = Number(text);
   const whole = spec.step % 1 !== 0 || Number.isInteger(value);
   const inside = value >= spec.min && value <= spec.max;
-  return text !== "" && whole && inside ? value : undefined;
+  return text.trim() !== "" && whole && inside ? value : undefined;
 }
 
 // WebGPU where there is a graphics card behind it, not the processor in disguise.
