@@ -30,7 +30,14 @@ from diver_lite.checks import InputError, floats, require
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import shift_colour
 from diver_lite.prior import Prior, draw_noise
-from diver_lite.recovery import WINDOWS, RecoveryConfig, Step, recover, recover_steps
+from diver_lite.recovery import (
+    WINDOWS,
+    Recovery,
+    RecoveryConfig,
+    Step,
+    recover,
+    recover_steps,
+)
 from diver_lite.sets.classes import in_order_of, prior_classes
 
 HINTS = get_type_hints(RecoveryConfig)
@@ -106,7 +113,7 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     level or window refines anew; moving along the steps only decodes what is kept.
     Source: the paper's figure on semantic evolution, made to move.
     """
-    classes = prior_classes(distilled, prior)
+    job = Recovery(distilled, prior, RecoveryConfig())
     z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
     noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0)[0].to(z_0)
     kept: dict[tuple, list[Step]] = {}
@@ -114,8 +121,9 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     def show(rows, timestep, **settings):
         rows["distilled"], key = distilled.images, tuple(settings.values())
         if key not in kept:
-            config, followed = RecoveryConfig(**settings), rows.follow(prior)
-            kept[key] = [*recover_steps(z_0, classes, followed, config, noise=noise)]
+            config, followed = RecoveryConfig(**settings), rows.follow(job.prior)
+            steps = recover_steps(z_0, job.classes, followed, config, noise=noise)
+            kept[key] = [*steps]
         step = min(kept[key], key=lambda step: abs(step.timestep - timestep))
         rows["noisy latent"] = prior.decode(step.latents)
         rows["predicted clean"] = prior.decode(step.pred_original)
@@ -199,8 +207,7 @@ def explore_guidance_scale(
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
     )
-    told = "at least one; tell a prior of words with prior.know(names)"
-    require(prior.num_classes > 0, "number of the prior's classes", 0, told)
+    require(prior.num_classes > 0, "number of the prior's classes", 0, "at least one")
     unseen = torch.zeros(10, 3, prior.image_size, prior.image_size)
 
     def show(rows, guidance_scale, class_label, seed):
@@ -428,21 +435,22 @@ class _Rows(dict[str, Tensor]):
     def follow(self, prior: Prior, name: str = "noisy latent") -> Prior:
         """Return a prior that shows, now and then, the latents about which it is asked.
 
-        It answers as `prior` does. Pictures take at most a fifth of the time: after
-        each one it waits four times as long.
+        It answers as `prior` does, and so do the copies that it makes of itself.
+        Pictures take at most a fifth of the time: after each one it waits four times as
+        long.
         """
-        followed, due, see = copy(prior), 0.0, self._see
-        answer = followed.denoise  # which every kind of prior is asked
+        due, see, answer = 0.0, self._see, type(prior).denoise
 
-        def denoise(latents: Tensor, timestep: float, *args, **options):
+        def denoise(prior: Prior, latents: Tensor, timestep: float, *args, **options):
             nonlocal due
             if see and (started := monotonic()) >= due:
                 rows = {name: prior.decode(latents)}
                 see(self.figure(f"t = {int(timestep)} ...", **rows))
                 due = monotonic() + 4 * (monotonic() - started)
-            return answer(latents, timestep, *args, **options)
+            return answer(prior, latents, timestep, *args, **options)
 
-        followed.denoise = denoise
+        followed = copy(prior)
+        followed.__class__ = type("Followed", (type(prior),), {"denoise": denoise})
         return followed
 
 

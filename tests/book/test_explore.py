@@ -3,6 +3,7 @@
 import functools
 import io
 import re
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -19,8 +20,8 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
-from diver_lite.prior import draw_noise
-from diver_lite.recovery import RecoveryConfig, inherit, recover
+from diver_lite.prior import Prior, draw_noise
+from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
 from diver_lite.sets.priors import load_prior
 
 SI = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
@@ -107,15 +108,15 @@ every_refining_one = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def of_kind(tmp_path_factory):
-    """Return a function that loads a tiny prior of a kind, told of three classes."""
+    """Return a function that makes a tiny prior of a kind, told of three classes."""
     kinds = pytest.importorskip("test_priors_kinds")
     root = tmp_path_factory.mktemp("kinds")
 
     @functools.cache
     def load(kind):
         prior = load_prior(kinds.KINDS[kind](root / kind), device="cpu")
-        prior.know(kinds.NAMES)
-        return prior
+        few = DistilledSet(torch.zeros(1, 3, 16, 16), [0], kinds.NAMES)
+        return Recovery(few, prior, RecoveryConfig()).prior
 
     return load
 
@@ -303,14 +304,14 @@ def test_noise_level_means_the_same_on_any_schedule(kind, of_kind, drawn):
 
 def test_a_prior_of_words_needs_some(of_kind):
     silent = replace(of_kind("v"), class_names=())
-    with pytest.raises(InputError, match=r"number of the prior's classes is 0.*know"):
+    with pytest.raises(InputError, match=r"classes is 0; expected at least"):
         explore.explore_guidance_scale(silent)
 
 
 def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
     """A picture takes 1 s here, a step 0.5 s."""
 
-    def denoise(*_):
+    def answer(*_):
         clock.now += 0.5
 
     def see(figure):
@@ -318,8 +319,8 @@ def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
         seen.append(figure.axes[0].get_title())
 
     clock.now, seen = 0.0, []
-    monkeypatch.setattr(tiny_prior, "denoise", denoise)
-    followed = explore._Rows(see).follow(tiny_prior)
+    monkeypatch.setattr(Prior, "denoise", answer)
+    followed = copy(explore._Rows(see).follow(tiny_prior))  # copies are followed, too
     for timestep in range(39, -1, -1):
         followed.denoise(torch.zeros(1, *tiny_prior.latent_shape), timestep)
     assert seen == [f"t = {t} ..." for t in (39, 31, 23, 15, 7)]
