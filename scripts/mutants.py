@@ -7,7 +7,8 @@ Each mutant is one wrong line as a mistake would make it: a sign, a swapped orde
 constant of somebody's paper. It is made in a throw-away copy of the package, never in
 the working tree, and the tests that guard its file run on it until the first fails.
 Before that they run once on the unchanged copy, where all must pass: a death would
-mean nothing otherwise. Prints a line per mutant and the count.
+mean nothing otherwise. Prints a line per mutant and the count; the exit code is 1 if
+one has survived.
 """
 
 from __future__ import annotations
@@ -537,6 +538,7 @@ def main() -> None:
     print(f"{len(outcomes) - len(survivors)} of {len(outcomes)} mutants were killed")
     for name in survivors:
         print(f"survived: {name}")
+    sys.exit(1 if survivors else 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import runpy
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,3 +55,16 @@ def test_what_dies_and_what_lives(monkeypatch, tmp_path, capsys):
         SCRIPT["try_all"]([lives], [copy], 60)
     with pytest.raises(ValueError, match="'x / 2' occurs 0 times"):
         lives.apply(source.parent)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_survivor_fails_the_run(killed, monkeypatch):
+    main, outcome = SCRIPT["main"], SimpleNamespace(killed=killed)
+    given = {"copy_package": lambda folder: folder}
+    given["try_all"] = lambda mutants, *_: {m.name: outcome for m in mutants}
+    for name, function in given.items():
+        monkeypatch.setitem(main.__globals__, name, function)
+    monkeypatch.setattr("sys.argv", ["mutants.py", "--only", "recovery"])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == (0 if killed else 1)
