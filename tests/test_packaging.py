@@ -140,3 +140,7 @@ def test_hooks_and_make_do_the_same():
         tool = hook["entry"].split()[0]
         if tool in lines:
             assert hook["additional_dependencies"] == [lines[tool]]
+    command = HOOKS["types"]["entry"].replace(".venv/bin", "$(BIN)")
+    assert f"\t{command}\n" in makefile, "types are checked as CI does"
+    for tool in ("ruff", "basedpyright"):
+        assert "==" in lines[tool], "a newer one would judge the same code otherwise"
