@@ -810,7 +810,7 @@ def check() -> None:
 
 def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> str:
     """Return a warning as a user reads it: without our path and line of code."""
-    return f"diver-lite: warning: {' '.join(str(message).split())}\n"
+    return f"diver-lite: warning: {printable(' '.join(str(message).split()))}\n"
 
 
 def main(arguments: list[str] | None = None) -> None:

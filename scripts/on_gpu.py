@@ -39,13 +39,15 @@ LONGEST = 9.5  # minutes that a piece may take at a time
 STOPPING = 20  # seconds that an interrupted piece gets to write what it has
 JUDGES = (
     "ConvNet",
-    "ResNet18",
-    "ShuffleNetV2",
-    "MobileNetV2",
-    "EfficientNet-B0",
+    "AlexNet",
     "ViT",
+    *(
+        f"{judge}-{norm}"
+        for judge in ("ResNet18", "ShuffleNetV2", "MobileNetV2", "EfficientNet-B0")
+        for norm in ("BN", "GN")
+    ),
 )
-PLAIN = ("noise_timestep=500 guidance_factor=0 guidance_scale=4",)
+JOBS = 12  # trainings side by side on one card, each bound by its launches
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,22 @@ class Piece:
     small: tuple[str, ...] = ()
 
 
-def _study(name: str, minutes: float, *options: str) -> Piece:
+def _study(question: str, name: str, minutes: float, *options: str) -> Piece:
     return Piece(
-        f"study-{name}",
-        "all judges, ten seeds with ten draws, the corrected protocol",
+        f"{question}-{name}",
+        "all judges in two norms, ten seeds with ten draws, all test images",
         (
-            "scripts/study.py", "--seeds", "10", "--judges", *JUDGES, *options,
-            "--also", *PLAIN, "--name", f"{name}_gpu", "--work", "runs/study_gpu",
+            "scripts/answer.py", question, "--judges", *JUDGES, *options,
+            "--protocol", "corrected", "--images", "10000", "--jobs", str(JOBS),
+            "--name", f"{name}_gpu", "--work", "runs/answer_gpu",
         ),
         minutes,
-        (f"results/study_{name}_gpu*",),
+        (f"results/{question}_{name}_gpu*",),
         goes_on=True,
     )  # fmt: skip
 
 
 _CIFAR = ("--dataset", "cifar10", "--data-root", "{data}")
-_SIX = ("--tuned", "guidance_scale=4", "guidance_factor=0.05")
 _BENCHMARK = ("scripts/benchmark_recovery.py", "--model", "dit-xl-2")
 _LONGER = ("--minutes", "9", "--device", "cuda", "--compile")
 PIECES = (
@@ -128,29 +130,35 @@ PIECES = (
     ),
     Piece(
         "judges",
-        "the budget of 60 s for six judges of five seeds, at once",
-        ("scripts/benchmark_judges.py", "--device", "cuda"),
+        "the budget of 60 s for six judges of five seeds, side by side",
+        (
+            "-m", "diver_lite.cli", "judge", "fashion-mnist-dm-ipc10", "--judges",
+            "ConvNet,unseen", "--jobs", str(JOBS), "--device", "cuda", "-o",
+            "results/judges_cuda.csv",
+        ),
         5,
-        ("results/benchmark_judges_cuda.json",),
+        ("results/judges_cuda.csv",),
         small=(
-            "scripts/benchmark_judges.py", "--device", "cpu", "--judges", "ConvNet",
-            "--seeds", "2", "--steps", "2", "--test-images", "50", "--source",
-            "fashion-mnist-dm-ipc1", "--out", "runs/on_gpu/small/judges.json",
+            "-m", "diver_lite.cli", "judge", "fashion-mnist-dm-ipc1", "--judges",
+            "ConvNet", "--seeds", "2", "--steps", "2", "--test-images", "50",
+            "--device", "cpu", "-o", "runs/on_gpu/small/judges.csv",
         ),
     ),
-    _study("fashion-mnist_ipc1", 15, "--ipc", "1"),
-    _study("fashion-mnist_ipc10", 20, "--ipc", "10"),
-    _study("cifar10_ipc1", 20, "--ipc", "1", *_CIFAR, *_SIX),
-    _study("cifar10_ipc10", 30, "--ipc", "10", *_CIFAR, *_SIX),
+    _study("recovery", "fashion-mnist_ipc1", 20),
+    _study("recovery", "fashion-mnist_ipc10", 30, "--ipc", "10"),
     _study(
-        "cifar10_published-ipc1", 25, "--ipc", "1", *_CIFAR, *_SIX, "--sets-folder",
+        "recovery", "cifar10_published-ipc1", 25, *_CIFAR, "--sets-folder",
         "{published}", "--sets", "mtt_published", "dc_published", "dsa_published",
         "dm_published",
     ),
     _study(
-        "cifar10_published-ipc10", 25, "--ipc", "10", *_CIFAR, *_SIX, "--sets-folder",
-        "{published}", "--sets", "mtt_published", "datm_published",
-        "kmeans_published",
+        "recovery", "cifar10_published-ipc10", 30, "--ipc", "10", *_CIFAR,
+        "--sets-folder", "{published}", "--sets", "mtt_published", "datm_published",
+    ),
+    _study(
+        "sources", "cifar10_published-ipc1", 25, *_CIFAR, "--sets-folder",
+        "{published}", "--sets", "mtt_published", "dc_published", "dsa_published",
+        "dm_published",
     ),
     Piece(
         "prior-cifar10",

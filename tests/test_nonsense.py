@@ -152,7 +152,8 @@ JUDGED = {
     "protocol": "quick",
     "steps": 1,
     "out": None,
-    "batch_models": None,
+    "n_jobs": 1,
+    "scheduler": None,
     "device": "cpu",
 }
 DISTILLED = {

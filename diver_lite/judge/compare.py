@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -48,9 +48,9 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Summarise a table of `cross_architecture`, one row per set.
 
     Columns: per judge "mean ± std" in percent over seeds. Then, for each of `GROUPS`
-    that has judges, their mean; "<group>: vs <baseline>", its paired difference in
-    points with a 95 % t interval over the seeds; and "<group>: verdict". A verdict with
-    a star survives Holm's correction for all those in the table; beside "no difference"
+    that has judges, their mean if there are several; "<group>: vs <baseline>", its
+    paired difference in points with a 95 % t interval over the seeds; and "<group>:
+    verdict". A verdict with a star survives Holm's correction for all those in the table; beside "no difference"
     stands the difference that would have been seen with a power of 80 %.
     """
     sets = _check(table, baseline=baseline)
@@ -75,8 +75,9 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
         }
         for group in groups:
             members = mine[mine["group"] == group]
-            mean = members.groupby("judge")["accuracy"].mean().mean()
-            row[group] = "-" if np.isnan(mean) else f"{mean:.1f}"
+            means = members.groupby("judge")["accuracy"].mean()
+            if len(means) > 1:
+                row[group] = "-" if means.isna().all() else f"{means.mean():.1f}"
             points, words = "-", "-"
             if name != baseline:
                 found = compared[name, group]
@@ -94,7 +95,7 @@ def blocks(summary: pd.DataFrame) -> tuple[list[pd.DataFrame], list[str]]:
     parts: list[Any] = [summary[first]]
     verdicts: list[str] = []
     for group in GROUPS:
-        if group in summary:
+        if f"{group}: verdict" in summary:
             mine = summary.filter(regex=f"^{group}(: |$)")
             parts.append(mine)
             verdicts += mine[f"{group}: verdict"].tolist()
@@ -174,10 +175,10 @@ def p_value(values: np.ndarray) -> float:
     """
     if len(values) < 2:
         return float("nan")
-    if np.ptp(values) == 0:  # no spread: certain
-        return float(values[0] == 0)
-    _, p = stats.ttest_1samp(values, 0)
-    return float(p)
+    if np.ptp(values) < 1e-9:  # no spread but rounding: certain
+        return float(abs(values[0]) < 1e-9)
+    found: Any = stats.ttest_1samp(values, 0)
+    return float(found.pvalue)
 
 
 def would_show(values: np.ndarray) -> float:
@@ -225,8 +226,9 @@ def seed_differences(
     wide: Any = mine.set_index(key)["accuracy"].unstack("set")
     wide = wide.reindex(columns=[*dict.fromkeys(sum(pairs, ()))])
     differences: Any = [(wide[a] - wide[b]).unstack("judge") for a, b in pairs]
-    mean: Any = pd.concat(differences, axis=1).mean(axis=1, skipna=False)
-    return mean.dropna()
+    wide = pd.concat(differences, axis=1)  # seeds x (set, judge)
+    by_seed = wide.mean(axis=1, skipna=False)
+    return cast(pd.Series, by_seed.dropna())
 
 
 def _pairs(table: pd.DataFrame, name: Names, baseline: Names) -> list[tuple[str, str]]:

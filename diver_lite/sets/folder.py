@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,11 @@ def open_images(files: Sequence[Path]) -> Tensor | StoredImages:
     shape = (len(files), *read_images(files[:1]).shape[1:])
     if 4 * math.prod(shape) <= stored.LARGE:
         return read_images(files)
-    return StoredImages(shape, lambda rows: read_images([files[i] for i in rows]))
+    return StoredImages(shape, partial(_rows, files))
+
+
+def _rows(files: Sequence[Path], rows: Sequence[int]) -> Tensor:
+    return read_images([files[row] for row in rows])
 
 
 def _decoded(file: Path) -> Tensor:

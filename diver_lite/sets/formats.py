@@ -60,7 +60,7 @@ from diver_lite.sets.normalisation import (
     tiles_per_side,
 )
 from diver_lite.sets.reading import reading, told
-from diver_lite.sets.stored import soft_kind
+from diver_lite.sets.stored import StoredImages, soft_kind
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -101,6 +101,10 @@ def read(
             inner = _innermost(folder)
             place = job.place / inner.relative_to(folder)
             result = read([inner], format, dataset, options, place)
+            if isinstance(result.images, StoredImages):  # in files that go with it
+                raise InputError(
+                    "its pictures fill more than a GiB; unzip it, and pass the folder"
+                )
         result.provenance["source"] = job.path.name
         return result
     with told(job.path):

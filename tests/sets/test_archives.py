@@ -245,6 +245,14 @@ def test_zips_in_zips_share_one_limit(tmp_path, monkeypatch):
     assert len(load_distilled(nested(tmp_path / "a.zip", 1, inner))) == 1
 
 
+def test_pictures_of_an_archive_that_fill_the_memory(tmp_path, monkeypatch):
+    """They would be read from a folder that is gone by then."""
+    path = zipped(tmp_path / "a.zip", {f"cat/{i}.png": picture() for i in range(4)})
+    monkeypatch.setattr(stored, "LARGE", 2_000)  # 4 x 3 x 8 x 8 floats are 3,072 bytes
+    with pytest.raises(InputError, match=r"a\.zip: its pictures fill more than a GiB"):
+        load_distilled(path)
+
+
 def test_no_room_for_what_an_archive_holds(tmp_path, full_disk):
     """The folder for what is unpacked is said, not that of this archive therein."""
     path = zipped(tmp_path / "a.zip", {"cat/0.png": bytes(9_000)})

@@ -110,6 +110,8 @@ def test_a_large_folder_of_pictures(whole, tmp_path, monkeypatch, asked):
     assert opened.provenance == eager.provenance
     assert asked == []
     assert torch.equal(opened.images[[7, 2]], eager.images[[7, 2]])
+    sent = pickle.loads(pickle.dumps(opened))  # to a worker that is started anew
+    assert torch.equal(sent.images[[7, 2]], eager.images[[7, 2]])
     Image.new("RGB", (9, 9)).save(folder / "000_cat" / "0002.png")
     with pytest.raises(InputError, match=r"\(1, 3, 9, 9\)"):
         opened.images[1]

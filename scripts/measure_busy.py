@@ -1,0 +1,111 @@
+"""Time whole commands quietly and beside other work, and trainings side by side.
+
+Run: python scripts/measure_busy.py [--only demo recover judge] [--repeats 1]
+
+"busy" starts one process per core that computes without a pause, as a neighbour on a
+shared machine does. "judge" trains twelve networks with 1, 2 and 4 jobs, and says
+whether their tables are equal. Run it on a quiet machine. Writes
+results/busy_cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from provenance import begin, write_result
+
+SPIN = "while True: sum(range(10**6))"
+CLI = [sys.executable, "-m", "diver_lite.cli"]
+JOBS = (1, 2, 4)
+COMMANDS = {
+    "demo": [*CLI, "demo", "-o", "demo"],
+    "recover 100 garments": [
+        *[*CLI, "recover", "fashion-mnist-dm-ipc10", "-o", "recovered.safetensors"],
+        *["--preset", "default", "--device", "cpu"],
+    ],
+    "distill": [
+        *[*CLI, "distill", "dm", "--split", "sample", "--steps", "30"],
+        *["-o", "distilled.safetensors", "--device", "cpu"],
+    ],
+} | {
+    f"judge, {jobs} jobs": [
+        *[*CLI, "judge", "fashion-mnist-dm-ipc1", "fashion-mnist-dm-real-ipc1"],
+        *["--judges", "ShuffleNetV2,ShuffleNetV2-GN", "--seeds", "3"],
+        *["--protocol", "quick", "--test-images", "1000", "--jobs", str(jobs)],
+        *["-o", f"judge_{jobs}.csv", "--device", "cpu"],
+    ]
+    for jobs in JOBS
+}
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Let `count` other processes compute meanwhile."""
+    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def seconds(command: list[str], limit: float) -> float | str:
+    """Run a command in an empty folder; return its time, or that it took too long."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        try:
+            subprocess.run(
+                command, cwd=folder, check=True, capture_output=True, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            return f"not ended after {limit:.0f}"
+        found = time.perf_counter() - started
+        for path in Path(folder).glob("judge_*.csv"):
+            TABLES[path.stem] = pd.read_csv(path).drop(columns="seconds")
+        return round(found, 1)
+
+
+TABLES: dict[str, pd.DataFrame] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", help="commands whose name contains this")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=600, help="seconds")
+    parser.add_argument("--out", default="results/busy_cpu.json")
+    args = parser.parse_args()
+    started = begin()
+    cores = len(os.sched_getaffinity(0))
+    rows = []
+    for name, command in COMMANDS.items():
+        if args.only and not any(part in name for part in args.only):
+            continue
+        for busy in (0, cores):
+            with neighbours(busy):
+                found = [seconds(command, args.limit) for _ in range(args.repeats)]
+            rows.append({"command": name, "busy processes": busy, "seconds": found})
+            print(f"{name:<22} {busy} busy processes: {found} s", flush=True)
+    tables = list(TABLES.values())
+    equal = all(table.equals(tables[0]) for table in tables)
+    print(f"tables of {[*TABLES]} are {'equal' if equal else 'NOT EQUAL'}")
+    write_result(
+        args.out,
+        {"cores": cores, "rows": rows, "tables": [*TABLES], "equal": equal},
+        vars(args),
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    main()
