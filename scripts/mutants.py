@@ -37,12 +37,13 @@ GUARDS = {
     "judge/augment.py": ("judge/test_augment.py",),
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
     "judge/compare.py": ("judge/test_compare.py",),
-    "sets/formats.py": ("sets/test_formats.py",),
+    "sets/formats.py": ("sets/test_formats.py", "sets/test_traps.py"),
     "sets/folder.py": ("sets/test_formats.py", "sets/test_subsets.py"),
     "sets/normalisation.py": (
         "sets/test_formats.py",
         "sets/test_pins.py",
         "sets/test_normalisation.py",
+        "sets/test_traps.py",
     ),
     "sets/names.py": ("sets/test_pins.py", "sets/test_subsets.py"),
     "measure/features.py": ("measure/test_measure.py",),
@@ -252,7 +253,7 @@ MUTANTS = [
     Mutant(
         "judge/protocols.py",
         "learned rate for every judge",
-        "if self.learned_lr and judge == PROXY and train is not None:",
+        "if self.learned_lr and known == judge_name(PROXY) and train is not None:",
         "if self.learned_lr and train is not None:",
     ),
     Mutant(
@@ -283,20 +284,20 @@ MUTANTS = [
     Mutant(
         "judge/compare.py",
         "baseline minus set",
-        "(wide[name] - wide[baseline])",
-        "(wide[baseline] - wide[name])",
+        "(wide[a] - wide[b])",
+        "(wide[b] - wide[a])",
     ),
     Mutant(
         "judge/compare.py",
         "seeds of failed trainings kept",
-        "difference.mean(axis=1, skipna=False)",
-        "difference.mean(axis=1, skipna=True)",
+        "wide.mean(axis=1, skipna=False)",
+        "wide.mean(axis=1, skipna=True)",
     ),
     Mutant(
         "judge/compare.py",
         "the proxy counts",
-        'table[table["unseen"] & table["set"].isin([name, baseline])]',
-        'table[table["set"].isin([name, baseline])]',
+        'table["judge"].map(group_of).isin(wanted)',
+        'table["judge"].map(group_of).ne("")',
     ),
     Mutant(
         "judge/compare.py",

@@ -50,8 +50,8 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Columns: per judge "mean ± std" in percent over seeds. Then, for each of `GROUPS`
     that has judges, their mean if there are several; "<group>: vs <baseline>", its
     paired difference in points with a 95 % t interval over the seeds; and "<group>:
-    verdict". A verdict with a star survives Holm's correction for all those in the table; beside "no difference"
-    stands the difference that would have been seen with a power of 80 %.
+    verdict". A verdict with a star survives Holm's correction for all of the table;
+    beside "no difference" stands what would have been seen with a power of 80 %.
     """
     sets = _check(table, baseline=baseline)
     percent: Any = table.assign(
@@ -244,8 +244,8 @@ def _pairs(table: pd.DataFrame, name: Names, baseline: Names) -> list[tuple[str,
 def _members(table: pd.DataFrame, group: str) -> pd.Series:
     """Return which rows are of a group of judges."""
     one_of(group, "group", [*GROUPS, "unseen"])
-    groups = table["judge"].map(group_of)
-    return groups.str.startswith("unseen") if group == "unseen" else groups == group
+    wanted = ("unseen, BN", "unseen, no BN") if group == "unseen" else (group,)
+    return cast(pd.Series, table["judge"].map(group_of).isin(wanted))
 
 
 def check_columns(table: pd.DataFrame, *columns: str) -> None:
