@@ -14,7 +14,6 @@ TEXTS = [
     path
     for pattern in ("*.md", "*.toml", "*.yml", "*.cff", ".github/**/*.*", "book/*.md")
     for path in sorted(ROOT.glob(pattern))
-    if path.name != "CHANGELOG.md"  # its links are those of released versions
 ]
 PLACEHOLDER = r"(?i)\bOWNER\b|your[-_ ]?(org|name)\b|example\.(com|org)|\bTODO\b|FIXME"
 
