@@ -12,11 +12,12 @@ MODULES = {
     or "__init__": path
     for path in PACKAGE.rglob("*.py")
 }
-CORE = {"checks", "files", "assets", "distilled", "prior", "recovery"}
+CORE = {"checks", "files", "devices", "assets", "distilled", "prior", "recovery"}
 # a module of the core, or a room -> what it may know
 MAY_KNOW = {
     "checks": set(),
     "files": {"checks"},
+    "devices": set(),
     "assets": {"checks", "files"},
     "distilled": {"checks", "files", "sets"},  # of sets only what reads rows, below
     "prior": {"checks"},
@@ -98,11 +99,11 @@ def test_no_circles():
 
 
 def test_a_stranger_sees_the_algorithm_first():
-    """Nine files and a room for every other job."""
+    """Ten files and a room for every other job."""
     shown = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
     rooms = {p.name for p in shown if p.is_dir()}
     assert rooms == {"assets", "book", "judge", "make", "measure", "run", "sets"}
-    assert len(shown) - len(rooms) <= 9
+    assert len(shown) - len(rooms) <= 10
 
 
 def statements(name):
@@ -119,7 +120,7 @@ def test_lengths():
     assert len(MODULES["recovery"].read_text("utf-8").splitlines()) <= 320
     core = ("recovery", "prior", "distilled", "checks", "files")
     assert sum(map(statements, core)) <= 800
-    assert sum(map(statements, MODULES)) <= 6_400
+    assert sum(map(statements, MODULES)) <= 6_600
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

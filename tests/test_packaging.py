@@ -66,7 +66,7 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("diver_lite", ["text"]),
+        ("diver_lite", ["text", "cluster"]),
         ("scripts", [*EXTRAS]),
         ("tests", [*EXTRAS]),
         ("notebooks", ["book", "test"]),
