@@ -272,7 +272,7 @@ def _map_of_subset(
     subset: str, distilled: DistilledSet, name: str, prior: Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
-    prior.know(distilled.class_names)
+    prior = prior.for_classes(distilled.class_names)
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms

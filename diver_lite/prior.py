@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,14 @@ from diver_lite.checks import require
 
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
 T = 1000  # training timesteps of DiT: settings mean the noise levels of its schedule
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Ask a network without gradients, and in its own dtype, not in autocast's."""
+    plain = functools.partial(torch.autocast, enabled=False)
+    with torch.no_grad(), plain("cpu"), plain("cuda"):
+        yield
 
 
 @functools.lru_cache(maxsize=8)
@@ -245,13 +254,15 @@ class Prior:
             )
         return self
 
-    def know(self, class_names: Sequence[str]) -> None:
-        """Hear what classes will come by name; only priors told in words need to."""
+    def for_classes(self, class_names: Sequence[str]) -> Prior:
+        """Return the prior for a set's classes: itself, unless it is told in words."""
+        return self
 
-    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
-        """Hear which timesteps and classes will come; only `FastPrior` needs to."""
+    def for_steps(self, timesteps: Sequence[float], class_labels: Tensor) -> Prior:
+        """Return the prior for one batch: itself, unless that can be prepared for."""
+        return self
 
-    @torch.no_grad()
+    @inference()
     def encode(self, images: Tensor, *, posterior_noise: Tensor | None = None):
         """Encode images into scaled latents.
 
@@ -279,7 +290,7 @@ class Prior:
             latents = latents + std * posterior_noise.to(latents)
         return (latents - self._shift) * self.vae.config.scaling_factor
 
-    @torch.no_grad()
+    @inference()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
         checks.floats(latents, "latents", ("B", *self.latent_shape))
@@ -292,7 +303,7 @@ class Prior:
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
-    @torch.no_grad()
+    @inference()
     def denoise(
         self,
         latents: Tensor,
@@ -318,7 +329,7 @@ class Prior:
         x_0 = alpha * latents - sigma * velocity  # alpha eps - sigma x_0
         return x_0, sigma * latents + alpha * velocity
 
-    @torch.no_grad()
+    @inference()
     def predict_noise(
         self,
         latents: Tensor,

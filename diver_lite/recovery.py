@@ -11,7 +11,7 @@ choice that the paper leaves open is a field of `RecoveryConfig`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Literal
@@ -98,7 +98,14 @@ class RecoveryConfig:
 
     def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
-        grid = prior.timesteps(self.num_inference_steps)
+        whose = f"of prior {prior.name!r}"
+        grid = [
+            checks.number(t, f"a timestep {whose}", -1, T)
+            for t in prior.timesteps(self.num_inference_steps)
+        ]
+        falling = all(t > after for t, after in pairwise([*grid, -1]))
+        expected = "at least one, and each below the one before"
+        checks.require(bool(grid) and falling, f"timesteps {whose}", grid, expected)
         if not self.inheritance or self.start == "published":
             return grid
         name = "noise_timestep" if self.start == "matched" else "start"
@@ -180,7 +187,7 @@ def recover_steps(
     checks.latents(prior.latent_shape, latents=latents, noise=noise)
     checks.class_indices(class_labels, "class_labels", len(latents), prior.num_classes)
     timesteps = config.timesteps(prior)
-    prior.prepare(timesteps, class_labels)
+    prior = prior.for_steps(timesteps, class_labels)
     z_0, z = latents, noise
     if config.inheritance:
         level = prior.level(config.noise_timestep, "noise_timestep")
@@ -212,7 +219,7 @@ class Recovery:
     config: RecoveryConfig
     seed: int = 0
     noise: Tensor | None = None
-    class_map: Sequence[int] | None = None
+    class_map: Sequence[int] | Mapping | None = None
 
     def __post_init__(self) -> None:
         checks.settings(self)
@@ -220,6 +227,7 @@ class Recovery:
         if self.noise is not None:
             shape = (len(self.distilled), *self.prior.latent_shape)
             checks.floats(self.noise, "noise", shape)
+        self.prior = self.prior.for_classes(self.distilled.class_names)
         self.classes = prior_classes(self.distilled, self.prior, self.class_map)
         self.config.timesteps(self.prior)  # a bad one must fail before the first image
 
@@ -234,7 +242,14 @@ class Recovery:
         noise = (drawn if self.noise is None else self.noise[batch]).to(z_0)
         steps = recover_steps(z_0, self.classes[batch], prior, config, noise=noise)
         (last,) = deque(steps, maxlen=1)
-        return prior.decode(last.latents)
+        decoded = prior.decode(last.latents)
+        checks.floats(decoded, f"images of prior {prior.name!r}", images.shape)
+        return decoded
+
+    def finish(self, images: Tensor, size: Sequence[int]) -> Tensor:
+        """Bring what `refine` gave to a size (h, w), and to the CPU."""
+        images = checks.finite(images, f"images of prior {self.prior.name!r}")
+        return self.prior.fit_images(images, size).clamp(0, 1).cpu()
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
@@ -250,7 +265,7 @@ def recover(
     *,
     seed: int = 0,
     noise: Tensor | None = None,
-    class_map: Sequence[int] | None = None,
+    class_map: Sequence[int] | Mapping[int | str, int] | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> DistilledSet:
@@ -262,7 +277,8 @@ def recover(
         config: default: what is `recommended` for the prior.
         seed: 0 .. 2^31 - 1; image i's noise comes from (seed, i) alone.
         noise: (N, C, h, w) to use instead.
-        class_map: the prior's class for each class of the set; default: by name.
+        class_map: the prior's class for each class of the set, in order, or by the
+            index or name of the set's class; default: by name.
         batch_size: images at a time, which changes no result; default: 10.
 
     Returns a set of the same length, labels and image size; pixels in [0, 1]. Raises
@@ -275,6 +291,5 @@ def recover(
     batches = torch.arange(len(distilled)).split(checks.integer(size, "batch_size", 1))
     recovered, sides = [], distilled.images.shape[-2:]
     for indices in tqdm(batches, "recover", unit="batch", disable=not progress):
-        images = prior.fit_images(job.refine(indices.tolist()), sides).clamp(0, 1)
-        recovered.append(checks.finite(images.cpu(), f"images of prior {prior.name!r}"))
+        recovered.append(job.finish(job.refine(indices.tolist()), sides))
     return job.result(torch.cat(recovered))

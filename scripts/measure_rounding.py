@@ -35,7 +35,7 @@ def outputs(prior: Prior, denoiser: Prior) -> dict[str, Tensor]:
     """Return what is compared: the noise at each timestep, and decoded images."""
     (z,) = draw_noise(prior.latent_shape, range(2), seed=0)
     labels = torch.arange(2)
-    denoiser.prepare(TIMESTEPS, labels)
+    denoiser = denoiser.for_steps(TIMESTEPS, labels)
     found = {
         f"noise at {t}": denoiser.predict_noise(z, t, labels, SCALE).cpu()
         for t in TIMESTEPS

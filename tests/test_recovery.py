@@ -26,10 +26,12 @@ from diver_lite.recovery import (
     recover,
     recover_steps,
 )
+from diver_lite.run.fast import FastPrior
 from diver_lite.run.interval import IntervalPrior
 from diver_lite.sets.priors import shipped_priors
 
 LABELS = torch.tensor([3, 8])
+NAN, INF = float("nan"), float("inf")
 few_examples = settings(
     deadline=None,
     max_examples=8,
@@ -848,9 +850,65 @@ def test_class_labels_matter_and_can_be_mapped(tiny_prior, tiny_set):
     assert (shifted - plain).flatten(1).abs().amax(dim=1).min() > 1e-3
 
 
+@pytest.mark.parametrize("wrap", [lambda prior: prior, FastPrior])
+def test_autocast_around_it_changes_nothing(tiny_prior, tiny_set, wrap):
+    """A prior computes in its own precision, whatever the caller's program does."""
+    prior, noise = wrap(tiny_prior), noise_for(tiny_prior, 2)
+
+    def results():
+        steps = recover_steps(noise, LABELS, prior, QUICK, noise=noise)
+        return (
+            recover(tiny_set, prior, QUICK, progress=False).images,
+            last(steps).latents,
+            prior.predict_noise(noise, 500, LABELS, 2.0),
+            prior.decode(prior.encode(tiny_set.images[:2])),
+        )
+
+    expected = results()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results()
+        assert torch.is_autocast_enabled("cpu")
+    assert [*map(torch.equal, found, expected)] == [True] * 4
+
+
+# --- A prior of one's own -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "grid", [[], [NAN], [500, NAN, 1], [100, 500], [500, 500], [1001], [-1], ["500"]]
+)
+def test_a_priors_timesteps_fall(tiny_prior, tiny_set, grid):
+    """Else the prior is named, before any image."""
+    spy = spy_on(tiny_prior)
+    spy.timesteps = lambda steps: grid
+    with pytest.raises(InputError, match=r"timesteps? of prior 'tiny' is ") as caught:
+        recover(tiny_set, spy, QUICK, progress=False)
+    assert "expected" in str(caught.value)
+    assert not hasattr(spy, "decoded")
+
+
+def test_a_priors_timesteps_may_be_a_tensor(tiny_prior, tiny_set):
+    spy = spy_on(tiny_prior)
+    spy.timesteps = lambda steps: torch.tensor([800, 600, 400, 200, 0])
+    config = replace(QUICK, num_inference_steps=5)
+    found, expected = (
+        run(tiny_set, prior, config=config) for prior in (spy, tiny_prior)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(20, 3, 16, 16), (20, 1, 32, 32), (1, 3, 32, 32)])
+def test_a_priors_images_have_its_size(tiny_prior, tiny_set, shape):
+    spy = spy_on(tiny_prior)
+    spy.decode = lambda latents: torch.zeros(shape)
+    with pytest.raises(
+        InputError, match=r"images of prior 'tiny' is .*\(20, 3, 32, 32\)"
+    ):
+        recover(tiny_set, spy, QUICK, batch_size=20, progress=False)
+
+
 # --- Bad settings -------------------------------------------------------------------
 
-NAN, INF = float("nan"), float("inf")
 BAD_VALUES = [
     *[("num_inference_steps", v) for v in (0, -1, 2.5, 2.0, "50", None, 1001)],
     *[("num_inference_steps", v) for v in (True, np.True_, np.float64(2), np.int8(0))],

@@ -1,14 +1,14 @@
-"""Work through many images in batches that fit into memory.
+"""Work through images in batches that fit into memory.
 
-`choose_batch_size` looks at the free memory, `run_batches` halves the batch where that
-was too hopeful, and both leave the images alone: every image has its own noise, so the
+`choose_batch_size` looks at the free memory, `in_parts` halves a batch where that was
+too hopeful, and both leave the images alone: every image has its own noise, so the
 split into batches changes nothing but rounding.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
     On the CPU 10. On CUDA as many as four fifths of the free memory hold, 64 at most,
     by an estimate: an image has two rows (classifier-free guidance) of tokens, and at
     its widest point a block holds about 16 times the hidden size for each; one decoded
-    image holds about 8 times the VAE's first layer. `run_batches` halves what turns out
+    image holds about 8 times the VAE's first layer. `in_parts` halves what turns out
     too large.
 
     Args:
@@ -54,59 +54,46 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
     return int(min(LARGEST_BATCH, max(1, usable // of_image)))
 
 
-def run_batches(
-    work: Callable[[range], Tensor], indices: range, batch_size: int
-) -> Iterator[Tensor]:
-    """Do work on consecutive indices in batches, smaller ones where memory runs out.
-
-    On CUDA a batch's result is collected after the next batch was launched, so that the
-    GPU never waits for the CPU to store results. (Decoding fills the GPU like denoising
-    does, so a second stream would gain nothing.)
+def in_parts(work: Callable[[range], Tensor], indices: range) -> Tensor:
+    """Do work on consecutive indices, in smaller parts where memory runs out.
 
     Args:
         work: takes a range of indices and returns a tensor with one row for each.
-        indices: start .. stop-1.
-        batch_size: how many to hand over at a time.
+        indices: start .. stop-1, at least one.
 
-    Yields:
-        Results on the CPU, in order; together they have a row for each index.
+    Returns:
+        The rows of all indices, in order.
 
     Raises:
         InputError: memory runs out even with one image.
 
     Source: ours; what counts as "out of memory" is accelerate's list.
     """
-    start, waiting = indices.start, None
+    parts, start, size = [], indices.start, len(indices)
     while start < indices.stop:
-        result = None
-        stop = min(start + batch_size, indices.stop)
+        stop = min(start + size, indices.stop)
         try:
-            result = _to_cpu(work(range(start, stop)))
+            parts.append(work(range(start, stop)))
+            start = stop
+            continue
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # outside of "except": the error would keep the failed batch's tensors alive
-        if waiting is not None:
-            yield _collect(waiting)
-        waiting = result
-        if result is not None:
-            start = stop
-            continue
+        # outside of "except": the error would keep the failed part's tensors alive
         from accelerate.utils.memory import clear_device_cache  # takes a second
 
-        batch_size = (stop - start) // 2
-        if batch_size == 0:
+        size = (stop - start) // 2
+        if size == 0:
             raise InputError(
                 "memory runs out even with batch_size 1; expected a device with more "
                 "free memory, a smaller prior, or a dtype of 16 bits"
             )
         clear_device_cache(garbage_collection=True)
         warnings.warn(
-            f"memory ran out; going on from image {start} with batch_size {batch_size}",
+            f"memory ran out; going on from image {start} with batch_size {size}",
             stacklevel=2,
         )
-    if waiting is not None:
-        yield _collect(waiting)
+    return torch.cat(parts)
 
 
 def out_of_memory(error: BaseException | None) -> bool:
@@ -120,22 +107,3 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__context__
     return False
-
-
-def _to_cpu(result: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Start copying a result to the CPU; return it and what to wait for."""
-    if result.device.type != "cuda":
-        return result, None
-    pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-    pinned.copy_(result, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(result.device))
-    return pinned, event
-
-
-def _collect(waiting: tuple[Tensor, torch.cuda.Event | None]) -> Tensor:
-    result, event = waiting
-    if event is None:
-        return result
-    event.synchronize()
-    return result.clone()  # pinned memory is scarce

@@ -10,8 +10,10 @@ it replays the whole network as one graph. Its results are those of the plain pa
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,13 +37,15 @@ PARTS = {
 }  # fmt: skip
 TABLE_BYTES = 64 * 2**20
 COMPILE_FROM = 1000  # images
+_GRAPHS = threading.Lock()  # each has one place for its inputs and outputs
 
 
 class FastPrior(Prior):
     """A `Prior` whose transformer runs with its conditioning prepared.
 
-    `prepare` is told which timesteps and classes will come. Other calls are answered
-    too, only more slowly. Don't change the weights while one is in use.
+    `for_steps` is told which timesteps and classes will come, and returns a copy for
+    them. Other calls are answered too, only more slowly. Nothing of a call is kept in
+    the prior itself, so threads may share it.
 
     Memory: a DiT-XL/2 has 196,000 modulation numbers per (timestep, class), so 50 steps
     of 64 classes would take 1.2 GiB in bfloat16. The table therefore holds as many
@@ -69,41 +73,46 @@ class FastPrior(Prior):
         super().__init__(
             prior.transformer, prior.vae, prior.scheduler, prior.class_names, prior.info
         )
-        blocks = self.transformer.transformer_blocks
-        # of each block: itself, weight and bias of query, key and value
-        self._blocks = [(block, *_fuse(block.attn1)) for block in blocks]
         self._block = _compiled_block() if compile and _can_compile(prior) else _block
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[tuple, _Graph] = {}
         self._labels = torch.empty(0, dtype=torch.int64)
         self._places: list[int | float] = []
-        self._table: dict[float, tuple[Tensor, Tensor]] = {}
+        self._fuse()
 
-    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
-        """Get ready for the steps of one batch.
+    def for_steps(self, timesteps: Sequence[float], class_labels: Tensor) -> FastPrior:
+        """Return a copy for the steps of one batch, which owns their table.
 
         Args:
             timesteps: of DiT's schedule, in the order in which they will be asked for.
             class_labels: (B,) int64, 0 .. num_classes-1.
         """
-        self._places = [self.place(t) for t in timesteps]
-        if len(class_labels) != len(self._labels):
-            self._graphs = {}  # they hold memory, and the batch size rarely comes back
-        self._labels = class_labels.cpu()
-        classes, rows = torch.unique(self._labels, return_inverse=True)
+        ready = copy(self)
+        ready._fuse()  # the weights may have moved since
+        ready._places = [self.place(t) for t in timesteps]
+        ready._labels = class_labels.cpu()
+        classes, rows = torch.unique(ready._labels, return_inverse=True)
         null = torch.full_like(rows, len(classes))  # one entry serves every image
-        self._rows = torch.cat([rows, null]).to(self.device)
+        ready._rows = torch.cat([rows, null]).to(self.device)
         classes = torch.cat([classes, torch.tensor([self.num_classes])])
-        self._classes = classes.to(self.device)
-        self._table = {}
+        ready._classes = classes.to(self.device)
+        ready._table = {}
+        return ready
+
+    def _fuse(self) -> None:
+        blocks = self.transformer.transformer_blocks
+        # of each block: itself, weight and bias of query, key and value
+        self._blocks = [(block, *_fuse(block.attn1)) for block in blocks]
+        self._weights = [w.data_ptr() for w in self.transformer.parameters()]
 
     def _guided(
         self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> Tensor:
         self.check_request(latents, timestep, class_labels, scale)
+        asked = (latents, timestep, class_labels, scale)
         known = self.place(timestep) in self._places
-        if not known or not torch.equal(class_labels.cpu(), self._labels):
-            self.prepare([timestep], class_labels)
-        return super()._guided(latents, timestep, class_labels, scale)
+        if known and torch.equal(class_labels.cpu(), self._labels):
+            return super()._guided(*asked)
+        return self.for_steps([timestep], class_labels)._guided(*asked)
 
     def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         if place not in self._table:
@@ -113,10 +122,19 @@ class FastPrior(Prior):
         inputs = (x, *(part.index_select(-3, rows) for part in self._table[place]))
         if x.device.type != "cuda":
             return self._run(*inputs)
-        with torch.cuda.device(x.device):
-            if len(x) not in self._graphs:
-                self._graphs[len(x)] = _Graph(self._run, inputs)
-            return self._graphs[len(x)](*inputs)
+        with _GRAPHS, torch.cuda.device(x.device):
+            return self._graph(inputs)(*inputs)
+
+    def _graph(self, inputs: Sequence[Tensor]) -> _Graph:
+        """Return the graph for so many rows, with the weights where they are now."""
+        rows, batch = len(inputs[0]), len(self._labels)
+        wanted = (rows, torch.cuda.current_stream().cuda_stream, *self._weights)
+        if wanted not in self._graphs:
+            for key in [*self._graphs]:  # they hold memory, and sizes rarely come back
+                if key[0] not in (batch, 2 * batch) or key[2:] != wanted[2:]:
+                    del self._graphs[key]
+            self._graphs[wanted] = _Graph(self._run, inputs)
+        return self._graphs[wanted]
 
     def _fill_table(self, place: float) -> None:
         """Tabulate modulations from `place` on, as many steps as memory allows."""
@@ -184,17 +202,24 @@ def _can_compile(prior: Prior) -> bool:
 
 
 def _fuse(attention: Any) -> tuple[Tensor, Tensor | None]:
-    """Make the three input projections views of one matrix (3D, D), and return it."""
+    """Return the three input projections as one matrix (3D, D) of which they are views.
+
+    Where they aren't, at first and after `Prior.to`, they become so.
+    """
     projections = (attention.to_q, attention.to_k, attention.to_v)
 
     def join(name: str) -> Tensor | None:
         parts = [getattr(projection, name) for projection in projections]
         if parts[0] is None:
             return None
-        joined = torch.cat([part.detach() for part in parts])
-        for part, view in zip(parts, joined.chunk(3), strict=True):
-            part.data = view
-        return joined
+        start, size = parts[0].storage_offset(), parts[0].numel()
+        places = [(p.untyped_storage().data_ptr(), p.storage_offset()) for p in parts]
+        if places != [(places[0][0], start + i * size) for i in range(3)]:
+            joined = torch.cat([part.detach() for part in parts])
+            for part, view in zip(parts, joined.chunk(3), strict=True):
+                part.data = view
+        shape = (3 * len(parts[0]), *parts[0].shape[1:])
+        return parts[0].detach().as_strided(shape, parts[0].stride())
 
     weight = join("weight")
     assert weight is not None  # only a bias can be missing
@@ -212,7 +237,8 @@ class _Graph:
             function(*self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # other threads may ask for memory meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = function(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ al. 2024 (arXiv 2404.07724). A step without it costs half, as only one half is c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from torch import Tensor
 
@@ -40,15 +41,21 @@ class IntervalPrior(Prior):
     image_size = property(lambda self: self.prior.image_size)
     embeddings = property(lambda self: self.prior.embeddings)
 
-    def know(self, class_names: Sequence[str]) -> None:
-        self.prior.know(class_names)
-        self.class_names = self.prior.class_names
+    def for_classes(self, class_names: Sequence[str]) -> IntervalPrior:
+        return self._around(self.prior.for_classes(class_names))
+
+    def for_steps(
+        self, timesteps: Sequence[float], class_labels: Tensor
+    ) -> IntervalPrior:
+        return self._around(self.prior.for_steps(timesteps, class_labels))
+
+    def _around(self, prior: Prior) -> IntervalPrior:
+        other = copy(self)
+        other.prior, other.class_names = prior, prior.class_names
+        return other
 
     def timesteps(self, steps: int) -> list[int | float]:
         return self.prior.timesteps(steps)
-
-    def prepare(self, timesteps: Sequence[float], class_labels: Tensor) -> None:
-        self.prior.prepare(timesteps, class_labels)
 
     def denoise(
         self,

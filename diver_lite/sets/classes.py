@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -110,20 +110,22 @@ def in_order_of(
 
 
 def prior_classes(
-    distilled: DistilledSet, prior: Prior, class_map: Sequence[int] | None = None
+    distilled: DistilledSet,
+    prior: Prior,
+    class_map: Sequence[int] | Mapping[int | str, int] | None = None,
 ) -> Tensor:
     """Return the prior's class for each image: found by name, unless there is a map.
 
     Args:
         distilled, prior: the prior may know more classes than the set has.
-        class_map: the prior's class for each class of the set.
+        class_map: the prior's class for each class of the set, in order, or by the
+            index or name of the set's class.
 
     Returns:
         (N,) int64, 0 .. num_classes-1. `InputError`: classes that can't be joined, see
         `join`, or a map of wrong length or range.
     """
     names = distilled.class_names
-    prior.know(names)
     if class_map is None:
         advice = (
             "pass class_map (--class-map) with the prior's class for each class of the "
@@ -131,11 +133,19 @@ def prior_classes(
         )
         class_map = join(names, prior.class_names, "the set", "the prior", advice)
     try:
+        if isinstance(class_map, Mapping):
+            keys = names if {*names} == {*class_map} else range(len(names))
+            if {*keys} != {*class_map}:
+                raise ValueError
+            class_map = [class_map[key] for key in keys]
+        if isinstance(class_map, Set):  # has no order
+            raise ValueError
         given = class_map if isinstance(class_map, Tensor) else list(class_map)
         table = torch.as_tensor(given).cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
-            f"class_map is {describe(class_map)}; expected {len(names)} integers"
+            f"class_map is {describe(class_map)}; expected {len(names)} integers, in "
+            "order or by the index or name of each class of the set"
         ) from None
     class_indices(table, "class_map", len(names), prior.num_classes)
     return table.long()[distilled.labels]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from diver_lite import checks
 from diver_lite.checks import InputError, require
-from diver_lite.prior import Prior, dit_timesteps, noise_angles
+from diver_lite.prior import Prior, dit_timesteps, inference, noise_angles
 from diver_lite.sets.names import numbered
 
 PROMPT = "a photo of a {name}"
+# what the folder of a latent consistency model may say, and what it means if it doesn't
+LCM_SAYS = {"original_inference_steps": 50, "timestep_scaling": 10.0}
 
 
 def check_prompt(prompt: Any, negative: Any) -> None:
@@ -39,7 +42,7 @@ class TextPrior(Prior):
         prompt: with {name}, where the class's name stands, blanks for underscores.
         negative_prompt: what guidance leads away from; "" is no class in particular.
         size: height and width of its images in pixels; None: the UNet's own.
-        embeddings: (K + 1, tokens, width) of the prompts; `know` fills them.
+        embeddings: (K + 1, tokens, width) of the prompts, of what `for_classes` gives.
 
     Source: Rombach et al. 2022; latent consistency models: Luo et al. 2023.
     """
@@ -82,12 +85,12 @@ class TextPrior(Prior):
         side = self.image_size // self._factor
         return (self.transformer.config.in_channels, side, side)
 
-    @torch.no_grad()
-    def know(self, class_names: Sequence[str]) -> None:
-        """Take a set's classes for its own, and encode their prompts, once."""
+    @inference()
+    def for_classes(self, class_names: Sequence[str]) -> TextPrior:
+        """Return a copy whose classes are a set's, with their prompts encoded."""
         names = tuple(class_names)
         if names == self.class_names:
-            return
+            return self
         if names == numbered(len(names)):
             raise InputError(
                 "the classes of the set have no names, and a text-conditioned prior "
@@ -109,12 +112,13 @@ class TextPrior(Prior):
         ):
             given = {"attention_mask": seen} if mask else {}
             parts.append(self.text_encoder(ids, **given)[0].float())
-        self.embeddings, self.class_names = torch.cat(parts), names
+        told = copy(self)
+        told.class_names, told.embeddings = names, torch.cat(parts).to(self.device)
+        return told
 
     def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x),), place, device=x.device)
-        self.embeddings = self.embeddings.to(x.device)  # once
-        hidden = self.embeddings[class_labels].to(x)
+        hidden = self.embeddings.to(x.device)[class_labels].to(x)
         return self.transformer(x, timesteps, hidden, **self._conditions(x)).sample
 
     def _conditions(self, x: Tensor) -> dict:
@@ -130,23 +134,29 @@ class ConsistencyPrior(TextPrior):
     published sampler draws new noise after each: here one draw makes one image (ours).
     """
 
+    scale = 1.0  # of guidance, which is told to the network
+
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of(self.prediction, "prediction_type of an LCM", ("epsilon",))
+        told, total = LCM_SAYS | self.info, self.num_timesteps
+        self.origin, self.scaling = (told[name] for name in LCM_SAYS)
+        checks.integer(self.origin, "original_inference_steps", 1, total)
+        checks.number(self.scaling, "timestep_scaling", 1e-3, 1e6)
 
     def timesteps(self, steps: int) -> list[int | float]:
         from diffusers import LCMScheduler
 
         scheduler = LCMScheduler(num_train_timesteps=self.num_timesteps)
-        origin = self.info.get("original_inference_steps", 50)
-        require(steps <= origin, "num_inference_steps", steps, f"at most {origin}")
-        scheduler.set_timesteps(steps, original_inference_steps=origin)
+        expected = f"at most {self.origin}"
+        require(steps <= self.origin, "num_inference_steps", steps, expected)
+        scheduler.set_timesteps(steps, original_inference_steps=self.origin)
         angles = noise_angles(self.scheduler.alphas_cumprod)[
             scheduler.timesteps.numpy() + 1
         ]
         return dit_timesteps(angles)
 
-    @torch.no_grad()
+    @inference()
     def denoise(
         self,
         latents: Tensor,
@@ -156,7 +166,7 @@ class ConsistencyPrior(TextPrior):
     ) -> tuple[Tensor, Tensor]:
         """Return the consistency function's x_0, and the noise that it leaves."""
         x_0, _ = super().denoise(latents, timestep, class_labels, guidance_scale)
-        scaled = self.place(timestep) * self.info.get("timestep_scaling", 10.0)
+        scaled = self.place(timestep) * self.scaling
         skip = 0.25 / (scaled**2 + 0.25)  # of sigma_data = 0.5
         x_0 = scaled / math.sqrt(scaled**2 + 0.25) * x_0 + skip * latents
         alpha, sigma = self.signal_and_noise(timestep)
@@ -170,8 +180,9 @@ class ConsistencyPrior(TextPrior):
         guidance_scale: float,
     ) -> Tensor:
         """Predict the noise, guided by `guidance_scale` told to the network."""
-        self._scale = checks.number(guidance_scale, "guidance_scale", 1)
-        return self._guided(latents, timestep, class_labels, 1)
+        told = copy(self)
+        told.scale = checks.number(guidance_scale, "guidance_scale", 1)
+        return told._guided(latents, timestep, class_labels, 1)
 
     def _conditions(self, x: Tensor) -> dict:
         width = self.transformer.config.time_cond_proj_dim
@@ -179,6 +190,6 @@ class ConsistencyPrior(TextPrior):
             return {}
         half = width // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half) / (half - 1))
-        angles = 1000 * (self._scale - 1) * frequencies  # as diffusers' LCM pipeline
+        angles = 1000 * (self.scale - 1) * frequencies  # as diffusers' LCM pipeline
         embedding = torch.cat([angles.sin(), angles.cos()]).expand(len(x), -1)
         return {"timestep_cond": embedding.to(x)}

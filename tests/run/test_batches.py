@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from diver_lite.checks import InputError
 from diver_lite.prior import Prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.run.batches import choose_batch_size, out_of_memory, run_batches
+from diver_lite.run.batches import choose_batch_size, in_parts, out_of_memory
 from diver_lite.run.to_file import recover_to
 from diver_lite.sets.priors import load_prior
 
@@ -50,14 +50,14 @@ def limited(limit, error=OUT_OF_MEMORY["CUDA"]):
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(count=st.integers(0, 40), batch=st.integers(1, 50), limit=st.integers(1, 50))
-def test_every_index_comes_back_once_and_in_order(count, batch, limit):
+@given(start=st.integers(0, 9), count=st.integers(1, 40), limit=st.integers(1, 50))
+def test_every_index_comes_back_once_and_in_order(start, count, limit):
     """Whatever the memory holds, nothing is lost, repeated or swapped."""
     work, asked = limited(limit)
-    parts = list(run_batches(work, range(count), batch))
-    assert [i for part in parts for i in part.tolist()] == list(range(count))
+    indices = range(start, start + count)
+    assert in_parts(work, indices).tolist() == [*indices]
     done = [r for r in asked if len(r) <= limit]
-    assert [i for r in done for i in r] == list(range(count))  # none done twice
+    assert [i for r in done for i in r] == [*indices]  # none done twice
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
@@ -65,9 +65,9 @@ def test_running_out_halves_the_batch_and_says_so(kind, cleared):
     """Finished images stay; the rest goes on with half, for every kind of error."""
     work, asked = limited(4, OUT_OF_MEMORY[kind])
     with pytest.warns(UserWarning, match="from image 0 with batch_size") as caught:
-        results = list(run_batches(work, range(12), 16))
+        result = in_parts(work, range(12))
     assert [len(r) for r in asked] == [12, 6, 3, 3, 3, 3]
-    assert torch.equal(torch.cat(results), torch.arange(12))
+    assert torch.equal(result, torch.arange(12))
     assert [str(w.message)[-1] for w in caught] == ["6", "3"]
     assert cleared == [{"garbage_collection": True}] * 2
 
@@ -78,14 +78,15 @@ def test_running_out_late_keeps_what_was_finished():
 
     def work(indices):
         taken.append(indices)
-        if len(taken) == 3:
+        if len(taken) in (1, 3):
             raise OUT_OF_MEMORY["CUDA"]
         return torch.tensor(list(indices))
 
-    with pytest.warns(UserWarning, match="from image 8 with batch_size 1"):
-        results = list(run_batches(work, range(11), 4))
-    assert torch.equal(torch.cat(results), torch.arange(11))
-    assert [len(r) for r in taken] == [4, 4, 3, 1, 1, 1]
+    with pytest.warns(UserWarning, match="memory ran out") as caught:
+        result = in_parts(work, range(12))
+    assert torch.equal(result, torch.arange(12))
+    assert [len(r) for r in taken] == [12, 6, 6, 3, 3]
+    assert str(caught[-1].message).endswith("from image 6 with batch_size 3")
 
 
 @pytest.mark.filterwarnings("ignore:memory ran out")
@@ -93,7 +94,7 @@ def test_not_even_one_image_fits():
     """A clear error instead of a traceback of PyTorch."""
     work, _ = limited(0)
     with pytest.raises(InputError, match="batch_size 1") as caught:
-        list(run_batches(work, range(5), 4))
+        in_parts(work, range(5))
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
@@ -102,7 +103,7 @@ def test_other_errors_are_not_hidden():
     """A bug isn't taken for a lack of memory."""
     work, asked = limited(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        list(run_batches(work, range(5), 4))
+        in_parts(work, range(5))
     assert len(asked) == 1
     assert not out_of_memory(KeyError("x"))
 

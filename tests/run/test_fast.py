@@ -1,5 +1,7 @@
 """The fast path equals the plain one, and steps aside where it would not."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import diffusers
@@ -166,7 +168,7 @@ def test_half_precision_is_as_exact_as_the_plain_path(dtype, bound):
 def test_calls_that_were_not_announced(tiny_prior):
     """predict_noise answers any timestep, label and batch size, in any order."""
     quick = FastPrior(tiny_prior)
-    quick.prepare([900, 500], torch.tensor([1, 2]))
+    quick = quick.for_steps([900, 500], torch.tensor([1, 2]))
     for timestep, labels in [
         (500, [1, 2]),
         (900, [1, 2]),
@@ -254,6 +256,59 @@ def test_the_command_line_has_the_plain_path(tiny_prior_folder, tmp_path, monkey
     assert difference(*found) < 1e-4
 
 
+# --- One prior, many calls ------------------------------------------------------------
+
+
+def test_threads_share_a_prior(tiny_prior, tiny_set):
+    """Eight recoveries at once give what each of them gives alone."""
+    quick = FastPrior(tiny_prior)
+    jobs = [tiny_set[[2 * i, 2 * i + 1, 19 - i]] for i in range(8)]
+    configs = [replace(QUICK, num_inference_steps=12 + i) for i in range(8)]
+
+    def work(job, config):
+        return recover(job, quick, config, progress=False).images
+
+    alone, together = [*map(work, jobs, configs)], threading.Barrier(8)
+
+    def at_once(job, config):
+        together.wait()
+        return work(job, config)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(at_once, jobs, configs)]
+    assert [torch.equal(*pair) for pair in zip(found, alone, strict=True)] == [True] * 8
+
+
+def test_steps_of_two_calls_take_turns(tiny_prior):
+    """Each has its own table: nothing is filled twice, and nothing is mixed up."""
+    quick, noise = FastPrior(tiny_prior), noise_for(tiny_prior, 2)
+    labels = [torch.tensor(pair) for pair in ([1, 2], [3, 4])]
+
+    def steps(of):
+        return recover_steps(noise, of, quick, QUICK, noise=noise)
+
+    alone = [[step.latents for step in steps(of)] for of in labels]
+    turns = [*zip(*map(steps, labels), strict=True)]
+    for position, pair in enumerate(turns):
+        for call, step in enumerate(pair):
+            assert torch.equal(step.latents, alone[call][position])
+    assert not hasattr(quick, "_table")
+
+
+def test_a_prior_may_be_moved(tiny_prior_folder):
+    """To another precision and back, as itself or as the prior that it was made of."""
+    prior = load_prior(tiny_prior_folder, device="cpu")
+    quick, labels = FastPrior(prior), torch.tensor([1, 2])
+    z = noise_for(prior, 2)
+    for moved, dtype in ((quick, torch.float64), (prior, torch.float32)):
+        moved.to(dtype=dtype)
+        prior.transformer.proj_out_2.bias.add_(0.5)
+        prior.transformer.transformer_blocks[0].attn1.to_q.weight.mul_(-1.5)
+        expected = prior.predict_noise(z, 500, labels, 2.0)
+        found = quick.predict_noise(z, 500, labels, 2.0)
+        assert difference(found, expected) < 1e-5
+
+
 # --- Memory -------------------------------------------------------------------------
 
 
@@ -265,7 +320,7 @@ def test_the_table_keeps_to_its_size(tiny_prior, monkeypatch, steps_at_once):
     monkeypatch.setattr(fast, "TABLE_BYTES", steps_at_once * step_bytes)
     quick, labels = FastPrior(tiny_prior), torch.tensor([5, 7, 5, 5, 7])
     z, timesteps = noise_for(tiny_prior, 5), [900, 700, 500, 300, 100, 0, 1]
-    quick.prepare(timesteps, labels)
+    quick = quick.for_steps(timesteps, labels)
     sizes = []
     for timestep in timesteps:
         quick.predict_noise(z, timestep, labels, 2.0)

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -192,6 +193,24 @@ def test_classes_without_names_and_maps(tiny_prior):
     for table in ("ab", [0.5, 1], 7, [True, False], [[1], [2]], [None, 1]):
         with pytest.raises(InputError, match=r"class_map is .*; expected .*integer"):
             prior_classes(twice, tiny_prior, table)
+
+
+def test_maps_by_index_or_name(tiny_prior):
+    """A mapping says which class each value is of, in any order; a set says nothing."""
+    three = blank(["cat", "dog", "owl"])
+    for table in (
+        {2: 0, 0: 9, 1: 8},
+        {"owl": 0, "cat": 9, "dog": 8},
+        {np.int64(1): 8, 0: 9, 2: np.int8(0)},
+    ):
+        assert prior_classes(three, tiny_prior, table).tolist() == [9, 8, 0]
+    for table in (
+        {9, 8, 0}, frozenset([9, 8, 0]), {0: 9, 1: 8}, {0: 9, 1: 8, 3: 0}, {},
+        {0: 9, 1: 8, 2: 0, 3: 1}, {"cat": 9, "dog": 8, 2: 0}, {0: 9, 1: 8, 2: "owl"},
+        {0: 9, 1: 8, 2: 10}, {"0": 9, "1": 8, "2": 0},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"class_map (is|are) .*; expected"):
+            prior_classes(three, tiny_prior, table)
 
 
 def test_a_prior_with_a_repeated_name(tiny_prior):
@@ -490,7 +509,7 @@ def test_a_subset_is_found_by_name_if_the_prior_has_its_names(
 
     class Known:
         class_names, num_classes, info = tuple(theirs), 1000, {}
-        know = staticmethod(lambda names: None)
+        for_classes = classmethod(lambda cls, names: cls)
 
     def run(out, distilled, prior, config, *, class_map, **_):
         with warnings.catch_warnings():
