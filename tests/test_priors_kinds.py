@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import diffusers
@@ -16,7 +17,7 @@ from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
 from diver_lite.prior import DIT, Prior
-from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+from diver_lite.recovery import Recovery, RecoveryConfig, recover, recover_steps
 from diver_lite.run.fast import FastPrior, why_not_fast
 from diver_lite.run.interval import IntervalPrior
 from diver_lite.sets.priors import load_prior
@@ -241,6 +242,7 @@ def test_a_consistency_model_answers_as_that_of_diffusers(folders):
         folder, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
+    prior = prior.for_classes(NAMES)
     noise, names = noise_for(prior, 3), [name.replace("_", " ") for name in NAMES]
     expected = pipeline(
         names, latents=noise, num_inference_steps=1, guidance_scale=4.0,
@@ -308,7 +310,7 @@ def dit_time(alpha, sigma):
 def test_every_kind_follows_the_equations(folders, kind, sigma):
     """Inheritance, guidance and window on, one image at a time, in float64."""
     prior = load_prior(folders(kind), device="cpu")
-    prior.know(NAMES)
+    prior = prior.for_classes(NAMES)
     config = RecoveryConfig(
         num_inference_steps=8,
         guidance_scale=2.0,
@@ -446,8 +448,8 @@ def test_an_interval_around_any_kind_leaves_out_guidance(folders):
     """Inside the interval the prior's own answer, outside that of scale 1."""
     for kind in ("flow", "v", "lcm"):
         prior = load_prior(folders(kind), device="cpu")
-        inside = IntervalPrior(prior, (600, 300))
-        inside.know(NAMES)
+        inside = IntervalPrior(prior, (600, 300)).for_classes(NAMES)
+        prior = prior.for_classes(NAMES)
         assert inside.class_names == prior.class_names == NAMES
         assert inside.latent_shape == prior.latent_shape
         assert inside.timesteps(4) == prior.timesteps(4)
@@ -459,6 +461,45 @@ def test_an_interval_around_any_kind_leaves_out_guidance(folders):
             noise = inside.predict_noise(z, timestep, labels, 3.0)
             theirs = prior.predict_noise(z, timestep, labels, scale)
             assert torch.equal(noise, theirs)
+
+
+# --- One prior, many sets --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "lcm"])
+def test_two_sets_and_scales_at_once(folders, kind):
+    """What a set's classes are, and how strong guidance is, belongs to a call."""
+    prior = load_prior(folders(kind), device="cpu")
+    sets = [pictures(names=names) for names in (NAMES, ("owl", "cow", "horse_fly"))]
+    config = RecoveryConfig(num_inference_steps=4)
+    configs = [replace(config, guidance_scale=scale) for scale in (1.5, 6.0)]
+    jobs = [Recovery(*job) for job in zip(sets, [prior] * 2, configs, strict=True)]
+    for job, distilled, config in zip(jobs, sets, configs, strict=True):
+        fresh = load_prior(folders(kind), device="cpu")
+        expected = recover(distilled, fresh, config, progress=False).images
+        assert torch.equal(job.finish(job.refine(range(3)), (32, 32)), expected)
+    noise, labels = noise_for(prior, 3), torch.arange(3)
+    steps = [
+        recover_steps(noise, labels, job.prior, job.config, noise=noise) for job in jobs
+    ]
+    turns = [*zip(*steps, strict=True)]
+    for job, ours in zip(jobs, zip(*turns, strict=True), strict=True):
+        alone = recover_steps(noise, labels, job.prior, job.config, noise=noise)
+        assert torch.equal(ours[-1].latents, last(alone).latents)
+
+
+def test_threads_share_a_consistency_model(folders):
+    prior = load_prior(folders("lcm"), device="cpu").for_classes(NAMES)
+    noise, labels = noise_for(prior, 3), torch.arange(3)
+    scales = [1.0 + number for number in range(8)] * 20
+
+    def ask(scale):
+        return prior.predict_noise(noise, 400, labels, scale)
+
+    alone = [ask(scale) for scale in scales]
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(ask, scales)]
+    assert [*map(torch.equal, found, alone)] == [True] * len(scales)
 
 
 # --- From the command line ----------------------------------------------------------
@@ -567,6 +608,32 @@ BAD = {
         {},
         "prediction_type 'sample'",
     ),
+    "fewer layers than weights": (
+        change("text_encoder/config.json", num_hidden_layers=1),
+        {},
+        r"text_encoder has no place for the weights .*layers\.1\.",
+    ),
+    "half a size": (change("unet/config.json", sample_size=1.5), {}, "sample_size is"),
+    "a norm in words": (
+        change("unet/config.json", norm_eps="s"),
+        {},
+        "norm_eps is 's'",
+    ),
+    "a scale in words": (
+        change("vae/config.json", scaling_factor="ten"),
+        {},
+        "scaling_factor is 'ten'",
+    ),
+    "prompts in words": (
+        change("tokenizer/tokenizer_config.json", model_max_length="long"),
+        {},
+        "(model_max_length is 'long'|can't be loaded)",
+    ),
+    "no room for a word": (
+        change("tokenizer/tokenizer_config.json", model_max_length=2),
+        {},
+        "model_max_length is 2; expected",
+    ),
     "no place for the name": (lambda _: None, {"prompt": "a cat"}, r"prompt.*{name}"),
     "no string": (lambda _: None, {"negative_prompt": 3}, "negative_prompt is of type"),
     "a size": (
@@ -586,6 +653,48 @@ def test_bad_folders_and_words_are_named(folders, tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         load_prior(folder, device="cpu", **words)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["fifty", 1.5, 0, -1, 1001, True, [50]])
+def test_a_number_of_steps_that_is_none(folders, tmp_path, value):
+    folder = shutil.copytree(folders("lcm"), tmp_path / "prior")
+    change("scheduler/scheduler_config.json", original_inference_steps=value)(folder)
+    with pytest.raises(InputError, match=r"original_inference_steps is .*; expected"):
+        load_prior(folder, device="cpu")
+
+
+@pytest.mark.parametrize("value", ["ten", 0, -1, float("nan"), True, [10]])
+def test_a_scaling_that_is_none(folders, tmp_path, value):
+    """Also where our own record says so."""
+    for file in ("scheduler/scheduler_config.json", "diver_lite.json"):
+        folder = shutil.copytree(folders("lcm"), tmp_path / file[:3])
+        (folder / "diver_lite.json").write_text("{}")
+        config = folder / "scheduler/scheduler_config.json"
+        written = json.loads(config.read_text())
+        del written["timestep_scaling"]
+        config.write_text(json.dumps(written))
+        change(file, timestep_scaling=value)(folder)
+        with pytest.raises(InputError, match=r"timestep_scaling is .*; expected"):
+            load_prior(folder, device="cpu")
+
+
+@pytest.mark.parametrize("value", [None, 10**9, 40.0])
+def test_prompts_are_as_long_as_the_encoder_takes(folders, tmp_path, value):
+    """Real folders don't say, or any number: 77 for Stable Diffusion's encoder."""
+    folder = shutil.copytree(folders("epsilon"), tmp_path / "prior")
+    path = folder / "tokenizer/tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("model_max_length")
+    path.write_text(
+        json.dumps(config if value is None else config | {"model_max_length": value})
+    )
+    names = ("cat", "owl " * 50)
+    found, expected = (
+        load_prior(f, device="cpu").for_classes(names).embeddings
+        for f in (folder, folders("epsilon"))
+    )
+    assert found.shape == (3, 40, 16)
+    assert torch.equal(found, expected)
 
 
 def test_without_transformers(folders, monkeypatch):

@@ -3,8 +3,8 @@
 A shard holds the results of one batch: images i .. i+B-1 of the set, for i = 0, B, 2B
 and so on. Its pixels depend on those images alone, and batches are always cut there, so
 the merged file has the same bytes however often a run was interrupted and however many
-processes shared it, as long as machine, number of threads and versions are the same
-(the last two are compared, like every setting).
+processes shared it, as long as machine, number of threads, the libraries' versions and
+the code that computes are the same (all but the first are compared, like settings).
 
 The folder OUT.parts beside the output holds the shards, each with a digest; what they
 are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, finite, first_line, instance, integer
+from diver_lite.checks import InputError, first_line, instance, integer
 from diver_lite.checks import path as checked_path
 from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.files import (
@@ -41,6 +41,7 @@ from diver_lite.files import (
     atomic_path,
     check_apart,
     check_writable,
+    code_of,
     exclusive,
     fingerprint,
     move,
@@ -48,7 +49,7 @@ from diver_lite.files import (
 )
 from diver_lite.prior import Prior
 from diver_lite.recovery import Recovery, RecoveryConfig
-from diver_lite.run.batches import choose_batch_size, run_batches
+from diver_lite.run.batches import choose_batch_size, in_parts
 from diver_lite.run.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.run.processes import Processes
 from diver_lite.sets.folder import write_pictures
@@ -62,13 +63,19 @@ _OURS = re.compile(rf"{_SHARD.pattern}|whole\.safetensors|(manifest|result)\.jso
 _SCRATCH = re.compile(rf"\.({_OURS.pattern})\.\w{{8}}")  # half-written when killed
 _KNOWN_BEFORE = re.compile(rf"{LOCK}|{_SCRATCH.pattern}")
 _KNOWN = re.compile(rf"{SET}|{_OURS.pattern}|{_KNOWN_BEFORE.pattern}")
-_PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
+_PACKAGES = ("torch", "diffusers", "safetensors")
+# the files of the package whose code decides what a shard holds
+COMPUTING = (
+    "prior.py", "recovery.py", "run/fast.py", "run/interval.py", "sets/priors.py",
+    "sets/text_prior.py",
+)  # fmt: skip
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
     "images": "other input images",
     "classes": "other labels or another class_map",
     "prior": "another prior",
     "noise": "other noise",
+    "code": "another version of the code",
 }
 
 
@@ -80,7 +87,7 @@ def recover_to(
     *,
     seed: int = 0,
     noise: Tensor | None = None,
-    class_map: Sequence[int] | None = None,
+    class_map: Sequence[int] | Mapping[int | str, int] | None = None,
     batch_size: int | None = None,
     size: int | None = None,
     fast: bool = True,
@@ -132,21 +139,21 @@ def recover_to(
     many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
     compile = fast and (many if compile is None else compile)
     if fast:
-        job.prior = accelerate_prior(prior, compile=compile)
+        job.prior = accelerate_prior(job.prior, compile=compile)
 
     def refine(indices: range) -> Tensor:
-        return prior.fit_images(job.refine(indices), sides).clamp(0, 1)
+        return job.finish(job.refine(indices), sides)
 
     settings = asdict(config) | {
         "seed": job.seed, "size": [*sides], "fast": fast, "compile": compile,
     }  # fmt: skip
     processes = Processes(cpu=prior.device.type == "cpu")
-    shards = Shards(out, len(distilled), overwrite, images, prior.name)
+    shards = Shards(out, len(distilled), overwrite, images)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict, list[int] | None]:
             stack.enter_context(shards.locked(alone=processes.count == 1))
-            facts = run_facts(distilled, job.classes, prior, noise, settings)
+            facts = run_facts(distilled, job.classes, job.prior, noise, settings)
             pending = shards.begin(facts, batch_size or 0, choose_batch_size(prior))
             return shards.manifest, pending
 
@@ -178,10 +185,7 @@ def _make(
     with bar:
         looked = time.monotonic()
         for index in indices:
-            batch = shards.batch(index)  # in parts where memory runs out
-            parts = run_batches(refine, batch, len(batch))
-            name = f"images of prior {shards.prior!r}"
-            shards.write(index, finite(torch.cat([*parts]), name))
+            shards.write(index, in_parts(refine, shards.batch(index)))
             if time.monotonic() > looked + 1:  # others make shards, too
                 bar.update(shards.images_done() - bar.n)
                 looked = time.monotonic()
@@ -198,7 +202,6 @@ class Shards:
         count: number of images.
         overwrite: whether `out` and `images` may be replaced.
         images: a folder for PNG files.
-        prior: its name, for messages.
         manifest: what the run is; set by `begin`.
         begun: whether the folder is known to be this run's.
     """
@@ -207,7 +210,6 @@ class Shards:
     count: int
     overwrite: bool = False
     images: Path | None = None
-    prior: str = ""
     manifest: dict = field(default_factory=dict)
     begun: bool = False
 
@@ -360,7 +362,16 @@ class Shards:
         self.path(index).unlink(missing_ok=True)
 
     def write(self, index: int, images: Tensor) -> None:
-        """Store a shard, whole or not at all."""
+        """Store a shard, whole or not at all.
+
+        Raises:
+            InputError: it can't be written, or the folder isn't this run's any more.
+        """
+        if self._stored() != self.manifest:
+            raise InputError(
+                f"working folder {self.folder} was removed or replaced during this "
+                "run; expected it to stay until the end: run the same command again"
+            )
         images = images.contiguous()
         content = safetensors.torch.save({"images": images}, self._tags(index, images))
         with self._keeping(), atomic_path(self.path(index), overwrite=True) as path:
@@ -524,19 +535,30 @@ def run_facts(
     ]
     weights = [w for p in parts[:2] for w in p.state_dict().values()]
     weights += [] if prior.embeddings is None else [prior.embeddings]
-    acts = [prior.info.get(name) for name in ("image_fit", "guidance_interval", "size")]
-    description = json.dumps([plain, acts], sort_keys=True, default=str)
+    package = Path(__file__).parents[1]
     return {
         "images": fingerprint([distilled.images]),
         "classes": fingerprint([distilled.labels, classes]),
-        "prior": fingerprint(weights, description),
+        "prior": fingerprint(weights, _text([plain, _kinds(prior)])),
         "noise": None if noise is None else fingerprint([noise]),
+        "code": fingerprint([], _text(code_of(*(package / f for f in COMPUTING)))),
         "dtype": str(prior.dtype),
         "device": prior.device.type,
         "threads": torch.get_num_threads() if prior.device.type == "cpu" else None,
-        **{package: metadata.version(package) for package in _PACKAGES},
+        **{name: metadata.version(name) for name in _PACKAGES},
         **settings,
     }
+
+
+def _kinds(prior: Prior) -> list:
+    """Return of what kind a prior is, and those in it, and what its folder says."""
+    held = getattr(prior, "prior", None)  # of one that delegates
+    inner = _kinds(held) if isinstance(held, Prior) else None
+    return [type(prior).__name__, type(prior.scheduler).__name__, prior.info, inner]
+
+
+def _text(facts: object) -> str:
+    return json.dumps(facts, sort_keys=True, default=str)
 
 
 def _differences(there: dict, here: dict) -> str:

@@ -12,9 +12,11 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -23,7 +25,7 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, file_error, naming
 from diver_lite.prior import Prior
 from diver_lite.sets.reading import reading, told
-from diver_lite.sets.text_prior import ConsistencyPrior, TextPrior
+from diver_lite.sets.text_prior import LCM_SAYS, ConsistencyPrior, TextPrior
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -156,7 +158,9 @@ def _read_folder(root: Path, text: dict) -> Prior:
         raise InputError(f"{root} is a {kind} of several text encoders; {SUPPORTED}")
     for part, expected in networks.items():
         config = _read_json(root / part / "config.json", root)
-        found = config.get("_class_name") or (config.get("architectures") or [None])[0]
+        written = config.get("architectures")  # as transformers calls it
+        first = written[0] if isinstance(written, list) and written else None
+        found = config.get("_class_name") or first
         if found not in expected:
             raise InputError(
                 f"{part} is a {found}, expected a {expected[0]}; {SUPPORTED}"
@@ -183,7 +187,8 @@ def _read_folder(root: Path, text: dict) -> Prior:
             library = importlib.import_module(module_of[part])
             models[part] = _load_network(getattr(library, kind), root, part)
         if in_words:
-            models["tokenizer"] = _load_tokenizer(root)
+            longest = models["text_encoder"].config.max_position_embeddings
+            models["tokenizer"] = _load_tokenizer(root, longest)
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise file_error(
             root, f" can't be loaded: {checks.first_line(error)}"
@@ -207,13 +212,14 @@ def _read_folder(root: Path, text: dict) -> Prior:
 
 def _load_network(kind: Any, root: Path, part: str) -> Any:
     """Load the weights of one part; raise `ValueError` where some don't fit."""
+    _typed(kind, _read_json(root / part / "config.json", root))
     network, report = kind.from_pretrained(
         root / part, torch_dtype=torch.float32, output_loading_info=True
     )
     # the library would fill some with random numbers, and leave out others
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
-    left = [k for k in report["unexpected_keys"] if "transformer_blocks" in k]
+    left = [k for k in report["unexpected_keys"] if re.search(r"\.\d+\.", k)]
     if left:
         raise ValueError(f"{part} has no place for the weights {min(left)}")
     return network
@@ -245,12 +251,17 @@ def _need_transformers() -> None:
         )
 
 
-def _load_tokenizer(root: Path) -> Any:
+def _load_tokenizer(root: Path, longest: int) -> Any:
+    """Load a tokenizer that makes at most as many words as the encoder takes."""
     from transformers import CLIPTokenizer
 
     if not (root / "tokenizer").is_dir():
         raise ValueError("it lacks tokenizer/, with vocab.json and merges.txt")
-    return CLIPTokenizer.from_pretrained(root / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
+    # in real folders it may be missing, which means 1e30
+    found = checks.number(tokenizer.model_max_length, "model_max_length", 3)
+    tokenizer.model_max_length = min(int(found), longest)
+    return tokenizer
 
 
 def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: dict):
@@ -264,8 +275,8 @@ def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: 
         raise InputError(f"the text encoder is {width} wide, the unet expects {wanted}")
     lcm = schedule.get("_class_name") == "LCMScheduler"
     kind = ConsistencyPrior if lcm or unet.config.time_cond_proj_dim else TextPrior
-    kept = ("original_inference_steps", "timestep_scaling")
-    info = info | {name: schedule[name] for name in kept if schedule.get(name)}
+    given = {name: schedule.get(name) for name in LCM_SAYS}
+    info = info | {name: value for name, value in given.items() if value is not None}
     return kind(
         unet, models["vae"], scheduler, (), info, models["tokenizer"], encoder, **text
     )
@@ -287,6 +298,22 @@ def _bounded(config: dict) -> None:
     if all(isinstance(n, int) and n > 0 for n in (size, patch, heads, width)):
         table = (size // patch) ** 2 * heads * width  # of positions, built at once
         checks.integer(table, "positions x channels of the transformer", 1, 2**26)
+
+
+def _typed(kind: Any, config: dict) -> None:
+    """Raise where a number isn't what a class of diffusers declares it to be."""
+    for name, hint in get_type_hints(kind.__init__).items():
+        several = get_origin(hint) in (Union, UnionType)
+        kinds = {*get_args(hint)} if several else {hint}
+        value = config.get(name)
+        if value is None and (name not in config or NoneType in kinds):
+            continue
+        if isinstance(value, list) and kinds - {int, float, NoneType}:  # of tuples
+            continue
+        if float in kinds:
+            checks.number(value, name, -1e6, 1e6)
+        elif int in kinds:
+            checks.integer(value, name, 0)
 
 
 def _build_scheduler(config: dict):

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from diver_lite.run.to_file import recover_to
 from diver_lite.sets.stored import StoredImages
 
 CONFIG = RecoveryConfig(num_inference_steps=2)
-PACKAGES = ("diver-lite", "torch", "diffusers", "safetensors")
+PACKAGES = ("torch", "diffusers", "safetensors")
 BATCH = 3  # 20 images: seven shards, the last of two images
 
 
@@ -364,6 +365,37 @@ def test_another_version_is_refused(go, out, whole, stop_after, monkeypatch, pac
     assert out.read_bytes() == whole
 
 
+def test_other_code_is_refused(go, out, whole, stop_after, monkeypatch, tmp_path):
+    """What computes counts, and not what the version is called."""
+    halfway(go, stop_after)
+    version = shards.metadata.version
+    package = shutil.copytree(Path(shards.__file__).parents[1], tmp_path / "package")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            shards.metadata,
+            "version",
+            lambda name: "99.9" if name == "diver-lite" else version(name),
+        )
+        patch.setattr(shards, "__file__", str(package / "run" / "to_file.py"))
+        loop = package / "recovery.py"
+        text = loop.read_text("utf-8")
+        loop.write_text(text.replace("+ sigma * eps", "- sigma * eps"))
+        with pytest.raises(InputError, match=r"\(another version of the code\)"):
+            go()
+        loop.write_text(text.replace("  # DDIM", "").replace('"""Noise', '"""Add'))
+        go()
+    assert out.read_bytes() == whole
+
+
+def test_what_computes_is_compared():
+    """The files that decide pixels; a new one of `run` belongs to one of the lists."""
+    package = Path(shards.__file__).parents[1]
+    assert all((package / name).is_file() for name in shards.COMPUTING)
+    rooms = {p.name for p in (package / "run").glob("[a-z]*.py")}
+    listed = {Path(name).name for name in shards.COMPUTING if "run/" in name}
+    assert rooms - listed == {"batches.py", "processes.py", "to_file.py"}
+
+
 def test_another_number_of_threads_is_refused(go, out, whole, stop_after):
     """On a CPU sums are split among threads, and so rounded."""
     halfway(go, stop_after)
@@ -389,6 +421,26 @@ def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
     assert facts[0] == facts[1]
     half = load_prior(tiny_prior_folder, dtype=torch.bfloat16)
     assert shards.run_facts(*arguments, half, None, {}) != facts[0]
+
+
+def test_what_a_priors_folder_says_counts(tiny_prior, tiny_set):
+    """Whatever it is, and whatever stands around the prior: all may change pixels."""
+
+    class Other(Prior):
+        """As a consistency model is another kind with the same networks."""
+
+    parts = {name: getattr(tiny_prior, name) for name in Prior.__dataclass_fields__}
+    flow = diffusers.FlowMatchEulerDiscreteScheduler()
+    flow.register_to_config(**tiny_prior.scheduler.config)
+    priors = [tiny_prior, Other(**parts), replace(tiny_prior, scheduler=flow)]
+    for name in ("timestep_embedding", "timestep_scaling", "anything"):
+        priors.append(replace(tiny_prior, info=tiny_prior.info | {name: "other"}))
+    priors += [IntervalPrior(prior, (500, 100)) for prior in priors[:2]]
+    facts = [
+        shards.run_facts(tiny_set, tiny_set.labels, prior, None, {})["prior"]
+        for prior in priors
+    ]
+    assert len({*facts}) == len(priors)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -425,6 +477,29 @@ def test_what_no_manifest_lists_is_left_alone(go, out, name):
     with pytest.raises(InputError, match=f"would hide '{name}'"):
         go()
     assert (strange / "work").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("instead", [None, "{}"])
+@pytest.mark.parametrize("ending", [".safetensors", ""])
+def test_a_folder_that_goes_ends_the_run(go, out, monkeypatch, instead, ending):
+    """At the next shard, not hours later, and nothing is put in its place."""
+    out, decode, calls = out.with_suffix(ending), Prior.decode, []
+    folder = out.with_suffix(".parts")
+
+    def decoded(self, latents):
+        calls.append(len(latents))
+        if len(calls) == 3:
+            shutil.rmtree(folder)
+            if instead:  # another run began there
+                folder.mkdir()
+                (folder / "manifest.json").write_text(instead)
+        return decode(self, latents)
+
+    monkeypatch.setattr(Prior, "decode", decoded)
+    with pytest.raises(InputError, match=r"out\.parts was removed or replaced"):
+        go(out=out)
+    assert len(calls) == 3
+    assert not [*out.parent.rglob("*.safetensors")]
 
 
 def test_a_strange_file_that_comes_later_stays(go, out, whole, stop_after):
