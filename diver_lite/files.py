@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,7 +250,6 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
-@cache
 def code_of(*files: Path) -> list[str]:
     """Return Python code, of one file after another, as far as it computes.
 

@@ -463,7 +463,7 @@ def test_an_interval_around_any_kind_leaves_out_guidance(folders):
             assert torch.equal(noise, theirs)
 
 
-# --- One prior, many sets --------------------------------------------------------------
+# --- One prior, many sets
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "lcm"])
