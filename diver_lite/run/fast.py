@@ -66,6 +66,13 @@ class FastPrior(Prior):
     Source: ours; the network is that of Peebles and Xie 2023.
     """
 
+    # what a copy for one batch knows: its timesteps, labels, and table of modulations
+    _places: Sequence[int | float] = ()
+    _labels = torch.empty(0, dtype=torch.int64)
+    _classes: Tensor
+    _rows: Tensor
+    _table: dict[float, tuple[Tensor, Tensor]]
+
     def __init__(self, prior: Prior, *, compile: bool = False) -> None:
         reason = why_not_fast(prior)
         if reason:
@@ -75,8 +82,6 @@ class FastPrior(Prior):
         )
         self._block = _compiled_block() if compile and _can_compile(prior) else _block
         self._graphs: dict[tuple, _Graph] = {}
-        self._labels = torch.empty(0, dtype=torch.int64)
-        self._places: list[int | float] = []
         self._fuse()
 
     def for_steps(self, timesteps: Sequence[float], class_labels: Tensor) -> FastPrior:
@@ -101,7 +106,7 @@ class FastPrior(Prior):
     def _fuse(self) -> None:
         blocks = self.transformer.transformer_blocks
         # of each block: itself, weight and bias of query, key and value
-        self._blocks = [(block, *_fuse(block.attn1)) for block in blocks]
+        self._blocks = [(block, *_fused(block.attn1)) for block in blocks]
         self._weights = [w.data_ptr() for w in self.transformer.parameters()]
 
     def _guided(
@@ -201,7 +206,7 @@ def _can_compile(prior: Prior) -> bool:
     return prior.device.type == "cuda" and find_spec("triton") is not None
 
 
-def _fuse(attention: Any) -> tuple[Tensor, Tensor | None]:
+def _fused(attention: Any) -> tuple[Tensor, Tensor | None]:
     """Return the three input projections as one matrix (3D, D) of which they are views.
 
     Where they aren't, at first and after `Prior.to`, they become so.
