@@ -18,6 +18,7 @@ from typer import Argument, Option
 
 from diver_lite import __version__
 from diver_lite.checks import InputError, printable, require
+from diver_lite.devices import use_free_cores
 from diver_lite.files import check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
@@ -376,6 +377,7 @@ def distill(
     recipe(method, ipc, **changes)  # say what is wrong before the data is read
     check_writable(out, overwrite=overwrite)
     export = _export(out, to, overwrite, data)
+    use_free_cores()
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
         images = load_dataset(data, split, root=data_root)
@@ -669,6 +671,7 @@ def train_prior(
     changes = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
     changes |= _changes(set_)
     options = {"data_root": data_root, "device": device, "compile": compile}
+    use_free_cores()
     if run(name, out, minutes=minutes, **options, **changes):
         echo(f"finished: the prior is in {out / 'prior'}")
     else:

@@ -15,10 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-import torch
+from joblib import cpu_count
 
 from diver_lite.book.figures import PAGES, image_grid, pixels_as_text
 from diver_lite.checks import require
+from diver_lite.devices import one_thread
 from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.judge.compare import summarise
@@ -65,7 +66,8 @@ def run_demo(
     require(seeds >= 2, "seeds", seeds, "at least 2")
     check_writable(out, overwrite=overwrite)
     started = time.perf_counter()
-    with atomic_path(out, overwrite=overwrite) as folder:
+    # one thread: a process beside this one may hold a core, and two would wait for it
+    with atomic_path(out, overwrite=overwrite) as folder, one_thread():
         folder.mkdir()
         print(f"1/3  five distilled photographs ({COLOR_SET})", flush=True)
         photographs = recovered_photographs(device)
@@ -106,7 +108,7 @@ def run_demo(
             "first picture after": f"{seen:.0f} s",
             "garments in": f"{recover_seconds:.1f} s ({len(recovered)} images)",
             "whole demo": f"{time.perf_counter() - started:.0f} s",
-            "hardware": f"{prior.device.type}, {torch.get_num_threads()} threads, "
+            "hardware": f"{prior.device.type}, {cpu_count()} cores, "
             f"{platform.machine()}",
             "networks": f"{seeds} trainings each, {TEST_IMAGES} test images, "
             "protocol quick",

@@ -7,12 +7,10 @@ again. What isn't recorded is the machine, whose rounding differs.
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,22 +174,6 @@ def set_fingerprint(train: DistilledSet) -> str:
 
 def protocol_fingerprint(protocol: Protocol) -> str:
     """Return a digest of all fields of a protocol, and of the code that follows it."""
-    facts = [asdict(protocol), code_of(Path(__file__).parent)]
+    here = Path(__file__).parent
+    facts = [asdict(protocol), files.code_of(*(here / name for name in TRAINING))]
     return fingerprint([], json.dumps(facts, sort_keys=True))
-
-
-@cache
-def code_of(package: Path) -> list[str]:
-    """Return what trains a judge, without comments, docstrings and imports."""
-    texts = [(package / name).read_text(encoding="utf-8") for name in TRAINING]
-    return [ast.dump(_Bare().visit(ast.parse(text))) for text in texts]
-
-
-class _Bare(ast.NodeTransformer):
-    """Leave out what changes no training."""
-
-    def visit(self, node: ast.AST) -> Any:
-        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if text or isinstance(node, ast.Import | ast.ImportFrom):
-            return None
-        return self.generic_visit(node)

