@@ -21,12 +21,13 @@ NB ?= notebooks/*.ipynb
 # middle of a chapter, is answered by one sentence instead of a traceback.
 KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
 
-.PHONY: help demo test test-code test-book lint lab book refresh wheel constraints clean
+.PHONY: help demo test test-quick test-code test-book lint lab book refresh wheel constraints clean
 
 help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
-	@echo "make test-code    of these the tests and the notebooks"
+	@echo "make test-quick   lint, types, and the quick tests: for whoever changes a line"
+	@echo "make test-code    of 'make test' the tests and the notebooks"
 	@echo "make test-book    of these the book and JupyterLab, in a browser if there is Chromium"
 	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"
@@ -71,6 +72,13 @@ ON_ALL_CORES = --numprocesses=logical --dist=worksteal
 # found meanwhile.
 test: $(VENV)/.installed-test
 	$(MAKE) -j3 lint test-code test-book
+
+test-quick: $(VENV)/.installed-test
+	$(MAKE) -j2 lint quick
+
+quick: export OMP_NUM_THREADS = 1
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ON_ALL_CORES) -m "not slow"
 
 # The models of the tests are tiny: threads would wait for each other more than work, so
 # each core gets tests of its own, and takes from another's when it has none left.

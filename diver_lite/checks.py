@@ -122,6 +122,8 @@ def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
             hint = get_args(hint)[0] if value is not None else None
         if get_origin(hint) is Literal:
             one_of(value, name, get_args(hint))
+        elif get_origin(hint) is Mapping:
+            instance(value, name, Mapping)
         elif hint is bool:
             require(isinstance(value, bool), name, value, "True or False")
         elif hint is int and lowest is not None:

@@ -8,6 +8,7 @@ a Dask scheduler, on many. Source: ours.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, describe, first_line
 from diver_lite.devices import one_thread
 from diver_lite.sets.priors import resolve_device
 
@@ -130,15 +131,24 @@ def _alone(
 def _client(address: str) -> Any:
     """Return a client of a Dask scheduler, or raise."""
     try:
-        from dask.distributed import Client  # pyright: ignore[reportMissingImports]
+        from dask.distributed import (  # pyright: ignore[reportMissingImports]
+            Client,
+            connect,
+        )
     except ImportError:
         raise InputError(
             "scheduler needs dask.distributed; install diver-lite[cluster]"
         ) from None
-    try:
-        return Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+
+    async def knock() -> None:
+        comm = await connect(address, timeout=5)
+        await comm.close()
+
+    try:  # a client that finds nobody would stay half-made, and may hang later
+        asyncio.run(knock())
+    except (OSError, ValueError, TypeError):
+        expected = "the address of a running Dask scheduler, as tcp://127.0.0.1:8786"
         raise InputError(
-            f"scheduler is {address!r}; expected the address of a running Dask "
-            f"scheduler, such as tcp://127.0.0.1:8786 ({first_line(error)})"
+            f"scheduler is {describe(address)}; expected {expected}"
         ) from None
+    return Client(address, set_as_default=False)
