@@ -13,6 +13,7 @@ import functools
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -266,4 +267,13 @@ def _describe(prior: Prior) -> dict:
         "alphasCumprod": prior.scheduler.alphas_cumprod.tolist(),
         # predict_noise(draw_noise(..., [0], seed=0), 500, class 0, scale 1)
         "check": answer.flatten()[:16].tolist(),
+        "recommended": in_script(prior.info.get("recommended", {})),
+    }
+
+
+def in_script(settings: dict) -> dict:
+    """Return settings under the names that they have in JavaScript."""
+    return {
+        re.sub("_(.)", lambda match: match[1].upper(), name): value
+        for name, value in settings.items()
     }

@@ -8,6 +8,8 @@ kernel is here, stands a link that opens the page with the explorer's settings.
 
 from __future__ import annotations
 
+import ast
+import base64
 import json
 import re
 import shutil
@@ -15,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from docutils import nodes
-from live_files import MANIFEST, Unavailable, live_files
+from live_files import MANIFEST, TITLES, Unavailable, in_script, live_files
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -28,7 +30,7 @@ SCRIPTS = {
 }
 WORKER = ["diver.js", "noise.js", "worker.js"]
 PAGE = "book/play"
-# live explorer -> the settings that it begins with and the book's default has not
+# live explorer -> the settings that it begins with, beside the recommended ones
 EXPLORERS = {
     "explore_recovery": {},
     "explore_noise_level": {"t": 500, "factor": 0},
@@ -58,6 +60,29 @@ class LivePage(SphinxDirective):
         return [nodes.raw("", html, format="html")]
 
 
+def stored_pictures() -> list[dict]:
+    """Return what the page shows before it has loaded a prior, with the pictures.
+
+    They are data of a script, as a page that was opened from disk may read no others.
+    Made by scripts/store_live.py.
+    """
+
+    def address(name: str) -> str:
+        picture = (SOURCES / "stored" / f"{name}.webp").read_bytes()
+        return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+    listed = json.loads((SOURCES / "stored" / "stored.json").read_text())
+    return [
+        sheet
+        | {
+            "changes": in_script(sheet["changes"]),
+            "picture": address(sheet["sheet"]),
+            "noised": address(f"{sheet['set']}-noised"),
+        }
+        for sheet in listed
+    ]
+
+
 def write_live_files(folder: Path) -> str:
     """Put what the page loads into a folder; return what is missing, if anything is."""
     found: dict = {"manifest": None, "missing": "", "worker": ""}
@@ -73,6 +98,7 @@ def write_live_files(folder: Path) -> str:
             dirs_exist_ok=True,
         )
         found["manifest"] = json.loads((made / MANIFEST).read_text())
+        found["stored"] = stored_pictures()
         found["worker"] = "\n".join((SOURCES / name).read_text() for name in WORKER)
     script = f"const LIVE = {json.dumps(found)};\n"
     script += 'LIVE.folder = new URL(".", document.currentScript.src).href;\n'
@@ -87,21 +113,68 @@ def finish(app, exception) -> None:
             logger.info("Play with DIVER is built without its networks: %s", missing)
 
 
+def meaning(node: ast.expr, known: dict) -> tuple | list | None:
+    """Say what an expression of a chapter stands for, as far as a link needs it.
+
+    A list of numbers; ("load_prior", name); or ("load_distilled", name, pictures), where
+    None are all pictures. None is anything else. `known`: the same of the variables.
+    """
+    match node:
+        case ast.Name(id=name):
+            return known.get(name)
+        case ast.List(elts=elements) if all(
+            isinstance(element, ast.Constant) for element in elements
+        ):
+            return ast.literal_eval(node)
+        case ast.Call(func=ast.Name(id="pick"), keywords=choices):
+            (demo,) = [choice.value for choice in choices if choice.arg == "demo"]
+            return meaning(demo, known)
+        case ast.Call(
+            func=ast.Name(id="load_prior" | "load_distilled" as loader),
+            args=[ast.Constant(value=str(name))],
+        ):
+            return (loader, name, None)
+        case ast.Subscript(value=value, slice=chosen):
+            match meaning(value, known), meaning(chosen, known):
+                case ("load_distilled", name, of), list(rows):
+                    return ("load_distilled", name, [of[i] for i in rows] if of else rows)
+    return None
+
+
+def explorer_link(code: str, known: dict) -> dict | None:
+    """Return the settings of the live page for a cell that starts an explorer.
+
+    None: it starts none, or one with a prior or a set that the page hasn't. Notes in
+    `known` what the cell's variables stand for.
+    """
+    try:
+        statements = ast.parse(code).body
+    except SyntaxError:  # of other languages, or IPython's own
+        return None
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                known[name] = meaning(value, known)
+            case ast.Expr(ast.Call(func=ast.Name(id=name), args=[pictures, prior, *_])):
+                found = meaning(pictures, known), meaning(prior, known)
+                if name not in EXPLORERS or None in found:
+                    continue
+                (_, set_name, rows), (_, prior_name, _) = found
+                if prior_name in TITLES:
+                    chosen = {"prior": prior_name, "set": set_name}
+                    return chosen | {"image": rows[0] if rows else 0} | EXPLORERS[name]
+    return None
+
+
 def link_explorers(app, doctree, docname: str) -> None:
     """Offer the live page behind each cell that starts a live explorer."""
     if PAGE not in app.env.found_docs or app.builder.format != "html":
         return
-    calls = re.compile(rf"^({'|'.join(EXPLORERS)})\(", re.MULTILINE)
+    known: dict = {}
     for block in [*doctree.findall(nodes.literal_block)]:
-        call = calls.search(block.rawsource)
-        if call is None:
+        settings = explorer_link(block.rawsource, known)
+        if settings is None:
             continue
-        settings = {"prior": "fashion-mnist", "set": "fashion-mnist-dm-ipc1"}
-        chosen = re.search(
-            r"distilled\[.*?demo=\[(\d+)|distilled\[\[(\d+)", block.rawsource
-        )
-        settings["image"] = next(filter(None, chosen.groups())) if chosen else 0
-        settings |= EXPLORERS[call[1]]
         target = app.builder.get_relative_uri(docname, PAGE)
         link = nodes.reference(
             "",
@@ -109,8 +182,8 @@ def link_explorers(app, doctree, docname: str) -> None:
             refuri=f"{target}#{urlencode(settings)}",
             classes=["live-here"],
         )
-        note = nodes.paragraph("", "", link)
-        block.parent.insert(block.parent.index(block) + 1, note)
+        code = block.parent  # the cell's input: the link stands below it, not in it
+        code.parent.insert(code.parent.index(code) + 1, nodes.paragraph("", "", link))
 
 
 def setup(app):

@@ -49,6 +49,17 @@ function readPixels(drawable, size, border, grey) {
   return pixels;
 }
 
+const sheets = {};  // address of a sheet -> promise of its picture
+function openSheet(address) {
+  sheets[address] ??= (async () => {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    return image;
+  })();
+  return sheets[address];
+}
+
 // A canvas with a caption, and a text for readers who don't see it.
 function addFigure(parent, title) {
   const figure = document.createElement("figure");
@@ -68,6 +79,14 @@ function addFigure(parent, title) {
       [canvas.width, canvas.height] = [1, 1];
       canvas.setAttribute("aria-label", `${title}: no picture yet`);
     },
+    // one picture out of a sheet of stored ones
+    copy(sheet, column, row, size, border, alt) {
+      const side = size - 2 * border;
+      canvas.width = canvas.height = side;
+      canvas.getContext("2d").drawImage(sheet, column * size + border,
+        row * size + border, side, side, 0, 0, side, side);
+      canvas.setAttribute("aria-label", alt);
+    },
     show(pixels, size, border, alt) {
       paint(canvas, pixels, size, border);
       canvas.setAttribute("aria-label", alt);
@@ -84,7 +103,7 @@ class DrawingPad {
     this.context = canvas.getContext("2d");
     this.at = {x: 128, y: 128};
     this.down = false;
-    this.clear();
+    this.sketch();
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.at = this.where(event);
@@ -113,6 +132,19 @@ class DrawingPad {
   clear() {
     this.context.fillStyle = "#000";
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  // A boot, so that there is something to recover before anybody draws.
+  sketch() {
+    this.clear();
+    const {context} = this;
+    const boot = [[54, 80], [108, 64], [112, 128], [218, 138], [230, 172], [230, 214],
+      [40, 214], [40, 120]];
+    context.fillStyle = "#d0d0d0";
+    context.fill(new Path2D(`M${boot.join("L")}Z`));
+    context.fillStyle = "#404040";
+    context.fillRect(40, 200, 190, 14);
+    for (const y of [88, 106, 124]) context.fillRect(74, y, 32, 7);
   }
 
   where(event) {

@@ -14,18 +14,19 @@ const CONTROLS = {
   steps: {field: "numInferenceSteps", label: "steps", min: 1, max: 250, step: 1},
   seed: {field: "seed", label: "seed", min: 0, max: 2 ** 31 - 1, step: 1, typed: true},
   start: {field: "start", label: "start", choices: ["matched", "published"]},
-  target: {field: "guidanceTarget", label: "pull on", choices: ["x0", "latent"]},
-  clip: {field: "clipInput", label: "clip pixels", choices: [true, false]},
+  target: {field: "guidanceTarget", label: "guidance target", choices: ["x0", "latent"]},
+  clip: {field: "clipInput", label: "clip input", choices: [true, false]},
 };
 const FIRST_SETS = {
   "fashion-mnist": "fashion-mnist-dm-ipc1",
   cifar10: "cifar10-mtt-ipc1",
 };
+// the command's presets: what a prior recommends -> settings
 const PRESETS = {
-  default: {},
-  published: Diver.PUBLISHED,
-  photographs: {guidanceScale: 4, guidanceFactor: 0.05},  // chapter 9's
-  quick: {numInferenceSteps: 10},
+  recommended: (advice) => ({...Diver.DEFAULTS, ...advice}),
+  default: () => ({...Diver.DEFAULTS}),
+  published: () => ({...Diver.DEFAULTS, ...Diver.PUBLISHED}),
+  quick: (advice) => ({...Diver.DEFAULTS, ...advice, numInferenceSteps: 10}),
 };
 const SIMD = [  // the smallest module that uses it
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0,
@@ -42,10 +43,9 @@ class PlayPage {
     this.form = root.querySelector("form");
     this.controls = {};
     this.state = {
-      prior: "fashion-mnist", kind: "set", set: "fashion-mnist-dm-ipc1", image: 0,
-      class: 0, seed: 0,
+      prior: "cifar10", kind: "set", set: FIRST_SETS.cifar10, image: 1, class: 1, seed: 0,
     };
-    this.settings = [{...Diver.DEFAULTS}];  // A, and B where two are compared
+    this.settings = [];  // A, and B where two are compared
     this.slot = 0;
     this.slots = [];  // what the page shows of each
     this.own = {drawing: null, file: null};  // pictures of the reader's, any canvas
@@ -54,11 +54,13 @@ class PlayPage {
     this.id = 0;
     this.job = null;
     this.opened = new Set();
+    this.loading = null;  // name of the prior that comes just now
     this.runtime = "wasm";  // or "webgpu", once the browser has told that it can
   }
 
   get(name) { return this.form.elements[name]; }
   get info() { return LIVE.manifest.priors[this.state.prior]; }
+  preset(name) { return PRESETS[name](this.info.recommended); }
   get border() { return this.info.imageFit === "pad" ? 2 : 0; }
   find(selector) { return this.root.querySelector(selector); }
 
@@ -69,11 +71,13 @@ class PlayPage {
     note.textContent = missing;
     if (missing) return;
     this.form.hidden = false;
+    this.settings = [this.preset("recommended")];
     this.buildControls();
     this.complain(this.readHash());
     this.listen();
     this.addSlots();
     this.showState();
+    this.showStored();
     bestRuntime().then((kind) => {
       this.runtime = kind;
       this.nameButton();
@@ -167,12 +171,23 @@ class PlayPage {
       const output = input.parentElement.querySelector("output");
       if (output && !CONTROLS[name].typed) output.textContent = this.valueOf(name);
     }
+    const chosen = JSON.stringify(this.settings[this.slot]);
+    for (const button of this.form.querySelectorAll("[data-preset]")) {
+      const pressed = JSON.stringify(this.preset(button.dataset.preset)) === chosen;
+      button.setAttribute("aria-pressed", pressed);
+    }
+    this.form.querySelector("[data-preset=default]").hidden =
+      JSON.stringify(this.preset("default")) ===
+        JSON.stringify(this.preset("recommended"));
     const two = this.settings.length === 2;
     this.get("compare").checked = two;
     this.find(".live-slots").hidden = !two;
     for (const radio of this.root.querySelectorAll("[name=slot]"))
       radio.checked = Number(radio.value) === this.slot;
     this.get("link").value = location.href.split("#")[0] + this.hash();
+    for (const link of this.root.querySelectorAll(".live-try"))
+      link.ariaCurrent = link === this.trying ? "true" : null;
+    this.find(".live-say").textContent = this.trying?.dataset.say ?? "";
     this.nameButton();
     this.showTimelines();
     this.showSource();
@@ -190,21 +205,29 @@ class PlayPage {
   nameButton() {
     const bytes = this.toLoad();
     this.get("run").textContent = bytes ? `Load ${megabytes(bytes)} MB and run` : "Run";
+    for (const link of this.root.querySelectorAll(".live-try")) {
+      const rest = this.toLoad(new URLSearchParams(link.hash.slice(1)).get("prior"));
+      link.querySelector("small").textContent =
+        rest ? `loads ${megabytes(rest)} MB` : "";
+    }
   }
 
   listen() {
     const {form, state} = this;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.started = true;
-      this.changed();
+      this.run();
     });
+    for (const link of this.root.querySelectorAll(".live-try"))
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        this.follow(link);
+      });
     form.addEventListener("input", (event) => this.input(event.target));
     this.get("stop").addEventListener("click", () => this.stop("Stopped."));
     for (const button of form.querySelectorAll("[data-preset]"))
       button.addEventListener("click", () => {
-        const preset = PRESETS[button.dataset.preset];
-        this.settings[this.slot] = {...Diver.DEFAULTS, ...preset};
+        this.settings[this.slot] = this.preset(button.dataset.preset);
         this.changed();
       });
     this.get("download").addEventListener("click", () => this.download());
@@ -222,7 +245,9 @@ class PlayPage {
       drop.addEventListener(name, (event) => event.preventDefault());
     drop.addEventListener("drop", ({dataTransfer}) =>
       this.readFile(dataTransfer.files[0]));
-    new DrawingPad(this.find(".live-pad"), form, (canvas) => {
+    const pad = this.find(".live-pad");
+    this.own.drawing = pad;  // it begins with a sketch
+    new DrawingPad(pad, form, (canvas) => {
       this.own.drawing = canvas;
       this.version += 1;
       if (state.kind === "drawing") this.changed();
@@ -266,6 +291,7 @@ class PlayPage {
     this.state.set = FIRST_SETS[name];
     const {labels} = LIVE.manifest.sets[this.state.set];
     [this.state.image, this.state.class] = [0, labels[0]];
+    this.settings = this.settings.map(() => this.preset("recommended"));
   }
 
   choose(image) {
@@ -322,9 +348,9 @@ class PlayPage {
     take("image", below(this.count), (text) => (state.image = Number(text)));
     state.class = known[state.set].labels[state.image] ?? 0;
     take("class", below(this.info.classNames.length), (t) => (state.class = Number(t)));
-    this.settings = [{...Diver.DEFAULTS}];
+    this.settings = [this.preset("recommended")];
     const second = [...wanted.keys()].some((name) => name.startsWith("b."));
-    if (second) this.settings.push({...Diver.DEFAULTS});
+    if (second) this.settings.push(this.preset("recommended"));
     this.slot = 0;
     this.settings.forEach((_, slot) => {
       for (const [name, spec] of Object.entries(CONTROLS))
@@ -334,7 +360,24 @@ class PlayPage {
     refused.push(...[...wanted].map(([name, text]) => `${name}=${text}`));
     if (!refused.length) return "";
     return "The link asks for what this page doesn't have: " +
-      `${refused.join(", ")}. There it took the default.`;
+      `${refused.join(", ")}. There it took what is recommended.`;
+  }
+
+  // Keep the state in the address, for Back and for a reload; not at every tick of a
+  // slider, which browsers forbid.
+  remember() {
+    clearTimeout(this.remembering);
+    this.remembering = setTimeout(() => history.replaceState(null, "", this.hash()), 300);
+  }
+
+  // Take something to try: its link sets everything, and runs.
+  follow(link) {
+    history.replaceState(null, "", link.hash);
+    this.readHash();
+    this.addSlots();
+    this.trying = link;
+    this.find(".live-stage").scrollIntoView({block: "nearest"});
+    this.run();
   }
 
   async copyLink() {
@@ -346,7 +389,7 @@ class PlayPage {
     } catch {
       this.announce("The link is selected: copy it with your keyboard.");
     }
-    if (this.state.kind !== "set")
+    if (this.state.kind === "file" || this.state.kind === "drawing" && this.version)
       this.complain("The link holds the settings, but not your own picture.");
   }
 
@@ -377,9 +420,46 @@ class PlayPage {
     if (!pixels) return this.distilled.clear();
     const name = this.info.classNames[state.class];
     const what = {set: "Distilled", drawing: "Drawn", file: "Your"}[state.kind];
-    this.distilled.caption(state.kind === "set" ? "distilled" : "yours");
+    this.distilled.caption({set: "distilled", drawing: "drawing", file: "yours"}[state.kind]);
     const alt = `${what} picture: ${name}`;
     this.distilled.show(pixels, this.info.imageSize, this.border, alt);
+  }
+
+  // What was stored of these settings, at the noise level nearest to theirs.
+  storedAs(number) {
+    const {state} = this, settings = this.settings[number];
+    const found = LIVE.stored.find((sheet) => {
+      const wanted = {...this.preset("recommended"), ...sheet.changes,
+        noiseTimestep: settings.noiseTimestep};
+      return JSON.stringify(wanted) === JSON.stringify(settings) &&
+        sheet.set === state.set && sheet.seed === state.seed;
+    });
+    const {labels} = LIVE.manifest.sets[state.set];
+    if (!found || state.kind !== "set" || labels[state.image] !== state.class) return null;
+    const distances = found.levels.map((t) => Math.abs(t - settings.noiseTimestep));
+    return {...found, column: distances.indexOf(Math.min(...distances))};
+  }
+
+  // Show stored pictures where nothing runs, and nothing where none are stored.
+  async showStored() {
+    const id = this.id, {image} = this.state, size = this.info.imageSize;
+    for (const [number, slot] of this.slots.entries()) {
+      if (slot.done === this.key(number)) continue;
+      const stored = this.storedAs(number);
+      if (!stored) {
+        slot.empty();
+        if (!number) this.vaeOnly.clear();
+        continue;
+      }
+      const [sheet, noised] = await Promise.all(
+        [stored.picture, stored.noised].map(openSheet));
+      if (id !== this.id) return;
+      const {column, levels} = stored;
+      this.vaeOnly.copy(sheet, 0, image, size, this.border,
+        "The same picture, through the VAE only");
+      slot.stored(levels[column], [noised, column, image, size, this.border],
+        [sheet, column + 1, image, size, this.border]);
+    }
   }
 
   async showSheet() {
@@ -445,11 +525,11 @@ class PlayPage {
 
   // ------------------------------------------------------------ loading
 
-  bundles() { return [`runtime-${this.runtime}`, `prior-${this.state.prior}`]; }
+  bundles(prior) { return [`runtime-${this.runtime}`, `prior-${prior}`]; }
 
-  toLoad() {
-    if (this.opened.has(this.state.prior)) return 0;
-    return this.bundles().reduce((sum, name) => sum + this.rest(name), 0);
+  toLoad(prior = this.state.prior) {
+    if (this.opened.has(prior)) return 0;
+    return this.bundles(prior).reduce((sum, name) => sum + this.rest(name), 0);
   }
 
   rest(name) {
@@ -459,12 +539,13 @@ class PlayPage {
 
   async open(prior) {
     if (!this.worker) this.startWorker();
-    const names = this.bundles(), all = this.toLoad();
+    this.loading = prior;
+    const names = this.bundles(prior), all = this.toLoad(prior);
     for (const name of names)
       await loadBundle(name, (text, last) => {
         this.worker.postMessage({type: "part", bundle: name, text, last});
         const {bytes, parts} = LIVE.manifest.bundles[name];
-        const rest = this.toLoad() - bytes / parts;
+        const rest = this.toLoad(prior) - bytes / parts;
         this.progress(1 - rest / all);
         this.status(`loading: ${megabytes(all - rest)} of ${megabytes(all)} MB`);
       });
@@ -499,12 +580,29 @@ class PlayPage {
 
   // ------------------------------------------------------------ running
 
-  // Something is new: show it, and start again if the reader has ever pressed run.
+  // Something is new: show it. Start again if the reader has ever pressed run, but load
+  // nothing that wasn't asked for.
   changed() {
+    this.trying = null;
     this.complain("");
     this.showState();
     this.halt();
-    if (this.started) this.start();
+    this.remember();
+    const {prior} = this.state;
+    const here = this.opened.has(prior) || this.busy && this.loading === prior;
+    if (this.started && here) return this.start();
+    this.idle("");
+    this.showStored();
+  }
+
+  // The reader wants it: load what is missing, and run.
+  run() {
+    this.started = true;
+    this.complain("");
+    this.halt();
+    this.showState();
+    this.remember();
+    this.start();
   }
 
   halt() {
@@ -540,7 +638,8 @@ class PlayPage {
     try {
       const image = await this.pixels();
       if (!this.opened.has(this.state.prior)) {
-        this.busy ??= this.open(this.state.prior).finally(() => (this.busy = null));
+        this.busy ??= this.open(this.state.prior).finally(
+          () => (this.busy = this.loading = null));
         await this.busy;
         this.nameButton();
         if (id === this.id && !this.opened.has(this.state.prior)) return this.start();

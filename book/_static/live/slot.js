@@ -87,6 +87,27 @@ class Slot {
     this.range.setAttribute("aria-valuetext", when);
   }
 
+  // A result that was stored, not run.
+  stored(level, noisy, predicted) {
+    const {page} = this, name = page.info.classNames[page.state.class];
+    const wanted = page.settings[this.number].noiseTimestep;
+    this.begin();
+    this.noisy.caption(`${this.letter}noisy latent`);
+    this.noisy.copy(...noisy, `Noisy latent, decoded: ${name}, noise level ${level}`);
+    this.predicted.caption(`${this.letter}recovered`);
+    const alt = `Recovered picture: ${name}, noise level ${level}`;
+    this.predicted.copy(...predicted, alt);
+    this.say(level === wanted ? `noise level ${level}: a stored result`
+      : `a stored result for noise level ${level}; run for ${wanted}`);
+  }
+
+  // Nothing is known of these settings yet.
+  empty() {
+    this.begin();
+    for (const figure of [this.noisy, this.predicted]) figure.clear();
+    this.say("not computed yet: press run");
+  }
+
   finish({key, recovered}) {
     const k = this.visited.length - 1;
     this.done = key;
