@@ -1,8 +1,7 @@
 """Store what "Play with DIVER" shows before a reader has loaded the networks.
 
 Run: python scripts/store_live.py
-Writes book/_static/live/stored/: one sheet of pictures per set and settings, and a list
-of them. A sheet has a row per picture of the set; its columns are the picture through
+Writes book/_static/live/stored/: one sheet of pictures per set, and a list of them. A sheet has a row per picture of the set; its columns are the picture through
 the VAE only, then what each noise level of `LEVELS` makes of it. "noised" sheets have
 the latents that the reverse process begins with, decoded, in the same columns.
 """
@@ -25,15 +24,10 @@ from diver_lite.sets.priors import load_prior
 FOLDER = Path(__file__).parents[1] / "book" / "_static" / "live" / "stored"
 LEVELS = range(0, 1000, 50)
 SEED = 0
-# sheet -> prior, set, and the settings in which it differs from the recommended ones
+# sheet -> prior and set, recovered with the settings recommended for the prior
 SHEETS = {
-    "photographs": ("cifar10", "cifar10-mtt-ipc1", {}),
-    "garments": ("fashion-mnist", "fashion-mnist-dm-ipc1", {}),
-    "garments-free": (
-        "fashion-mnist",
-        "fashion-mnist-dm-ipc1",
-        {"guidance_factor": 0.0},
-    ),
+    "photographs": ("cifar10", "cifar10-mtt-ipc1"),
+    "garments": ("fashion-mnist", "fashion-mnist-dm-ipc1"),
 }
 
 
@@ -44,9 +38,9 @@ def draw(prior: Prior, name: str) -> tuple[Tensor, Tensor]:
     return prior.encode(images), noise
 
 
-def recovered(prior: Prior, name: str, changes: dict, level: int) -> Tensor:
+def recovered(prior: Prior, name: str, level: int) -> Tensor:
     """Return what one noise level makes of a set: (N, 3, S, S)."""
-    config = RecoveryConfig.recommended(prior, noise_timestep=level, **changes)
+    config = RecoveryConfig.recommended(prior, noise_timestep=level)
     _, noise = draw(prior, name)
     distilled = load_distilled(name)
     return recover(distilled, prior, config, noise=noise, progress=False).images
@@ -63,16 +57,16 @@ def save(name: str, columns: list[Tensor], **options) -> None:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     listed = []
-    for name, (prior_name, set_name, changes) in SHEETS.items():
+    for name, (prior_name, set_name) in SHEETS.items():
         prior = load_prior(prior_name, device="cpu")
         latents, noise = draw(prior, set_name)
         abar = prior.scheduler.alphas_cumprod
         noised = [prior.decode(inherit(latents, noise, abar[t])) for t in LEVELS]
         save(f"{set_name}-noised", noised, quality=50)
-        ends = [recovered(prior, set_name, changes, t) for t in LEVELS]
+        ends = [recovered(prior, set_name, t) for t in LEVELS]
         save(name, [prior.decode(latents), *ends], quality=90)
         entry = {"sheet": name, "prior": prior_name, "set": set_name}
-        entry |= {"seed": SEED, "changes": changes, "levels": [*LEVELS]}
+        entry |= {"seed": SEED, "levels": [*LEVELS]}
         listed.append(entry)
     (FOLDER / "stored.json").write_text(json.dumps(listed, indent=1) + "\n")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from docutils import nodes
-from live_files import MANIFEST, TITLES, Unavailable, in_script, live_files
+from live_files import MANIFEST, TITLES, Unavailable, live_files
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -75,7 +75,6 @@ def stored_pictures() -> list[dict]:
     return [
         sheet
         | {
-            "changes": in_script(sheet["changes"]),
             "picture": address(sheet["sheet"]),
             "noised": address(f"{sheet['set']}-noised"),
         }
@@ -137,7 +136,11 @@ def meaning(node: ast.expr, known: dict) -> tuple | list | None:
         case ast.Subscript(value=value, slice=chosen):
             match meaning(value, known), meaning(chosen, known):
                 case ("load_distilled", name, of), list(rows):
-                    return ("load_distilled", name, [of[i] for i in rows] if of else rows)
+                    return (
+                        "load_distilled",
+                        name,
+                        [of[i] for i in rows] if of else rows,
+                    )
     return None
 
 

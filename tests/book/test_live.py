@@ -17,10 +17,11 @@ from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.priors import load_prior
 
-PUBLISHED = "t=510&start=published&target=latent&scale=4&clip=false"
+DEFAULT = "scale=1.5&factor=0.1"
+PUBLISHED = "t=510&start=published&target=latent&scale=4&factor=0.1&clip=false"
 SHORT = "t=400&steps=10&high=1000&low=-1&factor=0.3&scale=1&target=latent"
 SETTINGS = {  # of a link -> the same of RecoveryConfig
-    "": RecoveryConfig(),
+    DEFAULT: RecoveryConfig(),
     PUBLISHED: RecoveryConfig.published(),
     SHORT: RecoveryConfig(
         num_inference_steps=10,
@@ -158,7 +159,7 @@ def test_the_page_recovers_what_the_package_recovers(
 @pytest.fixture
 def garments(site, tab):
     """A page that has loaded the garments, and run two steps."""
-    visit(tab, site.as_uri(), "steps=2")
+    visit(tab, site.as_uri(), "prior=fashion-mnist&steps=2")
     assert run(tab) == ""
     return tab
 
@@ -236,6 +237,8 @@ def test_every_step_can_be_looked_at_afterwards(garments):
 
 def test_a_drawing_by_keyboard_is_recovered(garments):
     garments.evaluate("location.hash = 'kind=drawing&class=9&steps=4'")
+    assert wait(garments) == ""  # of the boot that is there
+    garments.evaluate("playPage.get('clear').click()")
     assert wait(garments) == "The drawing is empty: draw something first."
     garments.evaluate("""
       for (const key of [" ", "ArrowLeft", "ArrowLeft", "ArrowDown", " "])
@@ -258,7 +261,7 @@ def test_a_drawing_by_keyboard_is_recovered(garments):
         ("t=2000", "t=2000"),
         ("seed=1.5&factor=much", "factor=much, seed=1.5"),
         ("prior=faces&class=77&colour=red", "prior=faces, class=77, colour=red"),
-        ("set=cifar10-mtt-ipc1", "set=cifar10-mtt-ipc1"),
+        ("set=fashion-mnist-dm-ipc1", "set=fashion-mnist-dm-ipc1"),
         ("prior=constructor", "prior=constructor"),
         ("image=10&b.scale=0", "image=10, b.scale=0"),
     ],
@@ -266,7 +269,7 @@ def test_a_drawing_by_keyboard_is_recovered(garments):
 def test_a_link_that_asks_for_what_is_not_there(site, tab, link, refused):
     visit(tab, site.as_uri(), link)
     message = tab.evaluate("playPage.find('.live-message').textContent")
-    assert f"doesn't have: {refused}. There it took the default." in message
+    assert f"doesn't have: {refused}. There it took what is recommended." in message
     assert tab.evaluate("playPage.valueOf('t')") == 700
 
 
@@ -313,7 +316,7 @@ def test_an_interrupted_load_goes_on_where_it_stopped(site, tab, tmp_path):
     lost = copy / "_static" / "live" / "prior-fashion-mnist-1.js"
     content = lost.read_bytes()
     lost.unlink()
-    visit(tab, copy.as_uri(), "steps=2")
+    visit(tab, copy.as_uri(), "prior=fashion-mnist&steps=2")
     assert run(tab) == (
         "The load was interrupted: part 2 of prior-fashion-mnist did not arrive. Press "
         "run to go on from there."
@@ -346,7 +349,7 @@ def test_too_little_memory(garments):
 
 def test_a_graphics_card_that_fails_is_not_asked_again(site, tab):
     """Headless Chromium here has none: what comes next is what a broken one causes."""
-    visit(tab, site.as_uri(), "steps=2")
+    visit(tab, site.as_uri(), "prior=fashion-mnist&steps=2")
     tab.evaluate("playPage.runtime = 'webgpu'")
     assert run(tab) == ""
     assert tab.evaluate("playPage.runtime") == "wasm"
@@ -365,3 +368,130 @@ def test_a_book_without_the_files_says_what_is_missing(tab, tmp_path, monkeypatc
     assert "built without the networks that run in the browser: npm is not" in note
     assert complaints(tab) == []
     assert sum(file.stat().st_size for file in live.iterdir()) < 100_000
+
+
+# ---------------------------------------------------------------- it shows, then asks
+
+# mean absolute difference of what two figures show, of 1
+DIFFERENCE = """(a, b) => {
+  const pixels = ({canvas}) => canvas.getContext("2d").getImageData(
+    0, 0, canvas.width, canvas.height).data.filter((_, i) => i % 4 < 3);
+  const [one, other] = [pixels(a), pixels(b)];
+  return one.reduce((sum, v, i) => sum + Math.abs(v - other[i]), 0) / one.length / 255;
+}"""
+
+
+def text(tab, selector):
+    return tab.evaluate(f"playPage.find({selector!r}).textContent")
+
+
+def shown(tab, seconds=10):
+    """Wait until a recovered picture is there, and return what is said of it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if tab.evaluate("playPage.slots[0].predicted.canvas.width > 1"):
+            return text(tab, ".live-time output")
+        time.sleep(0.05)
+    raise TimeoutError(text(tab, ".live-time output"))
+
+
+def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab):
+    visit(tab, site.as_uri())
+    assert shown(tab) == "noise level 700: a stored result"
+    tab.evaluate("window.first = playPage.slots[0].predicted.canvas.toDataURL()")
+    drag = """
+      playPage.get("t").value = 130;
+      playPage.get("t").dispatchEvent(new Event("input", {bubbles: true}));
+    """
+    tab.evaluate(drag)
+    time.sleep(0.5)
+    assert shown(tab) == "a stored result for noise level 150; run for 130"
+    assert tab.evaluate("first !== playPage.slots[0].predicted.canvas.toDataURL()")
+    assert tab.evaluate("playPage.worker") is None  # nothing was loaded for it
+    tab.evaluate("playPage.inputSetting('scale', '2')")
+    time.sleep(0.5)
+    assert text(tab, ".live-time output") == "not computed yet: press run"
+    assert tab.evaluate("playPage.slots[0].predicted.canvas.width") == 1
+    assert complaints(tab) == []
+
+
+def test_a_stored_picture_is_what_the_package_recovers(site, tab):
+    visit(tab, site.as_uri(), "prior=fashion-mnist&image=8&t=150")
+    assert shown(tab) == "noise level 150: a stored result"
+    pixels = tab.evaluate("""[...playPage.slots[0].predicted.canvas.getContext("2d")
+      .getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0)""")
+    found = torch.tensor(pixels).view(28, 28) / 255
+    config = RecoveryConfig(noise_timestep=150)
+    picture = ("fashion-mnist-dm-ipc1", 8)
+    image = expected("fashion-mnist", config, picture=picture)[0, 2:-2, 2:-2]
+    assert (found - image).abs().mean() < 0.02  # WebP loses a little
+
+
+def test_a_prior_brings_what_recover_takes_for_it(site, tab):
+    visit(tab, site.as_uri(), "prior=fashion-mnist&factor=0.5&t=100")
+    for name in ("cifar10", "fashion-mnist"):
+        tab.evaluate(f"""
+          playPage.get("prior").value = {name!r};
+          playPage.get("prior").dispatchEvent(new Event("input", {{bubbles: true}}));
+        """)
+        advice = RecoveryConfig.recommended(load_prior(name))
+        for shown_as, field in [
+            ("t", "noise_timestep"),
+            ("factor", "guidance_factor"),
+            ("scale", "guidance_scale"),
+            ("steps", "num_inference_steps"),
+        ]:
+            assert tab.evaluate(f"playPage.valueOf({shown_as!r})") == getattr(
+                advice, field
+            )
+        pressed = "[...document.querySelectorAll('[aria-pressed=true]:not([hidden])')]"
+        names = tab.evaluate(f"{pressed}.map((button) => button.textContent)")
+        assert names == ["recommended"]
+
+
+def test_another_prior_is_not_loaded_unasked(garments):
+    garments.evaluate("""
+      playPage.get("prior").value = "cifar10";
+      playPage.get("prior").dispatchEvent(new Event("input", {bubbles: true}));
+    """)
+    assert shown(garments) == "noise level 700: a stored result"
+    assert garments.evaluate("playPage.busy ?? null") is None
+    size = garments.evaluate("playPage.toLoad()")
+    assert text(garments, "[name=run]") == f"Load {size / 1e6:.0f} MB and run"
+    garments.evaluate("location.hash = 'prior=fashion-mnist&steps=3'")
+    assert wait(garments) == ""  # what is here still runs by itself
+
+
+def test_the_form_tells_the_truth_after_back(site, tab):
+    visit(tab, site.as_uri())
+    tab.evaluate("playPage.inputSetting('t', '250')")
+    tab.evaluate("playPage.inputSetting('seed', '4')")
+    time.sleep(0.6)
+    tab.call("Page.navigate", url="about:blank")
+    time.sleep(0.3)
+    tab.evaluate("history.back()")
+    deadline = time.monotonic() + 20
+    ready = "!!window.playPage && document.readyState === 'complete'"
+    while not tab.evaluate(ready) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for name, value in [("t", 250), ("seed", 4)]:
+        assert tab.evaluate(f"playPage.valueOf({name!r})") == value
+        assert tab.evaluate(f"playPage.get({name!r}).value") == str(value)
+
+
+def test_every_try_visibly_does_what_it_says(site, tab):
+    """Before and after, or A and B, differ by more than a tenth of black to white."""
+    visit(tab, site.as_uri())
+    tries = tab.evaluate("document.querySelectorAll('.live-try').length")
+    assert tries >= 4
+    for i in range(tries):
+        tab.evaluate(f"document.querySelectorAll('.live-try')[{i}].click()")
+        assert wait(tab) == ""
+        difference = tab.evaluate(f"""
+          ({DIFFERENCE})(...(playPage.slots.length === 1
+            ? [playPage.vaeOnly, playPage.slots[0].predicted]
+            : playPage.slots.map((slot) => slot.predicted)))""")
+        assert difference > 0.1, i
+        assert text(tab, ".live-say")
+        assert tab.evaluate("[...document.querySelectorAll('[aria-current]')].length")
+    assert complaints(tab) == []

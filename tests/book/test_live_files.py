@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -141,6 +142,47 @@ def test_recovered_points_lie_on_their_curves():
         assert distances.min(1).values.max() < 4 * data["std"]
 
 
+COVER = [  # what the cover says of its six draws, and the settings that it names
+    (r"on average (\S+) from the point", {"noise_timestep": 100}),
+    (
+        r"land all along the curve: (\S+)\. ",
+        {"noise_timestep": 900, "guidance_factor": 0.0},
+    ),
+    (r"the pull remembers: (\S+)\. ", {"noise_timestep": 900, "guidance_factor": 0.2}),
+]
+
+
+def distances(**settings):
+    """How far the cover's six draws end from their distilled point: (6,)."""
+    point = torch.tensor(json.loads(plane_prior.PLANE.read_text())["points"][2])
+    ends = plane_prior.recover_points(RecoveryConfig(**settings))[2]
+    return (ends - point).norm(dim=1)
+
+
+@pytest.mark.parametrize(("sentence", "settings"), COVER)
+def test_numbers_of_the_cover_are_those_that_are_seen(sentence, settings):
+    text = " ".join((live_page.HERE.parent / "intro.md").read_text().split())
+    for name, value in settings.items():
+        assert name == "noise_timestep" or f"{value:g}" in text
+    (said,) = re.findall(sentence, text)
+    assert said == f"{distances(**settings).mean():.2f}"
+
+
+def test_sentences_of_the_cover_are_so():
+    text = " ".join((live_page.HERE.parent / "intro.md").read_text().split())
+    found = distances()
+    assert f"It ends on its curve, {found[5]:.2f} from where it was" in text
+    assert "Four end near the distilled point, two at the other end" in text
+    assert (found < 1).sum() == 4
+    assert (found > 3).sum() == 2  # the curve's ends are 4 apart
+    near = distances(noise_timestep=100)
+    assert near.max() < 0.9  # the curve's nearest point is 0.72 away
+    steps = in_node(PLANE, config={"noiseTimestep": 100}, seed=0)
+    ends = torch.tensor(steps[-1]["latents"]).view(5, 6, 2)[2]
+    point = torch.tensor(json.loads(plane_prior.PLANE.read_text())["points"][2])
+    assert ((ends - point).norm(dim=1) - near).abs().max() < 1e-3
+
+
 # ---------------------------------------------------------------- what is loaded
 
 
@@ -270,9 +312,16 @@ HASH = """
   answer([refused, playPage.state, playPage.settings]);
 """
 SET = {"prior": "fashion-mnist", "labels": [3, 0]}
+PRIOR = {"classNames": ["a", "b", "c", "d"], "recommended": {}}
 MANIFEST = {
-    "priors": {"fashion-mnist": {"classNames": ["a", "b", "c", "d"]}},
-    "sets": {"fashion-mnist-dm-ipc1": SET},
+    "priors": {
+        "fashion-mnist": PRIOR,
+        "cifar10": PRIOR | {"recommended": {"guidanceScale": 4}},
+    },
+    "sets": {
+        "fashion-mnist-dm-ipc1": SET,
+        "cifar10-mtt-ipc1": {"prior": "cifar10", "labels": [0, 1]},
+    },
 }
 
 
@@ -286,7 +335,7 @@ def test_what_every_object_has_is_nothing_to_ask_for(name, value):
     link = f"#b.t=700&{name}={value}"
     refused, *found = in_node(HASH, manifest=MANIFEST, hash=link)
     shown = f"{name}={value.replace('%20', ' ')}"
-    assert f"doesn't have: {shown}. There it took the default." in refused
+    assert f"doesn't have: {shown}. There it took what is recommended." in refused
     assert found == default[1:]
 
 
@@ -301,9 +350,11 @@ def test_a_link_of_the_page_is_taken():
 # ---------------------------------------------------------------- in the book
 
 
-def explorer_cell(code):
-    block = nodes.literal_block(code, code)
-    document = nodes.container("", block)
+def explorer_links(*cells):
+    document = nodes.container("")
+    for code in cells:
+        block = nodes.literal_block(code, code)
+        document += nodes.container("", nodes.container("", block))
     env = SimpleNamespace(found_docs={live_page.PAGE})
     builder = SimpleNamespace(
         format="html", get_relative_uri=lambda *_: "../book/play.html"
@@ -314,24 +365,53 @@ def explorer_cell(code):
     return [link["refuri"] for link in document.findall(nodes.reference)]
 
 
+GARMENTS = """
+prior = load_prior("fashion-mnist", device="cpu")
+distilled = load_distilled("fashion-mnist-dm-ipc1")
+"""
+PHOTOGRAPHS = """
+five = [1, 5, 7, 8, 9]
+few = load_distilled("cifar10-dsa-ipc1")[five]
+prior = load_prior("cifar10", device="cpu")
+grey_prior = load_prior("fashion-mnist", device="cpu")
+"""
+
+
 @pytest.mark.parametrize(
-    ("code", "settings"),
+    ("before", "code", "settings"),
     [
-        ("explore_recovery(distilled[[4, 5]], prior)", "image=4"),
         (
-            "explore_noise_level(distilled[[0, 6, 8]], prior)",
-            "image=0&t=500&factor=0",
+            GARMENTS,
+            "explore_recovery(distilled[[4, 5]], prior)",
+            "fashion-mnist&set=fashion-mnist-dm-ipc1&image=4",
         ),
         (
+            GARMENTS,
+            "explore_noise_level(distilled[[0, 6, 8]], prior)",
+            "fashion-mnist&set=fashion-mnist-dm-ipc1&image=0&t=500&factor=0",
+        ),
+        (
+            GARMENTS,
             "explore_guidance_factor(\n    distilled[pick(test=[5], demo=[8])], prior)",
-            "image=8&high=1000&low=-1",
+            "fashion-mnist&set=fashion-mnist-dm-ipc1&image=8&high=1000&low=-1",
+        ),
+        (
+            PHOTOGRAPHS,
+            "explore_recovery(few[[1, 2, 3]], prior)",
+            "cifar10&set=cifar10-dsa-ipc1&image=5",
         ),
     ],
 )
-def test_an_explorer_gets_a_link_with_its_settings(code, settings):
-    (link,) = explorer_cell(code)
-    base = "../book/play.html#prior=fashion-mnist&set=fashion-mnist-dm-ipc1&"
-    assert link == base + settings
+def test_an_explorer_gets_a_link_with_its_prior_set_and_settings(
+    before, code, settings
+):
+    (link,) = explorer_links(before, code)
+    assert link == f"../book/play.html#prior={settings}"
+
+
+def test_an_explorer_of_what_the_page_has_not_gets_none():
+    own = 'prior = load_prior(folder / "prior", device="cpu")'
+    assert explorer_links(GARMENTS, own, "explore_recovery(distilled, prior)") == []
 
 
 @pytest.mark.parametrize(
@@ -343,7 +423,7 @@ def test_an_explorer_gets_a_link_with_its_settings(code, settings):
     ],
 )
 def test_other_code_gets_none(code):
-    assert explorer_cell(code) == []
+    assert explorer_links(GARMENTS, code) == []
 
 
 def test_settings_of_links_are_the_pages():

@@ -54,6 +54,14 @@ if (typeof module !== "undefined") module.exports = {planePrior, recoverPoints};
 
 // ---------------------------------------------------------------- the picture
 
+// What is shown of the recovered points: of which distilled point, and which draw.
+const VIEWS = {
+  path: {point: 2, draw: 5},
+  draws: {point: 2},
+  classes: {},
+};
+const FRAME = {left: -4, right: 4, bottom: -2.2, top: 2.9};  // grows where paths leave it
+
 class Plane {
   constructor(root, data) {
     this.root = root;
@@ -61,6 +69,7 @@ class Plane {
     this.points = data.points.map((point) => [...point]);
     this.config = {...Diver.DEFAULTS};
     this.seed = 0;
+    this.view = VIEWS.path;
     this.svg = root.querySelector("svg");
     this.form = root.querySelector("form");
     this.paths = this.add("g", {class: "plane-paths"});
@@ -84,7 +93,7 @@ class Plane {
   }
 
   drawCurves() {
-    const group = this.add("g", {});
+    const group = this.curves = this.add("g", {});
     this.svg.prepend(group);
     this.data.curves.forEach((curve, label) => this.add("polyline", {
       points: curve.map(([x, y]) => `${x},${-y}`).join(" "),
@@ -102,7 +111,13 @@ class Plane {
       event.preventDefault();
       handle.focus();
       handle.setPointerCapture(event.pointerId);
+      this.moving = true;
     });
+    for (const name of ["pointerup", "pointercancel"])
+      handle.addEventListener(name, () => {
+        this.moving = false;
+        this.update();
+      });
     handle.addEventListener("pointermove", (event) => {
       if (handle.hasPointerCapture(event.pointerId)) this.move(i, this.where(event));
     });
@@ -134,6 +149,7 @@ class Plane {
     else if (name === "reset") {
       this.points = this.data.points.map((point) => [...point]);
       [this.config, this.seed] = [{...Diver.DEFAULTS}, 0];
+      [this.view, this.form.elements.view.value] = [VIEWS.path, "path"];
     } else return;
     this.write();
     this.update();
@@ -142,6 +158,7 @@ class Plane {
   // The settings, from the controls. The window's ends can't cross: one pushes the
   // other.
   read() {
+    this.view = VIEWS[this.form.elements.view.value];
     const value = (name) => Number(this.form.elements[name].value);
     let [high, low] = [value("high"), value("low")];
     const [before] = this.config.window;
@@ -170,8 +187,12 @@ class Plane {
 
   // Once per frame, however often something moves.
   update() {
+    const {point} = this.view, only = this.data.classes[point];
+    for (const [label, curve] of [...this.curves.children].entries())
+      curve.classList.toggle("plane-other", point !== undefined && label !== only);
     this.points.forEach(([x, y], i) => {
       const handle = this.handles[i], label = this.data.classes[i];
+      handle.style.display = point === undefined || point === i ? "" : "none";
       handle.setAttribute("cx", x);
       handle.setAttribute("cy", -y);
       handle.setAttribute("aria-label", `distilled point ${i + 1} of class ` +
@@ -185,17 +206,41 @@ class Plane {
     });
   }
 
+  // Numbers of the recovered points that are shown.
+  shown() {
+    const {draws} = this.data, {point, draw} = this.view;
+    return [...Array(this.points.length * draws).keys()].filter((j) =>
+      (point === undefined || Math.floor(j / draws) === point) &&
+      (draw === undefined || j % draws === draw));
+  }
+
+  // Let the frame hold every path, or the usual one; but keep it while a point is moved.
+  frame() {
+    const {left, right, bottom, top} = {...FRAME};
+    const seen = this.shown().flatMap((j) => this.steps.map((_, k) => this.at(k, j)));
+    const [xs, ys] = [0, 1].map((axis) => seen.map((at) => at[axis]));
+    const x = Math.min(left, ...xs), y = Math.min(-top, ...ys);
+    const wide = Math.max(right, ...xs) - x, high = Math.max(-bottom, ...ys) - y;
+    if (!this.moving) this.svg.setAttribute("viewBox", `${x} ${y} ${wide} ${high}`);
+  }
+
   draw() {
-    const {steps} = this, count = steps[0].latents.length / 2, lines = {};
+    const {steps} = this, shown = this.shown(), lines = {};
+    this.frame();
     this.paths.replaceChildren();
-    for (let j = 0; j < count; j++)
+    for (const j of shown)
       for (let k = 1; k < steps.length; k++) {
         const [from, to] = [this.at(k - 1, j), this.at(k, j)];
         lines[steps[k].phase] = `${lines[steps[k].phase] ?? ""}M${from}L${to}`;
       }
+    if (shown.length === 1) {  // how noise carries the point off
+      const [x, y] = this.points[Math.floor(shown[0] / this.data.draws)];
+      const d = `M${x},${-y}L${this.at(0, shown[0])}`;
+      this.add("path", {d, class: "plane-path plane-noise"}, this.paths);
+    }
     for (const [phase, d] of Object.entries(lines))
       this.add("path", {d, class: `plane-path plane-${phase}`}, this.paths);
-    for (let j = 0; j < count; j++) {
+    for (const j of shown) {
       const [cx, cy] = this.at(steps.length - 1, j);
       this.add("circle", {cx, cy, r: 0.05, class: "plane-end"}, this.paths);
     }
@@ -212,16 +257,18 @@ class Plane {
   // How far from their distilled points the recovered ones lie, and from the curves.
   tell() {
     const last = this.steps.length - 1, {curves, classes, draws} = this.data;
-    const all = this.steps[last].latents.length / 2;
+    const shown = this.shown();
     let moved = 0, off = 0;
-    for (let j = 0; j < all; j++) {
+    for (const j of shown) {
       const [x, y] = this.at(last, j), i = Math.floor(j / draws);
       const distance = ([cx, cy]) => Math.hypot(x - cx, -y - cy);
-      moved += distance(this.points[i]) / all;
-      off += Math.min(...curves[classes[i]].map(distance)) / all;
+      moved += distance(this.points[i]) / shown.length;
+      off += Math.min(...curves[classes[i]].map(distance)) / shown.length;
     }
-    const sentence = `${all} recovered points: on average ${moved.toFixed(2)} from ` +
-      `their distilled point, ${off.toFixed(2)} from their curve.`;
+    const which = shown.length === 1 ? "The recovered point:"
+      : `${shown.length} recovered points: on average`;
+    const sentence = `${which} ${moved.toFixed(2)} from the distilled point, ` +
+      `${off.toFixed(2)} from the curve of its class.`;
     this.root.querySelector(".plane-result").textContent = sentence;
     this.svg.setAttribute("aria-label", `Points in the plane: ${sentence}`);
   }
@@ -231,7 +278,7 @@ class Plane {
     const [x, y] = this.where(event);
     let best = {distance: 0.3};
     for (let k = 0; k < this.steps.length; k++)
-      for (let j = 0; j < this.steps[0].latents.length / 2; j++) {
+      for (const j of this.shown()) {
         const [px, py] = this.at(k, j), distance = Math.hypot(px - x, py + y);
         if (distance < best.distance) best = {distance, k, px, py};
       }

@@ -207,7 +207,7 @@ class PlayPage {
     this.get("run").textContent = bytes ? `Load ${megabytes(bytes)} MB and run` : "Run";
     for (const link of this.root.querySelectorAll(".live-try")) {
       const rest = this.toLoad(new URLSearchParams(link.hash.slice(1)).get("prior"));
-      link.querySelector("small").textContent =
+      link.nextElementSibling.textContent =
         rest ? `loads ${megabytes(rest)} MB` : "";
     }
   }
@@ -429,7 +429,7 @@ class PlayPage {
   storedAs(number) {
     const {state} = this, settings = this.settings[number];
     const found = LIVE.stored.find((sheet) => {
-      const wanted = {...this.preset("recommended"), ...sheet.changes,
+      const wanted = {...this.preset("recommended"),
         noiseTimestep: settings.noiseTimestep};
       return JSON.stringify(wanted) === JSON.stringify(settings) &&
         sheet.set === state.set && sheet.seed === state.seed;
