@@ -159,7 +159,8 @@ CONTRAST = r"""
 """
 AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
 
-# Runs in "Play with DIVER" as it opens, and after the reader has scrolled to the slider;
+# Runs in "Play with DIVER" as it opens, then scrolled until the slider meets the
+# pictures;
 # returns a list of complaints.
 LIVE = r"""
 (async () => {

@@ -1,9 +1,10 @@
 """Store what "Play with DIVER" shows before a reader has loaded the networks.
 
 Run: python scripts/store_live.py
-Writes book/_static/live/stored/: one sheet of pictures per set, and a list of them. A sheet has a row per picture of the set; its columns are the picture through
-the VAE only, then what each noise level of `LEVELS` makes of it. "noised" sheets have
-the latents that the reverse process begins with, decoded, in the same columns.
+Writes book/_static/live/stored/: one sheet of pictures per set, and a list of them. A
+sheet has a row per picture of the set; its columns are the picture through the VAE
+only, then what each noise level of `LEVELS` makes of it. "noised" sheets hold the
+latents that the reverse process begins with, decoded.
 """
 
 from __future__ import annotations

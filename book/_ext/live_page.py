@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import base64
 import json
-import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlencode
@@ -115,8 +114,9 @@ def finish(app, exception) -> None:
 def meaning(node: ast.expr, known: dict) -> tuple | list | None:
     """Say what an expression of a chapter stands for, as far as a link needs it.
 
-    A list of numbers; ("load_prior", name); or ("load_distilled", name, pictures), where
-    None are all pictures. None is anything else. `known`: the same of the variables.
+    A list of numbers; ("load_prior", name, None); or ("load_distilled", name, rows),
+    where rows None are all pictures. None is anything else. `known`: the same of the
+    variables.
     """
     match node:
         case ast.Name(id=name):
