@@ -159,10 +159,10 @@ def explorer_link(code: str, known: dict) -> dict | None:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 known[name] = meaning(value, known)
             case ast.Expr(ast.Call(func=ast.Name(id=name), args=[pictures, prior, *_])):
-                found = meaning(pictures, known), meaning(prior, known)
-                if name not in EXPLORERS or None in found:
+                which, whose = meaning(pictures, known), meaning(prior, known)
+                if name not in EXPLORERS or which is None or whose is None:
                     continue
-                (_, set_name, rows), (_, prior_name, _) = found
+                (_, set_name, rows), (_, prior_name, _) = which, whose
                 if prior_name in TITLES:
                     chosen = {"prior": prior_name, "set": set_name}
                     return chosen | {"image": rows[0] if rows else 0} | EXPLORERS[name]

@@ -495,3 +495,39 @@ def test_every_try_visibly_does_what_it_says(site, tab):
         assert text(tab, ".live-say")
         assert tab.evaluate("[...document.querySelectorAll('[aria-current]')].length")
     assert complaints(tab) == []
+
+
+# ---------------------------------------------------------------- checks that can fail
+
+
+def write_checked(folder, body):
+    path = folder / "page.html"
+    icon = "<link rel='icon' href='data:,'>"
+    path.write_text(f"<!doctype html><meta charset='utf-8'>{icon}<main>{body}</main>")
+    return path
+
+
+def test_text_that_can_hardly_be_read_is_found(tab, tmp_path):
+    if check_book.axe_core() is None:
+        pytest.skip("no axe-core: there is no npm, or no registry")
+    pale = "<style>html {{background: #fff}} p {{color: {}}}</style><p>words</p>"
+    tab.open(write_checked(tmp_path, pale.format("#bbb")))
+    light, dark = check_book.contrast_complaints(tab)
+    assert light.startswith("contrast 1.91 instead of 4.5:1 in the light theme: <p>")
+    assert "in the dark theme" in dark
+    tab.open(write_checked(tmp_path, pale.format("#555")))
+    assert check_book.contrast_complaints(tab) == []
+
+
+def test_a_picture_and_its_slider_are_on_one_screen(site, tab):
+    path = site / "book" / "play.html"
+    tab.open(path)
+    assert check_book.live_complaints(tab, path) == []
+    apart = path.with_name("apart.html")
+    style = "<style>.live-stage {position: static !important; padding-bottom: 90vh}"
+    apart.write_text(path.read_text() + style)
+    found = check_book.live_complaints(tab, apart)
+    assert any(
+        "slider off a screen of 390 x 844 px as it opens" in one for one in found
+    )
+    assert any("picture off a screen of 1366 x 768 px with" in one for one in found)

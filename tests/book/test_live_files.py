@@ -15,9 +15,11 @@ import plane_prior
 import pytest
 import torch
 from docutils import nodes
+from PIL import Image
 
 from diver_lite.prior import Prior
 from diver_lite.recovery import WINDOWS, RecoveryConfig
+from diver_lite.sets.load import load_distilled
 from diver_lite.sets.priors import load_prior
 
 PLANE = """
@@ -296,6 +298,29 @@ def test_the_priors_that_ship_suit_the_page():
         described = live_files._describe(prior)
         assert described["imageSize"] == 32
         assert len(described["check"]) == 16
+
+
+def test_what_is_stored_is_small_and_whole():
+    folder = live_page.SOURCES / "stored"
+    listed = json.loads((folder / "stored.json").read_text())
+    assert {sheet["prior"] for sheet in listed} == set(live_files.TITLES)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 300_000
+    for sheet in listed:
+        count, levels = len(load_distilled(sheet["set"])), len(sheet["levels"])
+        assert 700 in sheet["levels"]  # the recommended one, with which the page opens
+        with Image.open(folder / f"{sheet['sheet']}.webp") as picture:
+            assert picture.size == (32 * (levels + 1), 32 * count)
+        with Image.open(folder / f"{sheet['set']}-noised.webp") as picture:
+            assert picture.size == (32 * levels, 32 * count)
+
+
+def test_the_page_gets_what_a_prior_recommends():
+    """And gets it from the prior's own folder: RecoveryConfig's names, in camel case."""
+    advice = {"guidance_scale": 4.0, "guidance_factor": 0.0}
+    assert load_prior("cifar10").info["recommended"] == advice
+    found = live_files._describe(load_prior("cifar10"))["recommended"]
+    assert found == {"guidanceScale": 4.0, "guidanceFactor": 0.0}
+    assert live_files._describe(load_prior("fashion-mnist"))["recommended"] == {}
 
 
 # ---------------------------------------------------------------- links
