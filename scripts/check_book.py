@@ -157,6 +157,19 @@ CONTRAST = r"""
   return complaints;
 })()
 """
+# Runs in dark mode; returns the outputs that stand on a light sheet of the theme's.
+GLARE = r"""
+(async () => {
+  document.documentElement.dataset.theme = "dark";
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
+  const light = (e) => {
+    const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
+    return a > 0.5 && Math.min(r, g, b) > 128;
+  };
+  return [...document.querySelectorAll("main .cell_output .output")].filter(light).map(
+    (e) => "a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
+})()
+"""
 AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
 
 # Runs in "Play with DIVER" as it opens, then scrolled until the slider meets the
@@ -320,12 +333,16 @@ def live_complaints(page: Page, path: Path) -> list[str]:
 
 
 def contrast_complaints(page: Page) -> list[str]:
-    """Return what can hardly be read, in both themes; nothing where axe-core isn't."""
+    """Return what glares, or can hardly be read, in both themes.
+
+    The latter only where axe-core can be had.
+    """
+    complaints = page.evaluate(GLARE)
     script = axe_core()
-    if script is None:
-        return []
-    page.evaluate(f"{script}; null")
-    return page.evaluate(CONTRAST)
+    if script is not None:
+        page.evaluate(f"{script}; null")
+        complaints += page.evaluate(CONTRAST)
+    return complaints
 
 
 @functools.cache

@@ -315,7 +315,7 @@ def test_what_is_stored_is_small_and_whole():
 
 
 def test_the_page_gets_what_a_prior_recommends():
-    """And gets it from the prior's own folder: RecoveryConfig's names, in camel case."""
+    """Out of the prior's own folder, under the names of JavaScript."""
     advice = {"guidance_scale": 4.0, "guidance_factor": 0.0}
     assert load_prior("cifar10").info["recommended"] == advice
     found = live_files._describe(load_prior("cifar10"))["recommended"]

@@ -590,9 +590,9 @@ class PlayPage {
     this.remember();
     const {prior} = this.state;
     const here = this.opened.has(prior) || this.busy && this.loading === prior;
-    if (this.started && here) return this.start();
-    this.idle("");
-    this.showStored();
+    if (this.started && here) this.start();
+    else this.idle("");
+    if (!this.started || !this.opened.has(prior)) this.showStored();
   }
 
   // The reader wants it: load what is missing, and run.

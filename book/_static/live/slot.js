@@ -105,7 +105,8 @@ class Slot {
   empty() {
     this.begin();
     for (const figure of [this.noisy, this.predicted]) figure.clear();
-    this.say("not computed yet: press run");
+    this.say(this.page.busy ? "as soon as the networks are here"
+      : "not computed yet: press run");
   }
 
   finish({key, recovered}) {
