@@ -681,7 +681,7 @@ class PlayPage {
       return this.slots.find((slot) => slot.done === data.key)?.shown(data);
     if (data.id !== this.job?.id) return;
     const slot = this.slots[this.job.number], {imageSize} = this.info;
-    if (data.type === "start")
+    if (data.type === "start" && !this.job.number)
       this.vaeOnly.show(data.vaeOnly, imageSize, this.border,
         "The same picture, through the VAE only");
     else if (data.type === "step") {

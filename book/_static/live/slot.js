@@ -74,12 +74,14 @@ class Slot {
   }
 
   draw(k) {
-    const {page} = this, {noisy, predicted} = this.pictures[k];
+    const {page} = this, {predicted} = this.pictures[k];
     const last = k === this.visited.length - 1 && this.done;
+    // beside the result stands where it comes from: its own latent is no longer noisy
+    const of = last ? 0 : k, {noisy} = this.pictures[of] ?? this.pictures[k];
     const size = page.info.imageSize, name = page.info.classNames[page.state.class];
     const when = `t = ${this.visited[k]}, ${this.phases[k]} phase`;
     this.noisy.caption(`${this.letter}noisy latent`);
-    const alt = `Noisy latent, decoded: ${name}, ${when}`;
+    const alt = `Noisy latent, decoded: ${name}, t = ${this.visited[of]}`;
     this.noisy.show(noisy, size, page.border, alt);
     this.predicted.caption(this.letter + (last ? "recovered" : "predicted"));
     this.predicted.show(predicted, size, page.border, last
