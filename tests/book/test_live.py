@@ -536,4 +536,4 @@ def test_a_picture_and_its_slider_are_on_one_screen(site, tab):
     assert any(
         "slider off a screen of 390 x 844 px as it opens" in one for one in found
     )
-    assert any("picture off a screen of 390 x 844 px with" in one for one in found)
+    assert any("picture off a screen of 390 x 844 px after" in one for one in found)
