@@ -194,7 +194,7 @@ LIVE = r"""
   for (const when of ["as it opens", "after scrolling on"]) {
     seen(picture, "the recovered picture", when);
     seen(slider, "the noise level's slider", when);
-    const stage = page.find(".live-stage").getBoundingClientRect();
+    const stage = (page.find(".live-stage") ?? picture).getBoundingClientRect();
     const behind = slider.getBoundingClientRect().top < stage.bottom;
     if (behind) complaints.push(`the pictures cover the slider ${when}`);
     scrollBy({top: slider.getBoundingClientRect().top - 0.7 * innerHeight,
