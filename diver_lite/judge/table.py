@@ -90,6 +90,8 @@ def cross_architecture(
         checks.path(out, "out")
     if n_jobs is not None:
         n_jobs = integer(n_jobs, "n_jobs", 1)
+    if scheduler is not None:
+        instance(scheduler, "scheduler", str)
     images, labels, *more = labelled_images(test, "test", 2)
     instance(judges, "judges", list | tuple)
     judges = [protocol.judge(judge) for judge in judges]
