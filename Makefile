@@ -20,6 +20,8 @@ NB ?= notebooks/*.ipynb
 # In this environment's kernels a cell run out of order, even after a restart in the
 # middle of a chapter, is answered by one sentence instead of a traceback.
 KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
+# A link from a chapter to one of the book's pages opens the page, not its source.
+LAB_SETTINGS = $(VENV)/share/jupyter/lab/settings/overrides.json
 
 .PHONY: help demo test test-quick test-code test-book lint lab book refresh wheel constraints clean
 
@@ -104,8 +106,13 @@ $(KERNEL_CONFIG): Makefile
 	@mkdir -p $(@D)
 	@echo 'c.InteractiveShellApp.extensions = ["diver_lite.book.setup"]' > $@
 
+$(LAB_SETTINGS): Makefile
+	@mkdir -p $(@D)
+	@echo '{"@jupyterlab/docmanager-extension:plugin":' \
+	  '{"defaultViewers": {"markdown": "Markdown Preview"}}}' > $@
+
 # Outputs of a notebook that is not trusted lose their scripts, the sliders with them.
-lab: $(VENV)/.installed-book $(KERNEL_CONFIG)
+lab: $(VENV)/.installed-book $(KERNEL_CONFIG) $(LAB_SETTINGS)
 	-@$(BIN)/jupyter trust notebooks/*.ipynb > /dev/null
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/01_quick_start.ipynb
 

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 # no test may reach for a model hub; set before anything imports huggingface_hub
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,39 @@ from diver_lite.distilled import DistilledSet
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 from diver_lite.sets.priors import load_prior
+
+# what `make test-quick` leaves out: browsers, processes, whole commands, thousands of
+# damaged files
+SLOW = {
+    "book/test_explore.py",
+    "book/test_live.py",
+    "book/test_live_files.py",
+    "judge/test_training.py",
+    "judge/test_workers.py",
+    "make/test_distill.py",
+    "make/test_train_prior.py",
+    "run/test_processes.py",
+    "run/test_to_file.py",
+    "scripts/test_count_memory.py",
+    "scripts/test_on_gpu.py",
+    "scripts/test_scripts.py",
+    "sets/test_hostile.py",
+    "test_cli_hostile.py",
+    "test_demo.py",
+    "test_nonsense.py",
+    "test_priors_kinds.py",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of slow files."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            name = item.path.relative_to(here).as_posix()
+            if name in SLOW:
+                item.add_marker(pytest.mark.slow)
+
 
 RECIPE = PriorRecipe(
     dataset="fashion-mnist",
