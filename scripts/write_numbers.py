@@ -1,29 +1,46 @@
-"""Sphinx extension: put the numbers of results/ into the pages when they are built.
+"""Write the numbers of results/ into the pages of the book, or check them.
 
-A number that is copied by hand is wrong after the next run. So pages name a file, and
-the build reads it: `{results}` makes tables, `{result}` and `{paired}` put one number
-into a sentence. A number that isn't there stops the strict build. `{chapter}` links to
-a chapter, and is plain text as long as that chapter isn't part of the book.
+Run: python scripts/write_numbers.py [--check]
+
+A page is read in three media: as HTML, in JupyterLab, and on GitHub. So it holds plain
+numbers, and a comment that no reader sees says where each comes from:
+
+    10.3<!-- results/FILE: KEY: KEY ... | FORMAT -->     one number
+    +6.2 [+3.1, +9.4]<!-- results/FILE: A vs B -->       a difference with its interval
+
+In a table the bar is escaped. Whole tables stand between two comments:
+
+    <!-- table FILE ...
+    where: a query of pandas that chooses rows
+    columns: names, that are shown
+    across: a column whose values get a column each
+    part: a table inside a .json
+    rest: yes  (leaves out what the page has shown before)
+    -->
+    ...
+    <!-- end of table -->
+
+The works of references.bib are written in the same way, between `<!-- references -->`
+and `<!-- end of references -->`. With --check nothing is written, and the exit code is
+1 if something would be.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
-from docutils import nodes
-from docutils.parsers.rst import directives
-from docutils.statemachine import StringList
-from sphinx import addnodes
-from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from diver_lite.checks import InputError
 from diver_lite.judge.compare import paired_difference
 from diver_lite.judge.networks import JUDGES
 
+ROOT = Path(__file__).parents[1]
 LONG = {"set", "judge", "unseen", "seed", "accuracy"}  # one row per training
 MAX_ROWS = 100
 MISSING = "not recorded"
@@ -302,146 +319,159 @@ def markdown(table: pd.DataFrame) -> list[str]:
 
 # ---------------------------------------------------------------- in the pages
 
+# a number, its unit and its interval, as far as they belong to it
+SHOWN = r"[+\N{MINUS SIGN}-]?\d[\d.,]*(?: %)?(?: \[[^\]\n]*\])?"
+NUMBER = re.compile(rf"(?:{SHOWN}|\?)<!-- results/(.*?) -->", re.DOTALL)
+TABLE = re.compile(r"(<!-- table (.*?)\n?-->\n).*?(<!-- end of table -->)", re.DOTALL)
+WORKS = re.compile(r"(<!-- references -->\n).*?(<!-- end of references -->)", re.DOTALL)
+OPTIONS = {"where", "columns", "across", "part", "rest"}
+
+
+def written(text: str, folder: Path, works: str = "") -> str:
+    """Return a page's text with the numbers that are in a folder's files now."""
+    shown: set[str] = set()  # names of files, for tables of the rest
+
+    def number(found: re.Match) -> str:
+        address = " ".join(found[1].split())
+        read = paired if " vs " in address and "|" not in address else lookup
+        return f"{read(folder, address)}<!-- results/{found[1]} -->"
+
+    def table(found: re.Match) -> str:
+        patterns, *lines = found[2].splitlines()
+        options = dict(re.split(r": *", line, maxsplit=1) for line in lines)
+        if unknown := set(options) - OPTIONS:
+            raise ValueError(f"table {patterns}: no option {sorted(unknown)}")
+        blocks = "\n\n".join(block(folder, patterns.split(), options, shown))
+        return f"{found[1]}\n{blocks}\n\n{found[3]}"
+
+    text = TABLE.sub(table, NUMBER.sub(number, text))
+    return WORKS.sub(lambda found: f"{found[1]}\n{works}\n\n{found[2]}", text)
+
+
+def block(folder: Path, patterns: list[str], options: dict, shown: set[str]):
+    """Yield each table with the line that says where its numbers are from."""
+    known = set(shown) if "rest" in options else set()
+    found = [path for path in files(folder, patterns) if path.name not in known]
+    if not found and "rest" not in options:
+        raise FileNotFoundError(f"no file in {folder} is {patterns}")
+    for path in found:
+        shown.add(path.name)
+        for table in tables(path, options.get("part")):
+            yield from with_origin(path, chosen(table, options), options.get("across"))
+
+
+def with_origin(path: Path, table: pd.DataFrame, across: str | None) -> Iterator[str]:
+    """Yield the line above a table, and the table unless it is too long to print."""
+    line = f"`results/{path.name}` · {origin(path)}"
+    if len(table) > MAX_ROWS:
+        yield f"{line} · {len(table)} rows, too many to print"
+        return
+    yield line
+    table = printable(table)
+    yield "\n".join(markdown(spread(table, across) if across else table))
+
 
 def _with_numbers(path: Path) -> list:
     """Order ipc1 before ipc10."""
     return [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path.stem)]
 
 
-def results_folder(env) -> Path:
-    """Return results/ beside the configuration of the book."""
-    return Path(env.srcdir) / "results"
-
-
-class Results(SphinxDirective):
-    """Show every file of results/ that the patterns match; else the directive's body.
-
-    Above each table stands where its numbers are from. Options: `rest` leaves out what
-    the page has shown before, `where` chooses rows (a query of pandas), `columns`
-    chooses columns, `across` gives each value of a column one of its own, `part` names
-    a table inside a .json.
-    """
-
-    has_content = True
-    required_arguments = 1
-    final_argument_whitespace = True
-    option_spec: ClassVar[dict] = {
-        "rest": directives.flag,
-        "where": directives.unchanged,
-        "columns": directives.unchanged,
-        "across": directives.unchanged,
-        "part": directives.unchanged,
-    }
-
-    def run(self):
-        shown = self.env.temp_data.setdefault("results shown", set())
-        found = []
-        for path in self.files():
-            if "rest" in self.options and path.name in shown:
-                continue
-            shown.add(path.name)
-            for file in filter(None, (path, sidecar(path))):
-                self.env.note_dependency(str(file))
-            for table in tables(path, self.options.get("part")):
-                found += self.block(path, self.chosen(table))
-        return found or self.parse(list(self.content), "measured-missing")
-
-    def files(self) -> list[Path]:
-        """Return the files that the patterns match, without their attachments."""
-        folder = results_folder(self.env)
-        patterns = self.arguments[0].split()
-        found = {path for pattern in patterns for path in folder.glob(pattern)}
-        named = {folder / pattern for pattern in patterns}
-        return [
-            path
-            for path in sorted(found, key=_with_numbers)
-            if path.suffix in (".csv", ".json")
-            # a .json beside a .csv of the same name is its provenance, and single
-            # trainings are summarised in a file of their own: shown only if named
-            and (
-                path in named
-                or (
-                    not (path.suffix == ".json" and path.with_suffix(".csv").exists())
-                    and not path.stem.endswith("_trainings")
-                )
+def files(folder: Path, patterns: list[str]) -> list[Path]:
+    """Return the files that the patterns match, without their attachments."""
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    named = {folder / pattern for pattern in patterns}
+    return [
+        path
+        for path in sorted(found, key=_with_numbers)
+        if path.suffix in (".csv", ".json")
+        # a .json beside a .csv of the same name is its provenance, and single
+        # trainings are summarised in a file of their own: shown only if named
+        and (
+            path in named
+            or (
+                not (path.suffix == ".json" and path.with_suffix(".csv").exists())
+                and not path.stem.endswith("_trainings")
             )
-        ]
-
-    def chosen(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows and columns that the options ask for."""
-        if where := self.options.get("where"):
-            table = table.query(where, engine="python")
-        if columns := self.options.get("columns"):
-            table = table[[c.strip() for c in columns.split(",")]]
-        return table
-
-    def block(self, path: Path, table: pd.DataFrame) -> list[nodes.Node]:
-        caption = f"`results/{path.name}` · {origin(path)}"
-        if len(table) > MAX_ROWS:
-            caption += f" · {len(table)} rows, too many to print"
-            return self.parse([caption], "measured-origin")
-        table, names = printable(table), ["measured-table"]
-        if across := self.options.get("across"):
-            table, names = spread(table, across), [*names, "measured-spread"]
-        return [
-            *self.parse([caption], "measured-origin"),
-            *self.parse(markdown(table), *names),
-        ]
-
-    def parse(self, lines: list[str], *names: str) -> list[nodes.Node]:
-        node = nodes.container(classes=[*names])
-        source = self.env.doc2path(self.env.docname)
-        self.state.nested_parse(StringList(lines, source), self.content_offset, node)
-        return [node]
-
-
-class Number(SphinxRole):
-    """Put one number of results/ into a sentence."""
-
-    def __init__(self, read):
-        super().__init__()
-        self.read = read
-
-    def run(self):
-        folder = results_folder(self.env)
-        name = self.text.split(":")[0].strip()
-        self.env.note_dependency(str(folder / name))
-        try:
-            return [nodes.Text(self.read(folder, self.text))], []
-        except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            message = f"results/: no number for {self.text!r} ({kind}{error})"
-            return [], [self.inliner.reporter.error(message, line=self.lineno)]
-
-
-class Chapter(SphinxRole):
-    """Link to a notebook if it is in the book: `text <04_semantic_inheritance>`."""
-
-    def run(self):
-        found = re.fullmatch(r"(?s)(.+?)\s*<(\w+)>", self.text)
-        if not found:
-            message = f"{self.text!r}: expected `text <notebook>`"
-            return [], [self.inliner.reporter.error(message, line=self.lineno)]
-        text, notebook = found.groups()
-        target = f"notebooks/{notebook}"
-        if target not in self.env.found_docs:
-            return [nodes.Text(text)], []
-        link = addnodes.pending_xref(
-            "",
-            nodes.inline("", text),
-            refdomain="std",
-            reftype="doc",
-            reftarget=f"/{target}",
-            refdoc=self.env.docname,
-            refexplicit=True,
-            refwarn=True,
         )
-        return [link], []
+    ]
 
 
-def setup(app):
-    app.add_directive("results", Results)
-    app.add_role("result", Number(lookup))
-    app.add_role("paired", Number(paired))
-    app.add_role("chapter", Chapter())
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+def chosen(table: pd.DataFrame, options: dict) -> pd.DataFrame:
+    """Return the rows and columns that the options ask for."""
+    if where := options.get("where"):
+        table = table.query(where, engine="python")
+    if columns := options.get("columns"):
+        table = table[[c.strip() for c in columns.split(",")]]
+    return table
+
+
+# ---------------------------------------------------------------- works
+
+
+def works_of(bibliography: Path) -> Iterator[dict[str, str]]:
+    """Yield the fields of every work, its authors as a list of "Family, Given"."""
+    for entry in re.split(r"(?m)^@", bibliography.read_text("utf-8"))[1:]:
+        fields = re.findall(r"(?m)^  (\w+) *= {(.*)},?$", entry)
+        yield {name: plain(value) for name, value in fields}
+
+
+ACCENTS = {'"': "\N{COMBINING DIAERESIS}", "'": "\N{COMBINING ACUTE ACCENT}"}
+ACCENTS["`"] = "\N{COMBINING GRAVE ACCENT}"
+
+
+def plain(text: str) -> str:
+    """Return a field without TeX's braces and accents."""
+    text = re.sub(
+        r"\\([\"'`]){?(\w)}?", lambda found: found[2] + ACCENTS[found[1]], text
+    )
+    return unicodedata.normalize("NFC", re.sub(r"[{}]", "", text))
+
+
+def cited(work: dict[str, str]) -> str:
+    """Return how a text names a work: "Zhao and Bilen 2023"."""
+    names = [name.split(",")[0] for name in work["author"].split(" and ")]
+    who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+    return f"{who} {work['year']}"
+
+
+def listed(work: dict[str, str]) -> str:
+    """Return a line of the bibliography."""
+    authors = [" ".join(reversed(a.split(", "))) for a in work["author"].split(" and ")]
+    where = next((f"{work[k]}, " for k in VENUES if k in work), "")
+    facts = f"{where}{work['year']}"
+    line = f"- **{cited(work)}.** {', '.join(authors)}: *{work['title']}.* {facts}."
+    if "eprint" in work:
+        line += f" [arXiv {work['eprint']}](https://arxiv.org/abs/{work['eprint']})"
+    return line
+
+
+VENUES = ("booktitle", "journal", "institution", "publisher", "howpublished")
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold numbers."""
+    return [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    works = "\n".join(
+        sorted(map(listed, works_of(ROOT / "book" / "references.bib")), key=str.lower)
+    )
+    old = []
+    for page in pages():
+        text = page.read_text("utf-8")
+        new = written(text, ROOT / "results", works)
+        if new != text:
+            old.append(page.name)
+            if not check:
+                page.write_text(new, "utf-8")
+    said = "not up to date" if check else "written"
+    print(f"write_numbers: {said}: {', '.join(old) or 'none'}")
+    return int(check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
