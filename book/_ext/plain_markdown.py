@@ -1,0 +1,97 @@
+"""Sphinx extension: give plain Markdown the looks that HTML has for it.
+
+Pages and chapters are written in what GitHub and JupyterLab read as well: headings,
+links, quotes, `<details>`. This extension finds in them what a reader of the built book
+expects: solutions are folded, captions and boxes look like such, a folded cell says
+what it holds, and an explorer that needs a kernel says so.
+"""
+
+from __future__ import annotations
+
+import re
+
+from docutils import nodes
+from live_page import EXPLORERS
+from sphinx.transforms import SphinxTransform
+
+SOLUTION = "Solution"
+FIGURE = "Figure."
+NEEDS_KERNEL = (
+    "This explorer recomputes its pictures, so it needs a kernel: run the chapter in "
+    "JupyterLab (make lab)."
+)
+
+
+class PlainMarkdown(SphinxTransform):
+    """Change a page before its contents are listed."""
+
+    default_priority = 500
+
+    def apply(self, **kwargs) -> None:
+        for section in [*self.document.findall(nodes.section)]:
+            if section[0].astext() == SOLUTION:
+                fold(section)
+        for text in self.document.findall(nodes.paragraph):
+            if leads(text) == FIGURE:
+                text["classes"].append("caption-text")
+        for quote in self.document.findall(nodes.block_quote):
+            if isinstance(quote[0], nodes.paragraph) and leads(quote[0]):
+                quote["classes"].append("box")
+        for block in self.document.findall(nodes.math_block):
+            # MathJax knows the environment, and Sphinx would put another around it
+            block["nowrap"] = block.astext().startswith(r"\begin{")
+        for comment in [*self.document.findall(nodes.raw)]:
+            if comment.astext().startswith("<!--"):
+                comment.parent.remove(comment)
+        for cell in self.document.findall(is_code_cell):
+            name_folded(cell)
+            mark_explorer(cell)
+
+
+def fold(section: nodes.section) -> None:
+    """Put what a section holds behind its title, shut."""
+    title, *content = section.children
+    opening = f'<details class="solution"><summary>{title.astext()}</summary>'
+    section.replace_self(
+        [
+            nodes.raw("", opening, format="html"),
+            *content,
+            nodes.raw("", "</details>", format="html"),
+        ]
+    )
+
+
+def leads(text: nodes.paragraph) -> str:
+    """Return the bold words with which a paragraph begins, if it begins with such."""
+    if text.children and isinstance(text[0], nodes.strong):
+        return text[0].astext()
+    return ""
+
+
+def is_code_cell(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"
+
+
+def code(cell: nodes.container) -> str:
+    return "\n".join(b.astext() for b in cell.findall(nodes.literal_block))
+
+
+def name_folded(cell: nodes.container) -> None:
+    """Call a folded cell what its first line calls it, as JupyterLab does."""
+    comment = re.match(r"# (.+)", code(cell))
+    if comment and cell.get("hide_mode"):
+        whole = cell["hide_mode"] == "all"
+        name = comment[1] if whole else f"Code: {comment[1][0].lower()}{comment[1][1:]}"
+        cell["prompt_show"] = cell["prompt_hide"] = name
+
+
+def mark_explorer(cell: nodes.container) -> None:
+    """Say why nothing stands below a cell that starts a live explorer."""
+    call = re.search(r"(?m)^(explore_\w+)\(", code(cell))
+    if call and call[1] not in EXPLORERS:
+        cell += nodes.paragraph("", NEEDS_KERNEL, classes=["needs-kernel"])
+
+
+def setup(app):
+    app.add_transform(PlainMarkdown)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
