@@ -4,7 +4,7 @@ Run: python scripts/count_numbers.py [--more-than 6]
 
 A reader takes one or two numbers out of a paragraph; what needs more is a table. Left
 out are tables, captions, code, formulas, years of works, exercises and what their
-solutions show. A role that reads results/ counts as the numbers that it prints.
+solutions show.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RUNNING = r"{(?:admonition|note|warning|important|glossary)}(?! What it shows)"
 NUMBER = re.compile(r"(?<![\w./-])[+−-]?\d[\d,]*(?:\.\d+)?(?![\w-])")
 
 
@@ -31,15 +30,11 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def running(text: str) -> Iterator[str]:
-    """Yield the lines that stand in no directive or code block, boxes apart."""
-    fences: list[tuple[str, bool]] = []  # (sign and length, is it running text)
+    """Yield the lines outside of code, tables, captions, solutions and folded parts."""
+    text = re.sub(r"(?s)```.*?```|<details>.*?</details>|<!--.*?-->", "", text)
+    text = re.sub(r"(?sm)^#### Solution$.*?(?=^#{1,3} |\Z)", "", text)
     for line in text.splitlines():
-        fence = re.match(r" *(`{3,}|:{3,})(.*)", line)
-        if fence and fences and fence[1] == fences[-1][0] and not fence[2].strip():
-            fences.pop()
-        elif fence:
-            fences.append((fence[1], bool(re.match(RUNNING, fence[2]))))
-        elif all(text for _, text in fences) and not re.match(r"\||:[\w-]+:", line):
+        if not re.match(r"\||\*\*Figure\.\*\*|!\[", line):
             yield line
 
 
@@ -48,9 +43,7 @@ def paragraphs(text: str) -> list[str]:
     text = "\n".join(running(text))
     text = re.sub(r"\[[^\]]+ \d{4}\]\([^)]*\)", "", text)  # a work and its year
     text = re.sub(r"(?s)\$\$.*?\$\$|\$(?:[^$\n]|\n(?!\n))*\$", "", text)
-    text = re.sub(r"{paired}`[^`]*`", " 1 [1, 1] ", text)
-    text = re.sub(r"{result}`[^`]*`", " 1 ", text)
-    text = re.sub(r"{\w+(?::\w+)?}`[^`]*`|`[^`]*`|\]\([^)]*\)", "", text)
+    text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
     blocks = re.split(r"\n\s*\n|\n(?=- |\d+\. )", text)
     return [block.strip() for block in blocks if block.strip()]
 

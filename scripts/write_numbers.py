@@ -408,9 +408,9 @@ def chosen(table: pd.DataFrame, options: dict) -> pd.DataFrame:
 # ---------------------------------------------------------------- works
 
 
-def works_of(bibliography: Path) -> Iterator[dict[str, str]]:
+def works_of(file: Path) -> Iterator[dict[str, str]]:
     """Yield the fields of every work, its authors as a list of "Family, Given"."""
-    for entry in re.split(r"(?m)^@", bibliography.read_text("utf-8"))[1:]:
+    for entry in re.split(r"(?m)^@", file.read_text("utf-8"))[1:]:
         fields = re.findall(r"(?m)^  (\w+) *= {(.*)},?$", entry)
         yield {name: plain(value) for name, value in fields}
 
@@ -448,6 +448,11 @@ def listed(work: dict[str, str]) -> str:
 VENUES = ("booktitle", "journal", "institution", "publisher", "howpublished")
 
 
+def bibliography(file: Path) -> str:
+    """Return the list of all works, by author."""
+    return "\n".join(sorted(map(listed, works_of(file)), key=str.lower))
+
+
 def pages() -> list[Path]:
     """Return the pages that may hold numbers."""
     return [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -457,9 +462,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    works = "\n".join(
-        sorted(map(listed, works_of(ROOT / "book" / "references.bib")), key=str.lower)
-    )
+    works = bibliography(ROOT / "book" / "references.bib")
     old = []
     for page in pages():
         text = page.read_text("utf-8")

@@ -121,5 +121,5 @@ def test_the_container_can_be_read():
 
 
 def test_the_book_shows_the_same_text():
-    page = (ROOT / "book/contributing.md").read_text("utf-8")
-    assert page.splitlines()[0] == "```{include} ../CONTRIBUTING.md"
+    contents = (ROOT / "_toc.yml").read_text("utf-8")
+    assert "- file: CONTRIBUTING\n" in contents

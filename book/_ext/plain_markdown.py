@@ -34,6 +34,8 @@ class PlainMarkdown(SphinxTransform):
         for text in self.document.findall(nodes.paragraph):
             if leads(text) == FIGURE:
                 text["classes"].append("caption-text")
+            if re.match(r"results/\S+ · ", text.astext()):
+                text["classes"].append("origin")
         for quote in self.document.findall(nodes.block_quote):
             if isinstance(quote[0], nodes.paragraph) and leads(quote[0]):
                 quote["classes"].append("box")
@@ -63,9 +65,8 @@ def fold(section: nodes.section) -> None:
 
 def leads(text: nodes.paragraph) -> str:
     """Return the bold words with which a paragraph begins, if it begins with such."""
-    if text.children and isinstance(text[0], nodes.strong):
-        return text[0].astext()
-    return ""
+    first = next((child for child in text if child.astext()), None)
+    return first.astext() if isinstance(first, nodes.strong) else ""
 
 
 def is_code_cell(node: nodes.Node) -> bool:
