@@ -1,9 +1,13 @@
-"""Open every chapter in a real JupyterLab, and look for what does not read well there.
+"""Open chapters and pages in a real JupyterLab, and look for what reads badly there.
 
 Run: python scripts/check_lab.py [--screenshots FOLDER] [--only NAME] [--run]
 
-A chapter must show no raw roles or directives, no warning of the renderer, no error,
-no open solution, no code cell that the page folds, and no imports as its first code.
+A chapter, or a page that one leads to, must show no raw roles or directives, no warning
+of the renderer, also under the mouse, no error, no code cell that the page folds, and
+no imports as its first code. Every link must lead to a file and a title that are there,
+every figure have its caption, as many as the built book has, and solutions must stay
+folded when everything is run (in one notebook with all exercises, whose cells do
+nothing).
 With `--run` all cells of the quick start are run as a reader's "Run All" does, in demo
 mode, and a live slider is moved; how long that took is printed and not judged, as it
 depends on what else the machine does. Works on a copy: what JupyterLab saves does not
@@ -34,6 +38,13 @@ import psutil
 from check_book import BROWSERS, Page, browser
 
 ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_build" / "html" / "notebooks"  # if it was built before
+# the live pages and the reference are made when the book is built
+BUILT = ("api.md", "intro.md", "play.md")
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += [
+    f"book/{p.name}" for p in sorted(ROOT.glob("book/*.md")) if p.name not in BUILT
+]
 START = 90  # seconds until JupyterLab answers, and until a chapter stands
 RUN = 900  # seconds for the quick start from top to bottom, on a busy machine
 FIRST = "first-recovered"  # the tag of the cell that draws the first recovered pictures
@@ -50,7 +61,8 @@ def lab(folder: Path) -> Iterator[str]:
     root, config = folder / "root", folder / "config"
     for name in ("notebooks", "book"):
         shutil.copytree(ROOT / name, root / name)
-    (root / "results").symlink_to(ROOT / "results")
+    for name in ("results", "diver_lite", "README.md", "CONTRIBUTING.md"):
+        (root / name).symlink_to(ROOT / name)
     for name, settings in SETTINGS.items():
         path = config / "lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
@@ -112,15 +124,17 @@ AUDIT = r"""
 (() => {
   const complaints = [];
   const add = (what, text) => complaints.push(`${what}: ${text.trim().slice(0, 90)}`);
-  for (const cell of document.querySelectorAll(".jp-Notebook .jp-MarkdownCell")) {
+  const parts = document.querySelectorAll(
+    ".jp-Notebook .jp-MarkdownCell, .jp-MarkdownViewer");
+  for (const cell of parts) {
     const text = cell.querySelector(".myst, .jp-RenderedMarkdown");
     if (!text) continue;
     if (!text.matches(".myst")) add("not rendered by jupyterlab-myst", text.innerText);
+    for (const e of text.querySelectorAll("a[href='#'], a:not([href])"))
+      add("dead link", e.innerText);
     for (const e of text.querySelectorAll("[title*='Not Found'], [title*='rror'], " +
         "[class*='text-yellow'], [class*='text-red'], .katex-error"))
       add("warning", e.title + " " + e.innerText);
-    for (const e of text.querySelectorAll("details[open]"))
-      add("open solution", e.innerText);
     const prose = text.cloneNode(true);
     for (const e of prose.querySelectorAll("code, pre, .katex, script")) e.remove();
     for (const raw of prose.textContent.matchAll(
@@ -138,6 +152,53 @@ AUDIT = r"""
     add("error output", e.innerText);
   return complaints;
 })()
+"""
+
+# Runs in the page; returns [file, title] of every link to a file here.
+LINKS = r"""
+[...document.querySelectorAll(".jp-Notebook .myst a, .jp-MarkdownViewer .myst a")]
+  .filter((e) => e.pathname.startsWith("/files/"))
+  .map((e) => [decodeURI(e.pathname.slice("/files/".length)), e.hash.slice(1)])
+"""
+
+# What such a link may name behind the sign #.
+TITLES = """
+[...document.querySelectorAll(".jp-MarkdownViewer .myst [id]")].map((e) => e.id)"""
+
+# Pictures that came out of a cell, and whether a caption stands right below the cell.
+CAPTIONS = r"""
+[...document.querySelectorAll(".jp-Notebook .jp-CodeCell")]
+  .filter((cell) => cell.querySelector(
+    ".jp-RenderedImage, .jp-OutputArea [data-mime-type^='image/']"))
+  .map((cell) => cell.nextElementSibling?.querySelector("p > strong")?.innerText ===
+    "Figure.")
+"""
+
+# Where links to terms are: the middle of each, scrolled to one after the other.
+TERM = r"""
+(() => {
+  const links = document.querySelectorAll(
+    ".jp-Notebook .myst a[href*='glossary'], .jp-Notebook .myst a.hover-link");
+  const link = links[%d];
+  if (!link) return null;
+  link.scrollIntoView({block: "center"});
+  const box = link.getClientRects()[0];
+  return [box.x + box.width / 2, box.y + box.height / 2];
+})()
+"""
+POPUPS = """[...document.querySelectorAll(".hover-card-content, [role=tooltip]")]
+  .map((e) => e.innerText)"""
+HOVERED = 3  # terms of a chapter that the mouse rests on
+# a code cell of which only its place matters
+NOTHING = {"source": ["0"], "outputs": [], "execution_count": None}
+
+# What one sees of solutions: whether the cell below each such heading is shown.
+OPEN_SOLUTIONS = r"""
+[...document.querySelectorAll(".jp-Notebook .jp-Cell")].filter((cell) => {
+  const title = cell.querySelector("h4, .admonition-title")?.innerText ?? "";
+  const below = cell.nextElementSibling;
+  return /^Solution/.test(title) && below?.checkVisibility();
+}).length
 """
 
 # How many code cells have not run. Their models say so: a folded one shows no number.
@@ -161,6 +222,34 @@ MOVE = r"""
   for (let i = 0; i < 5; i++) handle.dispatchEvent(new KeyboardEvent("keydown", key));
 })()
 """
+
+
+def emptied(chapters: list[Path], target: Path) -> Path:
+    """Write all exercises into one notebook: titles, and cells that do nothing."""
+    cells: list[dict] = []
+    for path in chapters:
+        inside = False
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            title = "".join(cell["source"][:1])
+            if cell["cell_type"] == "markdown" and title.startswith("##"):
+                inside = "Solution" in title
+                cells.append(cell | {"source": [title]})
+            elif cell["cell_type"] == "code" and inside:
+                cells.append({**cell, **NOTHING})
+    notebook = json.loads(chapters[0].read_text("utf-8"))
+    target.write_text(json.dumps(notebook | {"cells": cells}))
+    return target
+
+
+def dead(links: list, root: Path, titles: dict[str, set[str]]) -> list[str]:
+    """Return complaints on links to files, or titles in pages, that are not there."""
+    complaints = []
+    for file, title in links:
+        if not (root / file).exists():
+            complaints.append(f"link to no file: {file}")
+        elif title and title not in titles.get(file, {title}):
+            complaints.append(f"link to no title: {file}#{title}")
+    return sorted(set(complaints))
 
 
 def folded(path: Path) -> list[str]:
@@ -215,6 +304,54 @@ class Tab(Page):
             if self.evaluate(STANDS) == expected:
                 return expected
         raise TimeoutError(f"{name} did not open within {START} s")
+
+    def page(self, path: str) -> None:
+        """Open a page as a click on a link to it does, and wait for its text."""
+        self.evaluate(
+            "jupyterapp.commands.execute('application:close-all').then(() => 0)"
+        )
+        options = json.dumps({"path": path, "factory": "Markdown Preview"})
+        self.evaluate(f"void jupyterapp.commands.execute('docmanager:open', {options})")
+        text = "!!document.querySelector('.jp-MarkdownViewer .myst h1')"
+        if not self.becomes("true", text, START):
+            raise TimeoutError(f"{path} did not open within {START} s")
+
+    def hover(self) -> list[str]:
+        """Rest the mouse on some terms; return complaints on what pops up."""
+        for number in range(HOVERED):
+            place = self.evaluate(TERM % number)
+            if place is None:
+                break
+            for x in (place[0] - 200, place[0]):
+                self.call(
+                    "Input.dispatchMouseEvent", type="mouseMoved", x=x, y=place[1]
+                )
+                time.sleep(0.1)
+            time.sleep(1)
+            if found := self.evaluate(POPUPS):
+                return [f"pops up over the text: {found[0]}"]
+        return []
+
+    def captions(self, path: Path) -> list[str]:
+        """Complain on figures without a caption, and if HTML has another number."""
+        found = self.evaluate(CAPTIONS)
+        complaints = ["figure without a caption"] * found.count(False)
+        page = HTML / f"{path.stem}.html"
+        if page.exists():
+            built = len(re.findall(r'<p class="caption-text', page.read_text("utf-8")))
+            if built != found.count(True):
+                here = f"{found.count(True)} captions"
+                complaints.append(f"{here}, {built} in the built book")
+        return complaints
+
+    def solutions(self, address: str, path: Path) -> list[str]:
+        """Run all cells as a reader would; complain on solutions that open."""
+        cells = self.chapter(address, path)
+        self.execute("run-all-cells")
+        if not self.becomes("true", HAS_RUN, START):
+            return [f"{cells} cells that do nothing did not run within {START} s"]
+        opened = self.evaluate(OPEN_SOLUTIONS)
+        return [f"Run All opens {opened} solutions"] if opened else []
 
     def shots(self, folder: Path, name: str) -> None:
         """Store what one sees on the way down."""
@@ -293,30 +430,57 @@ def main() -> int:
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
     chapters = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    failed, names = 0, [path for path in chapters if arguments.only in path.name]
+    names = [path for path in chapters if arguments.only in path.name]
+    failed = 0
+    titles: dict[str, set[str]] = {}
+    links: dict[str, list] = {}
+    complaints: dict[str, list[str]] = {}
+
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         lab(Path(folder)) as address,
         browser(executable) as devtools,
     ):
+        root = Path(folder) / "root"
+        tab = Tab(devtools)
+        tab.chapter(address, chapters[0])
+        for page in PAGES:
+            tab.page(page)
+            titles[page], links[page] = set(tab.evaluate(TITLES)), tab.evaluate(LINKS)
+            complaints[page] = tab.evaluate(AUDIT)
+        tab.socket.close()
+        for page in PAGES:
+            complaints[page] += dead(links[page], root, titles)
+            failed += report(page, complaints[page])
         for path in names:
             try:
                 tab = Tab(devtools)
-                cells = tab.chapter(address, path)
-                complaints = tab.evaluate(AUDIT) + folded(path)
+                tab.chapter(address, path)
+                found = tab.evaluate(AUDIT) + folded(path) + tab.captions(path)
+                found += dead(tab.evaluate(LINKS), root, titles) + tab.hover()
                 if arguments.run and path == chapters[0]:
-                    complaints += tab.run(path)
+                    found += tab.run(path)
                 if arguments.screenshots:
                     tab.shots(arguments.screenshots, path.stem)
+                tab.execute("shutdown-kernel")
                 tab.socket.close()
             except (OSError, RuntimeError) as error:
-                cells, complaints = 0, [f"{type(error).__name__}: {error}"]
-            failed += bool(complaints)
-            print(f"{'FAIL' if complaints else 'ok  '} {path.name}  {cells} cells")
-            for complaint in complaints[:12]:
-                print("      ", " ".join(complaint.split()), flush=True)
-    print(f"check_lab: {len(names)} chapters, {failed} with complaints")
+                found = [f"{type(error).__name__}: {error}"]
+            failed += report(path.name, found)
+        tab = Tab(devtools)
+        copy = emptied(chapters, root / "notebooks" / "all_emptied.ipynb")
+        failed += report("all chapters, run", tab.solutions(address, copy))
+    read = f"{len(names)} chapters, {len(PAGES)} pages"
+    print(f"check_lab: {read}, {failed} with complaints")
     return int(failed > 0)
+
+
+def report(name: str, complaints: list[str]) -> bool:
+    """Print what is to be said about a chapter or page; return whether it is bad."""
+    print(f"{'FAIL' if complaints else 'ok  '} {name}", flush=True)
+    for complaint in complaints[:12]:
+        print("      ", " ".join(complaint.split()), flush=True)
+    return bool(complaints)
 
 
 if __name__ == "__main__":
