@@ -121,12 +121,11 @@ book: $(VENV)/.installed-book
 	$(BIN)/jupyter-book build -W -n --keep-going .
 
 # One thread, as in the tests: sums in another order train other small networks.
-# Without `metadata.widgets` among the kept keys nbstripout deletes the widgets' state.
 refresh: export OMP_NUM_THREADS = 1
 refresh: $(VENV)/.installed-test
 	DIVER_LITE_MODE=demo $(BIN)/python -m pytest --nbmake --overwrite $(NB)
-	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
-	  --keep-metadata-keys metadata.widgets $(NB)
+	$(BIN)/nbstripout --keep-output --keep-count --keep-id $(NB)
+	$(BIN)/python scripts/without_widgets.py $(NB)
 
 # The wheel is made from the sdist, so what the sdist lacks is missed here.
 wheel: $(VENV)/.installed-test

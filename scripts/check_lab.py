@@ -312,7 +312,7 @@ class Tab(Page):
         )
         options = json.dumps({"path": path, "factory": "Markdown Preview"})
         self.evaluate(f"void jupyterapp.commands.execute('docmanager:open', {options})")
-        text = "!!document.querySelector('.jp-MarkdownViewer .myst h1')"
+        text = "!!document.querySelector('.jp-MarkdownViewer .myst')?.innerText"
         if not self.becomes("true", text, START):
             raise TimeoutError(f"{path} did not open within {START} s")
 
@@ -445,7 +445,11 @@ def main() -> int:
         tab = Tab(devtools)
         tab.chapter(address, chapters[0])
         for page in PAGES:
-            tab.page(page)
+            try:
+                tab.page(page)
+            except TimeoutError as error:
+                complaints[page], titles[page], links[page] = [str(error)], set(), []
+                continue
             titles[page], links[page] = set(tab.evaluate(TITLES)), tab.evaluate(LINKS)
             complaints[page] = tab.evaluate(AUDIT)
         tab.socket.close()

@@ -25,7 +25,7 @@ CHAPTERS = [
     "04_semantic_inheritance",
     "05_semantic_guidance",
     "06_semantic_fusion",
-    "interlude_two_priors",
+    "06b_two_priors",
     "07_cross_architecture",
     "08_ablations",
     "09_colour_images",
@@ -68,7 +68,7 @@ def test_the_contents_list_every_chapter_and_page():
     assert sorted(listed) == sorted(there)
     chapters = [entry for entry in listed if entry.startswith("notebooks/")]
     assert chapters == [f"notebooks/{name}" for name in CHAPTERS]
-    numbers = [int(name[:2]) for name in CHAPTERS if name[0].isdigit()]
+    numbers = [int(name[:2]) for name in CHAPTERS if re.match(r"\d+_", name)]
     assert numbers == [*range(1, len(numbers) + 1)]
 
 
@@ -78,7 +78,7 @@ def test_titles_in_the_contents_carry_the_number_of_the_file():
     for entry in (entry for part in toc["parts"] for entry in part["chapters"]):
         folder, _, name = entry["file"].partition("/")
         if folder == "notebooks":
-            sign = re.match(r"0?(\d*)|", name)[1] or name.partition("appendix_")[2][:1]
+            sign = re.match(r"0?(\d*)_|", name)[1] or name.partition("appendix_")[2][:1]
             assert entry["title"].startswith(f"{sign.upper()} · ".lstrip()), name
 
 
