@@ -190,15 +190,12 @@ POPUPS = """[...document.querySelectorAll(".hover-card-content, [role=tooltip]")
   .map((e) => e.innerText)"""
 HOVERED = 3  # terms of a chapter that the mouse rests on
 # a code cell of which only its place matters
-NOTHING = {"source": ["0"], "outputs": [], "execution_count": None}
+NOTHING = {"source": ["print('SOLVED')"], "outputs": [], "execution_count": None}
 
-# What one sees of solutions: whether the cell below each such heading is shown.
+# How many cells of solutions show what they print.
 OPEN_SOLUTIONS = r"""
-[...document.querySelectorAll(".jp-Notebook .jp-Cell")].filter((cell) => {
-  const title = cell.querySelector("h4, .admonition-title")?.innerText ?? "";
-  const below = cell.nextElementSibling;
-  return /^Solution/.test(title) && below?.checkVisibility();
-}).length
+[...document.querySelectorAll(".jp-Notebook .jp-OutputArea-output")].filter((e) =>
+  e.textContent.includes("SOLVED") && e.checkVisibility()).length
 """
 
 # How many code cells have not run. Their models say so: a folded one shows no number.
@@ -234,7 +231,7 @@ def emptied(chapters: list[Path], target: Path) -> Path:
             if cell["cell_type"] == "markdown" and title.startswith("##"):
                 inside = "Solution" in title
                 cells.append(cell | {"source": [title]})
-            elif cell["cell_type"] == "code" and inside:
+            elif cell["cell_type"] == "code" and (inside or "# Solution" in title):
                 cells.append({**cell, **NOTHING})
     notebook = json.loads(chapters[0].read_text("utf-8"))
     target.write_text(json.dumps(notebook | {"cells": cells}))
@@ -304,6 +301,13 @@ class Tab(Page):
             if self.evaluate(STANDS) == expected:
                 return expected
         raise TimeoutError(f"{name} did not open within {START} s")
+
+    def start(self, address: str) -> None:
+        """Open JupyterLab with nothing in it."""
+        self.call("Page.navigate", url=f"{address}/lab?reset")
+        if not self.becomes("true", "!!window.jupyterapp", START):
+            raise TimeoutError(f"JupyterLab did not start within {START} s")
+        self.evaluate("jupyterapp.restored.then(() => 0)")
 
     def page(self, path: str) -> None:
         """Open a page as a click on a link to it does, and wait for its text."""
@@ -443,7 +447,7 @@ def main() -> int:
     ):
         root = Path(folder) / "root"
         tab = Tab(devtools)
-        tab.chapter(address, chapters[0])
+        tab.start(address)
         for page in PAGES:
             try:
                 tab.page(page)
