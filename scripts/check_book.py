@@ -5,7 +5,8 @@ Run: python scripts/check_book.py [--html FOLDER] [--screenshots FOLDER] [--only
 Each page is opened from disk and must load nothing from a network, log no error, give
 every picture alt text, have all its mathematics rendered, have frame sliders that
 change their picture, fit the width of a phone, cut no table on a wide screen, and show
-true colours in dark mode.
+true colours in dark mode. Text has the contrast that axe-core asks for, where npm can
+get it; "Play with DIVER" has its picture and its first slider on one screen.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
@@ -14,16 +15,19 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import functools
 import itertools
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
+import platformdirs
 import websocket
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +172,73 @@ CUT_TABLES = r"""
 })()
 """
 
+# Runs in the page after axe-core; returns what can hardly be read, in both themes.
+CONTRAST = r"""
+(async () => {
+  const complaints = [];
+  for (const theme of ["light", "dark"]) {
+    document.documentElement.dataset.theme = theme;
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
+    // signatures of a reference are thousands of words that look alike
+    const where = {include: [["main"]], exclude: [["dt.sig"]]};
+    const found = await axe.run(where, {
+      runOnly: {type: "rule", values: ["color-contrast"]}, resultTypes: ["violations"],
+    });
+    for (const {nodes} of found.violations)
+      for (const {any: [{data}], html} of nodes)
+        complaints.push(`contrast ${data.contrastRatio} instead of ` +
+          `${data.expectedContrastRatio} in the ${theme} theme: ${html.slice(0, 80)}`);
+  }
+  return complaints;
+})()
+"""
+# Runs in dark mode; returns the outputs that stand on a light sheet of the theme's.
+GLARE = r"""
+(async () => {
+  document.documentElement.dataset.theme = "dark";
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
+  const light = (e) => {
+    const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
+    return a > 0.5 && Math.min(r, g, b) > 128;
+  };
+  return [...document.querySelectorAll("main .cell_output .output")].filter(light).map(
+    (e) => "a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
+})()
+"""
+AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
+
+# Runs in "Play with DIVER" as it opens, and scrolled a little; returns a list of
+# complaints.
+LIVE = r"""
+(async () => {
+  const page = window.playPage, complaints = [];
+  if (!page || page.form.hidden) return complaints;
+  const seen = (element, what, when) => {
+    const {top, bottom} = element.getBoundingClientRect();
+    if (top < 0 || bottom > innerHeight)
+      complaints.push(`${what} off a screen of ${innerWidth} x ${innerHeight} px ` +
+        `${when}: from ${Math.round(top)} to ${Math.round(bottom)}`);
+  };
+  const picture = page.slots[0].predicted.canvas, slider = page.get("t");
+  for (let i = 0; i < 100 && picture.width === 1; i++)
+    await new Promise((done) => setTimeout(done, 50));
+  if (picture.width === 1) complaints.push("the live page opens without a picture");
+  scrollTo({top: 0, behavior: "instant"});
+  for (const when of ["as it opens", "after scrolling on"]) {
+    seen(picture, "the recovered picture", when);
+    seen(slider, "the noise level's slider", when);
+    const stage = (page.find(".live-stage") ?? picture).getBoundingClientRect();
+    const behind = slider.getBoundingClientRect().top < stage.bottom;
+    if (behind) complaints.push(`the pictures cover the slider ${when}`);
+    scrollBy({top: slider.getBoundingClientRect().top - 0.7 * innerHeight,
+      behavior: "instant"});
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  return complaints;
+})()
+"""
+SCREENS = [(1366, 768), (390, 844)]  # a laptop's and a phone's
+
 
 class Page:
     """One tab, spoken to in Chromium's DevTools protocol."""
@@ -240,6 +311,8 @@ class Page:
         self.resize("phone")
         found["complaints"] += self.evaluate(NARROW)
         found["complaints"] += self.evaluate(WOBBLE)
+        found["complaints"] += live_complaints(self, path)
+        found["complaints"] += contrast_complaints(self)
         found["complaints"] += event_complaints(self.events)
         return found
 
@@ -275,6 +348,65 @@ class Page:
                 suffix = f".{part}" if part else ""
                 target = folder / f"{name}.{size}.{theme}{suffix}.png"
                 target.write_bytes(base64.b64decode(shot["data"]))
+
+
+def live_complaints(page: Page, path: Path) -> list[str]:
+    """Return what of "Play with DIVER" isn't on one screen, of a laptop or a phone."""
+    if not page.evaluate("!!window.playPage"):
+        return []
+    complaints = []
+    for width, height in SCREENS:
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        page.open(path)
+        complaints += page.evaluate(LIVE)
+    return complaints
+
+
+def contrast_complaints(page: Page) -> list[str]:
+    """Return what glares, or can hardly be read, in both themes.
+
+    The latter only where axe-core can be had.
+    """
+    complaints = page.evaluate(GLARE)
+    script = axe_core()
+    if script is not None:
+        page.evaluate(f"{script}; null")
+        complaints += page.evaluate(CONTRAST)
+    return complaints
+
+
+@functools.cache
+def axe_core() -> str | None:
+    """Return axe-core's script, out of npm's registry or kept from there, or None."""
+    kept = Path(platformdirs.user_cache_dir("diver_lite")) / f"{AXE}.js"
+    if kept.exists():
+        return kept.read_text("utf-8")
+    npm = shutil.which("npm")
+    try:
+        if npm is None or shutil.which("node") is None:
+            raise OSError("there is no node with npm")
+        with tempfile.TemporaryDirectory() as folder:
+            command = [npm, "pack", AXE, "--silent", "--fetch-retries=0"]
+            subprocess.run(
+                command, cwd=folder, check=True, capture_output=True, timeout=120
+            )
+            (archive,) = Path(folder).glob("*.tgz")
+            with tarfile.open(archive) as tar:
+                member = tar.extractfile("package/axe.min.js")
+                assert member is not None  # extractfile is None for folders only
+                script = member.read()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(script)
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
+        print(f"check_book: contrast is not checked, {AXE} could not be had: {error}")
+        return None
+    return script.decode("utf-8")
 
 
 def event_complaints(events: list[dict]) -> list[str]:
