@@ -215,7 +215,7 @@ def test_judge_on_a_full_disk(cli, monkeypatch):
         code, _, err = cli(*command)
         refused((code, "", err), "s.md can't be written (No space left on device)")
     assert names() == {"t.csv"}
-    monkeypatch.setattr(evaluate, "_judge", failing(AssertionError("trained again")))
+    monkeypatch.setattr(evaluate, "judge_one", failing(AssertionError("trained again")))
     assert cli(*command)[0] == 0
     assert names() == {"t.csv", "s.md"}
 
@@ -262,7 +262,7 @@ def test_names_of_sets_reach_no_csv_as_formulas(cli, monkeypatch):
     for name in ("t.csv", "s.csv"):
         rows = list(csv.DictReader(Path(name).read_text().splitlines()))
         assert {row["set"] for row in rows} == {"'=1+1", "'@b", "''-c"}
-    monkeypatch.setattr(evaluate, "_judge", failing(AssertionError("trained again")))
+    monkeypatch.setattr(evaluate, "judge_one", failing(AssertionError("trained again")))
     assert cli(*command)[:2] == (0, out)
 
 

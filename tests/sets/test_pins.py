@@ -247,6 +247,7 @@ OURS = {
     "schedule": "cosine",
     "labels": "hard",
     "judge_lr": {},
+    "judge_norm": {},
     "learned_lr": False,
 }
 RECIPES = {
@@ -267,6 +268,8 @@ RECIPES = {
         "schedule": "step",
         "labels": "hard",
         "judge_lr": {"ViT": 1e-3},
+        # the networks.py of DatasetCondensation and of MTT
+        "judge_norm": {"ResNet18": "IN", "VGG11": "IN"},
         "learned_lr": True,
     },
     "imagenet": OURS

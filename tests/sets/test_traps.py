@@ -217,7 +217,8 @@ def test_a_file_that_is_called_otherwise(tmp_path):
         f"taken for 'mnist', but the name {DC!r} says 'cifar10'; its pixels have "
         "colours (expected grey)"
     )
-    loaded = told(path, words, dataset="mnist")
+    # and read with the wrong constants, its pixels look like another scale, too
+    loaded = told(path, words, "which looks like -1 .. 1", dataset="mnist")
     assert words in loaded.provenance["doubts"][0]
     told(path)
     told(path, dataset="cifar10")
