@@ -33,7 +33,7 @@ COMMANDS = {
         *["--preset", "default", "--device", "cpu"],
     ],
     "distill": [
-        *[*CLI, "distill", "dm", "--split", "sample", "--steps", "30"],
+        *[*CLI, "distill", "dm", "--split", "sample", "--steps", "5"],
         *["-o", "distilled.safetensors", "--device", "cpu"],
     ],
 } | {
