@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -145,7 +146,9 @@ def _client(address: str) -> Any:
         await comm.close()
 
     try:  # a client that finds nobody would stay half-made, and may hang later
-        asyncio.run(knock())
+        # in a thread of its own: a notebook's has a running event loop
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, knock()).result()
     except (OSError, ValueError, TypeError):
         expected = "the address of a running Dask scheduler, as tcp://127.0.0.1:8786"
         raise InputError(

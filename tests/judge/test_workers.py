@@ -1,5 +1,6 @@
 """Trainings side by side: equal tables, lost workers, Ctrl-C, several machines."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -210,6 +211,16 @@ def test_the_workers_of_a_dask_scheduler(alone, tmp_path, scheduler):
         tasks = {x: (torch.zeros(10).numpy(),) for x in range(8)}
         pids = {pid for pid, *_ in dict(workers(pid_and_address, tasks)).values()}
     assert os.getpid() not in pids
+
+
+def test_a_scheduler_is_found_from_a_notebook(scheduler):
+    """Whose cells run inside an event loop."""
+
+    async def cell():
+        with Workers(None, CPU, scheduler) as workers:
+            return workers.count
+
+    assert asyncio.run(cell()) == 2
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "x://y", ""])
