@@ -104,7 +104,7 @@ lint: $(VENV)/.installed-test
 
 $(KERNEL_CONFIG): Makefile
 	@mkdir -p $(@D)
-	@echo 'c.InteractiveShellApp.extensions = ["diver_lite.book.setup"]' > $@
+	@echo 'c.InteractiveShellApp.extensions = ["bookkit.setup"]' > $@
 
 $(LAB_SETTINGS): Makefile
 	@mkdir -p $(@D)

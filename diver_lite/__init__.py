@@ -7,28 +7,28 @@ __version__ = "0.1.0"  # the one place: pyproject.toml reads it
 
 if TYPE_CHECKING:
     from diver_lite.checks import InputError
-    from diver_lite.distilled import DistilledSet
     from diver_lite.judge.table import cross_architecture
     from diver_lite.judge.training import train_judge
     from diver_lite.make.distill import distill
-    from diver_lite.prior import Prior
+    from diver_lite.priors.dit import Prior
+    from diver_lite.priors.loading import load_prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+    from diver_lite.sets.distilled import DistilledSet
     from diver_lite.sets.folder import save_image_folder
     from diver_lite.sets.load import load_distilled
-    from diver_lite.sets.priors import load_prior
     from diver_lite.sets.real import load_dataset
 
 # name -> where it is defined; read at first use, as torch and diffusers take seconds
 _ADDRESSES = {
-    "DistilledSet": "distilled",
+    "DistilledSet": "sets.distilled",
     "InputError": "checks",
-    "Prior": "prior",
+    "Prior": "priors.dit",
     "RecoveryConfig": "recovery",
     "cross_architecture": "judge.table",
     "distill": "make.distill",
     "load_dataset": "sets.real",
     "load_distilled": "sets.load",
-    "load_prior": "sets.priors",
+    "load_prior": "priors.loading",
     "recover": "recovery",
     "recover_steps": "recovery",
     "save_image_folder": "sets.folder",

@@ -23,9 +23,9 @@ from diver_lite.files import check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
 if TYPE_CHECKING:  # --help doesn't wait for torch
-    from diver_lite.distilled import DistilledSet
-    from diver_lite.prior import Prior
+    from diver_lite.priors.dit import Prior
     from diver_lite.recovery import RecoveryConfig
+    from diver_lite.sets.distilled import DistilledSet
 
 app = typer.Typer(
     add_completion=False,
@@ -163,10 +163,10 @@ def recover(
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.run.interval import IntervalPrior
+    from diver_lite.priors.interval import IntervalPrior
+    from diver_lite.priors.loading import load_prior
     from diver_lite.run.processes import Processes, launched_device
     from diver_lite.run.to_file import check_output, recover_to
-    from diver_lite.sets.priors import load_prior
 
     check_output(out, images, overwrite=overwrite)
     parse_config(preset, set_)  # say what is wrong before the prior is read
@@ -256,8 +256,8 @@ def _export(
 
 def _prior_of(distilled: DistilledSet) -> str:
     """Return the shipped prior of what a set was distilled from."""
+    from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.classes import origin
-    from diver_lite.sets.priors import shipped_priors
 
     found = origin(distilled)
     if found not in shipped_priors():
@@ -782,7 +782,7 @@ def convert_sit(
 
     Example: diver-lite convert-sit SiT-XL-2-256x256.pt --vae sd-vae-ft-ema -o sit
     """
-    from diver_lite.make.sit import convert_sit as run
+    from convert_sit import convert_sit as run
 
     run(checkpoint, out, vae=vae)
     echo(f"wrote {out}/, for --prior {out}")
@@ -796,8 +796,8 @@ def check() -> None:
     import torch
 
     from diver_lite.assets import asset_path, list_assets
+    from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.load import list_shipped
-    from diver_lite.sets.priors import shipped_priors
 
     echo(f"python       {sys.version.split()[0]}")
     echo(f"diver-lite   {__version__}")

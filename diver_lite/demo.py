@@ -15,20 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+from bookkit.figures import PAGES, image_grid, pixels_as_text
 from joblib import cpu_count
 
-from diver_lite.book.figures import PAGES, image_grid, pixels_as_text
 from diver_lite.checks import require
 from diver_lite.devices import one_thread
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import vae_only
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 from diver_lite.sets.real import load_dataset
 
 COLOR_SET = "cifar10-dsa-ipc1"

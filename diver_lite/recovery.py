@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, T, abar_at, draw_noise, to_timestep, to_window
+from diver_lite.priors.dit import Prior, T, abar_at, draw_noise, to_timestep, to_window
 from diver_lite.sets.classes import prior_classes
+from diver_lite.sets.distilled import DistilledSet
 
 WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
     "published": (816, 510),  # steps [40, 25] of 50

@@ -36,7 +36,7 @@ from diver_lite import (
 )
 from diver_lite.checks import InputError
 from diver_lite.judge.compare import compare, footnote, tally
-from diver_lite.run.fast import FastPrior
+from diver_lite.priors.fast import FastPrior
 from diver_lite.sets.real import describe_source
 
 NOISE, FLOW = "noise", "flow"

@@ -33,8 +33,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig
+from diver_lite.priors.fast import FastPrior
 from diver_lite.recovery import Recovery
-from diver_lite.run.fast import FastPrior
 
 BLOCK = 512  # bytes
 BASELINE = Path("results/baseline_gpu_stock.json")

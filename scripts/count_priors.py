@@ -25,9 +25,9 @@ from provenance import begin, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig
+from diver_lite.priors.loading import use_sit_timesteps
+from diver_lite.priors.text import TextPrior
 from diver_lite.recovery import Recovery
-from diver_lite.sets.priors import use_sit_timesteps
-from diver_lite.sets.text_prior import TextPrior
 
 META = torch.device("meta")
 STEPS = 50

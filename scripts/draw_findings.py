@@ -15,8 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-
-from diver_lite.book.figures import METHOD_COLORS, set_theme
+from bookkit.figures import METHOD_COLORS, set_theme
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "book" / "_static"

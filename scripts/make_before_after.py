@@ -5,10 +5,10 @@ Run: python scripts/make_before_after.py
 
 import io
 
+from bookkit.figures import image_grid, set_theme
 from PIL import Image
 
 from diver_lite import load_distilled, load_prior, recover
-from diver_lite.book.figures import image_grid, set_theme
 from diver_lite.demo import SCALE, recovered_photographs
 
 OUT = "book/_static/before_after.png"

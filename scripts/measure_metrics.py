@@ -27,6 +27,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from bookkit.copying import copying_distances
+from bookkit.features import (
+    class_agreement,
+    embed_2d,
+    frechet_distance,
+    judge_features,
+    kernel_distance,
+    real_judge,
+)
+from bookkit.latents import latent_distances, source_distances
 from provenance import begin, find_distilled, write_csv, write_result
 from study import TUNED, TUNED_PRIOR
 
@@ -35,16 +45,6 @@ from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, raw_prior, vae_only, variants
-from diver_lite.measure.copying import copying_distances
-from diver_lite.measure.features import (
-    class_agreement,
-    embed_2d,
-    frechet_distance,
-    judge_features,
-    kernel_distance,
-    real_judge,
-)
-from diver_lite.measure.latents import latent_distances, source_distances
 from diver_lite.sets.real import describe_source
 
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")

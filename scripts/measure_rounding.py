@@ -24,9 +24,9 @@ from provenance import begin, write_result
 from torch import Tensor
 
 from diver_lite import Prior
-from diver_lite.prior import draw_noise
-from diver_lite.run.fast import FastPrior
-from diver_lite.sets.priors import resolve_device
+from diver_lite.priors.dit import draw_noise
+from diver_lite.priors.fast import FastPrior
+from diver_lite.priors.loading import resolve_device
 
 TIMESTEPS = (900, 500, 100)
 

@@ -41,7 +41,7 @@ from diver_lite import (
 )
 from diver_lite.cli import Preset, parse_config
 from diver_lite.judge.compare import compare, footnote, tally
-from diver_lite.run.interval import IntervalPrior
+from diver_lite.priors.interval import IntervalPrior
 from diver_lite.sets.real import describe_source
 
 BASE, OTHER_NOISE = "base", "base, other noise"

@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # file of the package -> the tests that guard it, in this order: quick ones first
 GUARDS = {
     "recovery.py": ("test_recovery.py", "sets/test_pins.py"),
-    "prior.py": ("test_prior.py", "test_recovery.py"),
-    "run/interval.py": ("test_recovery.py",),
+    "priors/dit.py": ("priors/test_dit.py", "test_recovery.py"),
+    "priors/interval.py": ("test_recovery.py",),
     "judge/augment.py": ("judge/test_augment.py",),
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
     "judge/compare.py": ("judge/test_compare.py",),
@@ -46,7 +46,7 @@ GUARDS = {
         "sets/test_traps.py",
     ),
     "sets/names.py": ("sets/test_pins.py", "sets/test_subsets.py"),
-    "measure/features.py": ("measure/test_measure.py",),
+    "notebooks/bookkit/features.py": ("book/test_measure.py",),
 }
 
 
@@ -106,13 +106,13 @@ MUTANTS = [
         "return before if timestep >= low",
     ),
     Mutant(
-        "run/interval.py",
+        "priors/interval.py",
         "interval of guidance one off",
         "return guidance_scale if high >= timestep > low else 1.0",
         "return guidance_scale if high > timestep >= low else 1.0",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "clean latent scaled by the noise",
         "return (latents - sigma * eps) / alpha, eps",
         "return (latents - sigma * eps) / sigma, eps",
@@ -124,7 +124,7 @@ MUTANTS = [
         "alpha, sigma = prior.signal_and_noise(timestep)",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "one noise for all images",
         "np.random.default_rng([seed, int(index)])",
         "np.random.default_rng([seed])",
@@ -149,49 +149,49 @@ MUTANTS = [
     ),
     # --- prior: guidance, encoder, decoder -------------------------------------------
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "guidance counted from the conditional",
         "return out_u + scale * (out_c - out_u)",
         "return out_c + scale * (out_c - out_u)",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "halves of the batch swapped",
         "out_c, out_u = both[:, :channels].float().chunk(2)",
         "out_u, out_c = both[:, :channels].float().chunk(2)",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "last class for no class",
         "null = torch.full_like(y, self.num_classes)",
         "null = torch.full_like(y, self.num_classes - 1)",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "a fraction of 1 is beyond the schedule",
         "min(round(value * T), highest)",
         "round(value * T)",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "decoder's output not clamped",
         "return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)",
         "return torch.cat(parts).float() / 2 + 0.5",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "encoder fed with [0, 1]",
         "self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist",
         "self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "latents scaled before they are shifted",
         "return (latents - self._shift) * self.vae.config.scaling_factor",
         "return latents * self.vae.config.scaling_factor - self._shift",
     ),
     Mutant(
-        "prior.py",
+        "priors/dit.py",
         "resized without antialiasing",
         'F.interpolate(images, target, mode="bilinear", antialias=True)',
         'F.interpolate(images, target, mode="bilinear", antialias=False)',
@@ -391,33 +391,33 @@ MUTANTS = [
         "ids = [WORDNET_IDS[index] for index in indices]",
         "ids = sorted(WORDNET_IDS[index] for index in indices)",
     ),
-    # --- measure ---------------------------------------------------------------------
+    # --- bookkit ---------------------------------------------------------------------
     Mutant(
-        "measure/features.py",
+        "notebooks/bookkit/features.py",
         "cross term once",
         "squared + traces - 2 * cross",
         "squared + traces - cross",
     ),
     Mutant(
-        "measure/features.py",
+        "notebooks/bookkit/features.py",
         "covariance over n",
         "root = (x - mean) / (len(x) - 1) ** 0.5",
         "root = (x - mean) / len(x) ** 0.5",
     ),
     Mutant(
-        "measure/features.py",
+        "notebooks/bookkit/features.py",
         "diagonal kept",
         "within += (values.sum() - values.trace())",
         "within += values.sum()",
     ),
     Mutant(
-        "measure/features.py",
+        "notebooks/bookkit/features.py",
         "features of unclipped images",
         "return predict(judge, images.clamp(0, 1), ",
         "return predict(judge, images, ",
     ),
     Mutant(
-        "measure/features.py",
+        "notebooks/bookkit/features.py",
         "layouts compared the other way",
         "layout_lost=layout < layout_raw",
         "layout_lost=layout > layout_raw",

@@ -18,7 +18,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
 from diver_lite.recovery import RecoveryConfig, recover_steps
 
 PLANE = Path(__file__).parents[1] / "book" / "_static" / "live" / "plane.json"

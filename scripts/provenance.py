@@ -29,7 +29,7 @@ from diver_lite.sets.load import list_shipped, load_distilled
 ROOT = Path(__file__).parents[1]
 CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
 # whose text decides about the pixels of a recovery
-_PIXELS = ("distilled", "prior", "recovery")
+_PIXELS = ("sets/distilled", "priors/dit", "recovery")
 
 
 def begin() -> float:

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, inherit, recover
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 
 FOLDER = Path(__file__).parents[1] / "book" / "_static" / "live" / "stored"
 LEVELS = range(0, 1000, 50)

@@ -13,10 +13,10 @@ import diffusers
 import pytest
 import torch
 
-from diver_lite.distilled import DistilledSet
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
+from diver_lite.priors.loading import load_prior
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
-from diver_lite.sets.priors import load_prior
 
 # what `make test-quick` leaves out: browsers, processes, whole commands, thousands of
 # damaged files
@@ -37,7 +37,7 @@ SLOW = {
     "test_cli_hostile.py",
     "test_demo.py",
     "test_nonsense.py",
-    "test_priors_kinds.py",
+    "priors/test_kinds.py",
 }
 
 

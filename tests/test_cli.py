@@ -13,8 +13,8 @@ from PIL import Image
 
 from diver_lite import assets
 from diver_lite.cli import Preset, app, parse_config
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
@@ -216,7 +216,7 @@ def test_an_interrupted_run_leaves_nothing(cli, tiny_prior_folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diver_lite.prior.Prior.decode", interrupted)
+    monkeypatch.setattr("diver_lite.priors.dit.Prior.decode", interrupted)
     code, out, err = cli(
         *("recover", source, "--prior", tiny_prior_folder, *FAST),
         *("-o", "out.safetensors"),

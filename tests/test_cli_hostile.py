@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.distilled import DistilledSet
 
 LONG = "x" * 5000
 NO_COUNT = ("0", "-1", "1.5", "x", "1e3", "True", str(2**31), str(10**30), "", "0x1")

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from toy_sets import toy, toy_set
 
-from diver_lite import distilled
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import exclusive
 from diver_lite.judge import table as evaluate
 from diver_lite.make import checkpoint
 from diver_lite.make.distill import METHODS
+from diver_lite.sets import distilled
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import class_names, from_cell, to_cell
@@ -103,7 +103,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(cli, command):
 @pytest.mark.parametrize(
     ("command", "at"),
     [
-        (DISTILL, "diver_lite.distilled.DistilledSet.save"),
+        (DISTILL, "diver_lite.sets.distilled.DistilledSet.save"),
         (JUDGE, "diver_lite.judge.record.Cells.add"),
         (TRAIN, "diver_lite.make.train_prior.export_prior"),
     ],

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diver_lite import demo
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.distilled import DistilledSet
 
 
 @pytest.fixture

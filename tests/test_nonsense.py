@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import random_real
 from diver_lite.make.distill import distill
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import (
     RecoveryConfig,
     guide,
@@ -26,8 +26,8 @@ from diver_lite.recovery import (
     recover,
     recover_steps,
 )
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 from diver_lite.sets.real import load_dataset
 
 SHAPES = ((), (0,), (1,), (3,), (2, 3), (2, 3, 4, 4), (0, 3, 4, 4), (1, 4, 2, 2))

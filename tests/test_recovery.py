@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.fast import FastPrior
+from diver_lite.priors.interval import IntervalPrior
+from diver_lite.priors.loading import shipped_priors
 from diver_lite.recovery import (
     WINDOWS,
     RecoveryConfig,
@@ -26,9 +28,7 @@ from diver_lite.recovery import (
     recover,
     recover_steps,
 )
-from diver_lite.run.fast import FastPrior
-from diver_lite.run.interval import IntervalPrior
-from diver_lite.sets.priors import shipped_priors
+from diver_lite.sets.distilled import DistilledSet
 
 LABELS = torch.tensor([3, 8])
 NAN, INF = float("nan"), float("inf")

@@ -2,8 +2,8 @@
 
 import torch
 
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.table import cross_architecture
+from diver_lite.sets.distilled import DistilledSet
 
 NAMES = ("dark", "bright", "red")
 

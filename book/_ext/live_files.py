@@ -29,9 +29,9 @@ import torch
 from diver_lite.assets import ROOT as ASSETS
 from diver_lite.assets import list_assets
 from diver_lite.files import atomic_path
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.loading import load_prior
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 
 RUNTIME = "onnxruntime-web@1.30.0"  # its licence: MIT
 # name of a bundle -> files in the package's dist/: the library, its glue, its machine

@@ -37,9 +37,9 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError, instance, number, one_of, require, settings
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import NORMS, PROXY, judge_name
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.stored import label_kind, soft_kind
 
 Statistics = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from diver_lite import files
 from diver_lite.checks import InputError, first_line
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
 from diver_lite.judge.protocols import Protocol, learned_lr
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import from_cell, to_cell
 from diver_lite.sets.stored import records
 

@@ -20,12 +20,12 @@ from diver_lite.checks import (
     integer,
     require,
 )
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
+from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.classes import is_numbered, join, origin
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.formats import load_torch
 from diver_lite.sets.names import SUBSETS, class_names, imagenet_indices
-from diver_lite.sets.priors import resolve_device
 from diver_lite.sets.reading import reading
 
 

@@ -18,13 +18,13 @@ from tqdm.auto import tqdm
 
 from diver_lite import checks
 from diver_lite.checks import InputError, instance, integer, require
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.networks import PROXY, check_judge, judge_name
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells
 from diver_lite.judge.training import judge_one
 from diver_lite.judge.workers import Workers, devices_of
 from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import labelled_images
 
 Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]

@@ -14,11 +14,11 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from diver_lite.checks import class_indices, finite, floats
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import cutmix, dsa, resized_crops
 from diver_lite.judge.networks import build_judge, judge_name
 from diver_lite.judge.protocols import Protocol, get_protocol
-from diver_lite.sets.priors import resolve_device
+from diver_lite.priors.loading import resolve_device
+from diver_lite.sets.distilled import DistilledSet
 
 CHECK_EVERY = 50  # steps between two looks at the losses: a look waits for the GPU
 # test images at a time: on a CPU 50 stay in its caches, and take half the time of 500

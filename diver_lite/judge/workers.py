@@ -21,7 +21,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from diver_lite.checks import InputError, describe, first_line
 from diver_lite.devices import one_thread
-from diver_lite.sets.priors import resolve_device
+from diver_lite.priors.loading import resolve_device
 
 ATTEMPTS = 3  # times that a killed worker is replaced without a finished training
 Key = TypeVar("Key")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError, integer
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import labelled_images
 
 

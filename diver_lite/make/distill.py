@@ -29,13 +29,13 @@ from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
 from diver_lite.checks import InputError, integer, one_of, require, settings
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
 from diver_lite.make.baselines import draw_rows, rows_by_class
 from diver_lite.make.checkpoint import Checkpoint, kept
-from diver_lite.sets.priors import resolve_device
+from diver_lite.priors.loading import resolve_device
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import Dataset, labelled_images, one_channel
 
 

@@ -28,7 +28,7 @@ from diver_lite import checks
 from diver_lite.checks import InputError, integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Checkpoint
-from diver_lite.sets.priors import load_prior, resolve_device
+from diver_lite.priors.loading import load_prior, resolve_device
 from diver_lite.sets.real import describe_source, load_dataset, one_channel
 
 CURVE_POINTS = 50  # of a loss curve, at least

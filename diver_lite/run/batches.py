@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError
-from diver_lite.prior import VAE_BATCH, Prior
+from diver_lite.priors.dit import VAE_BATCH, Prior
 
 CPU_BATCH = 5  # fits its caches, and shares ten pictures among two cores
 LARGEST_BATCH = 64  # a DiT-XL/2 fills an H100 with it

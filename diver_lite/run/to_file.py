@@ -37,7 +37,6 @@ from tqdm.auto import tqdm
 from diver_lite.checks import InputError, first_line, instance, integer
 from diver_lite.checks import path as checked_path
 from diver_lite.devices import one_thread
-from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.files import (
     MARKER,
     atomic_path,
@@ -49,11 +48,12 @@ from diver_lite.files import (
     move,
     sha256,
 )
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.recovery import Recovery, RecoveryConfig
 from diver_lite.run.batches import choose_batch_size, in_parts
-from diver_lite.run.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.run.processes import Processes
+from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.stored import stored_images
 
@@ -68,8 +68,8 @@ _KNOWN = re.compile(rf"{SET}|{_OURS.pattern}|{_KNOWN_BEFORE.pattern}")
 _PACKAGES = ("torch", "diffusers", "safetensors")
 # the files of the package whose code decides what a shard holds
 COMPUTING = (
-    "prior.py", "recovery.py", "run/fast.py", "run/interval.py", "sets/priors.py",
-    "sets/text_prior.py",
+    "recovery.py", "priors/dit.py", "priors/fast.py", "priors/interval.py",
+    "priors/loading.py", "priors/text.py",
 )  # fmt: skip
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {

@@ -16,8 +16,8 @@ from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
 from diver_lite.sets.stored import records
 
 if TYPE_CHECKING:
-    from diver_lite.distilled import DistilledSet
-    from diver_lite.prior import Prior
+    from diver_lite.priors.dit import Prior
+    from diver_lite.sets.distilled import DistilledSet
 
 _NAME_THEM = "name the set's classes with dataset= (--dataset, --subset)"
 

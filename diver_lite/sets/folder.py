@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import (
     SUBSETS,
     WORDNET_IDS,

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from diver_lite import checks
 from diver_lite.checks import InputError, naming
-from diver_lite.distilled import DistilledSet
 from diver_lite.sets.archives import load_numpy, unpacked
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, instance, one_of, path
-from diver_lite.distilled import INDEX, DistilledSet
 from diver_lite.sets.classes import in_order_of, is_numbered
+from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.formats import FORMATS, read
 from diver_lite.sets.names import SUBSETS, class_names, dataset_name, imagenet_subset
 from diver_lite.sets.normalisation import Statistics

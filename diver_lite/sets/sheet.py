@@ -15,7 +15,7 @@ from diver_lite.checks import integer, printable
 from diver_lite.sets.stored import StoredImages, label_kind, records
 
 if TYPE_CHECKING:
-    from diver_lite.distilled import DistilledSet
+    from diver_lite.sets.distilled import DistilledSet
 
 _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 _GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from diver_lite import __version__
 from diver_lite.checks import InputError, first_line, one_of, printable
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import atomic_path, fingerprint, save_torch
 from diver_lite.sets.classes import in_order_of, is_numbered, origin
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.names import class_names, dataset_name
 from diver_lite.sets.normalisation import Statistics, known_statistics

@@ -109,7 +109,7 @@ def test_lab_opens_the_quick_start():
     config = re.search(r"echo '(.*diver_lite\.book\.setup.*)' > \$@", text)[1]
     # the file is Python: an extension that the kernel loads
     assignment = ast.parse(config).body[0]
-    assert ast.literal_eval(assignment.value) == ["diver_lite.book.setup"]
+    assert ast.literal_eval(assignment.value) == ["bookkit.setup"]
 
 
 # ---------------------------------------------------------------- the paper

@@ -11,18 +11,18 @@ from types import SimpleNamespace
 import ipywidgets as widgets
 import pytest
 import torch
+from bookkit import explore
+from bookkit.figures import duration, duration_bars
 from drawing import no_figure_stays_open  # noqa: F401
 from PIL import Image
 
-from diver_lite.book import explore
-from diver_lite.book.figures import duration, duration_bars
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
-from diver_lite.sets.priors import load_prior
+from diver_lite.sets.distilled import DistilledSet
 
 SI = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
 METHODS = {"SI": RecoveryConfig(guidance_factor=0.0), "DIVER": RecoveryConfig()}

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import seaborn as sns
 import torch
+from bookkit import figures
 from drawing import no_figure_stays_open, rendered  # noqa: F401
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diver_lite.book import figures
 from diver_lite.checks import InputError
 
 METHODS = [
@@ -241,7 +241,7 @@ def test_slider_takes_figures_alone():
 
 
 def test_importing_figures_does_not_import_diffusers():
-    code = "import sys, diver_lite.book.figures; sys.exit('diffusers' in sys.modules)"
+    code = "import sys, bookkit.figures; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

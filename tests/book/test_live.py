@@ -12,10 +12,10 @@ import live_page
 import pytest
 import torch
 
-from diver_lite.prior import draw_noise
+from diver_lite.priors.dit import draw_noise
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 
 DEFAULT = "scale=1.5&factor=0.1"
 PUBLISHED = "t=510&start=published&target=latent&scale=4&factor=0.1&clip=false"

@@ -17,10 +17,10 @@ import torch
 from docutils import nodes
 from PIL import Image
 
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import WINDOWS, RecoveryConfig
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.priors import load_prior
 
 PLANE = """
   const {recoverPoints} = require(`${folder}/plane.js`);
@@ -442,7 +442,7 @@ def test_an_explorer_of_what_the_page_has_not_gets_none():
 @pytest.mark.parametrize(
     "code",
     [
-        "from diver_lite.book.explore import explore_recovery",
+        "from bookkit.explore import explore_recovery",
         "explore_cost(seconds)",
         "# explore_recovery(distilled, prior) is live",
     ],

@@ -7,10 +7,10 @@ import sys
 import types
 
 import pytest
+from bookkit import setup as setup_check
+from bookkit.setup import SetupError, require
 from IPython.core.interactiveshell import InteractiveShell
 
-from diver_lite.book import setup as setup_check
-from diver_lite.book.setup import SetupError, require
 from diver_lite.checks import InputError
 
 
@@ -48,7 +48,7 @@ def test_imports_without_torch_and_says_that_it_is_missing():
 import sys, importlib.metadata as metadata
 for name in ("torch", "diffusers", "seaborn", "ipywidgets", "pandas", "numpy"):
     sys.modules[name] = None  # importing it fails
-from diver_lite.book.setup import SetupError, require
+from bookkit.setup import SetupError, require
 version = metadata.version
 def lacks_torch(name):
     if name == "torch":
@@ -152,13 +152,13 @@ def test_unknown_data():
 
 def test_a_missing_requirement_shows_one_line(shell, capsys, monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "0.1")
-    seen = run(shell, capsys, "from diver_lite.book.setup import require; require()")
+    seen = run(shell, capsys, "from bookkit.setup import require; require()")
     assert seen.startswith("SetupError: Packages are missing")
     assert "\n" not in seen
 
 
 def test_cells_out_of_order_give_a_sentence(shell, capsys):
-    shell.run_cell("from diver_lite.book.setup import require; require()")
+    shell.run_cell("from bookkit.setup import require; require()")
     seen = run(shell, capsys, "distilled.images")
     assert seen.startswith("distilled is not defined yet: run the cells above")
     assert "Traceback" not in seen
@@ -226,6 +226,6 @@ def test_memory_that_runs_out(shell, capsys, code):
 
 
 def test_outside_of_a_notebook_nothing_is_installed():
-    code = "from diver_lite.book.setup import require; print(require())"
+    code = "from bookkit.setup import require; print(require())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "True", run.stderr

@@ -8,11 +8,11 @@ import pytest
 import torch
 from toy_sets import toy, toy_set
 
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
 from diver_lite.judge import training
 from diver_lite.judge.networks import UNSEEN
 from diver_lite.judge.protocols import PROTOCOLS
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
 FAST = ("--steps", "2", "--test-images", "50", "--device", "cpu")

@@ -9,9 +9,9 @@ from torchvision.models import resnet18
 from toy_sets import score, toy, toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.relabel import load_teacher, relabel, teacher_classes
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import class_names, imagenet_indices
 
 

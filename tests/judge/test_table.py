@@ -7,13 +7,13 @@ import torch
 from toy_sets import NAMES, toy, toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import code_of
 from diver_lite.judge import training
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.record import TRAINING
 from diver_lite.judge.table import cross_architecture
+from diver_lite.sets.distilled import DistilledSet
 
 QUICK = {"steps": 2, "progress": False}
 

@@ -7,7 +7,6 @@ import torch
 from toy_sets import NAMES, score, toy, toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge import training as fit
 from diver_lite.judge.networks import JUDGES, PROXY, UNSEEN, ConvNet, build_judge
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
@@ -20,6 +19,7 @@ from diver_lite.make.baselines import (
     variants,
 )
 from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.sets.distilled import DistilledSet
 
 BRIEF = Protocol(steps=3, batch_size=8)
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from diver_lite.checks import InputError
 from diver_lite.make import train_prior as training
 from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, train_prior
+from diver_lite.priors.loading import load_prior
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
-from diver_lite.sets.priors import load_prior
 
 PARTS = ("transformer", "vae")
 

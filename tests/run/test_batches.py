@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run.batches import choose_batch_size, in_parts, out_of_memory
 from diver_lite.run.to_file import recover_to
-from diver_lite.sets.priors import load_prior
 
 QUICK = RecoveryConfig(num_inference_steps=2)
 OUT_OF_MEMORY = {

@@ -21,7 +21,8 @@ FORKS = """
 import os, sys
 from diver_lite.cli import main
 from diver_lite.run import to_file
-from diver_lite.sets import load, priors
+from diver_lite.priors import loading as priors
+from diver_lite.sets import load
 
 decode, calls = to_file.Prior.decode, []
 

@@ -14,13 +14,13 @@ import torch
 from conftest import random_set
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.fast import accelerate_prior
+from diver_lite.priors.interval import IntervalPrior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run import to_file as shards
-from diver_lite.run.fast import accelerate_prior
-from diver_lite.run.interval import IntervalPrior
 from diver_lite.run.to_file import recover_to
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.stored import StoredImages
 
 CONFIG = RecoveryConfig(num_inference_steps=2)
@@ -75,7 +75,7 @@ def stop_after(monkeypatch, tiny_prior):
                 raise error
             return decode(self, latents)
 
-        monkeypatch.setattr("diver_lite.prior.Prior.decode", counted)
+        monkeypatch.setattr("diver_lite.priors.dit.Prior.decode", counted)
         return calls
 
     return set_up
@@ -411,7 +411,7 @@ def test_the_number_of_threads_changes_nothing(go, out, whole, stop_after):
 
 def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
     """A prior is known by its weights and not by its path."""
-    from diver_lite.sets.priors import load_prior
+    from diver_lite.priors.loading import load_prior
 
     moved = load_prior(shutil.copytree(tiny_prior_folder, tmp_path / "elsewhere"))
     arguments = (tiny_set, tiny_set.labels)

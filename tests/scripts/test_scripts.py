@@ -21,11 +21,11 @@ from PIL import Image
 
 import diver_lite
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge import table as evaluate
 from diver_lite.make import distill
 from diver_lite.make.train_prior import train_prior
 from diver_lite.recovery import RecoveryConfig
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import list_shipped
 from diver_lite.sets.real import CIFAR10_CLASSES
 

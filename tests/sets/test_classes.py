@@ -9,24 +9,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bookkit import explore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from toy_sets import reordered, toy, toy_set
 
 from diver_lite import cli as commands
-from diver_lite.book import explore
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge import training
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import clip_only, random_real, vae_only
-from diver_lite.prior import Prior
+from diver_lite.priors import loading as priors
+from diver_lite.priors.dit import Prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.sets import priors
 from diver_lite.sets import real as data
 from diver_lite.sets.classes import in_order_of, join, origin, prior_classes
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import list_shipped, load_distilled
 from diver_lite.sets.names import (
     CIFAR10_CLASSES,

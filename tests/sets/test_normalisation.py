@@ -17,7 +17,7 @@ from published_files import (
 )
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.normalisation import (
     better_neighbour,

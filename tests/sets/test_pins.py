@@ -13,6 +13,7 @@ from published_files import class_major, close, normalise, pixels, save_dc, save
 from torchvision.models import ResNet18_Weights
 
 from diver_lite.judge.protocols import PROTOCOLS
+from diver_lite.priors.loading import load_prior, shipped_priors
 from diver_lite.recovery import WINDOWS
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import (
@@ -22,7 +23,6 @@ from diver_lite.sets.names import (
     dataset_name,
     imagenet_indices,
 )
-from diver_lite.sets.priors import load_prior, shipped_priors
 
 # --- Classes ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from published_files import CIFAR10, class_major, normalise, pixels, save_dc
 from toy_sets import toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.sheet import contact_sheet, in_words
 

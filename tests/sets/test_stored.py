@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import fingerprint
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.sets import stored
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.stored import StoredImages

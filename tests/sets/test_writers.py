@@ -9,7 +9,7 @@ import torch
 from published_files import CIFAR10
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import class_names
 from diver_lite.sets.stored import StoredImages

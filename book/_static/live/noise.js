@@ -1,4 +1,4 @@
-// The noise of `diver_lite.prior.draw_noise`: NumPy's default generator, in JavaScript.
+// The noise of `diver_lite.priors.dit.draw_noise`: NumPy's default generator, in JavaScript.
 //
 // np.random.default_rng([seed, index]).standard_normal(n, dtype=float32), equal but for
 // a last bit in the tails: SeedSequence mixes the two numbers, PCG64 draws integers, a

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diver_lite import checks
 from diver_lite.checks import InputError, require
-from diver_lite.prior import Prior, dit_timesteps, inference, noise_angles
+from diver_lite.priors.dit import Prior, dit_timesteps, inference, noise_angles
 from diver_lite.sets.names import numbered
 
 PROMPT = "a photo of a {name}"

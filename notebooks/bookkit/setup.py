@@ -161,7 +161,7 @@ def explain_errors(shell=None) -> None:
         shell.set_custom_exc(usual, _show)
 
 
-# `%load_ext diver_lite.book.setup`, or a kernel's config: then it also works after a
+# `%load_ext bookkit.setup`, or a kernel's config: then it also works after a
 # restart in the middle of a chapter
 load_ipython_extension = explain_errors
 

@@ -2,25 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
-from scipy.linalg import sqrtm
-from torch import nn
-from toy_sets import reordered
-
-from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
-from diver_lite.judge.networks import build_judge
-from diver_lite.judge.protocols import Protocol
-from diver_lite.judge.training import predict
-from diver_lite.make.baselines import random_real
-from diver_lite.measure import features as module
-from diver_lite.measure.copying import (
+from bookkit import features as module
+from bookkit.copying import (
     HELD_OUT,
     copying_distances,
     copying_summary,
     nearest_real,
 )
-from diver_lite.measure.features import (
+from bookkit.features import (
     class_agreement,
     embed_2d,
     find_failures,
@@ -29,12 +18,23 @@ from diver_lite.measure.features import (
     kernel_distance,
     real_judge,
 )
-from diver_lite.measure.latents import (
+from bookkit.latents import (
     latent_distances,
     latent_vectors,
     layout_correlation,
     source_distances,
 )
+from safetensors.torch import save_file
+from scipy.linalg import sqrtm
+from torch import nn
+from toy_sets import reordered
+
+from diver_lite.checks import InputError
+from diver_lite.judge.networks import build_judge
+from diver_lite.judge.protocols import Protocol
+from diver_lite.judge.training import predict
+from diver_lite.make.baselines import random_real
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import FASHION_MNIST_CLASSES, load_dataset
 
 

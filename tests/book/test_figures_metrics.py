@@ -2,9 +2,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from bookkit import figures
 from drawing import no_figure_stays_open, rendered  # noqa: F401
 
-from diver_lite.book import figures
 from diver_lite.checks import InputError
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from diver_lite import cli
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior
+from diver_lite.priors import fast
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.fast import FastPrior, accelerate_prior, why_not_fast
+from diver_lite.priors.interval import IntervalPrior
+from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover, recover_steps
-from diver_lite.run import fast
-from diver_lite.run.fast import FastPrior, accelerate_prior, why_not_fast
-from diver_lite.run.interval import IntervalPrior
 from diver_lite.run.to_file import recover_to
-from diver_lite.sets.priors import load_prior
+from diver_lite.sets.distilled import DistilledSet
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 QUICK = RecoveryConfig(num_inference_steps=4, guidance_factor=0.03)

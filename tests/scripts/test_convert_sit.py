@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from convert_sit import convert_sit
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors.torch import save_file
 
 from diver_lite.checks import InputError
-from diver_lite.make.sit import convert_sit
 from diver_lite.make.train_prior import PriorRecipe, build_vae
-from diver_lite.run.fast import FastPrior
-from diver_lite.sets.priors import load_prior
+from diver_lite.priors.fast import FastPrior
+from diver_lite.priors.loading import load_prior
 
 WIDTH, DEPTH, HEADS, CLASSES, SIDE = 128, 2, 2, 5, 8
 

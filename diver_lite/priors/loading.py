@@ -23,9 +23,9 @@ import torch
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, file_error, naming
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.text import LCM_SAYS, ConsistencyPrior, TextPrior
 from diver_lite.sets.reading import reading, told
-from diver_lite.sets.text_prior import LCM_SAYS, ConsistencyPrior, TextPrior
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from diver_lite.checks import InputError, describe, file_error, first_line, path
 from diver_lite.files import atomic_path, check_writable
+from diver_lite.priors.loading import load_vae
 from diver_lite.sets.names import class_names
-from diver_lite.sets.priors import load_vae
 
 HEAD_DIM = {1152: 72}  # SiT-XL; all smaller ones have 64
 

@@ -25,11 +25,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from traitlets import Unicode
 
-from diver_lite.book.figures import duration_bars, encode_figure, image_grid
+from bookkit.figures import duration_bars, encode_figure, image_grid
 from diver_lite.checks import InputError, floats, require
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.augment import shift_colour
-from diver_lite.prior import Prior, draw_noise
+from diver_lite.priors.dit import Prior, draw_noise
 from diver_lite.recovery import (
     WINDOWS,
     Recovery,
@@ -39,6 +38,7 @@ from diver_lite.recovery import (
     recover_steps,
 )
 from diver_lite.sets.classes import in_order_of, prior_classes
+from diver_lite.sets.distilled import DistilledSet
 
 HINTS = get_type_hints(RecoveryConfig)
 # argument of `show` -> its control, as ipywidgets abbreviates it: (lowest, highest,

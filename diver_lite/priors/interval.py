@@ -11,7 +11,7 @@ from copy import copy
 
 from torch import Tensor
 
-from diver_lite.prior import Prior, to_window
+from diver_lite.priors.dit import Prior, to_window
 
 
 class IntervalPrior(Prior):

@@ -15,24 +15,24 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from diver_lite.checks import floats, require
-from diver_lite.distilled import DistilledSet
-from diver_lite.files import fingerprint
-from diver_lite.judge.networks import PROXY, ConvNet, build_judge
-from diver_lite.judge.protocols import Protocol, get_protocol
-from diver_lite.judge.record import protocol_fingerprint
-from diver_lite.judge.training import predict, train_judge
-from diver_lite.make.checkpoint import kept
-from diver_lite.measure.latents import (
+from bookkit.latents import (
     alike,
     image_rows,
     latent_vectors,
     layout_correlation,
     paired,
 )
-from diver_lite.prior import Prior
+from diver_lite.checks import floats, require
+from diver_lite.files import fingerprint
+from diver_lite.judge.networks import PROXY, ConvNet, build_judge
+from diver_lite.judge.protocols import Protocol, get_protocol
+from diver_lite.judge.record import protocol_fingerprint
+from diver_lite.judge.training import predict, train_judge
+from diver_lite.make.checkpoint import kept
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.classes import in_order_of
-from diver_lite.sets.priors import resolve_device
+from diver_lite.sets.distilled import DistilledSet
 
 
 def real_judge(

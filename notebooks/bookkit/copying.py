@@ -14,12 +14,12 @@ import torch
 from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor, nn
 
+from bookkit.features import judge_features
+from bookkit.latents import alike, image_rows
 from diver_lite.checks import floats, require
-from diver_lite.distilled import DistilledSet
 from diver_lite.judge.compare import wilson
-from diver_lite.measure.features import judge_features
-from diver_lite.measure.latents import alike, image_rows
 from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.distilled import DistilledSet
 
 HELD_OUT = "held-out real"
 

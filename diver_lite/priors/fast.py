@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diver_lite.checks import InputError
-from diver_lite.prior import Prior
-from diver_lite.run.interval import IntervalPrior
+from diver_lite.priors.dit import Prior
+from diver_lite.priors.interval import IntervalPrior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
 # layer, another attention) may compute something else, so it takes the plain path.

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.checks import InputError, require
-from diver_lite.distilled import DistilledSet
-from diver_lite.prior import Prior
+from diver_lite.priors.dit import Prior
 from diver_lite.sets.classes import in_order_of
+from diver_lite.sets.distilled import DistilledSet
 
 
 def latent_vectors(images: Tensor, prior: Prior) -> Tensor:

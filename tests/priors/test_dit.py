@@ -18,9 +18,9 @@ from diver_lite import assets
 from diver_lite.checks import InputError
 from diver_lite.files import sha256
 from diver_lite.make.train_prior import RECIPES
-from diver_lite.prior import Prior, fit_images
+from diver_lite.priors.dit import Prior, fit_images
+from diver_lite.priors.loading import load_prior, resolve_device, shipped_priors
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.sets.priors import load_prior, resolve_device, shipped_priors
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
 DIT_WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"

@@ -14,14 +14,14 @@ import torch
 from conftest import randomise
 
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.prior import DIT, Prior
+from diver_lite.priors.dit import DIT, Prior
+from diver_lite.priors.fast import FastPrior, why_not_fast
+from diver_lite.priors.interval import IntervalPrior
+from diver_lite.priors.loading import load_prior
+from diver_lite.priors.text import ConsistencyPrior, TextPrior
 from diver_lite.recovery import Recovery, RecoveryConfig, recover, recover_steps
-from diver_lite.run.fast import FastPrior, why_not_fast
-from diver_lite.run.interval import IntervalPrior
-from diver_lite.sets.priors import load_prior
-from diver_lite.sets.text_prior import ConsistencyPrior, TextPrior
+from diver_lite.sets.distilled import DistilledSet
 
 transformers = pytest.importorskip("transformers")
 NAMES = ("tabby_cat", "fox", "goldfish")

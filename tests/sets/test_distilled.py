@@ -16,10 +16,11 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import save_file
 
-from diver_lite import assets, distilled
+from diver_lite import assets
 from diver_lite.checks import InputError
-from diver_lite.distilled import DistilledSet
 from diver_lite.files import sha256
+from diver_lite.sets import distilled
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import list_shipped, load_distilled
 from diver_lite.sets.names import (

@@ -1,1 +1,0 @@
-"""Measure what a recovery did to a set."""

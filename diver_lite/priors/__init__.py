@@ -1,0 +1,1 @@
+"""The noun that denoises: priors, their contract, and how they are loaded."""
