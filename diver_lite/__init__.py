@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diver_lite.judge.table import cross_architecture
     from diver_lite.judge.training import train_judge
     from diver_lite.make.distill import distill
-    from diver_lite.priors.dit import Prior
+    from diver_lite.priors.contract import Prior
     from diver_lite.priors.loading import load_prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
     from diver_lite.sets.distilled import DistilledSet
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ADDRESSES = {
     "DistilledSet": "sets.distilled",
     "InputError": "checks",
-    "Prior": "priors.dit",
+    "Prior": "priors.contract",
     "RecoveryConfig": "recovery",
     "cross_architecture": "judge.table",
     "distill": "make.distill",

@@ -23,7 +23,7 @@ from diver_lite.files import check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
 if TYPE_CHECKING:  # --help doesn't wait for torch
-    from diver_lite.priors.dit import Prior
+    from diver_lite.priors.contract import Prior
     from diver_lite.recovery import RecoveryConfig
     from diver_lite.sets.distilled import DistilledSet
 
@@ -273,13 +273,15 @@ def _map_of_subset(
     subset: str, distilled: DistilledSet, name: str, prior: Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
-    prior = prior.for_classes(distilled.class_names)
+    from diver_lite.priors.contract import told_of
+
+    prior = told_of(prior, distilled.class_names)
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
-    if prior.num_classes < 1000:
+    if len(prior.class_names) < 1000:
         raise InputError(
-            f"--prior {name} knows {prior.num_classes} classes; subset {subset!r} "
+            f"--prior {name} knows {len(prior.class_names)} classes; subset {subset!r} "
             "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256"
         )
     return imagenet_indices(subset)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import hypot
 from typing import Literal
 
 import torch
@@ -21,10 +22,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.priors.dit import Prior, T, abar_at, draw_noise, to_timestep, to_window
+from diver_lite.priors.contract import Prior, fit_images, known_level, name_of, told_of
+from diver_lite.priors.schedule import T, abar_at, draw_noise, to_timestep, to_window
 from diver_lite.sets.classes import prior_classes
 from diver_lite.sets.distilled import DistilledSet
 
+STARTS = ("published", "matched")
 WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
     "published": (816, 510),  # steps [40, 25] of 50
     "late": (400, -1),  # another definition in circulation: t <= 400
@@ -55,7 +58,6 @@ class RecoveryConfig:
         window: SG acts while high >= t > low (semantic fusion, SF): a pair (high, low),
             in which -1 and 0.0 lie below all timesteps, or a name from `WINDOWS`.
         clip_input: clip distilled pixels to [0, 1], as the VAE never saw others.
-        vae_posterior: encode to the posterior's "mode" or a "sample" of it.
 
     Raises `InputError`, which names the field. Source: paper; alternatives: ours.
     """
@@ -70,7 +72,6 @@ class RecoveryConfig:
     guidance_sigma: Literal["posterior", "marginal", "signal", "one"] = "posterior"
     window: str | tuple[int | float, int | float] = "published"
     clip_input: bool = True
-    vae_posterior: Literal["mode", "sample"] = "mode"
 
     def __post_init__(self) -> None:
         checks.settings(self)
@@ -78,7 +79,8 @@ class RecoveryConfig:
         checks.number(self.guidance_scale, "guidance_scale", 1, 1e4)
         checks.number(self.guidance_factor, "guidance_factor", 0, 1e4)
         to_timestep(self.noise_timestep, "noise_timestep")
-        to_timestep(self.start, "start", words=("published", "matched"))
+        if not checks.is_one_of(self.start, STARTS):
+            to_timestep(self.start, "start", also="'published', 'matched', ")
         to_window(self.window, "window", WINDOWS)
 
     @classmethod
@@ -98,7 +100,7 @@ class RecoveryConfig:
 
     def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
-        whose = f"of prior {prior.name!r}"
+        whose = f"of prior {name_of(prior)!r}"
         grid = [
             checks.number(t, f"a timestep {whose}", -1, T)
             for t in prior.timesteps(self.num_inference_steps)
@@ -106,18 +108,25 @@ class RecoveryConfig:
         falling = all(t > after for t, after in pairwise([*grid, -1]))
         expected = "at least one, and each below the one before"
         checks.require(bool(grid) and falling, f"timesteps {whose}", grid, expected)
-        if not self.inheritance or self.start == "published":
+        if not self.inheritance:
             return grid
-        name = "noise_timestep" if self.start == "matched" else "start"
-        start = prior.level(getattr(self, name), name)
+        start = known_level(prior, self.noise_timestep, "noise_timestep")
+        if self.start == "published":
+            return grid
+        if self.start != "matched":
+            start = known_level(prior, self.start, "start")
         return [start, *(t for t in grid if t < start)]
 
     def phase(self, timestep: float) -> str:
         """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
-        window = "published" if self.window == "none" else self.window
-        high, low = to_window(window, "window", WINDOWS)
-        before = "chaotic" if timestep > high else "concrete"
-        return before if timestep > low else "refinement"
+        high, low = WINDOWS["published"]
+        if self.window != "none":
+            high, low = to_window(self.window, "window", WINDOWS)
+        if timestep > high:
+            return "chaotic"
+        if timestep > low:
+            return "concrete"
+        return "refinement"
 
 
 @dataclass(frozen=True)
@@ -131,15 +140,17 @@ class Step:
     guided: bool  #: whether semantic guidance acted
 
 
-def inherit(latents: Tensor, noise: Tensor, alpha_cumprod: Tensor | float) -> Tensor:
+def inherit(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Noise clean latents to a given level (semantic inheritance, SI).
 
-    Latents z_0 and noise, standard normal, are (B, C, h, w); alpha_cumprod is abar of
-    the level, in [0, 1]. Source: paper, SI; the forward process of DDPM.
+    Latents z_0 and noise, standard normal, are (B, C, h, w); alpha and sigma, 0-d in
+    [0, 1], are the level's shares of signal and noise, sqrt(abar) and sqrt(1 - abar) of
+    DDPM. Source: paper, SI; the forward process of DDPM.
     """
     checks.latents(latents=latents, noise=noise)
-    checks.number(alpha_cumprod, "alpha_cumprod", 0, 1)
-    return alpha_cumprod**0.5 * latents + (1 - alpha_cumprod) ** 0.5 * noise
+    checks.number(alpha, "alpha", 0, 1)
+    checks.number(sigma, "sigma", 0, 1)
+    return alpha * latents + sigma * noise
 
 
 def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> Tensor:
@@ -154,13 +165,16 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
     return latents - gamma * sigma * difference
 
 
-def guidance_sigma(kind: str, alpha: Tensor, alpha_prev: Tensor) -> Tensor:
+def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
     """Return sigma_k from abar of this step and of the next cleaner one."""
-    if kind == "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
-        return ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).sqrt()
-    if kind == "marginal":
-        return (1 - alpha).sqrt()
-    return alpha.sqrt() if kind == "signal" else torch.ones_like(alpha)
+    match kind:
+        case "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
+            return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
+        case "marginal":
+            return (1 - abar).sqrt()
+        case "signal":
+            return abar.sqrt()
+    return torch.ones_like(abar)
 
 
 def recover_steps(
@@ -185,17 +199,19 @@ def recover_steps(
     checks.instance(prior, "prior", Prior)
     checks.instance(config, "config", RecoveryConfig)
     checks.latents(prior.latent_shape, latents=latents, noise=noise)
-    checks.class_indices(class_labels, "class_labels", len(latents), prior.num_classes)
+    classes = len(prior.class_names)
+    checks.class_indices(class_labels, "class_labels", len(latents), classes)
     timesteps = config.timesteps(prior)
-    prior = prior.for_steps(timesteps, class_labels)
-    z_0, z = latents, noise
+    z_0 = latents
+    z = noise
     if config.inheritance:
-        level = prior.level(config.noise_timestep, "noise_timestep")
-        z = prior.norm(level) * inherit(z_0, noise, abar_at(level))
+        level = to_timestep(config.noise_timestep, "noise_timestep")
+        z = inherit(z_0, noise, *prior.signal_and_noise(level))
     for timestep, after in pairwise([*timesteps, -1]):
         x_0, eps = prior.denoise(z, timestep, class_labels, config.guidance_scale)
-        # the paper pulls z_k, the state before the update, towards z_0
-        pulled = z if config.guidance_target == "latent" else x_0
+        pulled = x_0
+        if config.guidance_target == "latent":  # before the update, as in the paper
+            pulled = z
         alpha, sigma = prior.signal_and_noise(after)
         z = alpha * x_0 + sigma * eps  # DDIM
 
@@ -203,8 +219,9 @@ def recover_steps(
         guided = phase == "concrete" and config.window != "none"
         # nothing would denoise after a pull in the last step
         if guided and config.guidance_factor > 0 and after > -1:
-            alphas = abar_at(timestep), abar_at(timestep - T / 50)
-            sigma_k = prior.norm(after) * guidance_sigma(config.guidance_sigma, *alphas)
+            abars = abar_at(timestep), abar_at(timestep - T / 50)
+            scale = round(hypot(alpha, sigma), 6)  # 1 where the variance is preserved
+            sigma_k = scale * guidance_sigma(config.guidance_sigma, *abars)
             passed = (timestep - after) / (T / 50)  # in steps of the paper
             z = guide(z, pulled - z_0, sigma_k, passed * config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
@@ -227,34 +244,40 @@ class Recovery:
         if self.noise is not None:
             shape = (len(self.distilled), *self.prior.latent_shape)
             checks.floats(self.noise, "noise", shape)
-        self.prior = self.prior.for_classes(self.distilled.class_names)
+        self.prior = told_of(self.prior, self.distilled.class_names)
         self.classes = prior_classes(self.distilled, self.prior, self.class_map)
         self.config.timesteps(self.prior)  # a bad one must fail before the first image
 
     def refine(self, indices: Sequence[int]) -> Tensor:
         """Refine some images of the set: (B, 3, S, S) in [0, 1], S the prior's size."""
-        prior, config, batch = self.prior, self.config, [*indices]
-        images = prior.fit_images(self.distilled.images[batch])
-        images = images.clamp(0, 1) if config.clip_input else images
-        drawn, posterior = draw_noise(prior.latent_shape, indices, self.seed, draws=2)
-        posterior = posterior if config.vae_posterior == "sample" else None
-        z_0 = prior.encode(images, posterior_noise=posterior)
-        noise = (drawn if self.noise is None else self.noise[batch]).to(z_0)
-        steps = recover_steps(z_0, self.classes[batch], prior, config, noise=noise)
+        prior = self.prior
+        batch = [*indices]
+        images = fit_images(self.distilled.images[batch], prior)
+        if self.config.clip_input:
+            images = images.clamp(0, 1)
+        z_0 = prior.encode(images)
+        noise = draw_noise(prior.latent_shape, batch, self.seed)
+        if self.noise is not None:
+            noise = self.noise[batch]
+        asked = (z_0, self.classes[batch], prior, self.config)
+        steps = recover_steps(*asked, noise=noise.to(z_0))
         (last,) = deque(steps, maxlen=1)
         decoded = prior.decode(last.latents)
-        checks.floats(decoded, f"images of prior {prior.name!r}", images.shape)
+        checks.floats(decoded, f"images of prior {name_of(prior)!r}", images.shape)
         return decoded
 
     def finish(self, images: Tensor, size: Sequence[int]) -> Tensor:
         """Bring what `refine` gave to a size (h, w), and to the CPU."""
-        images = checks.finite(images, f"images of prior {self.prior.name!r}")
-        return self.prior.fit_images(images, size).clamp(0, 1).cpu()
+        images = checks.finite(images, f"images of prior {name_of(self.prior)!r}")
+        return fit_images(images, self.prior, size).clamp(0, 1).cpu()
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
-        seed = self.seed if self.noise is None else "noise given"
-        how = {"config": asdict(self.config), "seed": seed, "prior": self.prior.name}
+        seed: int | str = self.seed
+        if self.noise is not None:
+            seed = "noise given"
+        prior = name_of(self.prior)
+        how = {"config": asdict(self.config), "seed": seed, "prior": prior}
         return self.distilled.with_images(images, method="DIVER", **how)
 
 
@@ -285,11 +308,15 @@ def recover(
     `InputError` for a class that the prior doesn't know, or a value of wrong type or
     range. Source: paper, algorithm 1.
     """
-    config = RecoveryConfig.recommended(prior) if config is None else config
+    if config is None:
+        config = RecoveryConfig.recommended(prior)
+    if batch_size is None:
+        batch_size = 10  # as many fit a CPU's caches
+    checks.integer(batch_size, "batch_size", 1)
     job = Recovery(distilled, prior, config, seed, noise, class_map)
-    size = 10 if batch_size is None else batch_size  # 10 fit a CPU's caches
-    batches = torch.arange(len(distilled)).split(checks.integer(size, "batch_size", 1))
-    recovered, sides = [], distilled.images.shape[-2:]
+    batches = torch.arange(len(distilled)).split(batch_size)
+    sides = distilled.images.shape[-2:]
+    recovered = []
     for indices in tqdm(batches, "recover", unit="batch", disable=not progress):
         recovered.append(job.finish(job.refine(indices.tolist()), sides))
     return job.result(torch.cat(recovered))

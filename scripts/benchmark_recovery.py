@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior, recover
-from diver_lite.priors.dit import draw_noise
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.loading import resolve_device
 
@@ -207,7 +207,7 @@ def stock_loop(prior: Prior, labels: torch.Tensor, steps: int):
     """Sample as `DiTPipeline` does, with the prior's own "no class"."""
     scheduler = diffusers.DDIMScheduler.from_config(prior.scheduler.config)
     scheduler.set_timesteps(steps)
-    (z,) = draw_noise(prior.latent_shape, range(len(labels)), seed=0)
+    z = draw_noise(prior.latent_shape, range(len(labels)), seed=0)
     z, labels = z.to(prior.device, prior.dtype), labels.to(prior.device)
     both = torch.cat([labels, torch.full_like(labels, prior.num_classes)])
     for t in scheduler.timesteps:

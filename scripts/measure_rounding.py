@@ -24,7 +24,7 @@ from provenance import begin, write_result
 from torch import Tensor
 
 from diver_lite import Prior
-from diver_lite.priors.dit import draw_noise
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.fast import FastPrior
 from diver_lite.priors.loading import resolve_device
 
@@ -33,7 +33,7 @@ TIMESTEPS = (900, 500, 100)
 
 def outputs(prior: Prior, denoiser: Prior) -> dict[str, Tensor]:
     """Return what is compared: the noise at each timestep, and decoded images."""
-    (z,) = draw_noise(prior.latent_shape, range(2), seed=0)
+    z = draw_noise(prior.latent_shape, range(2), seed=0)
     labels = torch.arange(2)
     denoiser = denoiser.for_steps(TIMESTEPS, labels)
     found = {

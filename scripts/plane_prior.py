@@ -18,7 +18,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import RecoveryConfig, recover_steps
 
 PLANE = Path(__file__).parents[1] / "book" / "_static" / "live" / "plane.json"
@@ -71,7 +72,7 @@ def recover_points(config: RecoveryConfig, seed: int = 0) -> Tensor:
     prior, draws = PlanePrior(data["curves"], data["std"]), data["draws"]
     points = torch.tensor(data["points"]).repeat_interleave(draws, 0)[:, :, None, None]
     labels = torch.tensor(data["classes"]).repeat_interleave(draws)
-    (noise,) = draw_noise(prior.latent_shape, range(len(points)), seed)
+    noise = draw_noise(prior.latent_shape, range(len(points)), seed)
     *_, last = recover_steps(points, labels, prior, config, noise=noise)
     return last.latents.view(-1, draws, 2)
 

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, inherit, recover
 from diver_lite.sets.load import load_distilled
@@ -35,7 +36,7 @@ SHEETS = {
 def draw(prior: Prior, name: str) -> tuple[Tensor, Tensor]:
     """Return a set's clean latents and their noise: (N, C, h, w) each."""
     images = load_distilled(name).images.clamp(0, 1)
-    (noise,) = draw_noise(prior.latent_shape, range(len(images)), SEED)
+    noise = draw_noise(prior.latent_shape, range(len(images)), SEED)
     return prior.encode(images), noise
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.fast import FastPrior
 from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import shipped_priors
@@ -756,11 +757,11 @@ def test_a_seed_fixes_every_byte(tiny_prior, tiny_set, seed):
 def test_the_noise_of_an_image_is_its_own():
     """Noise depends on (seed, index) alone and no two images share it."""
     shape = (4, 16, 16)
-    (all_noise,) = draw_noise(shape, range(6), seed=2)
+    all_noise = draw_noise(shape, range(6), seed=2)
     for index in (0, 3, 5):
-        (alone,) = draw_noise(shape, [index], seed=2)
+        alone = draw_noise(shape, [index], seed=2)
         assert torch.equal(alone[0], all_noise[index])
-    (other_seed,) = draw_noise(shape, range(6), seed=3)
+    other_seed = draw_noise(shape, range(6), seed=3)
     flat = torch.cat([all_noise, other_seed]).flatten(1)
     correlation = torch.corrcoef(flat) - torch.eye(12)
     assert correlation.abs().max() < 0.15
@@ -772,7 +773,7 @@ def test_the_noise_of_an_image_is_its_own():
 
 def test_given_noise_is_what_is_used(tiny_prior, tiny_set):
     """The noise of (seed, i), passed explicitly, changes nothing."""
-    (noise,) = draw_noise(tiny_prior.latent_shape, range(20), seed=3)
+    noise = draw_noise(tiny_prior.latent_shape, range(20), seed=3)
     drawn = run(tiny_set, tiny_prior)
     assert torch.equal(run(tiny_set, tiny_prior, noise=noise), drawn)
     in_parts = run(tiny_set, tiny_prior, noise=noise, batch_size=8)

@@ -29,7 +29,8 @@ import torch
 from diver_lite.assets import ROOT as ASSETS
 from diver_lite.assets import list_assets
 from diver_lite.files import atomic_path
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
 from diver_lite.sets.load import load_distilled
 
@@ -257,7 +258,7 @@ def _describe(prior: Prior) -> dict:
     found = [scheduler[key] for key in ("timestep_spacing", "prediction_type")]
     assert found == ["leading", "epsilon"], found  # what live/diver.js is written for
     assert prior.scheduler.final_alpha_cumprod == 1
-    (noise,) = draw_noise(prior.latent_shape, [0], 0)
+    noise = draw_noise(prior.latent_shape, [0], 0)
     answer = prior.predict_noise(noise, 500, torch.tensor([0]), 1.0)
     return {
         "classNames": list(prior.class_names),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError, integer
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.contract import Prior, fit_images
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import labelled_images
@@ -56,9 +56,9 @@ def clip_only(distilled: DistilledSet) -> DistilledSet:
 
 def vae_only(distilled: DistilledSet, prior: Prior) -> DistilledSet:
     """Send a set through the VAE and back: what DIVER does with nothing in between."""
-    images = prior.fit_images(distilled.images.clamp(0, 1))
+    images = fit_images(distilled.images.clamp(0, 1), prior)
     decoded = torch.cat([prior.decode(prior.encode(x)).cpu() for x in images.split(50)])
-    images = prior.fit_images(decoded, distilled.images.shape[-2:]).clamp(0, 1)
+    images = fit_images(decoded, prior, distilled.images.shape[-2:]).clamp(0, 1)
     return distilled.with_images(images, method="VAE only")
 
 

@@ -4,7 +4,7 @@ A block of a DiT modulates its input by numbers that depend on the timestep and 
 class alone, and diffusers embeds both anew in every block at every step. `FastPrior`
 computes these numbers for many steps at once, so that attention and MLP remain; on CUDA
 it replays the whole network as one graph. Its results are those of the plain path
-(`Prior.predict_noise`, the readable reference) up to rounding; the tests compare them.
+(`DiTPrior.forward`, the readable reference) up to rounding; the tests compare them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diver_lite.checks import InputError
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.contract import Prior, Wrapped
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.interval import IntervalPrior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
@@ -40,12 +41,8 @@ COMPILE_FROM = 1000  # images
 _GRAPHS = threading.Lock()  # each has one place for its inputs and outputs
 
 
-class FastPrior(Prior):
-    """A `Prior` whose transformer runs with its conditioning prepared.
-
-    `for_steps` is told which timesteps and classes will come, and returns a copy for
-    them. Other calls are answered too, only more slowly. Nothing of a call is kept in
-    the prior itself, so threads may share it.
+class FastPrior(Wrapped):
+    """A `DiTPrior` whose transformer runs with its conditioning prepared.
 
     Memory: a DiT-XL/2 has 196,000 modulation numbers per (timestep, class), so 50 steps
     of 64 classes would take 1.2 GiB in bfloat16. The table therefore holds as many
@@ -66,42 +63,67 @@ class FastPrior(Prior):
     Source: ours; the network is that of Peebles and Xie 2023.
     """
 
-    # what a copy for one batch knows: its timesteps, labels, and table of modulations
-    _places: Sequence[int | float] = ()
-    _labels = torch.empty(0, dtype=torch.int64)
-    _classes: Tensor
-    _rows: Tensor
-    _table: dict[float, tuple[Tensor, Tensor]]
-
-    def __init__(self, prior: Prior, *, compile: bool = False) -> None:
-        reason = why_not_fast(prior)
-        if reason:
+    def __init__(self, prior: DiTPrior, *, compile: bool = False) -> None:
+        if reason := why_not_fast(prior):
             raise InputError(f"the fast path does not apply: {reason}")
-        super().__init__(
-            prior.transformer, prior.vae, prior.scheduler, prior.class_names, prior.info
-        )
-        self._block = _compiled_block() if compile and _can_compile(prior) else _block
+        super().__init__(prior)
+        # the same prior, but for the way in which its network is asked
+        self._quick = copy(prior)
+        self._network = _Network(prior, compile)
+        self._quick.forward = self._network
+
+    def timesteps(self, num_inference_steps: int) -> list[int | float]:
+        grid = self.prior.timesteps(num_inference_steps)
+        # which places the steps after one are likely to visit; a wrong guess costs time
+        self._network.places = [self.prior.place(t) for t in grid]
+        return grid
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        return self._quick.denoise(latents, timestep, class_labels, guidance_scale)
+
+
+class _Network:
+    """A DiT's transformer, asked for a batch of latents at one of its own timesteps.
+
+    What is prepared for a walk belongs to the thread that walks, so that threads may
+    share the prior.
+    """
+
+    def __init__(self, prior: DiTPrior, compile: bool) -> None:
+        self.transformer = prior.transformer
+        self.places: Sequence[int | float] = ()
+        self._block = _block
+        if compile and _can_compile(prior):
+            self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
+        self._walk = threading.local()
         self._fuse()
 
-    def for_steps(self, timesteps: Sequence[float], class_labels: Tensor) -> FastPrior:
-        """Return a copy for the steps of one batch, which owns their table.
-
-        Args:
-            timesteps: of DiT's schedule, in the order in which they will be asked for.
-            class_labels: (B,) int64, 0 .. num_classes-1.
-        """
-        ready = copy(self)
-        ready._fuse()  # the weights may have moved since
-        ready._places = [self.place(t) for t in timesteps]
-        ready._labels = class_labels.cpu()
-        classes, rows = torch.unique(ready._labels, return_inverse=True)
-        null = torch.full_like(rows, len(classes))  # one entry serves every image
-        ready._rows = torch.cat([rows, null]).to(self.device)
-        classes = torch.cat([classes, torch.tensor([self.num_classes])])
-        ready._classes = classes.to(self.device)
-        ready._table = {}
-        return ready
+    def __call__(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
+        labels = class_labels.cpu()
+        null = torch.tensor([self.transformer.config.num_embeds_ada_norm])
+        classes = torch.cat([labels, null]).unique()  # "no class" serves every image
+        walk = self._walk
+        known = getattr(walk, "classes", None)
+        same = known is not None and torch.equal(known, classes)
+        if not same or place not in walk.table:
+            walk.classes = classes
+            walk.table = {}  # free the old one first
+            walk.table = self._tabulate(place, classes, x)
+        # each entry is for one step: the next walk may find the weights changed
+        modulation, last = walk.table.pop(place)
+        rows = torch.searchsorted(classes, labels).to(x.device)
+        inputs = (x, modulation.index_select(-3, rows), last.index_select(-3, rows))
+        if x.device.type != "cuda":
+            return self._run(*inputs)
+        with _GRAPHS, torch.cuda.device(x.device):
+            return self._graph(inputs)(*inputs)
 
     def _fuse(self) -> None:
         blocks = self.transformer.transformer_blocks
@@ -109,63 +131,47 @@ class FastPrior(Prior):
         self._blocks = [(block, *_fused(block.attn1)) for block in blocks]
         self._weights = [w.data_ptr() for w in self.transformer.parameters()]
 
-    def _guided(
-        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
-    ) -> Tensor:
-        self.check_request(latents, timestep, class_labels, scale)
-        asked = (latents, timestep, class_labels, scale)
-        known = self.place(timestep) in self._places
-        if known and torch.equal(class_labels.cpu(), self._labels):
-            return super()._guided(*asked)
-        return self.for_steps([timestep], class_labels)._guided(*asked)
-
-    def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
-        if place not in self._table:
-            self._fill_table(place)
-        # the rows of `class_labels`: the batch's classes, then perhaps "no class"
-        rows = self._rows[: len(class_labels)]
-        inputs = (x, *(part.index_select(-3, rows) for part in self._table[place]))
-        if x.device.type != "cuda":
-            return self._run(*inputs)
-        with _GRAPHS, torch.cuda.device(x.device):
-            return self._graph(inputs)(*inputs)
-
     def _graph(self, inputs: Sequence[Tensor]) -> _Graph:
         """Return the graph for so many rows, with the weights where they are now."""
-        rows, batch = len(inputs[0]), len(self._labels)
-        wanted = (rows, torch.cuda.current_stream().cuda_stream, *self._weights)
+        stream = torch.cuda.current_stream().cuda_stream
+        wanted = (len(inputs[0]), stream, *self._weights)
         if wanted not in self._graphs:
-            for key in [*self._graphs]:  # they hold memory, and sizes rarely come back
-                if key[0] not in (batch, 2 * batch) or key[2:] != wanted[2:]:
-                    del self._graphs[key]
+            # they hold memory, and sizes rarely come back: with guidance, and without
+            kept = [key for key in self._graphs if key[1:] == wanted[1:]][-1:]
+            others = [key for key in self._graphs if key[2:] == wanted[2:]]
+            others = [key for key in others if key[1] != stream]
+            self._graphs = {key: self._graphs[key] for key in (*others, *kept)}
             self._graphs[wanted] = _Graph(self._run, inputs)
         return self._graphs[wanted]
 
-    def _fill_table(self, place: float) -> None:
+    def _tabulate(self, place: float, classes: Tensor, x: Tensor) -> dict:
         """Tabulate modulations from `place` on, as many steps as memory allows."""
-        blocks, width = self.transformer.transformer_blocks, self.transformer.inner_dim
-        classes, itemsize = len(self._classes), self.dtype.itemsize
-        step_bytes = len(blocks) * classes * 6 * width * itemsize
-        first = self._places.index(place)
-        steps = self._places[first : first + max(1, TABLE_BYTES // step_bytes)]
-        t = torch.tensor(steps, device=self.device)
-        self._table = {}  # free the old one first
+        self._fuse()  # the weights may have moved since
+        dit = self.transformer
+        width = dit.inner_dim
+        count = len(dit.transformer_blocks)
+        step_bytes = count * len(classes) * 6 * width * x.dtype.itemsize
+        later = [other for other in self.places if other < place]
+        steps = [place, *later][: max(1, TABLE_BYTES // step_bytes)]
+        t = torch.tensor(steps, device=x.device)
+        y = classes.to(x.device)
 
         def embed(block: Any) -> Tensor:
             emb = block.norm1.emb
-            of_time = emb.timestep_embedder(emb.time_proj(t).to(self.dtype))
-            of_class = emb.class_embedder.embedding_table(self._classes)
+            of_time = emb.timestep_embedder(emb.time_proj(t).to(x.dtype))
+            of_class = emb.class_embedder.embedding_table(y)
             return F.silu(of_time[:, None] + of_class)  # (steps, classes, width)
 
-        shape = (len(steps), len(blocks), classes, 6, width)
-        modulation = torch.empty(shape, dtype=self.dtype, device=self.device)
-        for index, block in enumerate(blocks):
+        shape = (len(steps), count, len(classes), 6, width)
+        modulation = torch.empty(shape, dtype=x.dtype, device=x.device)
+        for index, block in enumerate(dit.transformer_blocks):
             parts = block.norm1.linear(embed(block))
             modulation[:, index] = parts.unflatten(-1, (6, width))
         modulation[..., (1, 4), :] += 1  # the scales act as 1 + scale
-        last = self.transformer.proj_out_1(embed(blocks[0])).unflatten(-1, (2, width))
+        first = dit.transformer_blocks[0]
+        last = dit.proj_out_1(embed(first)).unflatten(-1, (2, width))
         last[..., 1, :] += 1
-        self._table = dict(zip(steps, zip(modulation, last, strict=True), strict=True))
+        return dict(zip(steps, zip(modulation, last, strict=True), strict=True))
 
     def _run(self, x: Tensor, modulation: Tensor, last: Tensor) -> Tensor:
         """Run the transformer: (R, C, h, w), (blocks, R, 6, D), (R, 2, D) -> output."""
@@ -202,7 +208,7 @@ def _compiled_block() -> Callable:
     return torch.compile(_block, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
-def _can_compile(prior: Prior) -> bool:
+def _can_compile(prior: DiTPrior) -> bool:
     return prior.device.type == "cuda" and find_spec("triton") is not None
 
 
@@ -253,14 +259,15 @@ class _Graph:
         return self.output.clone()  # the next replay overwrites it
 
 
-def why_not_fast(prior: Prior) -> str | None:
+def why_not_fast(prior: Any) -> str | None:
     """Say why the fast path can't stand in for this prior, or return None if it can.
 
     The answer is one clause, e.g. "the transformer has a LoraLayer". Source: ours; the
     checks name everything that would make results differ.
     """
-    for name in ("denoise", "predict_noise", "_guided", "_forward"):
-        if getattr(getattr(prior, name), "__func__", None) is not getattr(Prior, name):
+    for name in ("denoise", "predict_noise", "guided", "forward"):
+        method = getattr(getattr(prior, name, None), "__func__", None)
+        if method is not getattr(DiTPrior, name):
             return f"the prior has its own {name}"
     transformer = prior.transformer
     if transformer.training:
@@ -293,7 +300,7 @@ def accelerate_prior(prior: Prior, *, compile: bool = False) -> Prior:
         return IntervalPrior(fast, prior.interval)
     reason = why_not_fast(prior)
     if reason is None:
-        return FastPrior(prior, compile=compile)
+        return FastPrior(prior, compile=compile)  # type: ignore[arg-type]
     warnings.warn(
         f"the fast path doesn't apply, the plain one is used: {reason}", stacklevel=2
     )

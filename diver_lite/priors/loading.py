@@ -23,7 +23,7 @@ import torch
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, file_error, naming
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.text import LCM_SAYS, ConsistencyPrior, TextPrior
 from diver_lite.sets.reading import reading, told
 
@@ -56,7 +56,7 @@ def load_prior(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **text: Any,
-) -> Prior:
+) -> DiTPrior:
     """Load a prior that ships, a local diffusers folder, or one from a model hub.
 
     Args:
@@ -143,7 +143,7 @@ def _download(name: str, instead: str) -> Path:
         ) from None
 
 
-def _read_folder(root: Path, text: dict) -> Prior:
+def _read_folder(root: Path, text: dict) -> DiTPrior:
     """Read a folder of diffusers' format; broken ones raise `InputError`."""
     schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
     with naming(root / "scheduler" / "scheduler_config.json"):
@@ -207,7 +207,7 @@ def _read_folder(root: Path, text: dict) -> Prior:
         use_sit_timesteps(transformer)
     count = transformer.config.num_embeds_ada_norm
     class_names = tuple(str(names.get(str(i), f"class {i}")) for i in range(count))
-    return Prior(transformer, vae, scheduler, class_names, info)
+    return DiTPrior(transformer, vae, scheduler, class_names, info)
 
 
 def _load_network(kind: Any, root: Path, part: str) -> Any:

@@ -1,7 +1,7 @@
 """Priors that are told of a class in words: Stable Diffusion 1.x and 2.x, and LCM.
 
 Class names become prompts, encoded once, so any set whose classes have names works. In
-`Prior.transformer` stands the UNet; class k's embedding is row k, and the row after the
+`transformer` stands the UNet; class k's embedding is row k, and the row after the
 last, which stands for "no class", is the negative prompt's.
 """
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from diver_lite import checks
 from diver_lite.checks import InputError, require
-from diver_lite.priors.dit import Prior, dit_timesteps, inference, noise_angles
+from diver_lite.priors.dit import DiTPrior, inference
+from diver_lite.priors.schedule import dit_timesteps, noise_angles
 from diver_lite.sets.names import numbered
 
 PROMPT = "a photo of a {name}"
@@ -34,7 +35,7 @@ def check_prompt(prompt: Any, negative: Any) -> None:
 
 
 @dataclass
-class TextPrior(Prior):
+class TextPrior(DiTPrior):
     """A latent diffusion UNet that cross-attends to a CLIP embedding of a prompt.
 
     Attributes:
@@ -56,9 +57,12 @@ class TextPrior(Prior):
     def __post_init__(self) -> None:
         check_prompt(self.prompt, self.negative_prompt)
         self.embeddings = torch.empty(0)
-        own, factor = self.transformer.config.sample_size, self._factor
-        own = own if isinstance(own, int) else min(own or (64,))
-        self.size = own * factor if self.size is None else self.size
+        factor = self._factor
+        if self.size is None:
+            own = self.transformer.config.sample_size
+            if not isinstance(own, int):
+                own = min(own or (64,))
+            self.size = own * factor
         checks.integer(self.size, "prior_size", factor, 2**13)
         expected = f"a multiple of {factor}, by which the VAE makes images smaller"
         require(self.size % factor == 0, "prior_size", self.size, expected)
@@ -110,15 +114,18 @@ class TextPrior(Prior):
         for ids, seen in zip(
             tokens.input_ids.split(64), tokens.attention_mask.split(64), strict=True
         ):
-            given = {"attention_mask": seen} if mask else {}
+            given = {}
+            if mask:
+                given["attention_mask"] = seen
             parts.append(self.text_encoder(ids, **given)[0].float())
         told = copy(self)
-        told.class_names, told.embeddings = names, torch.cat(parts).to(self.device)
+        told.class_names = names
+        told.embeddings = torch.cat(parts).to(self.device)
         return told
 
-    def _forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x),), place, device=x.device)
-        hidden = self.embeddings.to(x.device)[class_labels].to(x)
+        hidden = self.embeddings.to(x.device)[class_labels.to(x.device)].to(x)
         return self.transformer(x, timesteps, hidden, **self._conditions(x)).sample
 
     def _conditions(self, x: Tensor) -> dict:
@@ -139,14 +146,16 @@ class ConsistencyPrior(TextPrior):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of(self.prediction, "prediction_type of an LCM", ("epsilon",))
-        told, total = LCM_SAYS | self.info, self.num_timesteps
-        self.origin, self.scaling = (told[name] for name in LCM_SAYS)
-        checks.integer(self.origin, "original_inference_steps", 1, total)
+        told = LCM_SAYS | self.info
+        self.origin = told["original_inference_steps"]
+        self.scaling = told["timestep_scaling"]
+        checks.integer(self.origin, "original_inference_steps", 1, self.num_timesteps)
         checks.number(self.scaling, "timestep_scaling", 1e-3, 1e6)
 
-    def timesteps(self, steps: int) -> list[int | float]:
+    def timesteps(self, num_inference_steps: int) -> list[int | float]:
         from diffusers import LCMScheduler
 
+        steps = num_inference_steps
         scheduler = LCMScheduler(num_train_timesteps=self.num_timesteps)
         expected = f"at most {self.origin}"
         require(steps <= self.origin, "num_inference_steps", steps, expected)
@@ -172,17 +181,13 @@ class ConsistencyPrior(TextPrior):
         alpha, sigma = self.signal_and_noise(timestep)
         return x_0, (latents - alpha * x_0) / sigma
 
-    def predict_noise(
-        self,
-        latents: Tensor,
-        timestep: float,
-        class_labels: Tensor,
-        guidance_scale: float,
+    def guided(
+        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> Tensor:
-        """Predict the noise, guided by `guidance_scale` told to the network."""
+        """Return the predicted noise, with the guidance scale told to the network."""
         told = copy(self)
-        told.scale = checks.number(guidance_scale, "guidance_scale", 1)
-        return told._guided(latents, timestep, class_labels, 1)
+        told.scale = checks.number(scale, "guidance_scale", 1)
+        return super(ConsistencyPrior, told).guided(latents, timestep, class_labels, 1)
 
     def _conditions(self, x: Tensor) -> dict:
         width = self.transformer.config.time_cond_proj_dim

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diver_lite.checks import InputError
-from diver_lite.priors.dit import VAE_BATCH, Prior
+from diver_lite.priors.contract import Prior, device_of
+from diver_lite.priors.dit import VAE_BATCH
 
 CPU_BATCH = 5  # fits its caches, and shares ten pictures among two cores
 LARGEST_BATCH = 64  # a DiT-XL/2 fills an H100 with it
@@ -38,18 +40,20 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
 
     Source: ours.
     """
-    if prior.device.type != "cuda" and free_bytes is None:
+    device = device_of(prior)
+    if device.type != "cuda" and free_bytes is None:
         return CPU_BATCH
     if free_bytes is None:
-        free_bytes = torch.cuda.mem_get_info(prior.device)[0]
-        reserved = torch.cuda.memory_reserved(prior.device)
-        free_bytes += reserved - torch.cuda.memory_allocated(prior.device)
-    config = prior.transformer.config
+        free_bytes = torch.cuda.mem_get_info(device)[0]
+        reserved = torch.cuda.memory_reserved(device)
+        free_bytes += reserved - torch.cuda.memory_allocated(device)
+    networks: Any = prior  # of diffusers
+    config = networks.transformer.config
     tokens = (config.sample_size // config.patch_size) ** 2
     width = config.num_attention_heads * config.attention_head_dim
-    of_image = 2 * tokens * 16 * width * prior.dtype.itemsize
-    first = prior.vae.config.block_out_channels[0]
-    of_decoder = prior.image_size**2 * 8 * first * prior.vae.dtype.itemsize
+    of_image = 2 * tokens * 16 * width * networks.dtype.itemsize
+    first = networks.vae.config.block_out_channels[0]
+    of_decoder = prior.image_size**2 * 8 * first * networks.vae.dtype.itemsize
     usable = 0.8 * free_bytes - VAE_BATCH * of_decoder
     return int(min(LARGEST_BATCH, max(1, usable // of_image)))
 

@@ -48,7 +48,7 @@ from diver_lite.files import (
     move,
     sha256,
 )
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.contract import Prior, Wrapped, device_of
 from diver_lite.priors.fast import COMPILE_FROM, accelerate_prior
 from diver_lite.recovery import Recovery, RecoveryConfig
 from diver_lite.run.batches import choose_batch_size, in_parts
@@ -68,8 +68,8 @@ _KNOWN = re.compile(rf"{SET}|{_OURS.pattern}|{_KNOWN_BEFORE.pattern}")
 _PACKAGES = ("torch", "diffusers", "safetensors")
 # the files of the package whose code decides what a shard holds
 COMPUTING = (
-    "recovery.py", "priors/dit.py", "priors/fast.py", "priors/interval.py",
-    "priors/loading.py", "priors/text.py",
+    "recovery.py", "priors/contract.py", "priors/dit.py", "priors/fast.py",
+    "priors/interval.py", "priors/loading.py", "priors/schedule.py", "priors/text.py",
 )  # fmt: skip
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
@@ -138,7 +138,7 @@ def recover_to(
     sides = distilled.images.shape[-2:]
     if size is not None:
         sides = (integer(size, "size", 1, 2**12),) * 2
-    many = prior.device.type == "cuda" and len(distilled) >= COMPILE_FROM
+    many = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
     compile = fast and (many if compile is None else compile)
     if fast:
         job.prior = accelerate_prior(job.prior, compile=compile)
@@ -149,7 +149,7 @@ def recover_to(
     settings = asdict(config) | {
         "seed": job.seed, "size": [*sides], "fast": fast, "compile": compile,
     }  # fmt: skip
-    processes = Processes(cpu=prior.device.type == "cpu")
+    processes = Processes(cpu=device_of(prior).type == "cpu")
     shards = Shards(out, len(distilled), overwrite, images)
     with ExitStack() as stack:
 
@@ -166,7 +166,7 @@ def recover_to(
         processes.see(shards.folder / MANIFEST)
         own = pending[processes.index :: processes.count]
         # on a CPU as many batches at a time as there are threads, each on one
-        threads = torch.get_num_threads() if prior.device.type == "cpu" else 1
+        threads = torch.get_num_threads() if device_of(prior).type == "cpu" else 1
         bar = progress and processes.index == 0
         _make(shards, own, refine, bar, processes, threads)
         merged = []
@@ -538,13 +538,22 @@ def run_facts(
         noise: (N, C, h, w) if it was given.
         settings: names and plain values.
     """
-    parts = (prior.transformer, prior.vae, prior.scheduler)
+    parts = [getattr(prior, name, None) for name in ("transformer", "vae", "scheduler")]
     # names with an underscore say where it came from, and with which version
     plain = [
-        {k: v for k, v in p.config.items() if not k.startswith("_")} for p in parts
+        {k: v for k, v in p.config.items() if not k.startswith("_")}
+        for p in parts
+        if p is not None
     ]
-    weights = [w for p in parts[:2] for w in p.state_dict().values()]
-    weights += [] if prior.embeddings is None else [prior.embeddings]
+    weights = [
+        w
+        for p in parts
+        if isinstance(p, torch.nn.Module)
+        for w in p.state_dict().values()
+    ]
+    embeddings = getattr(prior, "embeddings", None)  # of a prior told in words
+    if embeddings is not None:
+        weights.append(embeddings)
     package = Path(__file__).parents[1]
     return {
         "images": fingerprint([distilled.images]),
@@ -552,8 +561,8 @@ def run_facts(
         "prior": fingerprint(weights, _text([plain, _kinds(prior)])),
         "noise": None if noise is None else fingerprint([noise]),
         "code": fingerprint([], _text(code_of(*(package / f for f in COMPUTING)))),
-        "dtype": str(prior.dtype),
-        "device": prior.device.type,
+        "dtype": str(getattr(prior, "dtype", None)),
+        "device": device_of(prior).type,
         **{name: metadata.version(name) for name in _PACKAGES},
         **settings,
     }
@@ -561,9 +570,11 @@ def run_facts(
 
 def _kinds(prior: Prior) -> list:
     """Return of what kind a prior is, and those in it, and what its folder says."""
-    held = getattr(prior, "prior", None)  # of one that delegates
-    inner = _kinds(held) if isinstance(held, Prior) else None
-    return [type(prior).__name__, type(prior.scheduler).__name__, prior.info, inner]
+    inner = None
+    if isinstance(prior, Wrapped):
+        inner = _kinds(prior.prior)
+    scheduler = getattr(prior, "scheduler", None)
+    return [type(prior).__name__, type(scheduler).__name__, prior.info, inner]
 
 
 def _text(facts: object) -> str:

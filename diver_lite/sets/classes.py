@@ -16,7 +16,7 @@ from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
 from diver_lite.sets.stored import records
 
 if TYPE_CHECKING:
-    from diver_lite.priors.dit import Prior
+    from diver_lite.priors.contract import Prior
     from diver_lite.sets.distilled import DistilledSet
 
 _NAME_THEM = "name the set's classes with dataset= (--dataset, --subset)"
@@ -147,7 +147,7 @@ def prior_classes(
             f"class_map is {describe(class_map)}; expected {len(names)} integers, in "
             "order or by the index or name of each class of the set"
         ) from None
-    class_indices(table, "class_map", len(names), prior.num_classes)
+    class_indices(table, "class_map", len(names), len(prior.class_names))
     return table.long()[distilled.labels]
 
 

@@ -28,7 +28,8 @@ from traitlets import Unicode
 from bookkit.figures import duration_bars, encode_figure, image_grid
 from diver_lite.checks import InputError, floats, require
 from diver_lite.judge.augment import shift_colour
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import (
     WINDOWS,
     Recovery,
@@ -90,7 +91,7 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
         config = RecoveryConfig(guidance_factor=0.0, **settings)
         told = config.timesteps(prior)[0]
         there = prior.level(config.noise_timestep, "noise_timestep")
-        (noise,) = draw_noise(prior.latent_shape, range(len(z_0)), seed)
+        noise = draw_noise(prior.latent_shape, range(len(z_0)), seed)
         alpha, sigma = prior.signal_and_noise(there)
         rows["distilled"] = distilled.images
         rows["noised latent"] = prior.decode(alpha * z_0 + sigma * noise.to(z_0))

@@ -19,7 +19,8 @@ from PIL import Image
 from diver_lite.checks import InputError
 from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
-from diver_lite.priors.dit import Prior, draw_noise
+from diver_lite.priors.contract import Prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
 from diver_lite.sets.distilled import DistilledSet
@@ -404,7 +405,7 @@ def test_noise_level_shows_both_ends_of_the_reverse_process(few, tiny_prior, dra
     assert torch.equal(rows["recovered"], expected)
     alphas_cumprod = tiny_prior.scheduler.alphas_cumprod
     z_0 = tiny_prior.encode(few.images.clamp(0, 1))
-    (noise,) = draw_noise(tiny_prior.latent_shape, range(2), seed=0)
+    noise = draw_noise(tiny_prior.latent_shape, range(2), seed=0)
     noised = tiny_prior.decode(inherit(z_0, noise, alphas_cumprod[500]))
     assert torch.equal(rows["noised latent"], noised)
     there = f"{alphas_cumprod[500]:.2%} there (t = 500)"

@@ -12,7 +12,7 @@ import live_page
 import pytest
 import torch
 
-from diver_lite.priors.dit import draw_noise
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.load import load_distilled
@@ -131,7 +131,7 @@ def expected(prior_name, config, seed=0, picture=None):
     """What the package makes of the same picture, from the noise of its index."""
     prior = load_prior(prior_name)
     name, index = picture or PICTURES[prior_name]
-    (noise,) = draw_noise(prior.latent_shape, [index], seed)
+    noise = draw_noise(prior.latent_shape, [index], seed)
     one = load_distilled(name)[[index]]
     return recover(one, prior, config, noise=noise, progress=False).images[0]
 
