@@ -312,9 +312,9 @@ def recover(
         config = RecoveryConfig.recommended(prior)
     if batch_size is None:
         batch_size = 10  # as many fit a CPU's caches
-    checks.integer(batch_size, "batch_size", 1)
+    size = checks.integer(batch_size, "batch_size", 1)
     job = Recovery(distilled, prior, config, seed, noise, class_map)
-    batches = torch.arange(len(distilled)).split(batch_size)
+    batches = torch.arange(len(distilled)).split(size)
     sides = distilled.images.shape[-2:]
     recovered = []
     for indices in tqdm(batches, "recover", unit="batch", disable=not progress):

@@ -24,9 +24,9 @@ from provenance import begin, write_result
 from torch import Tensor
 
 from diver_lite import Prior
-from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.fast import FastPrior
 from diver_lite.priors.loading import resolve_device
+from diver_lite.priors.schedule import draw_noise
 
 TIMESTEPS = (900, 500, 100)
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from diver_lite.priors.contract import Prior
-from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import RecoveryConfig, inherit, recover
 from diver_lite.sets.load import load_distilled
 

@@ -20,8 +20,8 @@ from diver_lite.checks import InputError
 from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
 from diver_lite.priors.contract import Prior
-from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
 from diver_lite.sets.distilled import DistilledSet
 

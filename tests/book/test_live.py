@@ -12,8 +12,8 @@ import live_page
 import pytest
 import torch
 
-from diver_lite.priors.schedule import draw_noise
 from diver_lite.priors.loading import load_prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.load import load_distilled
 
