@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior, recover
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.loading import resolve_device
 from diver_lite.priors.schedule import draw_noise
@@ -116,14 +117,14 @@ def arguments() -> argparse.Namespace:
 # ---------------------------------------------------------------- what is timed
 
 
-def build_prior(args: argparse.Namespace, device, dtype: torch.dtype) -> Prior:
+def build_prior(args: argparse.Namespace, device, dtype: torch.dtype) -> DiTPrior:
     """Load the prior, or make a DiT-XL/2 of the exact configuration on the device."""
     if not args.model:
         return load_prior(args.prior, device=device, dtype=dtype)
     return build_dit_xl_2(device, args.layers).to(device, dtype)
 
 
-def build_dit_xl_2(device: torch.device, layers: int = 28) -> Prior:
+def build_dit_xl_2(device: torch.device, layers: int = 28) -> DiTPrior:
     """Make a DiT-XL/2 with the VAE of Stable Diffusion and random weights."""
     channels = (128, 256, 512, 512)
     torch.manual_seed(0)
@@ -152,10 +153,10 @@ def build_dit_xl_2(device: torch.device, layers: int = 28) -> Prior:
         beta_start=1e-4, beta_end=0.02, clip_sample=False
     )
     names = tuple(f"class {i}" for i in range(1000))
-    return Prior(transformer, vae, scheduler, names)
+    return DiTPrior(transformer, vae, scheduler, names)
 
 
-def build_ways(prior: Prior, batch: int, args: argparse.Namespace) -> dict:
+def build_ways(prior: DiTPrior, batch: int, args: argparse.Namespace) -> dict:
     """Return what to time: name -> a function that makes `rounds` batches."""
     count = batch * args.rounds
     labels = torch.arange(count) % prior.num_classes
@@ -190,7 +191,7 @@ def build_ways(prior: Prior, batch: int, args: argparse.Namespace) -> dict:
     return ways
 
 
-def stock_pipeline(prior: Prior, labels: torch.Tensor, steps: int):
+def stock_pipeline(prior: DiTPrior, labels: torch.Tensor, steps: int):
     """Sample with diffusers' own pipeline."""
     pipeline = diffusers.DiTPipeline(prior.transformer, prior.vae, prior.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -203,7 +204,7 @@ def stock_pipeline(prior: Prior, labels: torch.Tensor, steps: int):
 
 
 @torch.no_grad()
-def stock_loop(prior: Prior, labels: torch.Tensor, steps: int):
+def stock_loop(prior: DiTPrior, labels: torch.Tensor, steps: int):
     """Sample as `DiTPipeline` does, with the prior's own "no class"."""
     scheduler = diffusers.DDIMScheduler.from_config(prior.scheduler.config)
     scheduler.set_timesteps(steps)
@@ -237,7 +238,9 @@ def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
     return "wall time", wall
 
 
-def measure(ways: dict, batch: int, prior: Prior, ceiling: float, args) -> list[dict]:
+def measure(
+    ways: dict, batch: int, prior: DiTPrior, ceiling: float, args
+) -> list[dict]:
     """Time all ways, taking turns; return a row for each."""
     device, now = prior.device, clock(prior.device)[1]
     seconds, peaks = {name: [] for name in ways}, {}
@@ -271,7 +274,7 @@ def measure(ways: dict, batch: int, prior: Prior, ceiling: float, args) -> list[
     return rows
 
 
-def flops(prior: Prior) -> int:
+def flops(prior: DiTPrior) -> int:
     """Count the floating-point operations of one guided prediction for one image."""
     z = torch.zeros(1, *prior.latent_shape, device=prior.device)
     with FlopCounterMode(display=False) as counter:

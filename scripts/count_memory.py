@@ -32,7 +32,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diver_lite import DistilledSet, Prior, RecoveryConfig
+from diver_lite import DistilledSet, RecoveryConfig
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior
 from diver_lite.recovery import Recovery
 
@@ -76,7 +77,7 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def stock(prior: Prior, batch: int) -> None:
+def stock(prior: DiTPrior, batch: int) -> None:
     """Do what fills memory in `DiTPipeline`: a guided prediction, and the decoding."""
     z = torch.empty(batch, *prior.latent_shape, dtype=prior.dtype, device="meta")
     labels = torch.zeros(batch, dtype=torch.int64)
@@ -84,7 +85,7 @@ def stock(prior: Prior, batch: int) -> None:
     prior.vae.decode(z)
 
 
-def diver(prior: Prior, batch: int) -> None:
+def diver(prior: DiTPrior, batch: int) -> None:
     """Refine one batch with the published settings."""
     size, names = prior.image_size, prior.class_names
     labels = torch.arange(batch)

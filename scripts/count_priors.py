@@ -24,7 +24,8 @@ from count_memory import FusedAttention, LiveBytes
 from provenance import begin, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
-from diver_lite import DistilledSet, Prior, RecoveryConfig
+from diver_lite import DistilledSet, RecoveryConfig
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import use_sit_timesteps
 from diver_lite.priors.text import TextPrior
 from diver_lite.recovery import Recovery
@@ -33,11 +34,11 @@ META = torch.device("meta")
 STEPS = 50
 
 
-def build_dit(layers: int | None = None) -> Prior:
+def build_dit(layers: int | None = None) -> DiTPrior:
     return build_dit_xl_2(META, layers or 28)
 
 
-def build_sit(layers: int | None = None) -> Prior:
+def build_sit(layers: int | None = None) -> DiTPrior:
     """Return SiT-XL/2: DiT's network, velocities on straight paths."""
     import diffusers
 
@@ -47,7 +48,7 @@ def build_sit(layers: int | None = None) -> Prior:
     return prior
 
 
-def build_sd15(layers: int | None = None) -> Prior:
+def build_sd15(layers: int | None = None) -> DiTPrior:
     """Return Stable Diffusion 1.5's UNet, with 10 prompts; layers: per block."""
     import diffusers
 
@@ -73,7 +74,7 @@ PRIORS = {
 }
 
 
-def refine(prior: Prior, batch: int) -> None:
+def refine(prior: DiTPrior, batch: int) -> None:
     """Refine one batch with two of the published steps."""
     size, names = prior.image_size, prior.class_names
     images = torch.zeros(batch, 3, size, size)
@@ -82,7 +83,7 @@ def refine(prior: Prior, batch: int) -> None:
     Recovery(distilled, prior, config).refine(range(batch))
 
 
-def memory(prior: Prior, batch: int) -> float:
+def memory(prior: DiTPrior, batch: int) -> float:
     """Return the largest sum of living tensors in GiB, weights included."""
     counter = LiveBytes()
     for network in (prior.transformer, prior.vae):
@@ -93,7 +94,7 @@ def memory(prior: Prior, batch: int) -> float:
     return counter.peak / 2**30
 
 
-def operations(prior: Prior) -> dict[str, float]:
+def operations(prior: DiTPrior) -> dict[str, float]:
     """Return TFLOP of a guided step, of the VAE both ways, and of one image."""
     z = torch.empty(1, *prior.latent_shape, dtype=prior.dtype, device=META)
     size = prior.image_size

@@ -7,18 +7,26 @@ Writes book/_static/plane_prior.webp; no number is made here.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import re
 from pathlib import Path
 
 import matplotlib
+import torch
+
+from diver_lite.priors.schedule import draw_noise
+from diver_lite.recovery import RecoveryConfig, recover_steps
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "book" / "add_a_prior.md"
+COVER = ROOT / "book" / "_static" / "live" / "plane.json"
 
 
+@functools.cache
 def run_page() -> dict:
     """Run the page's Python, from top to bottom; return what it leaves."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
@@ -26,6 +34,18 @@ def run_page() -> dict:
     with contextlib.chdir(PAGE.parent):
         exec(compile("\n".join(blocks), PAGE.name, "exec"), found)
     return found
+
+
+def recover_points(config: RecoveryConfig, seed: int = 0) -> torch.Tensor:
+    """Return where the points of the book's cover end: (points, draws, 2)."""
+    cover = json.loads(COVER.read_text("utf-8"))
+    prior = run_page()["Plane"](torch.tensor(cover["curves"]), cover["std"])
+    draws = cover["draws"]
+    points = torch.tensor(cover["points"]).repeat_interleave(draws, 0)[:, :, None, None]
+    labels = torch.tensor(cover["classes"]).repeat_interleave(draws)
+    noise = draw_noise(prior.latent_shape, range(len(points)), seed)
+    *_, last = recover_steps(points, labels, prior, config, noise=noise)
+    return last.latents.view(-1, draws, 2)
 
 
 def main() -> None:

@@ -35,9 +35,8 @@ def outputs(prior: Prior, denoiser: Prior) -> dict[str, Tensor]:
     """Return what is compared: the noise at each timestep, and decoded images."""
     z = draw_noise(prior.latent_shape, range(2), seed=0)
     labels = torch.arange(2)
-    denoiser = denoiser.for_steps(TIMESTEPS, labels)
     found = {
-        f"noise at {t}": denoiser.predict_noise(z, t, labels, SCALE).cpu()
+        f"noise at {t}": denoiser.denoise(z, t, labels, SCALE)[1].cpu()
         for t in TIMESTEPS
     }
     return found | {"decoded images": prior.decode(z).cpu()}

@@ -62,8 +62,8 @@ def main() -> None:
     for name, (prior_name, set_name) in SHEETS.items():
         prior = load_prior(prior_name, device="cpu")
         latents, noise = draw(prior, set_name)
-        abar = prior.scheduler.alphas_cumprod
-        noised = [prior.decode(inherit(latents, noise, abar[t])) for t in LEVELS]
+        levels = [inherit(latents, noise, *prior.signal_and_noise(t)) for t in LEVELS]
+        noised = [prior.decode(z) for z in levels]
         save(f"{set_name}-noised", noised, quality=50)
         ends = [recovered(prior, set_name, t) for t in LEVELS]
         save(name, [prior.decode(latents), *ends], quality=90)

@@ -216,7 +216,7 @@ def test_an_interrupted_run_leaves_nothing(cli, tiny_prior_folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diver_lite.priors.dit.Prior.decode", interrupted)
+    monkeypatch.setattr("diver_lite.priors.dit.DiTPrior.decode", interrupted)
     code, out, err = cli(
         *("recover", source, "--prior", tiny_prior_folder, *FAST),
         *("-o", "out.safetensors"),

@@ -29,9 +29,9 @@ import torch
 from diver_lite.assets import ROOT as ASSETS
 from diver_lite.assets import list_assets
 from diver_lite.files import atomic_path
-from diver_lite.priors.contract import Prior
-from diver_lite.priors.schedule import draw_noise
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import load_prior
+from diver_lite.priors.schedule import draw_noise
 from diver_lite.sets.load import load_distilled
 
 RUNTIME = "onnxruntime-web@1.30.0"  # its licence: MIT
@@ -159,7 +159,7 @@ def _read_runtime(tar: tarfile.TarFile, library: str, machine: str) -> dict[str,
 
 
 class _Denoise(torch.nn.Module):
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: DiTPrior) -> None:
         super().__init__()
         self.transformer = prior.transformer
 
@@ -170,9 +170,9 @@ class _Denoise(torch.nn.Module):
 
 
 class _Encode(torch.nn.Module):
-    """`Prior.encode`, which itself checks its arguments and so can't be traced."""
+    """`DiTPrior.encode`, which itself checks its arguments and so can't be traced."""
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: DiTPrior) -> None:
         super().__init__()
         self.vae, self.shift = prior.vae, prior._shift
 
@@ -182,14 +182,14 @@ class _Encode(torch.nn.Module):
 
 
 class _Decode(_Encode):
-    """`Prior.decode`, likewise."""
+    """`DiTPrior.decode`, likewise."""
 
     def forward(self, latents):
         z = latents / self.vae.config.scaling_factor + self.shift
         return (self.vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
 
 
-def export_prior(prior: Prior) -> dict[str, bytes]:
+def export_prior(prior: DiTPrior) -> dict[str, bytes]:
     """Export the three networks of a prior to ONNX, weights in 16 bits.
 
     "denoise": latents (B, C, h, w), timestep (B,), class_labels (B,) -> noise_pred, for
@@ -252,7 +252,7 @@ def _halve(model) -> None:
     del model.graph.value_info[:]
 
 
-def _describe(prior: Prior) -> dict:
+def _describe(prior: DiTPrior) -> dict:
     """Return what the page's loop must know of a prior, and an answer to check with."""
     scheduler = prior.scheduler.config
     found = [scheduler[key] for key in ("timestep_spacing", "prediction_type")]

@@ -37,6 +37,7 @@ PARTS = {
     "Conv2d", "LayerNorm", "Dropout",
 }  # fmt: skip
 TABLE_BYTES = 64 * 2**20
+WALKS = 2  # that one thread may take in turns, each with a table
 COMPILE_FROM = 1000  # images
 _GRAPHS = threading.Lock()  # each has one place for its inputs and outputs
 
@@ -74,8 +75,8 @@ class FastPrior(Wrapped):
 
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
         grid = self.prior.timesteps(num_inference_steps)
-        # which places the steps after one are likely to visit; a wrong guess costs time
-        self._network.places = [self.prior.place(t) for t in grid]
+        # what a walk of this thread is likely to visit; a wrong guess costs time
+        self._network.local.places = tuple(self.prior.place(t) for t in grid)
         return grid
 
     def denoise(
@@ -92,32 +93,27 @@ class _Network:
     """A DiT's transformer, asked for a batch of latents at one of its own timesteps.
 
     What is prepared for a walk belongs to the thread that walks, so that threads may
-    share the prior.
+    share the prior, and is made anew if the weights have changed.
     """
 
     def __init__(self, prior: DiTPrior, compile: bool) -> None:
         self.transformer = prior.transformer
-        self.places: Sequence[int | float] = ()
         self._block = _block
         if compile and _can_compile(prior):
             self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
-        self._walk = threading.local()
+        self.local = threading.local()
+        blocks = prior.transformer.transformer_blocks
+        self._conditioning = [*prior.transformer.proj_out_1.parameters()]
+        for block in blocks:
+            self._conditioning += block.norm1.parameters()
         self._fuse()
 
     def __call__(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         labels = class_labels.cpu()
         null = torch.tensor([self.transformer.config.num_embeds_ada_norm])
         classes = torch.cat([labels, null]).unique()  # "no class" serves every image
-        walk = self._walk
-        known = getattr(walk, "classes", None)
-        same = known is not None and torch.equal(known, classes)
-        if not same or place not in walk.table:
-            walk.classes = classes
-            walk.table = {}  # free the old one first
-            walk.table = self._tabulate(place, classes, x)
-        # each entry is for one step: the next walk may find the weights changed
-        modulation, last = walk.table.pop(place)
+        modulation, last = self._modulation(place, classes, x)
         rows = torch.searchsorted(classes, labels).to(x.device)
         inputs = (x, modulation.index_select(-3, rows), last.index_select(-3, rows))
         if x.device.type != "cuda":
@@ -144,15 +140,39 @@ class _Network:
             self._graphs[wanted] = _Graph(self._run, inputs)
         return self._graphs[wanted]
 
-    def _tabulate(self, place: float, classes: Tensor, x: Tensor) -> dict:
-        """Tabulate modulations from `place` on, as many steps as memory allows."""
+    def _modulation(self, place: float, classes: Tensor, x: Tensor) -> tuple:
+        """Return what modulates a step: (blocks, classes, 6, D) and (classes, 2, D)."""
+        local = self.local
+        tables = local.__dict__.setdefault("tables", {})
+        places = local.__dict__.get("places", ())
+        key = (places, *classes.tolist())
+        state = [(w.data_ptr(), w._version) for w in self._conditioning]
+        known, table = tables.get(key, (None, {}))
+        if known != state or place not in table:
+            tables.pop(key, None)  # free the old one first
+            while len(tables) >= WALKS:
+                del tables[next(iter(tables))]
+            table = self._tabulate(place, places, classes, x)
+            state = [(w.data_ptr(), w._version) for w in self._conditioning]
+            tables[key] = (state, table)
+        return table[place]
+
+    def _tabulate(
+        self, place: float, places: Sequence[float], classes: Tensor, x: Tensor
+    ) -> dict:
+        """Tabulate modulations of `place`, and of a part of the grid that memory holds.
+
+        The parts begin at fixed places: how many rows there are decides about rounding, and
+        where a walk began shouldn't.
+        """
         self._fuse()  # the weights may have moved since
         dit = self.transformer
         width = dit.inner_dim
         count = len(dit.transformer_blocks)
         step_bytes = count * len(classes) * 6 * width * x.dtype.itemsize
-        later = [other for other in self.places if other < place]
-        steps = [place, *later][: max(1, TABLE_BYTES // step_bytes)]
+        size = max(1, TABLE_BYTES // step_bytes)
+        before = sum(other > place for other in places) // size * size
+        steps = [place, *places[before : before + size]]
         t = torch.tensor(steps, device=x.device)
         y = classes.to(x.device)
 

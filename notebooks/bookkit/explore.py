@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from inspect import Parameter
 from time import monotonic
@@ -28,7 +27,7 @@ from traitlets import Unicode
 from bookkit.figures import duration_bars, encode_figure, image_grid
 from diver_lite.checks import InputError, floats, require
 from diver_lite.judge.augment import shift_colour
-from diver_lite.priors.contract import Prior
+from diver_lite.priors.contract import Prior, Wrapped, fit_images, known_level
 from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import (
     WINDOWS,
@@ -81,7 +80,7 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     is there. Guidance towards the inherited latents is off. Source: the paper's sweep
     of forward steps, made to move.
     """
-    z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
+    z_0 = prior.encode(fit_images(distilled.images, prior).clamp(0, 1))
 
     def signal(timestep):  # its share of the variance, as abar of DiT's schedule
         alpha, sigma = prior.signal_and_noise(timestep)
@@ -90,7 +89,7 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     def show(rows, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
         told = config.timesteps(prior)[0]
-        there = prior.level(config.noise_timestep, "noise_timestep")
+        there = known_level(prior, config.noise_timestep, "noise_timestep")
         noise = draw_noise(prior.latent_shape, range(len(z_0)), seed)
         alpha, sigma = prior.signal_and_noise(there)
         rows["distilled"] = distilled.images
@@ -115,7 +114,7 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     Source: the paper's figure on semantic evolution, made to move.
     """
     job = Recovery(distilled, prior, RecoveryConfig())
-    z_0 = prior.encode(prior.fit_images(distilled.images).clamp(0, 1))
+    z_0 = prior.encode(fit_images(distilled.images, prior).clamp(0, 1))
     noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0)[0].to(z_0)
     kept: dict[tuple, list[Step]] = {}
 
@@ -208,11 +207,13 @@ def explore_guidance_scale(
     base = RecoveryConfig(
         num_inference_steps=num_inference_steps, inheritance=False, guidance_factor=0.0
     )
-    require(prior.num_classes > 0, "number of the prior's classes", 0, "at least one")
+    require(
+        len(prior.class_names) > 0, "number of the prior's classes", 0, "at least one"
+    )
     unseen = torch.zeros(10, 3, prior.image_size, prior.image_size)
 
     def show(rows, guidance_scale, class_label, seed):
-        labels = torch.arange(10) % prior.num_classes
+        labels = torch.arange(10) % len(prior.class_names)
         labels = labels if class_label is None else labels * 0 + class_label
         asked = DistilledSet(unseen, labels, prior.class_names)
         titles = [prior.class_names[label] for label in labels.tolist()]
@@ -436,23 +437,36 @@ class _Rows(dict[str, Tensor]):
     def follow(self, prior: Prior, name: str = "noisy latent") -> Prior:
         """Return a prior that shows, now and then, the latents about which it is asked.
 
-        It answers as `prior` does, and so do the copies that it makes of itself.
         Pictures take at most a fifth of the time: after each one it waits four times as
         long.
         """
-        due, see, answer = 0.0, self._see, type(prior).denoise
+        if self._see is None:
+            return prior
+        return _Followed(prior, lambda t, rows: self._see(self.figure(t, **rows)), name)
 
-        def denoise(prior: Prior, latents: Tensor, timestep: float, *args, **options):
-            nonlocal due
-            if see and (started := monotonic()) >= due:
-                rows = {name: prior.decode(latents)}
-                see(self.figure(f"t = {int(timestep)} ...", **rows))
-                due = monotonic() + 4 * (monotonic() - started)
-            return answer(prior, latents, timestep, *args, **options)
 
-        followed = copy(prior)
-        followed.__class__ = type("Followed", (type(prior),), {"denoise": denoise})
-        return followed
+class _Followed(Wrapped):
+    """A prior that shows, now and then, the latents about which it is asked."""
+
+    def __init__(self, prior: Prior, show: Callable[..., None], name: str) -> None:
+        super().__init__(prior)
+        self.show = show
+        self.name = name
+        self.due = 0.0
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        started = monotonic()
+        if started >= self.due:
+            rows = {self.name: self.prior.decode(latents)}
+            self.show(f"t = {int(timestep)} ...", rows)
+            self.due = monotonic() + 4 * (monotonic() - started)
+        return self.prior.denoise(latents, timestep, class_labels, guidance_scale)
 
 
 class _Explorer(widgets.VBox):

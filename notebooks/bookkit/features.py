@@ -29,7 +29,7 @@ from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import protocol_fingerprint
 from diver_lite.judge.training import predict, train_judge
 from diver_lite.make.checkpoint import kept
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.contract import Prior
 from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite.checks import InputError, require
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.contract import Prior, fit_images
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet
 
@@ -31,7 +31,7 @@ def latent_vectors(images: Tensor, prior: Prior) -> Tensor:
     """
     parts = images.clamp(0, 1).split(100)
     return torch.cat(
-        [prior.encode(prior.fit_images(x)).flatten(1).cpu() for x in parts]
+        [prior.encode(fit_images(x, prior)).flatten(1).cpu() for x in parts]
     )
 
 

@@ -19,7 +19,6 @@ from PIL import Image
 from diver_lite.checks import InputError
 from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
-from diver_lite.priors.contract import Prior
 from diver_lite.priors.loading import load_prior
 from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
@@ -320,10 +319,11 @@ def test_following_takes_a_fifth_of_the_time(tiny_prior, clock, monkeypatch):
         seen.append(figure.axes[0].get_title())
 
     clock.now, seen = 0.0, []
-    monkeypatch.setattr(Prior, "denoise", answer)
+    monkeypatch.setattr(tiny_prior, "denoise", answer)
     followed = copy(explore._Rows(see).follow(tiny_prior))  # copies are followed, too
+    z = torch.zeros(1, *tiny_prior.latent_shape)
     for timestep in range(39, -1, -1):
-        followed.denoise(torch.zeros(1, *tiny_prior.latent_shape), timestep)
+        followed.denoise(z, timestep, torch.tensor([0]), 1.0)
     assert seen == [f"t = {t} ..." for t in (39, 31, 23, 15, 7)]
     assert followed.class_names is tiny_prior.class_names
 

@@ -8,16 +8,16 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
+import draw_plane
 import live_files
 import live_page
 import numpy as np
-import plane_prior
 import pytest
 import torch
 from docutils import nodes
 from PIL import Image
 
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import WINDOWS, RecoveryConfig
 from diver_lite.sets.load import load_distilled
@@ -122,7 +122,7 @@ def test_the_plane_ends_where_its_twin_in_python_ends(config, seed, ours):
     if isinstance(ours, str):
         script = f"given.config = {ours};" + script
     steps = in_node(script, config=ours, seed=seed)
-    expected = plane_prior.recover_points(config, seed)
+    expected = draw_plane.recover_points(config, seed)
     found = torch.tensor(steps[-1]["latents"]).view_as(expected)
     assert (found - expected).abs().max() < 1e-3
     assert (expected - expected.mean((0, 1))).abs().max() > 1  # not all at one place
@@ -130,15 +130,15 @@ def test_the_plane_ends_where_its_twin_in_python_ends(config, seed, ours):
 
 def test_the_stored_ends_are_the_browsers():
     """The page "Add a prior" asserts that its own prior ends there."""
-    stored = torch.tensor(json.loads(plane_prior.PLANE.read_text())["ends"])
+    stored = torch.tensor(json.loads(draw_plane.COVER.read_text())["ends"])
     steps = in_node(PLANE, config={}, seed=0)
     found = torch.tensor(steps[-1]["latents"]).view_as(stored)
     assert (found - stored).abs().max() < 1e-3
 
 
 def test_recovered_points_lie_on_their_curves():
-    data = json.loads(plane_prior.PLANE.read_text())
-    ends = plane_prior.recover_points(RecoveryConfig(guidance_factor=0.0))
+    data = json.loads(draw_plane.COVER.read_text())
+    ends = draw_plane.recover_points(RecoveryConfig(guidance_factor=0.0))
     for label, points in zip(data["classes"], ends, strict=True):
         distances = torch.cdist(points, torch.tensor(data["curves"][label]))
         assert distances.min(1).values.max() < 4 * data["std"]
@@ -156,8 +156,8 @@ COVER = [  # what the cover says of its six draws, and the settings that it name
 
 def distances(**settings):
     """How far the cover's six draws end from their distilled point: (6,)."""
-    point = torch.tensor(json.loads(plane_prior.PLANE.read_text())["points"][2])
-    ends = plane_prior.recover_points(RecoveryConfig(**settings))[2]
+    point = torch.tensor(json.loads(draw_plane.COVER.read_text())["points"][2])
+    ends = draw_plane.recover_points(RecoveryConfig(**settings))[2]
     return (ends - point).norm(dim=1)
 
 
@@ -181,7 +181,7 @@ def test_sentences_of_the_cover_are_so():
     assert near.max() < 0.9  # the curve's nearest point is 0.72 away
     steps = in_node(PLANE, config={"noiseTimestep": 100}, seed=0)
     ends = torch.tensor(steps[-1]["latents"]).view(5, 6, 2)[2]
-    point = torch.tensor(json.loads(plane_prior.PLANE.read_text())["points"][2])
+    point = torch.tensor(json.loads(draw_plane.COVER.read_text())["points"][2])
     assert ((ends - point).norm(dim=1) - near).abs().max() < 1e-3
 
 
@@ -294,7 +294,7 @@ def test_a_registry_out_of_reach_is_a_reason(monkeypatch):
 
 def test_the_priors_that_ship_suit_the_page():
     for name in live_files.TITLES:
-        prior: Prior = load_prior(name)
+        prior: DiTPrior = load_prior(name)
         described = live_files._describe(prior)
         assert described["imageSize"] == 32
         assert len(described["check"]) == 16

@@ -18,7 +18,8 @@ from diver_lite import assets
 from diver_lite.checks import InputError
 from diver_lite.files import sha256
 from diver_lite.make.train_prior import RECIPES
-from diver_lite.priors.dit import Prior, fit_images
+from diver_lite.priors.contract import fit_images, resize_images
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import load_prior, resolve_device, shipped_priors
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
@@ -87,19 +88,6 @@ def test_encode_and_decode(tiny_prior):
     assert y.dtype == torch.float32
     assert y.min() == 0
     assert y.max() == 1
-
-
-def test_posterior_samples(tiny_prior):
-    """posterior_noise adds the posterior's own standard deviation, scaled."""
-    x, factor = images(), tiny_prior.vae.config.scaling_factor
-    posterior = tiny_prior.vae.encode(2 * x - 1).latent_dist
-    mode = tiny_prior.encode(x)
-    noise = latents(seed=1)
-    sample = tiny_prior.encode(x, posterior_noise=noise)
-    assert (sample - mode).abs().max() > 1e-3
-    assert torch.allclose(sample - mode, posterior.std * noise * factor, atol=1e-5)
-    still = tiny_prior.encode(x, posterior_noise=torch.zeros_like(noise))
-    assert torch.equal(still, mode)
 
 
 def test_many_images_are_encoded_and_decoded_in_parts(tiny_prior):
@@ -179,29 +167,29 @@ def test_loading_a_good_prior_says_nothing(tiny_prior_folder, capfd, caplog):
 def test_fit_images():
     """Small borders are padded and cropped exactly, all else is resized."""
     x = images()
-    small = fit_images(x, 28, "pad")
+    small = resize_images(x, (28, 28), "pad")
     assert torch.equal(small, x[..., 2:30, 2:30])
-    assert torch.equal(fit_images(small, 32, "pad")[..., 2:30, 2:30], small)
-    assert fit_images(small, 32, "pad")[..., :2, :].abs().max() == 0
-    assert fit_images(x, 32, "pad") is x
+    assert torch.equal(resize_images(small, (32, 32), "pad")[..., 2:30, 2:30], small)
+    assert resize_images(small, (32, 32), "pad")[..., :2, :].abs().max() == 0
+    assert resize_images(x, (32, 32), "pad") is x
     for how in ("resize", "pad"):
-        assert fit_images(x, 64, how).shape == (3, 3, 64, 64)
+        assert resize_images(x, (64, 64), how).shape == (3, 3, 64, 64)
     wide = torch.rand(1, 3, 32, 48)
-    assert fit_images(wide, 32, "pad").shape == (1, 3, 32, 32)
+    assert resize_images(wide, (32, 32), "pad").shape == (1, 3, 32, 32)
     flat = torch.full((1, 3, 128, 128), 0.25)
-    assert torch.allclose(fit_images(flat, 32), torch.tensor(0.25))
+    assert torch.allclose(resize_images(flat, (32, 32)), torch.tensor(0.25))
 
 
 def test_only_small_borders_are_padded(tiny_prior):
     """Up to 4 pixels in all, and only where a prior says so; the rest is resized."""
     white = torch.ones(1, 3, 32, 32)
     for size, border in {28: 0, 30: 0, 31: 1, 26: 1, 24: 1}.items():
-        padded = fit_images(white[..., :size, :size], 32, "pad")
+        padded = resize_images(white[..., :size, :size], (32, 32), "pad")
         assert padded[0, 0, 0, 0] == border
-    silent = Prior(tiny_prior.transformer, tiny_prior.vae, tiny_prior.scheduler, ())
+    silent = DiTPrior(tiny_prior.transformer, tiny_prior.vae, tiny_prior.scheduler, ())
     assert tiny_prior.info["image_fit"] == "pad"
-    assert tiny_prior.fit_images(white[..., :28, :28]).min() == 0
-    assert silent.fit_images(white[..., :28, :28]).min() == 1
+    assert fit_images(white[..., :28, :28], tiny_prior).min() == 0
+    assert fit_images(white[..., :28, :28], silent).min() == 1
 
 
 def test_images_are_made_smaller_without_aliasing():
@@ -209,7 +197,7 @@ def test_images_are_made_smaller_without_aliasing():
     for first in range(4):
         lines = torch.zeros(1, 3, 128, 128)
         lines[..., first::4] = 1
-        small = fit_images(lines, 32)[..., 2:-2]
+        small = resize_images(lines, (32, 32))[..., 2:-2]
         assert (small - 0.25).abs().max() < 0.1
 
 

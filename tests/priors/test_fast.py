@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from diver_lite import cli
 from diver_lite.checks import InputError
 from diver_lite.priors import fast
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, accelerate_prior, why_not_fast
 from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import load_prior
@@ -166,9 +166,9 @@ def test_half_precision_is_as_exact_as_the_plain_path(dtype, bound):
 
 
 def test_calls_that_were_not_announced(tiny_prior):
-    """predict_noise answers any timestep, label and batch size, in any order."""
+    """Any timestep, label and batch size is answered, in any order."""
     quick = FastPrior(tiny_prior)
-    quick = quick.for_steps([900, 500], torch.tensor([1, 2]))
+    quick.timesteps(10)
     for timestep, labels in [
         (500, [1, 2]),
         (900, [1, 2]),
@@ -211,7 +211,7 @@ def test_all_blocks_share_one_compilation(tiny_prior):
     counter = CompileCounter()
     quick, labels = FastPrior(tiny_prior), torch.tensor([3, 8])
     assert len(tiny_prior.transformer.transformer_blocks) > 1
-    quick._block = torch.compile(
+    quick._network._block = torch.compile(
         fast._block, backend=counter, fullgraph=True, dynamic=False
     )
     z = noise_for(tiny_prior, 2)
@@ -292,7 +292,6 @@ def test_steps_of_two_calls_take_turns(tiny_prior):
     for position, pair in enumerate(turns):
         for call, step in enumerate(pair):
             assert torch.equal(step.latents, alone[call][position])
-    assert not hasattr(quick, "_table")
 
 
 def test_a_prior_may_be_moved(tiny_prior_folder):
@@ -304,6 +303,7 @@ def test_a_prior_may_be_moved(tiny_prior_folder):
         moved.to(dtype=dtype)
         prior.transformer.proj_out_2.bias.add_(0.5)
         prior.transformer.transformer_blocks[0].attn1.to_q.weight.mul_(-1.5)
+        prior.transformer.transformer_blocks[0].norm1.linear.weight.mul_(1.5)
         expected = prior.predict_noise(z, 500, labels, 2.0)
         found = quick.predict_noise(z, 500, labels, 2.0)
         assert difference(found, expected) < 1e-5
@@ -319,16 +319,23 @@ def test_the_table_keeps_to_its_size(tiny_prior, monkeypatch, steps_at_once):
     step_bytes = layers * 3 * 6 * width * 4  # classes 5 and 7, and "no class"
     monkeypatch.setattr(fast, "TABLE_BYTES", steps_at_once * step_bytes)
     quick, labels = FastPrior(tiny_prior), torch.tensor([5, 7, 5, 5, 7])
-    z, timesteps = noise_for(tiny_prior, 5), [900, 700, 500, 300, 100, 0, 1]
-    quick = quick.for_steps(timesteps, labels)
+    z, timesteps = noise_for(tiny_prior, 5), quick.timesteps(7)
     sizes = []
     for timestep in timesteps:
         quick.predict_noise(z, timestep, labels, 2.0)
-        sizes.append(len(quick._table))
-        bytes_held = sum(m.nbytes for m, _ in quick._table.values())
-        assert bytes_held == sizes[-1] * step_bytes
-    assert max(sizes) == min(steps_at_once, len(timesteps))
-    assert sizes[-1] == (len(timesteps) % max(sizes) or max(sizes))
+        ((_, table),) = quick._network.local.tables.values()
+        sizes.append(len(table))
+        assert sum(m.nbytes for m, _ in table.values()) == sizes[-1] * step_bytes
+    expected = {1: [1] * 7, 3: [3] * 6 + [1], 100: [7] * 7}
+    assert sizes == expected[steps_at_once]
+
+
+def test_one_table_is_kept_for_each_of_two_walks(tiny_prior):
+    quick = FastPrior(tiny_prior)
+    for classes in ([1, 2], [3], [4, 5, 6], [3], [3, 3]):
+        labels = torch.tensor(classes)
+        quick.predict_noise(noise_for(tiny_prior, len(labels)), 500, labels, 2.0)
+    assert [*quick._network.local.tables] == [((), 3, 10), ((), 4, 5, 6, 10)]
 
 
 def test_the_weights_stay_what_they_were(tiny_prior_folder, tmp_path):
@@ -356,7 +363,7 @@ def test_the_weights_stay_what_they_were(tiny_prior_folder, tmp_path):
 # --- Stepping aside -----------------------------------------------------------------
 
 
-class Doubled(Prior):
+class Doubled(DiTPrior):
     """A developer's prior with another prediction."""
 
     def predict_noise(self, *args, **kwargs):
@@ -425,7 +432,7 @@ def test_an_unusual_transformer_takes_the_plain_path(
 
 def test_a_prior_of_ones_own_is_respected(tiny_prior):
     """A subclass with its own prediction isn't replaced by ours."""
-    parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
+    parts = (getattr(tiny_prior, name) for name in DiTPrior.__dataclass_fields__)
     own = Doubled(*parts)
     with pytest.warns(UserWarning, match="its own predict_noise"):
         assert accelerate_prior(own) is own

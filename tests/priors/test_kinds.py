@@ -15,10 +15,11 @@ from conftest import randomise
 
 from diver_lite.checks import InputError
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.priors.dit import DIT, Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import load_prior
+from diver_lite.priors.schedule import DIT
 from diver_lite.priors.text import ConsistencyPrior, TextPrior
 from diver_lite.recovery import Recovery, RecoveryConfig, recover, recover_steps
 from diver_lite.sets.distilled import DistilledSet
@@ -258,7 +259,7 @@ def test_a_consistency_model_answers_as_that_of_diffusers(folders):
     assert [prior.place(t) for t in visited] == scheduler.timesteps.tolist()
     for t, timestep in zip(scheduler.timesteps, visited, strict=True):
         x_0, eps = prior.denoise(noise, timestep, torch.arange(3), 4.0)
-        raw = prior.predict_noise(noise, timestep, torch.arange(3), 4.0)
+        raw = prior.guided(noise, timestep, torch.arange(3), 4.0)
         theirs = scheduler.step(raw, t, noise).denoised
         assert worst(x_0, theirs) < 1e-5
         alpha, sigma = prior.signal_and_noise(timestep)
@@ -398,9 +399,9 @@ def angle_at(timestep):
 def test_settings_mean_noise_levels_on_any_schedule(tiny_prior):
     """A cosine schedule pulls where DiT's does: not at its own timesteps 816 to 510."""
 
-    class Toy(Prior):
-        def predict_noise(self, latents, timestep, class_labels, guidance_scale):
-            self.check_request(latents, timestep, class_labels, guidance_scale)
+    class Toy(DiTPrior):
+        def guided(self, latents, timestep, class_labels, scale):
+            self.check_request(latents, timestep, class_labels, scale)
             return torch.zeros_like(latents)
 
     cosine = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2")
@@ -494,7 +495,7 @@ def test_threads_share_a_consistency_model(folders):
     scales = [1.0 + number for number in range(8)] * 20
 
     def ask(scale):
-        return prior.predict_noise(noise, 400, labels, scale)
+        return prior.guided(noise, 400, labels, scale)
 
     alone = [ask(scale) for scale in scales]
     with ThreadPoolExecutor(8) as pool:

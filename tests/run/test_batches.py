@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run.batches import choose_batch_size, in_parts, out_of_memory
@@ -119,7 +119,7 @@ def test_an_error_that_follows_running_out_counts():
         assert out_of_memory(error)
 
 
-class Small(Prior):
+class Small(DiTPrior):
     """A prior on a device where three images fit."""
 
     def decode(self, latents):
@@ -130,7 +130,7 @@ class Small(Prior):
 
 def test_a_run_goes_on_with_less(tiny_prior, tiny_set, tmp_path):
     """The images are those of a device with enough memory."""
-    parts = (getattr(tiny_prior, name) for name in Prior.__dataclass_fields__)
+    parts = (getattr(tiny_prior, name) for name in DiTPrior.__dataclass_fields__)
     expected = recover(tiny_set, tiny_prior, QUICK, progress=False).images
     with pytest.warns(UserWarning, match="memory ran out"):
         found = recover_to(

@@ -20,11 +20,11 @@ from diver_lite.run.processes import Processes, launched_device
 FORKS = """
 import os, sys
 from diver_lite.cli import main
-from diver_lite.run import to_file
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors import loading as priors
 from diver_lite.sets import load
 
-decode, calls = to_file.Prior.decode, []
+decode, calls = DiTPrior.decode, []
 
 def failing(self, latents):
     calls.append(1)
@@ -32,7 +32,7 @@ def failing(self, latents):
         raise RuntimeError("the GPU fell off the bus")
     return decode(self, latents)
 
-to_file.Prior.decode = failing
+DiTPrior.decode = failing
 forks = []
 for rank in ("0", "1"):
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank}

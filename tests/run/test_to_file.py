@@ -14,7 +14,7 @@ import torch
 from conftest import random_set
 
 from diver_lite.checks import InputError
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import accelerate_prior
 from diver_lite.priors.interval import IntervalPrior
 from diver_lite.recovery import RecoveryConfig, recover
@@ -75,7 +75,7 @@ def stop_after(monkeypatch, tiny_prior):
                 raise error
             return decode(self, latents)
 
-        monkeypatch.setattr("diver_lite.priors.dit.Prior.decode", counted)
+        monkeypatch.setattr("diver_lite.priors.dit.DiTPrior.decode", counted)
         return calls
 
     return set_up
@@ -424,10 +424,10 @@ def test_the_prior_may_move(tiny_prior_folder, tiny_prior, tiny_set, tmp_path):
 def test_what_a_priors_folder_says_counts(tiny_prior, tiny_set):
     """Whatever it is, and whatever stands around the prior: all may change pixels."""
 
-    class Other(Prior):
+    class Other(DiTPrior):
         """As a consistency model is another kind with the same networks."""
 
-    parts = {name: getattr(tiny_prior, name) for name in Prior.__dataclass_fields__}
+    parts = {name: getattr(tiny_prior, name) for name in DiTPrior.__dataclass_fields__}
     flow = diffusers.FlowMatchEulerDiscreteScheduler()
     flow.register_to_config(**tiny_prior.scheduler.config)
     priors = [tiny_prior, Other(**parts), replace(tiny_prior, scheduler=flow)]
@@ -481,7 +481,7 @@ def test_what_no_manifest_lists_is_left_alone(go, out, name):
 @pytest.mark.parametrize("ending", [".safetensors", ""])
 def test_a_folder_that_goes_ends_the_run(go, out, monkeypatch, instead, ending):
     """At the next shard, not hours later, and nothing is put in its place."""
-    out, decode, calls = out.with_suffix(ending), Prior.decode, []
+    out, decode, calls = out.with_suffix(ending), DiTPrior.decode, []
     folder = out.with_suffix(".parts")
 
     def decoded(self, latents):
@@ -493,7 +493,7 @@ def test_a_folder_that_goes_ends_the_run(go, out, monkeypatch, instead, ending):
                 (folder / "manifest.json").write_text(instead)
         return decode(self, latents)
 
-    monkeypatch.setattr(Prior, "decode", decoded)
+    monkeypatch.setattr(DiTPrior, "decode", decoded)
     with pytest.raises(InputError, match=r"out\.parts was removed or replaced"):
         go(out=out)
     assert len(calls) == 3
@@ -693,14 +693,14 @@ def test_outputs_lie_apart(go, out, whole, images, stop_after):
 
 
 def test_a_broken_prior_is_named_after_the_first_batch(go, out, monkeypatch):
-    decode = Prior.decode
+    decode = DiTPrior.decode
     calls = []
 
     def broken(self, latents):
         calls.append(len(latents))
         return decode(self, latents) * float("nan")
 
-    monkeypatch.setattr(Prior, "decode", broken)
+    monkeypatch.setattr(DiTPrior, "decode", broken)
     for where in (out, None):
         calls.clear()
         with pytest.raises(InputError, match=r"images of prior 'tiny' hold .* NaN"):

@@ -22,7 +22,7 @@ from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import clip_only, random_real, vae_only
 from diver_lite.priors import loading as priors
-from diver_lite.priors.dit import Prior
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets import real as data
 from diver_lite.sets.classes import in_order_of, join, origin, prior_classes
@@ -156,7 +156,7 @@ def with_classes(prior, order=None, names=None):
         if isinstance(module, torch.nn.Embedding):
             module.weight.data[:10] = module.weight.data[order]
     names = names or [prior.class_names[old] for old in order]
-    return Prior(transformer, prior.vae, prior.scheduler, tuple(names), prior.info)
+    return DiTPrior(transformer, prior.vae, prior.scheduler, tuple(names), prior.info)
 
 
 @few_examples

@@ -3,7 +3,7 @@
 "use strict";
 
 // A mixture of Gaussians, centred along the curves, and its exact noise prediction:
-// what a perfect network would answer. Its twin in Python is scripts/plane_prior.py.
+// what a perfect network would answer. Its twin in Python is on the page "Add a prior".
 function planePrior({curves, std}) {
   const alphasCumprod = Diver.alphasCumprod(), all = curves.flat();
 
