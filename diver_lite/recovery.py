@@ -27,7 +27,6 @@ from diver_lite.priors.schedule import T, abar_at, draw_noise, to_timestep, to_w
 from diver_lite.sets.classes import prior_classes
 from diver_lite.sets.distilled import DistilledSet
 
-STARTS = ("published", "matched")
 WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
     "published": (816, 510),  # steps [40, 25] of 50
     "late": (400, -1),  # another definition in circulation: t <= 400
@@ -79,7 +78,7 @@ class RecoveryConfig:
         checks.number(self.guidance_scale, "guidance_scale", 1, 1e4)
         checks.number(self.guidance_factor, "guidance_factor", 0, 1e4)
         to_timestep(self.noise_timestep, "noise_timestep")
-        if not checks.is_one_of(self.start, STARTS):
+        if not checks.is_one_of(self.start, ("published", "matched")):
             to_timestep(self.start, "start", also="'published', 'matched', ")
         to_window(self.window, "window", WINDOWS)
 
@@ -119,9 +118,10 @@ class RecoveryConfig:
 
     def phase(self, timestep: float) -> str:
         """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
-        high, low = WINDOWS["published"]
-        if self.window != "none":
-            high, low = to_window(self.window, "window", WINDOWS)
+        window = self.window
+        if window == "none":
+            window = "published"
+        high, low = to_window(window, "window", WINDOWS)
         if timestep > high:
             return "chaotic"
         if timestep > low:
@@ -167,13 +167,12 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
 
 def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
     """Return sigma_k from abar of this step and of the next cleaner one."""
-    match kind:
-        case "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
-            return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
-        case "marginal":
-            return (1 - abar).sqrt()
-        case "signal":
-            return abar.sqrt()
+    if kind == "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
+        return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
+    if kind == "marginal":
+        return (1 - abar).sqrt()
+    if kind == "signal":
+        return abar.sqrt()
     return torch.ones_like(abar)
 
 
@@ -273,11 +272,10 @@ class Recovery:
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
-        seed: int | str = self.seed
+        how = {"config": asdict(self.config), "seed": self.seed}
+        how["prior"] = name_of(self.prior)
         if self.noise is not None:
-            seed = "noise given"
-        prior = name_of(self.prior)
-        how = {"config": asdict(self.config), "seed": seed, "prior": prior}
+            how["seed"] = "noise given"
         return self.distilled.with_images(images, method="DIVER", **how)
 
 

@@ -162,7 +162,7 @@ class _Network:
     ) -> dict:
         """Tabulate modulations of `place`, and of a part of the grid that memory holds.
 
-        The parts begin at fixed places: how many rows there are decides about rounding, and
+        The parts begin at fixed places: the number of rows decides about rounding, and
         where a walk began shouldn't.
         """
         self._fuse()  # the weights may have moved since

@@ -15,6 +15,7 @@ from conftest import randomise
 
 from diver_lite.checks import InputError
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
+from diver_lite.priors.contract import told_of
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.interval import IntervalPrior
@@ -243,7 +244,7 @@ def test_a_consistency_model_answers_as_that_of_diffusers(folders):
         folder, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
-    prior = prior.for_classes(NAMES)
+    prior = told_of(prior, NAMES)
     noise, names = noise_for(prior, 3), [name.replace("_", " ") for name in NAMES]
     expected = pipeline(
         names, latents=noise, num_inference_steps=1, guidance_scale=4.0,
@@ -311,7 +312,7 @@ def dit_time(alpha, sigma):
 def test_every_kind_follows_the_equations(folders, kind, sigma):
     """Inheritance, guidance and window on, one image at a time, in float64."""
     prior = load_prior(folders(kind), device="cpu")
-    prior = prior.for_classes(NAMES)
+    prior = told_of(prior, NAMES)
     config = RecoveryConfig(
         num_inference_steps=8,
         guidance_scale=2.0,
@@ -449,8 +450,8 @@ def test_an_interval_around_any_kind_leaves_out_guidance(folders):
     """Inside the interval the prior's own answer, outside that of scale 1."""
     for kind in ("flow", "v", "lcm"):
         prior = load_prior(folders(kind), device="cpu")
-        inside = IntervalPrior(prior, (600, 300)).for_classes(NAMES)
-        prior = prior.for_classes(NAMES)
+        inside = told_of(IntervalPrior(prior, (600, 300)), NAMES)
+        prior = told_of(prior, NAMES)
         assert inside.class_names == prior.class_names == NAMES
         assert inside.latent_shape == prior.latent_shape
         assert inside.timesteps(4) == prior.timesteps(4)
@@ -490,7 +491,7 @@ def test_two_sets_and_scales_at_once(folders, kind):
 
 
 def test_threads_share_a_consistency_model(folders):
-    prior = load_prior(folders("lcm"), device="cpu").for_classes(NAMES)
+    prior = told_of(load_prior(folders("lcm"), device="cpu"), NAMES)
     noise, labels = noise_for(prior, 3), torch.arange(3)
     scales = [1.0 + number for number in range(8)] * 20
 
@@ -532,7 +533,7 @@ def test_a_hundred_classes_from_the_command_line(folders, cli, tmp_path, monkeyp
 
     with (
         monkeypatch.context() as patch,
-        pytest.warns(UserWarning, match="own _forward"),
+        pytest.warns(UserWarning, match="own forward"),
     ):
         patch.setattr(TextPrior, "decode", stop)
         code, _, _ = cli(*command, "-o", out)
@@ -691,7 +692,7 @@ def test_prompts_are_as_long_as_the_encoder_takes(folders, tmp_path, value):
     )
     names = ("cat", "owl " * 50)
     found, expected = (
-        load_prior(f, device="cpu").for_classes(names).embeddings
+        told_of(load_prior(f, device="cpu"), names).embeddings
         for f in (folder, folders("epsilon"))
     )
     assert found.shape == (3, 40, 16)
@@ -726,7 +727,7 @@ def test_a_noise_level_that_the_schedule_lacks(folders):
         "start": RecoveryConfig(start=990),
     }.items():
         with pytest.raises(
-            InputError, match=rf"{name} is 9\d0; expected a noise level"
+            InputError, match=rf"{name}: timestep is 9\d0; expected a noise level"
         ):
             recover(pictures(size=16), prior, config, progress=False)
 
