@@ -4,8 +4,7 @@ Read it in this order: `RecoveryConfig` (what can be chosen), `inherit` and `gui
 (the two formulas), `recover_steps` (the loop), `recover` (a whole set).
 
 Source: Xia, Shu, Jiang, Du, Wang, Lu, "DIVER: Diving Deeper into Distilled Data via
-Expressive Semantic Recovery", arXiv 2605.12649. No reference code is public; each
-choice that the paper leaves open is a field of `RecoveryConfig`.
+Expressive Semantic Recovery", arXiv 2605.12649. What it leaves open is a setting.
 """
 
 from __future__ import annotations
@@ -92,6 +91,7 @@ class RecoveryConfig:
     @classmethod
     def recommended(cls, prior: Prior, **changes) -> RecoveryConfig:
         """Return what measured best with a prior, see the record in its folder."""
+        checks.instance(prior, "prior", Prior)
         found = prior.info.get("recommended", {})
         for name in found:
             checks.one_of(name, "recommended by the prior", [*vars(cls())])

@@ -23,7 +23,7 @@ from diver_lite.priors.schedule import to_timestep
 class Prior(Protocol):
     """A class-conditional diffusion model of latents, as far as DIVER needs one.
 
-    Timesteps are those of DiT's schedule, 999 (noise) .. 0, and -1 for the clean end.
+    Timesteps are those of DiT's schedule, 1000 (noise) to -1 (clean), also between them.
     They stand for signal-to-noise ratios: a prior of another schedule looks up its own
     place with the same ratio. Source: ours.
     """
@@ -71,8 +71,8 @@ class Prior(Protocol):
     def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) of z = alpha z_0 + sigma noise, each 0-d.
 
-        At -1 that is the clean end: (1, 0). Raises `InputError` for a noise level that
-        the prior doesn't know.
+        At -1, the clean end, that is (1, 0) or nearly. Raises `InputError` for a noise
+        level that the prior doesn't know.
         """
         ...
 

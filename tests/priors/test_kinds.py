@@ -12,15 +12,16 @@ import diffusers
 import pytest
 import torch
 from conftest import randomise
+from draw_plane import run_page
 
 from diver_lite.checks import InputError
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.priors.contract import told_of
+from diver_lite.priors.contract import Prior, told_of
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import load_prior
-from diver_lite.priors.schedule import DIT
+from diver_lite.priors.schedule import DIT, abar_at
 from diver_lite.priors.text import ConsistencyPrior, TextPrior
 from diver_lite.recovery import Recovery, RecoveryConfig, recover, recover_steps
 from diver_lite.sets.distilled import DistilledSet
@@ -176,6 +177,82 @@ def worst(found, expected):
 def last(steps):
     *_, step = steps
     return step
+
+
+# --- The contract --------------------------------------------------------------------
+
+NAMES_OF_A_PRIOR = {
+    "class_names",
+    "decode",
+    "denoise",
+    "encode",
+    "image_size",
+    "info",
+    "latent_shape",
+    "signal_and_noise",
+    "timesteps",
+}
+WRAPPERS = {
+    "fast": FastPrior,
+    "interval": lambda prior: IntervalPrior(prior, (600, 300)),
+    "fast in an interval": lambda prior: IntervalPrior(FastPrior(prior), (600, 300)),
+}
+
+
+def some_prior(kind, folders, tiny_prior):
+    if kind in KINDS:
+        return told_of(load_prior(folders(kind), device="cpu"), NAMES)
+    if kind == "of the page":
+        return run_page()["prior"]
+    return WRAPPERS[kind](tiny_prior) if kind in WRAPPERS else tiny_prior
+
+
+def test_a_prior_has_nine_names():
+    public = {name for name in vars(Prior) if not name.startswith("_")}
+    assert public == NAMES_OF_A_PRIOR
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *WRAPPERS, "DiT", "of the page"])
+def test_every_prior_keeps_the_contract(folders, tiny_prior, kind):
+    """What the loop relies on, asked of each prior there is."""
+    prior = some_prior(kind, folders, tiny_prior)
+    assert isinstance(prior, Prior)
+    assert isinstance(prior.info, dict)
+    assert len(prior.class_names) >= 3
+    visited = prior.timesteps(4)
+    assert 1000 >= visited[0] > visited[1] > visited[2] > visited[3] > -1
+    z = noise_for(prior, 3)
+    labels = torch.arange(3)
+    for timestep in visited:
+        alpha, sigma = prior.signal_and_noise(timestep)
+        shares = alpha**2 / (alpha**2 + sigma**2)
+        assert shares.item() == pytest.approx(abar_at(timestep).item(), abs=1e-5)
+        x_0, eps = prior.denoise(z, timestep, labels, 2.0)
+        assert x_0.shape == eps.shape == z.shape
+        assert x_0.dtype == eps.dtype == torch.float32
+        assert worst(alpha * x_0 + sigma * eps, z) < 1e-3
+    alpha, sigma = prior.signal_and_noise(-1)
+    assert alpha > 0.99
+    assert sigma < 0.05
+    assert prior.timesteps(4) == visited  # asking changes nothing
+    images = prior.decode(z)
+    assert images.dtype == torch.float32
+    if kind != "of the page":  # whose pictures are points
+        size = prior.image_size
+        assert images.shape == (3, 3, size, size)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        assert prior.encode(images).shape == z.shape
+    config = RecoveryConfig(num_inference_steps=4, noise_timestep=700)
+    *_, last = recover_steps(z, labels, prior, config, noise=z)
+    assert last.latents.isfinite().all()
+
+
+@pytest.mark.parametrize("lacking", sorted(NAMES_OF_A_PRIOR))
+def test_what_lacks_a_name_is_no_prior(lacking):
+    names = dict.fromkeys(NAMES_OF_A_PRIOR - {lacking})
+    with pytest.raises(InputError, match=r"^prior is "):
+        recover(pictures(), type("Almost", (), names)(), progress=False)
 
 
 # --- Everything off: diffusers' own pipelines ---------------------------------------
