@@ -23,7 +23,7 @@ from diver_lite.priors.schedule import to_timestep
 class Prior(Protocol):
     """A class-conditional diffusion model of latents, as far as DIVER needs one.
 
-    Timesteps are those of DiT's schedule, 1000 (noise) to -1 (clean), also between them.
+    Timesteps are those of DiT's schedule, 1000 (noise) to -1 (clean), fractions too.
     They stand for signal-to-noise ratios: a prior of another schedule looks up its own
     place with the same ratio. Source: ours.
     """
