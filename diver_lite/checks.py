@@ -6,11 +6,14 @@ Each validator names the argument, what was found and what is expected.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from safetensors import SafetensorError
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -23,6 +26,10 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+class WriteError(InputError, OSError):
+    """An output can't be written: a full disk, a folder that became read-only, ..."""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -39,14 +46,47 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with its contents, once."""
+def naming(
+    path: Path, expected: str = "", *, output: bool = False, advice: str = ""
+) -> Iterator[None]:
+    """Turn what goes wrong with a file, in a block, into one line that names it.
+
+    An `InputError` gets the file's name in front, once; the system's errors are told.
+
+    Args:
+        path: the file or folder; the system may name another one.
+        expected: what a stranger's file should be. Then all errors are told, as a
+            damaged file can fail in any way, and what is neither a file nor a folder
+            is refused: a pipe would be waited for.
+        output: the file is what the block writes. An `InputError` stays as it is, but
+            a `WriteError`, of a file in this one, becomes one that names this.
+        advice: what to do about an output that can't be written.
+    """
+    unwritten = (OSError, SafetensorError) if output else ()
+    unread = Exception if expected else OSError
     try:
+        if expected and not (path.is_file() or path.is_dir()):
+            found = "not a regular file" if os.path.lexists(path) else "no such file"
+            raise InputError(f"{found}; expected {expected}")
         yield
+    except unwritten as error:
+        why = reason(error.__cause__ or error)
+        raise WriteError(f"output {path} can't be written ({why}){advice}") from error
     except InputError as error:
-        if error.path:
+        if output or error.path:
             raise
         raise file_error(path, f": {error}") from None
+    except unread as error:
+        place = getattr(error, "filename", None)
+        path = Path(place) if isinstance(place, str) else path
+        wanted = expected and f"; expected {expected}"
+        found = f" can't be read ({reason(error)[:200]}){wanted}"
+        raise file_error(path, found) from None
+
+
+def reason(error: BaseException) -> str:
+    """Return what the system says, without number and name; of others one line."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def file_error(path: Path, message: str) -> InputError:

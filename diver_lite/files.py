@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, naming
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -27,10 +26,6 @@ if TYPE_CHECKING:  # the set-up check must run where torch is missing
 # In every folder that this package wrote: only such a folder is ever overwritten.
 MARKER = ".diver-lite"
 HELD = f"{MARKER}-held"  # a lock, in a folder for what is being written
-
-
-class WriteError(InputError, OSError):
-    """An output can't be written: a full disk, a folder that became read-only, ..."""
 
 
 @contextmanager
@@ -43,7 +38,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path, overwrite=overwrite)
-    with _naming_output(path):
+    with naming(path, output=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(path) as scratch:
             temporary = scratch / path.name
@@ -56,18 +51,6 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             if temporary.is_dir():
                 (temporary / MARKER).touch()
             move(temporary, path, overwrite=overwrite)
-
-
-@contextmanager
-def _naming_output(path: Path) -> Iterator[None]:
-    """Say of what fails that it is this output which can't be written, and why."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or first_line(error)
-        raise WriteError(f"output {path} can't be written ({why})") from error
 
 
 def move(new: Path, path: Path, *, overwrite: bool) -> None:
@@ -161,7 +144,7 @@ def _settle(path: Path) -> None:
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise `InputError` now if `path` could not be written at a long run's end."""
     path = Path(path)
-    with _naming_output(path):
+    with naming(path, output=True):
         _settle(path)
         sweep(path)
         if os.path.lexists(path) and not overwrite:
@@ -197,7 +180,7 @@ def exclusive(output: str | Path, path: str | Path | None = None) -> Iterator[No
     """
     output = Path(output)
     path = Path(path or output.parent / f".{output.name}.lock")
-    with _naming_output(output):
+    with naming(output, output=True):
         missing = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)

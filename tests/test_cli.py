@@ -319,7 +319,7 @@ BAD_SETS = {
     "truncated .safetensors": (
         write("a.safetensors", b"\x10\0\0\0\0\0\0\0{"),
         ("a.safetensors",),
-        r"a\.safetensors.*not a whole \.safetensors",
+        r"a\.safetensors.*a whole \.safetensors",
     ),
     "malicious pickle": (
         write("set.pt", pickle.dumps({"data": Attack()})),

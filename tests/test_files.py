@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, WriteError
 from diver_lite.files import (
     HELD,
-    WriteError,
     atomic_path,
     check_writable,
     code_of,

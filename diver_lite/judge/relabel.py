@@ -18,6 +18,7 @@ from diver_lite.checks import (
     first_line,
     instance,
     integer,
+    naming,
     require,
 )
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
@@ -26,7 +27,6 @@ from diver_lite.sets.classes import is_numbered, join, origin
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.formats import load_torch
 from diver_lite.sets.names import SUBSETS, class_names, imagenet_indices
-from diver_lite.sets.reading import reading
 
 
 def relabel(
@@ -137,7 +137,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        with reading(path, "weights"):
+        with naming(path, "weights"):
             state: Any = load_file(path)
     else:
         state = load_torch(path)

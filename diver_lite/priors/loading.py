@@ -25,7 +25,6 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, file_error, naming
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.text import LCM_SAYS, ConsistencyPrior, TextPrior
-from diver_lite.sets.reading import reading, told
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -99,7 +98,7 @@ def load_prior(
                 "folder, nor a hub id of the form owner/name"
             )
         root = _download(str(name), shipped)
-    with told(root):
+    with naming(root):
         return _read_folder(root, text).to(device, dtype)
 
 
@@ -410,7 +409,7 @@ def _read_json(path: Path, root: Path) -> dict:
     if not os.path.lexists(path):
         expected = f"diffusers' layout: model_index.json, {'/, '.join(PARTS)}/"
         raise file_error(root, f" lacks {path.relative_to(root)}; expected {expected}")
-    with reading(path, "a JSON object"):
+    with naming(path, "a JSON object"):
         checks.integer(path.stat().st_size, "its size in bytes", 0, 2**25)
         content = json.loads(path.read_text("utf-8"))
         checks.instance(content, "the JSON", dict)

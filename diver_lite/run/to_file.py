@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line, instance, integer
+from diver_lite.checks import InputError, first_line, instance, integer, naming
 from diver_lite.checks import path as checked_path
 from diver_lite.devices import one_thread
 from diver_lite.files import (
@@ -384,7 +384,7 @@ class Shards:
             )
         images = images.contiguous()
         content = safetensors.torch.save({"images": images}, self._tags(index, images))
-        with self._keeping(), atomic_path(self.path(index), overwrite=True) as path:
+        with self._naming(), atomic_path(self.path(index), overwrite=True) as path:
             path.write_bytes(content)
 
     def finish(self, assemble: Callable[[Any], DistilledSet]) -> DistilledSet:
@@ -409,7 +409,7 @@ class Shards:
         if images is None:
             images = stored_images(paths, self.manifest["batch_size"])
         result = assemble(images)
-        with self._keeping():
+        with self._naming():
             if self.out.suffix:
                 whole = digested = result.save(self.folder / WHOLE, overwrite=True)
             else:
@@ -470,20 +470,15 @@ class Shards:
                     shutil.rmtree(folder / name, ignore_errors=True)
 
     def _write_json(self, name: str, content: dict) -> None:
-        with self._keeping(), atomic_path(self.folder / name, overwrite=True) as path:
+        with self._naming(), atomic_path(self.folder / name, overwrite=True) as path:
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
-    @contextmanager
-    def _keeping(self):
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            why = first_line(error.__cause__ or error)
-            raise InputError(
-                f"output {self.out} can't be written ({why}); finished "
-                f"images are kept in {self.folder}: make room and run the same "
-                "command again"
-            ) from None
+    def _naming(self):
+        advice = (
+            f"; finished images are kept in {self.folder}: make room and run the same "
+            "command again"
+        )
+        return naming(self.out, output=True, advice=advice)
 
 
 def parts_folder(out: str | Path) -> Path:

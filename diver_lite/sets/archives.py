@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, naming, reason
 from diver_lite.sets import stored
-from diver_lite.sets.reading import reading
 
 _MOST_FILES = 100_000
 _DEPTH = 2  # an archive in an archive, as hubs zip what was zipped
@@ -39,7 +38,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     Source: ours.
     """
     with TemporaryDirectory() as scratch:
-        with reading(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
+        with naming(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
             if len(_AROUND.get()) >= _DEPTH:
                 raise InputError(
                     "an archive in an archive in an archive; unzip it yourself, and "
@@ -52,7 +51,7 @@ def unpacked(path: Path) -> Iterator[Path]:
             try:
                 archive.extractall(scratch, members)
             except OSError as error:
-                place, why = Path(scratch).parent, error.strerror or first_line(error)
+                place, why = Path(scratch).parent, reason(error)
                 raise InputError(f"can't be unpacked to {place} ({why})") from None
         token = _AROUND.set((*_AROUND.get(), members))
         try:
@@ -97,7 +96,7 @@ def load_numpy(path: Path) -> dict[str, Tensor]:
 
     Source: ours.
     """
-    with reading(path, "a NumPy file with arrays of numbers"):
+    with naming(path, "a NumPy file with arrays of numbers"):
         if path.suffix == ".npy":
             return {
                 path.stem: _tensor(np.load(path, mmap_mode="r", allow_pickle=False))

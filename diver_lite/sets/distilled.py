@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -181,9 +182,9 @@ class DistilledSet:
         file = path / INDEX if numbered else path
         if not file.is_file():
             raise InputError(f"source {file}: no such file")
-        with on_disk.opened(file) as stored:
+        with naming(file, on_disk.WHOLE), safe_open(file, "pt") as stored:
             names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
-            header = _header(file, stored.metadata(), names, numbered)
+            header = _header(stored.metadata(), names, numbered)
             shape = () if numbered else stored.get_slice("images").get_shape()
             if 4 * math.prod(shape) > on_disk.LARGE:
                 names.remove("images")
@@ -202,13 +203,13 @@ class DistilledSet:
             return cls(**tensors, **about)
 
 
-def _header(file: Path, metadata: Any, names: Sequence[str], numbered: bool) -> dict:
+def _header(metadata: Any, names: Sequence[str], numbered: bool) -> dict:
     """Return what a set's file says about itself, as it must be, or raise."""
     text = (metadata or {}).get("diver_lite")
     needed = {"labels"} if numbered else {"images", "labels"}
     if text is None or not needed <= set(names):
         raise InputError(
-            f"{file}: a .safetensors file with {[*names]}, but not a distilled set; "
+            f"a .safetensors file with {[*names]}, but not a distilled set; "
             "expected images, labels and 'diver_lite' metadata"
         )
     try:
@@ -218,10 +219,10 @@ def _header(file: Path, metadata: Any, names: Sequence[str], numbered: bool) -> 
         for name, kind in kinds.items():
             checks.instance(header[name], name, kind)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{file}: damaged metadata ({error})") from None
+        raise InputError(f"damaged metadata ({error})") from None
     if version > FORMAT_VERSION:
         raise InputError(
-            f"{file}: format version {version} is newer than {FORMAT_VERSION}, the "
+            f"format version {version} is newer than {FORMAT_VERSION}, the "
             "newest known here; update diver_lite"
         )
     return header

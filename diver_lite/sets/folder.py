@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, naming
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored
 from diver_lite.sets.distilled import DistilledSet
@@ -31,7 +31,6 @@ from diver_lite.sets.names import (
     slug,
     to_cell,
 )
-from diver_lite.sets.reading import reading
 from diver_lite.sets.stored import StoredImages
 
 ONE_EACH = "expected one sub-folder per class with images in it"
@@ -165,7 +164,7 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
     if not os.path.lexists(table):
         return names
     with (
-        reading(table, "a table of classes"),
+        naming(table, "a table of classes"),
         table.open(newline="", encoding="utf-8") as stream,
     ):
         for row in csv.DictReader(stream):
@@ -192,7 +191,7 @@ def read_images(
     """
     images = torch.empty(0)
     for index, file in enumerate(files):
-        with reading(file, "a picture"):
+        with naming(file, "a picture"):
             pixels = _decoded(file)
         pixels = transform(pixels) if transform else pixels
         if index == 0:
@@ -285,7 +284,7 @@ def stored_soft_labels(folder: Path, files: Sequence[Path]) -> Tensor | None:
     table = folder / "metadata.jsonl"
     if not table.exists():
         return None
-    with reading(table, "a line of JSON per picture"):
+    with naming(table, "a line of JSON per picture"):
         with table.open(encoding="utf-8") as stream:
             rows = [json.loads(line) for line in stream if line.strip()]
         found = {r["file_name"]: r["soft_labels"] for r in rows if "soft_labels" in r}

@@ -59,7 +59,6 @@ from diver_lite.sets.normalisation import (
     slow_shares,
     tiles_per_side,
 )
-from diver_lite.sets.reading import reading, told
 from diver_lite.sets.stored import StoredImages, soft_kind
 
 FORMATS = {
@@ -97,7 +96,7 @@ def read(
     """
     job = _Job(paths, dataset, format, options, place or paths[0])
     if job.path.suffix == ".zip" and job.path.is_file():
-        with told(job.path), unpacked(job.path) as folder:
+        with naming(job.path), unpacked(job.path) as folder:
             inner = _innermost(folder)
             place = job.place / inner.relative_to(folder)
             result = read([inner], format, dataset, options, place)
@@ -107,7 +106,7 @@ def read(
                 )
         result.provenance["source"] = job.path.name
         return result
-    with told(job.path):
+    with naming(job.path):
         if format == "auto":
             job.format = _detect(job)
         reader, allowed = _READERS[job.format]
@@ -802,7 +801,7 @@ def load_torch(path: Path) -> Any:
 
     Source: ours: published sets are pickles, and a pickle can run anything.
     """
-    with reading(path, "tensors from torch.save"):
+    with naming(path, "tensors from torch.save"):
         with path.open("rb") as stream:
             head = stream.read(12)
         known = torch.serialization.safe_globals(_NUMPY_SCALARS)

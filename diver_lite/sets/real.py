@@ -36,7 +36,6 @@ from diver_lite.sets.names import (
     class_names,
     imagenet_subset,
 )
-from diver_lite.sets.reading import reading, told
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
@@ -173,7 +172,7 @@ def _read_idx(path: Path) -> np.ndarray:
     """Read one file of the IDX format (big-endian header, uint8 body)."""
     if not path.exists() and path.with_suffix("").exists():
         path = path.with_suffix("")  # some archives are stored unpacked
-    with reading(path, "a complete IDX file of bytes"):
+    with naming(path, "a complete IDX file of bytes"):
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as stream:
             content = stream.read(2**26)  # the largest official one has 47 MB
@@ -269,7 +268,7 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
         from torchvision.datasets import CIFAR10
 
         official = "the official files of CIFAR-10"
-        with told(folder / "cifar-10-batches-py", Exception, official):
+        with naming(folder / "cifar-10-batches-py", official):
             data = CIFAR10(str(folder), train=subset == "train")
         pixels, labels = torch.from_numpy(data.data), torch.tensor(data.targets)
     return _take(pixels.permute(0, 3, 1, 2), labels, split)
@@ -277,7 +276,7 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
 
 def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
     """Decode JPEG files stored back to back, (N, 32, 32, 3) uint8, and their labels."""
-    with reading(path, f"arrays {subset}_blob, {subset}_offs and {subset}_y"):
+    with naming(path, f"arrays {subset}_blob, {subset}_offs and {subset}_y"):
         with np.load(path) as packed:
             blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
         files = (io.BytesIO(blob[a:b].tobytes()) for a, b in pairwise(offs))
@@ -314,7 +313,7 @@ def _image_folder(
 
     subset = None if subset is None else imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
-    with told(place):
+    with naming(place):
         folders = class_folders(place) if place.is_dir() else []
         labels_of = {folder.name: label for label, folder in enumerate(folders)}
         if subset is not None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from diver_lite.checks import InputError, finite, first_line, floats
+from diver_lite.checks import InputError, finite, floats, naming
 
+WHOLE = "a whole .safetensors file"
 LARGE = 2**30  # bytes of float32 pixels, beyond which they are left in their files
 
 
@@ -101,7 +101,7 @@ def stored_images(files: Sequence[Path], rows: int = 2**63) -> StoredImages:
     """
 
     def shape(file: Path) -> list[int]:
-        with opened(file) as stored:
+        with naming(file, WHOLE), safe_open(file, framework="pt") as stored:
             return stored.get_slice("images").get_shape()
 
     last, (first, *sides) = shape(files[-1])[0], shape(files[0])
@@ -114,18 +114,8 @@ def stored_images(files: Sequence[Path], rows: int = 2**63) -> StoredImages:
 def _rows(files: Sequence[Path], rows: int, index: list[int]) -> Tensor:
     parts = []
     for number, group in groupby(index, lambda i: i // rows):
-        with opened(files[number]) as stored:
+        file = files[number]
+        with naming(file, WHOLE), safe_open(file, framework="pt") as stored:
             images = stored.get_slice("images")
             parts += [images[i % rows : i % rows + 1] for i in group]
     return torch.cat(parts)
-
-
-@contextmanager
-def opened(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            yield stored
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file}: not a whole .safetensors file ({first_line(error)})"
-        ) from None

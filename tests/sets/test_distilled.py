@@ -333,8 +333,8 @@ def with_nan(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_bytes(b""), "not a whole"),
-        (lambda path: path.write_bytes(b"\x00" * 100), "not a whole"),
+        (lambda path: path.write_bytes(b""), "expected a whole"),
+        (lambda path: path.write_bytes(b"\x00" * 100), "expected a whole"),
         (lambda path: None, "no such file"),
         (not_ours, "not a distilled set"),
         (from_the_future, "version 99 is newer"),
@@ -354,7 +354,7 @@ def test_bad_safetensors_files(tmp_path, write, message):
 def test_a_truncated_file_is_refused(tmp_path):
     path = small_set().save(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="not a whole"):
+    with pytest.raises(InputError, match="expected a whole"):
         load_distilled(path)
 
 

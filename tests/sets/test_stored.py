@@ -184,7 +184,7 @@ def test_another_process_can_have_it(folder, whole):
 
 def test_a_missing_file_is_named(folder):
     (folder / "000001.safetensors").unlink()
-    with pytest.raises(InputError, match=r"000001\.safetensors.*not a whole"):
+    with pytest.raises(InputError, match=r"000001\.safetensors.*expected a whole"):
         DistilledSet.load(folder).images[4]
     (folder / "000002.safetensors").unlink()
     with pytest.raises(InputError, match=r"000002\.safetensors"):
