@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -78,10 +77,12 @@ def naming(
         raise file_error(path, f": {error}") from None
     except unread as error:
         place = getattr(error, "filename", None)
-        path = Path(place) if isinstance(place, str) else path
-        wanted = expected and f"; expected {expected}"
-        found = f" can't be read ({reason(error)[:200]}){wanted}"
-        raise file_error(path, found) from None
+        if isinstance(place, str):
+            path = Path(place)
+        message = f" can't be read ({reason(error)[:200]})"
+        if expected:
+            message += f"; expected {expected}"
+        raise file_error(path, message) from None
 
 
 def reason(error: BaseException) -> str:
@@ -102,21 +103,24 @@ def require(condition: bool, name: str, value: object, expected: object) -> None
         raise InputError(f"{name} is {describe(value)}; expected {expected}")
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """Return a value in a few words; of a tensor its type and shape."""
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is not None and dtype is not None and math.prod(shape) > 8:
-        return f"{dtype} {tuple(shape)}"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and hasattr(value, "dtype") and math.prod(shape) > 8:
+        return f"{value.dtype} {tuple(shape)}"
     text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:76]} ..."
+    if len(text) > 80:
+        return f"{text[:76]} ..."
+    return text
 
 
 def plain(value: Any) -> Any:
     """Return Python's own number for NumPy's, also in a pair."""
     if isinstance(value, tuple | list):
         return tuple(plain(v) for v in value)
-    numpy_scalar = hasattr(value, "item") and getattr(value, "shape", None) == ()
-    return value.item() if numpy_scalar else value
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    return value
 
 
 def is_one_of(value: object, words: Sequence[str]) -> bool:
@@ -132,18 +136,18 @@ def one_of(value: Any, name: str, words: Sequence[str]) -> Any:
 
 def integer(value: Any, name: str, lowest: int, highest: int = 2**31 - 1) -> int:
     """Return an integer, also one of NumPy's, or raise; True is none."""
-    whole = isinstance(value := plain(value), int) and not isinstance(value, bool)
-    expected = f"an integer in {lowest} .. {highest}"
-    require(whole and lowest <= value <= highest, name, value, expected)
+    value = plain(value)
+    fits = type(value) is int and lowest <= value <= highest
+    require(fits, name, value, f"an integer in {lowest} .. {highest}")
     return value
 
 
 def number(value: Any, name: str, lowest: float, highest: float = math.inf) -> float:
     """Return a finite number in lowest .. highest, or raise; True is none."""
-    found = isinstance(value := plain(value), int | float)
-    fits = found and not isinstance(value, bool) and lowest <= value <= highest
+    value = plain(value)
+    fits = type(value) in (int, float) and lowest <= value <= highest
     upto = f">= {lowest}" if highest == math.inf else f"in {lowest} .. {highest}"
-    require(fits and math.isfinite(value), name, value, f"a finite number {upto}")
+    require(fits and value < math.inf, name, value, f"a finite number {upto}")
     return value
 
 
@@ -154,12 +158,13 @@ def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
     False, and what is declared as one class is of that class; None passes where it is
     declared. With `lowest`, an int is at least 1 and a float 0, or what that says.
     """
-    hints = get_type_hints(type(holder))
-    for name in (field.name for field in fields(holder)):
-        value, hint = plain(getattr(holder, name)), hints[name]
+    for name, hint in get_type_hints(type(holder)).items():
+        value = plain(getattr(holder, name))
         object.__setattr__(holder, name, value)  # also where it is frozen
         if type(None) in get_args(hint):
-            hint = get_args(hint)[0] if value is not None else None
+            if value is None:
+                continue
+            hint = get_args(hint)[0]
         if get_origin(hint) is Literal:
             one_of(value, name, get_args(hint))
         elif get_origin(hint) is Mapping:
@@ -177,19 +182,18 @@ def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
 def instance(value: Any, name: str, kind: Any) -> None:
     """Raise unless a value is of a class, or of one of a union."""
     if not isinstance(value, kind):
-        found, wanted = type(value).__name__, getattr(kind, "__name__", str(kind))
-        raise InputError(f"{name} is of type {found}; expected one of type {wanted}")
+        wanted = getattr(kind, "__name__", str(kind))
+        found = f"{name} is of type {type(value).__name__}"
+        raise InputError(f"{found}; expected one of type {wanted}")
 
 
 def path(value: Any, name: str) -> Path:
     """Return a path that the system can be asked about, or raise."""
-    try:
-        if not isinstance(value, str | Path) or "\0" in str(value):
-            raise ValueError
-        Path(value).exists()  # a name that is too long
-        return Path(value)
-    except (OSError, ValueError):
-        raise InputError(f"{name} is {describe(value)}; expected a path") from None
+    if isinstance(value, str | Path) and "\0" not in str(value):
+        with suppress(OSError, ValueError):  # of a name that is too long, for one
+            Path(value).exists()
+            return Path(value)
+    raise InputError(f"{name} is {describe(value)}; expected a path")
 
 
 def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
@@ -232,24 +236,26 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
 def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:
     import torch
 
-    sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-    expected = f"{kind} tensor ({sizes})"
+    expected = f"{kind} tensor {tuple(shape)}".replace("'", "")
     if not isinstance(value, torch.Tensor):
         found = type(value).__name__
         raise InputError(f"{name} is of type {found}; expected {expected}")
-    tensor: Tensor = value
-    if kind == "a float":  # not float8, with which torch can't even compare
-        kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    else:  # NumPy's other unsigned integers know no minimum in torch
-        kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    right = tensor.dtype in kinds
-    dense = tensor.layout is torch.strided and not tensor.is_quantized
-    found_sizes = () if tensor.is_nested else tuple(tensor.shape)
-    fits = len(found_sizes) == len(shape) and all(
-        found >= 1 if isinstance(wanted, str) else found == wanted
-        for found, wanted in zip(found_sizes, shape, strict=True)
+    kinds = {
+        # not float8, with which torch can't even compare
+        "a float": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        # NumPy's other unsigned integers know no minimum in torch
+        "an integer": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+    sizes = ()
+    if not value.is_nested:  # whose rows have a shape each
+        sizes = tuple(value.shape)
+    found = f"{value.dtype} {sizes}"
+    dense = value.layout is torch.strided and not value.is_quantized
+    if not dense:
+        found += f" ({value.layout})"
+    fits = len(sizes) == len(shape) and all(
+        size == wanted or (isinstance(wanted, str) and size >= 1)
+        for size, wanted in zip(sizes, shape, strict=True)
     )
-    if not (right and dense and fits):
-        layout = "" if dense else f" ({tensor.layout})"
-        found = f"{tensor.dtype} {found_sizes}{layout}"
+    if not (value.dtype in kinds[kind] and dense and fits):
         raise InputError(f"{name} is {found}; expected {expected}")

@@ -61,37 +61,22 @@ def move(new: Path, path: Path, *, overwrite: bool) -> None:
     `check_writable`. Without `overwrite` `InputError` also if `path` came just now.
     """
     if not overwrite:
-        try:
-            if new.is_dir() or not _linked(new, path):
-                if os.path.lexists(path):
-                    raise FileExistsError
-                os.replace(new, path)
-        except FileExistsError:
+        with suppress(OSError):  # no links to folders, nor on FAT
+            os.link(new, path)  # which never replaces
+            new.unlink()
+            return
+        if os.path.lexists(path):
             raise InputError(
                 f"output {path} has appeared during this run, and is not overwritten; "
                 "move it away and run again, or pass overwrite (--overwrite)"
-            ) from None
+            )
     elif new.is_dir() or path.is_dir():
-        try:
-            if os.path.lexists(path):
-                os.replace(path, _aside(path))
-            os.replace(new, path)
-        finally:
-            _settle(path)
-    else:
-        os.replace(new, path)
-
-
-def _linked(new: Path, path: Path) -> bool:
-    """Move a file by a hard link, which never replaces; False if there are none."""
+        with suppress(FileNotFoundError):
+            os.replace(path, _aside(path))
     try:
-        os.link(new, path)
-    except FileExistsError:
-        raise
-    except OSError:  # FAT, some network file systems
-        return False
-    new.unlink()
-    return True
+        os.replace(new, path)
+    finally:
+        _settle(path)
 
 
 def _new_folder(path: Path) -> Path:
@@ -208,8 +193,9 @@ def save_torch(value: object, path: Path) -> None:
         with path.open("wb") as stream:
             torch.save(value, stream)
     except RuntimeError as error:  # torch's own, after the system's
-        cause = error.__context__
-        raise cause if isinstance(cause, OSError) else error from None
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def sha256(path: str | Path) -> str:
@@ -224,11 +210,13 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
 
     digest = hashlib.sha256(facts.encode())
     for tensor in tensors:
-        tensor = torch.empty(0) if tensor is None else tensor
+        if tensor is None:
+            tensor = torch.empty(0)
         digest.update(str(tuple(tensor.shape)).encode())
-        rows = tensor if tensor.shape else tensor[None]
-        for start in range(0, len(rows), 100):  # a copy of all may be too large
-            flat = rows[start : start + 100].detach().cpu().contiguous().reshape(-1)
+        if not tensor.shape:
+            tensor = tensor[None]
+        for start in range(0, len(tensor), 100):  # a copy of all may be too large
+            flat = tensor[start : start + 100].detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())  # also of bfloat16
     return digest.hexdigest()[:16]
 

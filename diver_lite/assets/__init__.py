@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -58,14 +59,11 @@ def _digests(root: Path) -> dict[str, str]:
     """Read SHA256SUMS, in the format that `sha256sum` writes: digest, name."""
     sums = root / SUMS
     digests = {}
-    for line in sums.read_text("utf-8").splitlines() if sums.is_file() else ():
-        if not line.strip():
-            continue
-        digest, _, name = line.strip().partition(" ")
-        name = name.lstrip(" *")
-        if len(digest) != 64 or not name:
-            raise InputError(
-                f"{sums}: line {line!r} is not 'sha256  name'; reinstall diver_lite"
-            )
-        digests[str(PurePosixPath(name))] = digest.lower()
+    if sums.is_file():
+        for line in sums.read_text("utf-8").splitlines():
+            if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
+                raise InputError(
+                    f"{sums}: line {line!r} is not 'sha256  name'; reinstall diver_lite"
+                )
+            digests[match[2]] = match[1]
     return digests
