@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,18 @@ SPLITS = ("train", "test", "fit", "validation", "sample")
 VALIDATION_PER_CLASS = 500
 SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_FILES = {  # data set -> files one of which tells that it is there
-    "fashion-mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"),
-    "cifar10": ("cifar-10-batches-py", "cifar10_jpeg.npz", "{part}/airplane"),
+# data set -> files one of which tells that it is there, and what it is then
+_FILES = {
+    "fashion-mnist": {
+        "train-images-idx3-ubyte.gz": "official files",
+        "train-images-idx3-ubyte": "official files",
+    },
+    "cifar10": {
+        "cifar-10-batches-py": "official files",
+        "cifar10_jpeg.npz": "JPEG re-encoding",
+        "{part}/airplane": "image folder",
+    },
 }
-_CIFAR10_FORMS = ("official files", "JPEG re-encoding", "image folder")
 _ORIGINS = {
     "fashion-mnist": "with train-labels-idx1-ubyte.gz, both of "
     "https://github.com/zalandoresearch/fashion-mnist",
@@ -117,35 +124,37 @@ def load_dataset(
 
 def _root(root: str | Path | None) -> Path | None:
     root = root or os.environ.get("DIVER_LITE_DATA")
-    if root is not None and not checks.path(root, "data root").is_dir():
+    if root and not checks.path(root, "data root").is_dir():
         raise InputError(f"data root {root} is not a folder")
-    return None if root is None else Path(root)
+    return Path(root) if root else None
 
 
 def split_indices(labels: Tensor, split: str) -> Tensor:
-    """Return which training images make up `fit`, `validation` or `sample`.
+    """Return which images make up a split; `fit` and the like are parts of `train`.
 
-    Takes the labels (N,) of the official training split, in its order; returns sorted
-    indices (M,) int64.
+    Takes the labels (N,) of an official split, in its order; returns sorted indices
+    (M,) int64.
 
     Source: ours: a fixed, balanced hold-out, so that no choice needs the test split.
     """
+    if split in ("train", "test"):
+        return torch.arange(len(labels))
     chosen = []
     for label in labels.unique():
-        fit = (labels == label).nonzero().flatten()
-        cut = len(fit) - min(VALIDATION_PER_CLASS, len(fit) // 5)
-        fit, validation = fit[:cut], fit[cut:]
-        parts = {"validation": validation, "sample": fit[:SAMPLE_PER_CLASS]}
-        chosen.append(parts.get(split, fit))
+        rows = (labels == label).nonzero().flatten()
+        cut = len(rows) - min(VALIDATION_PER_CLASS, len(rows) // 5)
+        fit, validation = rows.tensor_split([cut])
+        sample = fit[:SAMPLE_PER_CLASS]
+        parts = {"fit": fit, "validation": validation, "sample": sample}
+        chosen.append(parts[split])
     return torch.cat(chosen).sort().values
 
 
 def _take(pixels: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
     """Return a split's part of (N, 1 or 3, H, W) uint8 images as float32 colour."""
-    if split not in ("train", "test"):
-        indices = split_indices(labels, split)
-        pixels, labels = pixels[indices], labels[indices]
-    return pixels.float().div_(255).expand(-1, 3, -1, -1), labels
+    indices = split_indices(labels, split)
+    images = pixels[indices].float().div_(255)
+    return images.expand(-1, 3, -1, -1), labels[indices]
 
 
 # ---------------------------------------------------------------- Fashion-MNIST
@@ -153,12 +162,14 @@ def _take(pixels: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
 
 def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     kinds = ("images-idx3", "labels-idx1")
-    if split in ("test", "sample"):  # these ship with the package
-        stem, split = {"test": "t10k", "sample": "sample"}[split], "test"
-        files = [asset_path(f"fashion-mnist/{stem}-{k}-ubyte.gz") for k in kinds]
+    shipped = {"test": "t10k", "sample": "sample"}
+    if split in shipped:
+        stem = f"fashion-mnist/{shipped[split]}"
+        files = [asset_path(f"{stem}-{kind}-ubyte.gz") for kind in kinds]
+        split = "test"  # all of them
     else:
         folder = find_source("fashion-mnist", root)
-        files = [folder / f"train-{k}-ubyte.gz" for k in kinds]
+        files = [folder / f"train-{kind}-ubyte.gz" for kind in kinds]
     pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
     with naming(files[0]):
         fits = pixels.ndim == 3 and len(pixels) > 0 and pixels.shape[1:] == (28, 28)
@@ -173,7 +184,7 @@ def _read_idx(path: Path) -> np.ndarray:
     if not path.exists() and path.with_suffix("").exists():
         path = path.with_suffix("")  # some archives are stored unpacked
     with naming(path, "a complete IDX file of bytes"):
-        opener = gzip.open if path.suffix == ".gz" else open
+        opener = {".gz": gzip.open}.get(path.suffix, open)
         with opener(path, "rb") as stream:
             content = stream.read(2**26)  # the largest official one has 47 MB
         if content[:3] != b"\0\0\x08":
@@ -195,15 +206,12 @@ def describe_source(
         return "Fashion-MNIST (official files)"
     if name != "cifar10":
         return f"image folder {Path(name).name}"
-    return f"CIFAR-10 ({_cifar10_form(find_source(name, _root(root), split), split)})"
+    return f"CIFAR-10 ({_source(name, _root(root), split)[1]})"
 
 
 def _part(split: str) -> str:
+    """Return which of the two official splits holds one of ours."""
     return "test" if split == "test" else "train"
-
-
-def _files(name: str, split: str) -> tuple[str, ...]:
-    return tuple(file.format(part=_part(split)) for file in _FILES[name])
 
 
 def find_source(name: str, root: Path | None = None, split: str = "train") -> Path:
@@ -213,46 +221,45 @@ def find_source(name: str, root: Path | None = None, split: str = "train") -> Pa
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
     What is neither found nor downloadable raises an `InputError` that says what to do.
     """
+    return _source(name, root, split)[0]
+
+
+def _source(name: str, root: Path | None, split: str) -> tuple[Path, str]:
+    """Return where a split is, and what its files are."""
     checks.one_of(name, "dataset", [*_FILES])
-    fashion = name == "fashion-mnist"
-    wanted, part = _files(name, split), _part(split)
+    part = _part(split)
+    forms = {file.format(part=part): form for file, form in _FILES[name].items()}
     places = [root, root / name, root / "FashionMNIST/raw"] if root else []
-    places += [_DEBIAN] if fashion else []
-    for place in places:
-        if any((place / file).exists() for file in wanted):
-            return place
+    for place, file in product([*places, _DEBIAN], forms):
+        if (place / file).exists():
+            return place, forms[file]
     if root:
         raise InputError(
-            f"data root {root} holds none of {wanted} (for the {part} split of {name});"
-            f" put one there ({_ORIGINS[name]})"
+            f"data root {root} holds none of {tuple(forms)} (for the {part} split of "
+            f"{name}); put one there ({_ORIGINS[name]})"
         )
     import platformdirs
     from torchvision import datasets
 
     cache = Path(platformdirs.user_cache_dir("diver_lite"))
+    loaders = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
     try:
-        kind = datasets.FashionMNIST if fashion else datasets.CIFAR10
-        kind(str(cache), train=True, download=True)
+        loaders[name](str(cache), train=True, download=True)
     except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
         raise InputError(
             f"the {part} split of {name} is not on this machine and could not be "
             f"downloaded ({type(error).__name__}); set DIVER_LITE_DATA or pass root= "
-            f"(--data-root) to a folder with one of {wanted} ({_ORIGINS[name]})"
+            f"(--data-root) to a folder with one of {tuple(forms)} ({_ORIGINS[name]})"
         ) from None
-    return cache / "FashionMNIST/raw" if fashion else cache
+    return _source(name, cache, split)
 
 
 # ---------------------------------------------------------------- CIFAR-10, folders
 
 
-def _cifar10_form(folder: Path, split: str) -> str:
-    there = [(folder / file).exists() for file in _files("cifar10", split)]
-    return _CIFAR10_FORMS[there.index(True)]
-
-
 def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
-    folder = find_source("cifar10", root, split)
-    form, subset = _cifar10_form(folder, split), _part(split)
+    folder, form = _source("cifar10", root, split)
+    part = _part(split)
     if form == "image folder":
         images, labels, names = _image_folder(folder, split, None, None)
         if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
@@ -263,22 +270,22 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
             )
         return images, labels
     if form == "JPEG re-encoding":
-        pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", subset)
+        pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", part)
     else:
         from torchvision.datasets import CIFAR10
 
-        official = "the official files of CIFAR-10"
-        with naming(folder / "cifar-10-batches-py", official):
-            data = CIFAR10(str(folder), train=subset == "train")
-        pixels, labels = torch.from_numpy(data.data), torch.tensor(data.targets)
+        with naming(folder / "cifar-10-batches-py", "the official files of CIFAR-10"):
+            data = CIFAR10(str(folder), train=part == "train")
+        pixels = torch.from_numpy(data.data)
+        labels = torch.tensor(data.targets)
     return _take(pixels.permute(0, 3, 1, 2), labels, split)
 
 
-def _packed_jpeg(path: Path, subset: str) -> tuple[Tensor, Tensor]:
+def _packed_jpeg(path: Path, part: str) -> tuple[Tensor, Tensor]:
     """Decode JPEG files stored back to back, (N, 32, 32, 3) uint8, and their labels."""
-    with naming(path, f"arrays {subset}_blob, {subset}_offs and {subset}_y"):
+    with naming(path, f"arrays {part}_blob, {part}_offs and {part}_y"):
         with np.load(path) as packed:
-            blob, offs, y = (packed[f"{subset}_{key}"] for key in ("blob", "offs", "y"))
+            blob, offs, y = (packed[f"{part}_{key}"] for key in ("blob", "offs", "y"))
         files = (io.BytesIO(blob[a:b].tobytes()) for a, b in pairwise(offs))
         pixels = np.stack([np.asarray(Image.open(f, formats=["JPEG"])) for f in files])
         if pixels.shape[1:] != (32, 32, 3):
@@ -299,11 +306,13 @@ def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
     if len(inside) > 1:
         names = ", ".join(path.name for path in inside)
         raise InputError(f"image folder {folder} holds {names}; pass one of them")
-    folder = inside[0] if inside else folder
+    folder = [*inside, folder][0]
     parts = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
-    if not parts and part == "test":
+    if part == "test" and not parts:
         return folder
-    return folder / ("val" if part == "test" and "test" not in parts else part)
+    if part == "test" and "test" not in parts:
+        part = "val"
+    return folder / part
 
 
 def _image_folder(
@@ -311,33 +320,31 @@ def _image_folder(
 ) -> Dataset:
     from torchvision.transforms import v2
 
-    subset = None if subset is None else imagenet_subset(subset)
+    if subset is not None:
+        subset = imagenet_subset(subset)
     place = _split_folder(folder, split, subset)
     with naming(place):
         folders = class_folders(place) if place.is_dir() else []
         labels_of = {folder.name: label for label, folder in enumerate(folders)}
+        names = tuple(labels_of)
         if subset is not None:
-            labels_of = match_folders([*labels_of], subset)
-        folders = [folder for folder in folders if folder.name in labels_of]
-        files = [image_files(folder, nested=True) for folder in folders]
-        if not all(files) or not files:
-            empty = [
-                f.name for f, images in zip(folders, files, strict=True) if not images
-            ]
+            labels_of = match_folders(names, subset)
+            names = class_names(subset)
+        known = [folder for folder in folders if folder.name in labels_of]
+        files = {folder.name: image_files(folder, nested=True) for folder in known}
+        empty = [name for name, images in files.items() if not images]
+        if empty or not files:
             raise InputError(f"no images in {empty or 'sub-folders'}; {ONE_EACH}")
-    paths = [path for images in files for path in images]
-    labels = torch.tensor(
-        [labels_of[path.relative_to(place).parts[0]] for path in paths]
-    )
-    if split not in ("train", "test"):
-        indices = split_indices(labels, split)
-        labels, paths = labels[indices], [paths[i] for i in indices]
+    paths = [path for images in files.values() for path in images]
+    labels = torch.tensor([labels_of[name] for name in files for _ in files[name]])
+    indices = split_indices(labels, split)
     steps: list[Any] = [v2.ToDtype(torch.float32, scale=True)]
     if image_size:
         resize = v2.Resize(image_size, antialias=True)
         steps = [resize, v2.CenterCrop(image_size), *steps]
-    images = read_images(paths, v2.Compose(steps), "; pass image_size to resize them")
-    return images, labels, class_names(subset) if subset else tuple(labels_of)
+    chosen = [paths[i] for i in indices]
+    images = read_images(chosen, v2.Compose(steps), "; pass image_size to resize them")
+    return images, labels[indices], names
 
 
 def one_channel(images: Tensor) -> Tensor:
@@ -362,7 +369,7 @@ def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
         size: how many parts there must be at least.
     """
     if not isinstance(value, tuple | list) or len(value) < size:
-        parts = "images, labels" + (", class names" if size > 2 else "")
+        parts = ", ".join(("images", "labels", "class names")[:size])
         raise InputError(f"{name} is {checks.describe(value)}; expected ({parts})")
     images, labels, *rest = value
     checks.floats(images, f"{name}: images", "NCHW")
