@@ -57,10 +57,11 @@ class DistilledSet:
             checks.floats(self.images, "images", ("N", 3, "H", "W"))
             self.images = checks.finite(self.images, "images").to("cpu", torch.float32)
             on_disk.doubt_scale(self.images)
-        several = isinstance(self.class_names, tuple | list) and self.class_names
-        require(bool(several), "class_names", self.class_names, "one name per class")
-        self.class_names = tuple(str(name) for name in self.class_names)
-        count, classes = len(self.images), len(self.class_names)
+        named = isinstance(self.class_names, tuple | list) and len(self.class_names) > 0
+        require(named, "class_names", self.class_names, "one name per class")
+        self.class_names = tuple(map(str, self.class_names))
+        count = len(self.images)
+        classes = len(self.class_names)
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
@@ -90,9 +91,10 @@ class DistilledSet:
         chosen = torch.as_tensor(index).reshape(-1)
         if chosen.numel() == 0:
             raise InputError("index selects no image; expected at least one")
-        soft = None if self.soft_labels is None else self.soft_labels[chosen]
-        images, labels = self.images[chosen], self.labels[chosen]
-        return replace(self, images=images, labels=labels, soft_labels=soft)
+        tensors = {"images": self.images, "labels": self.labels}
+        if self.soft_labels is not None:
+            tensors["soft_labels"] = self.soft_labels
+        return replace(self, **{name: t[chosen] for name, t in tensors.items()})
 
     def __repr__(self) -> str:
         shape = "x".join(str(size) for size in self.images.shape[1:])
@@ -147,9 +149,11 @@ class DistilledSet:
             raise InputError(
                 f"dtype {dtype}: pixels beyond 65504 don't fit; use float32"
             )
-        rounded = {"stored_as": "float16"} if dtype == torch.float16 else {}
+        record = self.provenance
+        if dtype == torch.float16:
+            record = record | {"stored_as": "float16"}
         with atomic_path(path, overwrite=overwrite) as temporary:
-            self._write(temporary, {"images": images}, self.provenance | rounded)
+            self._write(temporary, {"images": images}, record)
         return path
 
     def save_index(self, folder: str | Path, rows: int) -> None:
@@ -164,9 +168,9 @@ class DistilledSet:
         tensors = tensors | {"labels": self.labels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
         header = {"format_version": FORMAT_VERSION, "class_names": self.class_names}
         header |= {"provenance": provenance, **more}
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
         save_file(contiguous, path, {"diver_lite": json.dumps(header)})
 
     @classmethod

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -87,20 +87,17 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
         "labels and names": [f"{i:03d}_{name}" for i, name in enumerate(names)],
         "ImageNet indices": [str(index) for index in indices],
     }
-    best: tuple[str, Sequence[str], dict[str, int]] = ("", names, {})
-    for way, wanted in ways.items():
-        found = _named_after(wanted, folders)
+    matches = {way: _named_after(wanted, folders) for way, wanted in ways.items()}
+    for found in matches.values():
         if len(set(found.values())) == len(found) == len(names):
             return found
-        if len(found) > len(best[2]):
-            best = (f" by {way}", wanted, found)
-    way, wanted, found = best
-    lacking = [name for i, name in enumerate(wanted) if i not in found.values()]
-    raise InputError(
-        f"{len(folders)} class folders, of which {len(found)} are classes of "
-        f"{subset!r}{way}; expected {len(names)}, each once"
-        + (f" (no {lacking[0]!r}, for example)" if lacking else "")
-    )
+    way = max(matches, key=lambda way: len(matches[way]))
+    found = matches[way].values()
+    message = f"{len(folders)} class folders, of which {len(found)} are classes of "
+    message += f"{subset!r} by {way}; expected {len(names)}, each once"
+    if lacking := [name for i, name in enumerate(ways[way]) if i not in found]:
+        message += f" (no {lacking[0]!r}, for example)"
+    raise InputError(message)
 
 
 def folder_labels(
@@ -131,10 +128,8 @@ def folder_labels(
         if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
             labels = [indices.index(number) for number in numbers]
             return labels, (), "ImageNet indices in folder names"
-        names = list(numbered(max(numbers) + 1))
-        for number, folder in zip(numbers, folders, strict=True):
-            names[number] = folder
-        names = known or _names_in_table(root / "labels.csv", names)
+        named = dict(zip(numbers, folders, strict=True))
+        names = known or _names_in_table(root / "labels.csv", named)
         return numbers, names, "numbers in folder names"
     if not dataset:
         return list(range(len(folders))), folders, "sorted folder names"
@@ -159,8 +154,9 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _names_in_table(table: Path, names: list[str]) -> list[str]:
-    """Use the class names in labels.csv, if `save_image_folder` wrote one."""
+def _names_in_table(table: Path, folders: Mapping[int, str]) -> list[str]:
+    """Return names by label: those of folders, or in labels.csv, if there is one."""
+    names = [folders.get(i, name) for i, name in enumerate(numbered(max(folders) + 1))]
     if not os.path.lexists(table):
         return names
     with (
@@ -169,9 +165,9 @@ def _names_in_table(table: Path, names: list[str]) -> list[str]:
     ):
         for row in csv.DictReader(stream):
             label = row.get("label") or ""
-            if label.isdecimal() and int(label) < len(names):
-                name = from_cell(row.get("class_name") or "")
-                names[int(label)] = name or names[int(label)]
+            name = from_cell(row.get("class_name") or "")
+            if name and label.isdecimal() and int(label) < len(names):
+                names[int(label)] = name
     return names
 
 
@@ -193,7 +189,8 @@ def read_images(
     for index, file in enumerate(files):
         with naming(file, "a picture"):
             pixels = _decoded(file)
-        pixels = transform(pixels) if transform else pixels
+        if transform:
+            pixels = transform(pixels)
         if index == 0:
             images = torch.empty(len(files), *pixels.shape)
         if pixels.shape != images.shape[1:]:
@@ -202,7 +199,9 @@ def read_images(
                 f"images differ in size: {file} is {found}, {files[0]} is {first}; "
                 f"expected one size{advice}"
             )
-        images[index] = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+        if pixels.dtype == torch.uint8:
+            pixels = pixels / 255
+        images[index] = pixels
     return images
 
 
@@ -261,19 +260,17 @@ def save_image_folder(
 def write_pictures(distilled: DistilledSet, folder: Path) -> list[str]:
     """Fill a new folder, one picture at a time; return their names in it."""
     folder.mkdir()
-    files = []
+    rows = []
+    for i, label in enumerate(distilled.labels.tolist()):
+        name = distilled.class_names[label]
+        file = Path(f"{label:03d}_{slug(name)}", f"{i:04d}.png")
+        (folder / file.parent).mkdir(exist_ok=True)
+        stored.as_picture(distilled.images[i]).save(folder / file)
+        rows.append((file.as_posix(), label, to_cell(name)))
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(("file", "label", "class_name"))
-        for i, label in enumerate(distilled.labels.tolist()):
-            name = distilled.class_names[label]
-            file = Path(f"{label:03d}_{slug(name)}", f"{i:04d}.png")
-            (folder / file.parent).mkdir(exist_ok=True)
-            pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / file)
-            table.writerow((file.as_posix(), label, to_cell(name)))
-            files.append(file.as_posix())
-    return files
+        table.writerows([("file", "label", "class_name"), *rows])
+    return [file for file, *_ in rows]
 
 
 def stored_soft_labels(folder: Path, files: Sequence[Path]) -> Tensor | None:

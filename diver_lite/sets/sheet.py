@@ -8,17 +8,17 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diver_lite.checks import integer, printable
-from diver_lite.sets.stored import StoredImages, label_kind, records
+from diver_lite.sets.stored import StoredImages, as_picture, label_kind, records
 
 if TYPE_CHECKING:
     from diver_lite.sets.distilled import DistilledSet
 
-_INK, _PAPER = (40, 40, 40), (255, 255, 255)
-_GAP, _LINE = 4, 16  # pixels between pictures, and for a line of text
+_INK = (40, 40, 40)
+_GAP = 4  # pixels between pictures
+_LINE = 16  # pixels for a line of text
 
 
 def contact_sheet(
@@ -40,31 +40,33 @@ def contact_sheet(
 
     Source: ours.
     """
-    present = distilled.labels.unique().tolist()[: integer(classes, "classes", 1)]
-    names = [printable(distilled.class_names[label]) for label in present]
-    chosen = [
-        (distilled.labels == label).nonzero().flatten()[: integer(rows, "rows", 1)]
-        for label in present
-    ]
+    classes = integer(classes, "classes", 1)
+    rows = integer(rows, "rows", 1)
+    side = integer(side, "side", 1, 2**12)
+    columns = {
+        label: (distilled.labels == label).nonzero().flatten()[:rows].tolist()
+        for label in distilled.labels.unique().tolist()[:classes]
+    }
     height, width = distilled.images.shape[-2:]
-    scale = -(-integer(side, "side", 1, 2**12) // height)
-    if scale * max(height, width) > max(most, side):
-        scale = max(most, side) / max(height, width)
-    picture_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    wide, high = (pixels + _GAP for pixels in picture_size)
-    size = (len(present) * wide + _GAP, max(map(len, chosen)) * high + _LINE + _GAP)
-    sheet = Image.new("RGB", size, _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for column, (name, index) in enumerate(zip(names, chosen, strict=True)):
-        while name and draw.textlength(name, font) > wide - _GAP:
-            name = name[:-2].rstrip("…") + "…" if len(name) > 2 else ""
-        draw.text((column * wide + _GAP, 1), name, _INK, font)
-        for row, i in enumerate(index.tolist()):
-            pixels = (distilled.images[i].clamp(0, 1) * 255).round().to(torch.uint8)
-            picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-            smoothing = "NEAREST" if scale >= 1 else "BOX"
-            picture = picture.resize(picture_size, Image.Resampling[smoothing])
-            sheet.paste(picture, (column * wide + _GAP, row * high + _LINE + _GAP))
+    scale = min(-(-side // height), max(most, side) / max(height, width))
+    smoothing = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    wide, high = (pixels + _GAP for pixels in size)
+    tallest = max(map(len, columns.values()))
+    whole = (len(columns) * wide + _GAP, tallest * high + _LINE + _GAP)
+    sheet = Image.new("RGB", whole, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(11)
+    for column, (label, index) in enumerate(columns.items()):
+        left = column * wide + _GAP
+        name = printable(distilled.class_names[label])
+        shorter = (f"{name[:end]}…" for end in range(len(name) - 2, 0, -1))
+        texts = (name, *shorter, "")
+        fitting = (t for t in texts if draw.textlength(t, font) <= size[0])
+        draw.text((left, 1), next(fitting), _INK, font)
+        for row, i in enumerate(index):
+            picture = as_picture(distilled.images[i]).resize(size, smoothing)
+            sheet.paste(picture, (left, row * high + _LINE + _GAP))
     return sheet
 
 
@@ -73,10 +75,12 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
 
     Source: ours; `load_distilled` and the makers of sets keep the record.
     """
-    record, names = distilled.provenance, distilled.class_names
+    record = distilled.provenance
+    names = distilled.class_names
     present, counts = distilled.labels.unique(return_counts=True)
-    equal = len(counts.unique()) == 1
-    ipc = f"{counts[0].item()} each" if equal else "not equally many"
+    ipc = "not equally many"
+    if len(counts.unique()) == 1:
+        ipc = f"{counts[0].item()} each"
     some = [names[label] for label in present.tolist()]
     of = f"{len(some)} of {len(names)}" if len(some) < len(names) else f"{len(some)}"
     height, width = distilled.images.shape[-2:]
@@ -90,17 +94,11 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
         low, high = images.min().item(), images.max().item()
         yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
     if distilled.soft_labels is not None:
-        strange = record.get("argmax_not_class_major")
         text = f"{label_kind(record) or 'as stored'}, {len(names)} an image"
-        yield (
-            "soft labels",
-            text
-            + (
-                f"; the largest names another class than the order for {strange} images"
-                if strange
-                else ""
-            ),
-        )
+        if strange := record.get("argmax_not_class_major"):
+            text += "; the largest names another class than the order for "
+            text += f"{strange} images"
+        yield "soft labels", text
     yield from _reading(record)
     for made in records(record):
         if method := made.get("method"):
@@ -144,12 +142,11 @@ def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "undone", f"{what}: {how}"
     fit = record.get("fit") or {}
     if "contrast" in fit:
-        contrast, offset, far = fit["contrast"], fit["offset"], fit["far_outside"]
-        yield (
-            "fit",
-            f"contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0),"
-            f" {far:.1%} outside [-1, 2]",
+        text = (
+            "contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0), "
+            "{far_outside:.1%} outside [-1, 2]"
         )
+        yield "fit", text.format_map(fit)
     for doubt in record.get("doubts", ()):
         yield "doubt", doubt
 

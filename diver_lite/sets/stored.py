@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from diver_lite.checks import InputError, finite, floats, naming
 
@@ -50,13 +51,21 @@ def doubt_scale(images: Tensor) -> None:
     measured on 2,040 published images, for none of which, alone, this warns.
     """
     low, high = (value.item() for value in images.aminmax())
-    scale = "0 .. 255" if 2 < high < 300 and low > -0.1 * high else ""
+    scale = ""
+    if 2 < high < 300 and low > -0.1 * high:
+        scale = "0 .. 255"
     # a decoder's raw output goes a little beyond its -1 .. 1
     if -1.5 < low < -0.5 and high < 1.25 and (images < -0.5).float().mean() > 0.05:
         scale = "-1 .. 1"
     if scale:
         found = f"images hold {low:.2f} .. {high:.2f}, which looks like {scale}"
         warnings.warn(f"{found}; expected black at 0 and white at 1", stacklevel=4)
+
+
+def as_picture(pixels: Tensor) -> Image.Image:
+    """Return pixels (3, H, W) as a picture of 8 bits a channel, clipped to [0, 1]."""
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
 
 
 class StoredImages:
@@ -68,7 +77,8 @@ class StoredImages:
     """
 
     def __init__(self, shape: Sequence[int], read: Callable[[list[int]], Tensor]):
-        self.shape, self._read = torch.Size(shape), read
+        self.shape = torch.Size(shape)
+        self._read = read
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -90,7 +100,7 @@ class StoredImages:
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         given = (args, kwargs or {})
-        args, kwargs = tree_map(lambda x: x[:] if isinstance(x, cls) else x, given)
+        args, kwargs = tree_map_only(cls, lambda images: images[:], given)
         return function(*args, **kwargs)
 
 
@@ -100,15 +110,17 @@ def stored_images(files: Sequence[Path], rows: int = 2**63) -> StoredImages:
     Raises `InputError`, which names the file, when one is missing or damaged.
     """
 
-    def shape(file: Path) -> list[int]:
-        with naming(file, WHOLE), safe_open(file, framework="pt") as stored:
-            return stored.get_slice("images").get_shape()
-
-    last, (first, *sides) = shape(files[-1])[0], shape(files[0])
+    first, *sides = _shape(files[0])
+    last, *_ = _shape(files[-1])
     if len(files) > 1 and first != rows:
         raise InputError(f"{files[0]} holds {first} images; expected {rows}")
     whole = (rows * (len(files) - 1) + last, *sides)
     return StoredImages(whole, partial(_rows, files, rows))
+
+
+def _shape(file: Path) -> list[int]:
+    with naming(file, WHOLE), safe_open(file, framework="pt") as stored:
+        return stored.get_slice("images").get_shape()
 
 
 def _rows(files: Sequence[Path], rows: int, index: list[int]) -> Tensor:

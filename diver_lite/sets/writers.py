@@ -109,8 +109,8 @@ def what_is_lost(distilled: DistilledSet, to: str) -> list[str]:
     if to in PICTURES:
         parts = torch.arange(len(distilled)).split(_ROWS)
         ends = [distilled.images[rows].aminmax() for rows in parts]
-        low = min(each.min.item() for each in ends)
-        high = max(each.max.item() for each in ends)
+        low = min(end.min.item() for end in ends)
+        high = max(end.max.item() for end in ends)
         if low < -0.002 or high > 1.002:  # half a step of 8 bits
             lost.append(f"what lies outside [0, 1] (values {low:.2f}..{high:.2f})")
     return lost
@@ -191,13 +191,13 @@ def _write_pictures(distilled: DistilledSet, path: Path, card: bool) -> None:
     path.mkdir()
     (path / "README.md").write_text(_card(distilled), "utf-8")
     files = write_pictures(distilled, path / "train")
-    soft = distilled.soft_labels
+    columns: dict[str, Any] = {"file_name": files, "label": distilled.labels.tolist()}
+    if distilled.soft_labels is not None:
+        columns["soft_labels"] = distilled.soft_labels
     with (path / "train/metadata.jsonl").open("w", encoding="utf-8") as stream:
-        for i, (file, label) in enumerate(zip(files, distilled.labels, strict=True)):
-            row: dict[str, Any] = {"file_name": file, "label": int(label)}
-            if soft is not None:
-                row["soft_labels"] = soft[i].tolist()
-            stream.write(json.dumps(row) + "\n")
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            stream.write(json.dumps(row, default=Tensor.tolist) + "\n")
 
 
 def _card(distilled: DistilledSet) -> str:
@@ -205,18 +205,15 @@ def _card(distilled: DistilledSet) -> str:
 
     Source: Hugging Face's documentation of dataset cards.
     """
+    names = {str(i): name for i, name in enumerate(distilled.class_names)}
     features: list[dict] = [
         {"name": "image", "dtype": "image"},
-        {"name": "label", "dtype": {"class_label": {"names": {}}}},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
     ]
-    names = {str(i): name for i, name in enumerate(distilled.class_names)}
-    features[1]["dtype"]["class_label"]["names"] = names
     if distilled.soft_labels is not None:
         features.append({"name": "soft_labels", "sequence": "float32"})
-    facts = json.dumps(distilled.class_names)
-    content = fingerprint(
-        [distilled.images, distilled.labels, distilled.soft_labels], facts
-    )
+    tensors = (distilled.images, distilled.labels, distilled.soft_labels)
+    content = fingerprint(tensors, json.dumps(distilled.class_names))
     head = {
         "tags": ["dataset-distillation", "diver-lite"],
         "task_categories": ["image-classification"],
@@ -232,12 +229,11 @@ def _card(distilled: DistilledSet) -> str:
     # YAML is JSON, but for the pairs of escapes that JSON has for an emoji
     front = printable(json.dumps(head, indent=1, ensure_ascii=False), keep="\n")
     record = json.dumps(distilled.provenance, indent=1)
-    count, classes = len(distilled), len(distilled.class_names)
     shape = "x".join(map(str, distilled.images.shape[-2:]))
     return (
         f"---\n{front}\n---\n\n# A distilled data set\n\n"
-        f"{count} images of {shape} pixels in {classes} classes, made to train on "
-        "instead of the whole data set. 8 bits a channel; labels are in "
+        f"{len(distilled)} images of {shape} pixels in {len(names)} classes, made to "
+        "train on instead of the whole data set. 8 bits a channel; labels are in "
         "`metadata.jsonl`.\n\n"
         "```python\nfrom datasets import load_dataset\n\n"
         'load_dataset("THIS FOLDER", split="train")\n```\n\n'
