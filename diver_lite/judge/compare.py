@@ -54,39 +54,32 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     beside "no difference" stands what would have been seen with a power of 80 %.
     """
     sets = _check(table, baseline=baseline)
-    percent: Any = table.assign(
-        accuracy=100 * table["accuracy"], group=table["judge"].map(group_of)
-    )
-    groups = [group for group in GROUPS if (percent["group"] == group).any()]
+    others = [name for name in sets if name != baseline]
+    judges = table["judge"].unique()
+    members = {g: [j for j in judges if group_of(j) == g] for g in GROUPS}
+    groups = [group for group in GROUPS if members[group]]
     compared = {
         (name, group): compare(table, name, baseline, "points", group)
-        for name in sets
+        for name in others
         for group in groups
-        if name != baseline
     }
-    stars = holm([found["p"] for found in compared.values()])
-    starred = dict(zip(compared, stars, strict=True))
-    rows = {}
-    for name in sets:
-        mine = percent[percent["set"] == name]
-        row = {
-            judge: _mean_and_std(mine[mine["judge"] == judge]["accuracy"].dropna())
-            for judge in table["judge"].unique()
-        }
-        for group in groups:
-            members = mine[mine["group"] == group]
-            means = members.groupby("judge")["accuracy"].mean()
-            if len(means) > 1:
-                row[group] = "-" if means.isna().all() else f"{means.mean():.1f}"
-            points, words = "-", "-"
-            if name != baseline:
-                found = compared[name, group]
-                points = _points([found[key] for key in ("points", "low", "high")])
-                words = _words(found, starred[name, group])
-            row[f"{group}: vs {baseline}"] = points
-            row[f"{group}: verdict"] = words
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    stars = holm([row["p"] for row in compared.values()])
+    for row, star in zip(compared.values(), stars, strict=True):
+        row["star"] = star
+    percent: Any = table.assign(accuracy=100 * table["accuracy"])
+    scores = percent.groupby(["set", "judge"])["accuracy"]
+    means = scores.mean().unstack("judge")  # sets x judges
+    summary = scores.agg(_mean_and_std).unstack("judge")
+    summary = summary.reindex(index=sets, columns=judges)
+    for group in groups:
+        if len(members[group]) > 1:
+            mean = means[members[group]].mean(axis=1)
+            summary[group] = mean.dropna().map("{:.1f}".format)
+        columns = {f"vs {baseline}": _points, "verdict": _marked}
+        for column, say in columns.items():
+            cells = {name: say(compared[name, group]) for name in others}
+            summary[f"{group}: {column}"] = pd.Series(cells, dtype=object)
+    return summary.fillna("-").rename_axis(index=None, columns=None)
 
 
 def blocks(summary: pd.DataFrame) -> tuple[list[pd.DataFrame], list[str]]:
@@ -102,12 +95,28 @@ def blocks(summary: pd.DataFrame) -> tuple[list[pd.DataFrame], list[str]]:
     return parts, verdicts
 
 
-def _words(found: dict, star: bool) -> str:
+def _mean_and_std(values: pd.Series) -> str:
+    """Return "mean ± std" of what didn't fail; one training has no spread."""
+    if not values.count():
+        return "-"
+    spread = f" ± {values.std():.1f}" if values.count() > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def _points(row: dict) -> str:
+    """Return the difference of a comparison, with its interval if it has one."""
+    if np.isnan(row["points"]):
+        return "-"
+    interval = " [{low:+.1f}, {high:+.1f}]".format(**row)
+    return f"{row['points']:+.1f}" + ("" if np.isnan(row["low"]) else interval)
+
+
+def _marked(row: dict) -> str:
     """Return a verdict with its star, or with what would have been seen."""
-    words = found["verdict"]
+    words = row["verdict"]
     if words == "no difference":
-        return f"{words} ({found['would_show']:.1f} would show)"
-    return f"{words}*" if star and words in VERDICTS else words
+        return f"{words} ({row['would_show']:.1f} would show)"
+    return f"{words}*" if row["star"] and words in VERDICTS else words
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
@@ -120,19 +129,6 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     integer(count, "count", 0, total)
     found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
-
-
-def _mean_and_std(values: pd.Series) -> str:
-    if len(values) < 2:  # one training has no spread
-        return f"{values.iloc[0]:.1f}" if len(values) else "-"
-    return f"{values.mean():.1f} ± {values.std():.1f}"
-
-
-def _points(difference: Sequence[float]) -> str:
-    mean, low, high = difference
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 
 def paired_difference(
@@ -161,7 +157,8 @@ def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = values.shape[-1]
     if count < 2:
         nothing = np.full(values.shape[:-1], np.nan)
-        return (values[..., 0] if count else nothing), nothing, nothing
+        mean = values[..., 0] if count else nothing
+        return mean, nothing, nothing
     mean = values.mean(axis=-1)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
     half = quantile * stats.sem(values, axis=-1)
@@ -198,13 +195,10 @@ def holm(p_values: Sequence[float]) -> list[bool]:
 
     Source: Holm 1979.
     """
-    tests = [p for p in p_values if not np.isnan(p)]
-    limit = 0.0  # the largest p that still rejects
-    for index, p in enumerate(sorted(tests)):
-        if p > (1 - CONFIDENCE) / (len(tests) - index):
-            break
-        limit = p
-    return [bool(p <= limit) and bool(tests) for p in p_values]
+    tests = np.sort([p for p in p_values if not np.isnan(p)])
+    failing = tests[tests > (1 - CONFIDENCE) / np.arange(len(tests), 0, -1)]
+    first = min(failing, default=np.inf)  # neither it nor what is above rejects
+    return [bool(p < first) for p in p_values]
 
 
 def seed_differences(
@@ -215,37 +209,29 @@ def seed_differences(
     Of several sets, each with a baseline of its own, the average. The group is one of
     `GROUPS`, or "unseen" for both kinds of stranger.
     """
-    pairs = _pairs(table, name, baseline)
-    mine: Any = table[_members(table, group) & table["set"].isin(sum(pairs, ()))]
-    if mine.empty:
-        return pd.Series(dtype=float)
+    names = _several(name)
+    baselines = _several(baseline)
+    require(len(names) == len(baselines), "baseline", baselines, f"{len(names)} sets")
+    _check(table, name=names, baseline=baselines)
+    one_of(group, "group", [*GROUPS, "unseen"])
+    wanted = {"unseen": GROUPS[1:]}.get(group, (group,))
+    sets = {*names, *baselines}
+    rows = table["judge"].map(group_of).isin(wanted) & table["set"].isin(sets)
+    mine: Any = table[rows]
     key = ["seed", "judge", "set"]
     if (twice := mine.duplicated(key)).any():
         row = mine.loc[twice, key].iloc[0].to_dict()
         raise InputError(f"table: more than one row is of {row}; expected one")
-    wide: Any = mine.set_index(key)["accuracy"].unstack("set")
-    wide = wide.reindex(columns=[*dict.fromkeys(sum(pairs, ()))])
+    wide = mine.set_index(key)["accuracy"].unstack("set").reindex(columns=[*sets])
+    pairs = zip(names, baselines, strict=True)
     differences: Any = [(wide[a] - wide[b]).unstack("judge") for a, b in pairs]
     wide = pd.concat(differences, axis=1)  # seeds x (set, judge)
     by_seed = wide.mean(axis=1, skipna=False)
     return cast(pd.Series, by_seed.dropna())
 
 
-def _pairs(table: pd.DataFrame, name: Names, baseline: Names) -> list[tuple[str, str]]:
-    """Return (set, baseline) of each comparison that is pooled, if a table has them."""
-    names = [name] if isinstance(name, str) else [*name]
-    baselines = [baseline] if isinstance(baseline, str) else [*baseline]
-    require(len(names) == len(baselines), "baseline", baselines, f"{len(names)} sets")
-    for one, other in zip(names, baselines, strict=True):
-        _check(table, name=one, baseline=other)
-    return [*zip(names, baselines, strict=True)]
-
-
-def _members(table: pd.DataFrame, group: str) -> pd.Series:
-    """Return which rows are of a group of judges."""
-    one_of(group, "group", [*GROUPS, "unseen"])
-    wanted = ("unseen, BN", "unseen, no BN") if group == "unseen" else (group,)
-    return cast(pd.Series, table["judge"].map(group_of).isin(wanted))
+def _several(names: Names) -> list[str]:
+    return [names] if isinstance(names, str) else [*names]
 
 
 def check_columns(table: pd.DataFrame, *columns: str) -> None:
@@ -257,12 +243,13 @@ def check_columns(table: pd.DataFrame, *columns: str) -> None:
         )
 
 
-def _check(table: pd.DataFrame, *more: str, **sets: str) -> list[str]:
+def _check(table: pd.DataFrame, *more: str, **sets: Names) -> list[str]:
     """Return the names of a table's sets, if those given (argument=name) are there."""
     check_columns(table, "set", "judge", "unseen", "seed", "accuracy", *more)
     found = table["set"].unique().tolist()
-    for argument, name in sets.items():
-        require(name in found, argument, name, f"one of the sets {found}")
+    for argument, names in sets.items():
+        for name in _several(names):
+            require(name in found, argument, name, f"one of the sets {found}")
     return found
 
 
@@ -284,19 +271,14 @@ def verdict(
     covers how judges start, not what another draw would give. For what happens without
     see `scripts/simulate_verdicts.py`.
     """
-    _check(table, "draw")
-    by_seed = seed_differences(table, name, baseline, group)
-    seeds = by_seed.index.tolist()
-    if len(seeds) < CLAIM_SEEDS:
+    return compare(table, name, baseline, "points", group)["verdict"]
+
+
+def _verdict(seeds: int, draws: int, difference: Difference) -> str:
+    if seeds < CLAIM_SEEDS:
         return "too few seeds"
-    sets = sum(_pairs(table, name, baseline), ())
-    rows: Any = table[table["set"].isin(sets) & table["seed"].isin(seeds)]
-    drawn = rows[rows["draw"].notna() & (rows["draw"] != "")]
-    counts = drawn.groupby("set")["draw"].nunique()  # of the sets that are random
-    draws = min(counts.tolist(), default=len(seeds))
-    if draws < len(seeds):
-        return f"{draws} draw{'s' * (draws > 1)} for {len(seeds)} seeds"
-    difference = paired_difference(table, name, baseline, group)
+    if draws < seeds:
+        return f"{draws} draw{'s' * (draws > 1)} for {seeds} seeds"
     if not is_difference(difference):
         return "no difference"
     return "better" if difference[0] > 0 else "worse"
@@ -315,13 +297,21 @@ def compare(
     95 % t interval; "verdict": what that says, in words; "p": of the t test, for
     `holm`; "would_show": the difference in points that would have been seen.
     """
-    values = 100 * seed_differences(table, name, baseline, group).to_numpy()
+    _check(table, "draw")
+    by_seed = 100 * seed_differences(table, name, baseline, group)
+    seeds = by_seed.index.tolist()
+    values = by_seed.to_numpy()
     mean, low, high = map(float, t_interval(values))
+    sets = [*_several(name), *_several(baseline)]
+    rows: Any = table[table["set"].isin(sets) & table["seed"].isin(seeds)]
+    drawn = rows[rows["draw"].notna() & (rows["draw"] != "")]
+    counts = drawn.groupby("set")["draw"].nunique()  # of the sets that are random
+    draws = min(counts.tolist(), default=len(seeds))
     return {
         column: mean,
         "low": low,
         "high": high,
-        "verdict": verdict(table, name, baseline, group),
+        "verdict": _verdict(len(seeds), draws, (mean, low, high)),
         "p": p_value(values),
         "would_show": would_show(values),
     }
@@ -348,24 +338,20 @@ def tally(verdicts: Iterable[str]) -> dict[str, float]:
 def footnote(verdicts: Iterable[str]) -> str:
     """Return what must stand below a table with verdicts, "" if nothing must."""
     verdicts = list(verdicts)
-    found, lines = tally(verdicts), []
-    if found["comparisons"] > 1:
-        lines.append(
-            f"{found['comparisons']} comparisons, {found['differences']} called better "
-            f"or worse; if nothing differed, about {found['by_chance']:.1f} would be, "
-            "by chance. A star survives Holm's correction at 5 %."
-        )
-    if any("would show" in str(word) for word in verdicts):
-        lines.append(
-            "Beside 'no difference' stands the difference in points that a table like "
-            "this shows in four of five cases."
-        )
-    if any("draw" in str(word) for word in verdicts):
-        lines.append(
-            "Fewer draws (of noise or images) than seeds: the interval covers how "
-            "judges start, not what another draw would give; no verdict."
-        )
-    return "\n".join(lines)
+    found = tally(verdicts)
+    words = " ".join(map(str, verdicts))
+    notes = {
+        f"{found['comparisons']} comparisons, {found['differences']} called better "
+        f"or worse; if nothing differed, about {found['by_chance']:.1f} would be, "
+        "by chance. A star survives Holm's correction at 5 %.": (
+            found["comparisons"] > 1
+        ),
+        "Beside 'no difference' stands the difference in points that a table like "
+        "this shows in four of five cases.": "would show" in words,
+        "Fewer draws (of noise or images) than seeds: the interval covers how judges "
+        "start, not what another draw would give; no verdict.": "draw" in words,
+    }
+    return "\n".join(note for note, needed in notes.items() if needed)
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
