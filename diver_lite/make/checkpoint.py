@@ -7,67 +7,100 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, describe, first_line
+from diver_lite.checks import InputError, describe
 from diver_lite.files import atomic_path, save_torch, sweep
+from diver_lite.sets.reading import reading
 
 SECONDS = 60  # between two checkpoints
-_ANEW = "delete it to start anew, or choose another path"
-T = TypeVar("T")
+_ANEW = "of this run; delete it to start anew, or choose another path"
 
 
-class Checkpoint:
-    """A file that a run saves its state to, and goes on from; None keeps nothing.
+@dataclass
+class Training:
+    """Count the steps of a training, which goes on where its checkpoint was saved.
 
-    `record` is what the run was started with; None compares nothing.
+    Attributes:
+        name: what the progress bar is called.
+        steps: how many there are to do.
+        parts: what changes from step to step; each has a `state_dict`.
+        path: of the checkpoint; None keeps nothing.
+        record: what the training was started with.
+        progress: show the bar.
+        step: how many steps are done.
+        losses: the curve so far, of numbers and pairs of numbers.
+        pending: sum of the losses that are not in the curve yet.
+
+    Raises:
+        InputError: the checkpoint can't be read, doesn't fit, or is another run's.
     """
 
-    def __init__(self, path: str | Path | None, record: dict | None = None) -> None:
-        self.path = None if path is None else Path(path)
-        self.record = record or {}
-        self.saved = time.monotonic()
+    name: str
+    steps: int
+    parts: dict[str, Any]
+    path: Path | None
+    record: dict = field(default_factory=dict)
+    progress: bool = True
+    step: int = 0
+    losses: list = field(default_factory=list)
+    pending: Any = 0.0
+    bar: tqdm = field(init=False)
 
-    def load(self, device: torch.device, restore: Callable[[dict], T]) -> T | None:
-        """Return what `restore` makes of the saved state; None if there is none.
-
-        Raises `InputError` if the file can't be read, doesn't fit, or is another run's.
-        """
+    def __post_init__(self) -> None:
+        self._saved = time.monotonic()
         if self.path is not None:
             sweep(self.path)  # a run may be over before it saves again
-        if self.path is None or not self.path.exists():
-            return None
-        try:
-            _check_file(self.path)
-            state = torch.load(self.path, map_location=device, weights_only=True)
-            _compare(self.path, json.loads(state.get("record", "{}")), self.record)
-            return restore(state)
-        except InputError:
-            raise
-        except Exception as error:  # truncated, or of networks of another shape
-            raise InputError(
-                f"checkpoint {self.path} does not fit this run ({first_line(error)}); "
-                f"{_ANEW}"
-            ) from None
+            if self.path.exists():
+                self._restore(self.path)
 
-    def due(self) -> bool:
-        """Return whether it is time to save again."""
-        return self.path is not None and time.monotonic() - self.saved > SECONDS
+    @property
+    def left(self) -> int:
+        """How many steps are left."""
+        return self.steps - self.step
 
-    def save(self, **state: object) -> None:
-        """Write tensors, numbers and state_dicts, whole or not at all."""
-        if self.path is not None:
-            content = state | {"record": json.dumps(self.record)}
-            with atomic_path(self.path, overwrite=True) as temporary:
-                save_torch(content, temporary)
-            self.saved = time.monotonic()
+    def _restore(self, path: Path) -> None:
+        with reading(path, f"a checkpoint {_ANEW}"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            _compare(json.loads(state["record"]), self.record)
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.step = state["step"]
+            self.losses = state["losses"]
+            self.pending = state["pending"]
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the number of each step that isn't done, from 0; save each minute."""
+        options = {"mininterval": 1, "disable": not self.progress}
+        with tqdm(
+            None, self.name, self.steps, initial=self.step, **options
+        ) as self.bar:
+            while self.step < self.steps:
+                yield self.step
+                self.step += 1
+                self.bar.update()
+                if time.monotonic() - self._saved > SECONDS:
+                    self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.path is None:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"step": self.step, "losses": self.losses}
+        state |= {"pending": float(self.pending), "record": json.dumps(self.record)}
+        with atomic_path(self.path, overwrite=True) as temporary:
+            save_torch(state, temporary)
+        self._saved = time.monotonic()
 
 
 def kept(
@@ -84,25 +117,12 @@ def kept(
         # a run beside this one may have been faster, with the same result
         with atomic_path(path, overwrite=True) as temporary:
             save_file(tensors, temporary, {key: json.dumps(record)})
-    try:
-        _check_file(path)
-        with safe_open(path, "pt") as file:
-            found = json.loads(file.metadata()[key])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise InputError(
-            f"{path} can't be read ({first_line(error)}); {_ANEW}"
-        ) from None
-    _compare(path, found, record)
-    return tensors
+    with reading(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
+        _compare(json.loads(file.metadata()[key]), record)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():  # a pipe would be waited for
-        raise OSError("no regular file")
-
-
-def _compare(path: Path, found: dict, record: dict) -> None:
+def _compare(found: dict, record: dict) -> None:
     wanted = json.loads(json.dumps(record))  # tuples become lists
     different = [
         f"{key} is {describe(found.get(key))} there and {describe(value)} here"
@@ -110,6 +130,4 @@ def _compare(path: Path, found: dict, record: dict) -> None:
         if found.get(key) != value
     ]
     if different:
-        raise InputError(
-            f"{path} belongs to another run: {'; '.join(different)}; {_ANEW}"
-        )
+        raise InputError(f"{'; '.join(different)}; expected a file {_ANEW}")

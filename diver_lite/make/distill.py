@@ -15,7 +15,7 @@ what they ask of the images:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from diver_lite.files import check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
 from diver_lite.make.baselines import draw_rows, rows_by_class
-from diver_lite.make.checkpoint import Checkpoint, kept
+from diver_lite.make.checkpoint import Training, kept
 from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import Dataset, labelled_images, one_channel
@@ -102,20 +102,34 @@ def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
     ipc = integer(ipc, "ipc", 1, 100_000)
     for name in changes:
         one_of(name, "field of DistillConfig", [f.name for f in fields(DistillConfig)])
-    values: dict[str, Any]
+    values = dict(_PUBLISHED[method])
     if method == "dm":
-        values = {"steps": 20_000, "lr": 1.0 * ipc, "init": "real"}
-    elif method == "mtt":
-        values = {"steps": 5_000, "lr": 100.0, "init": "real"}
-        if ipc == 1:
-            values |= {"syn_steps": 50, "max_start_epoch": 2, "lr_lr": 1e-7}
-    else:
-        loops = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 50: (50, 10)}
-        outer, inner = loops[min(loops, key=lambda known: abs(known - ipc))]
-        values = {"steps": 1_000, "lr": 0.1, "init": "noise"}
-        values |= {"outer_loops": outer, "inner_loops": inner}
-        values |= {"augment": method == "dsa"}
+        values["lr"] = 1.0 * ipc
+    elif method == "mtt" and ipc == 1:
+        values |= {"syn_steps": 50, "max_start_epoch": 2, "lr_lr": 1e-7}
+    elif method in ("dc", "dsa"):
+        values |= _LOOPS[min(_LOOPS, key=lambda known: abs(known - ipc))]
     return DistillConfig(**values | changes)
+
+
+# (DC, DSA) per number of images per class
+_LOOPS = {
+    ipc: {"outer_loops": outer, "inner_loops": inner}
+    for ipc, outer, inner in (
+        (1, 1, 0),
+        (10, 10, 50),
+        (20, 20, 25),
+        (30, 30, 20),
+        (50, 50, 10),
+    )
+}
+_MATCHING = {"steps": 1_000, "lr": 0.1, "init": "noise"}
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "dm": {"steps": 20_000, "init": "real"},
+    "dc": _MATCHING | {"augment": False},
+    "dsa": _MATCHING,
+    "mtt": {"steps": 5_000, "lr": 100.0, "init": "real"},
+}
 
 
 @dataclass
@@ -147,8 +161,10 @@ class Task:
     syn_lr: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        wrap = torch.compile if self.compile else lambda function: function
-        self._embed, self._classify = wrap(self.network.embed), wrap(self.network)
+        functions: Sequence[Callable] = (self.network.embed, self.network)
+        if self.compile:
+            functions = [torch.compile(function) for function in functions]
+        self._embed, self._classify = functions
         self.syn_lr = torch.tensor(
             self.config.syn_lr, device=self.images.device, requires_grad=True
         )
@@ -168,10 +184,10 @@ class Task:
 
     def redraw(self) -> None:
         """Give the network new random weights."""
-        classes, shape = self.network.classifier.out_features, self.images.shape
+        _, channels, _, size = self.images.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.draw(2**31))
-            fresh = ConvNet(classes, shape[-1], shape[1])
+            fresh = ConvNet(len(self.per_class), size, channels)
         self.network.load_state_dict(fresh.state_dict())
 
     def draw(self, high: int) -> int:
@@ -180,20 +196,42 @@ class Task:
 
     def real(self, label: int) -> Tensor:
         """Return (real_batch, ch, H, W): random real images of a class."""
-        rows, count = self.per_class[label], self.config.real_batch
-        chosen = torch.randint(len(rows), (count,), generator=self.generator)
+        rows = self.per_class[label]
+        size = (self.config.real_batch,)
+        chosen = torch.randint(len(rows), size, generator=self.generator)
         return self.images[rows[chosen].to(self.images.device)]
+
+    def augment(self, images: Tensor, *, siamese: bool = False) -> Tensor:
+        """Apply DSA with random strengths, the same for all if siamese, or nothing."""
+        if not self.config.augment:
+            return images
+        return dsa(images, self.generator, siamese=siamese)
 
     def augment_alike(self, *batches: Tensor) -> list[Tensor]:
         """Apply one random DSA operation to all batches, or nothing."""
-        if not self.config.augment:
-            return list(batches)
         operation = self.generator.get_state()
         results = []
         for batch in batches:
             self.generator.set_state(operation)
-            results.append(dsa(batch, self.generator, siamese=True))
+            results.append(self.augment(batch, siamese=True))
         return results
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what changes from step to step: the source of chance."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        self.generator.set_state(state["generator"])
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take a step, of what the optimizer holds and nothing else."""
+    optimizer.zero_grad()
+    loss.backward(
+        inputs=[p for group in optimizer.param_groups for p in group["params"]]
+    )
+    optimizer.step()
 
 
 def distribution_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
@@ -227,12 +265,17 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
     algorithm 1; with augmentation Zhao and Bilen 2021, "Dataset condensation with
     differentiable siamese augmentation".
     """
-    config, network = task.config, task.network
+    config = task.config
+    network = task.network
     task.redraw()
     network.requires_grad_(True)
     weights = [p for p in network.parameters() if p.ndim > 1]
     optimizer = torch.optim.SGD(network.parameters(), lr=config.network_lr)
     for outer in range(config.outer_loops):
+        if outer > 0:
+            for _ in range(config.inner_loops):
+                x = task.augment(synthetic.detach())
+                descend(optimizer, F.cross_entropy(task.classify(x), task.labels))
         loss = torch.zeros((), device=synthetic.device)
         for label in range(len(task.per_class)):
             of_class = task.labels == label
@@ -244,14 +287,6 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
             gradient = torch.autograd.grad(mine, weights, create_graph=True)
             loss = loss + gradient_distance(target, gradient)
         yield loss
-        if outer == config.outer_loops - 1:
-            return  # the last training would change nothing any more
-        for _ in range(config.inner_loops):
-            x = synthetic.detach()
-            x = dsa(x, task.generator) if config.augment else x
-            optimizer.zero_grad()
-            F.cross_entropy(task.classify(x), task.labels).backward()
-            optimizer.step()
 
 
 def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
@@ -261,7 +296,8 @@ def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> 
     """
     total = torch.zeros((), device=first[0].device)
     for a, b in zip(first, second, strict=True):
-        a, b = a.flatten(1), b.flatten(1)
+        a = a.flatten(1)
+        b = b.flatten(1)
         norms = a.norm(dim=1) * b.norm(dim=1)
         total = total + (1 - (a * b).sum(1) / (norms + 1e-6)).sum()
     return total
@@ -282,14 +318,14 @@ def trajectory_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
     epoch = task.draw(config.max_start_epoch)
     start = expert[epoch].to(synthetic.device)
     target = expert[epoch + config.target_epochs].to(synthetic.device)
-    student, order = start.clone().requires_grad_(True), []
+    student = start.clone().requires_grad_(True)
+    order: list[Tensor] = []
     for _ in range(config.syn_steps):
         if not order:
             shuffled = torch.randperm(len(synthetic), generator=task.generator)
             order = list(shuffled.to(synthetic.device).split(config.syn_batch))
         index = order.pop()
-        x = synthetic[index]
-        x = dsa(x, task.generator) if config.augment else x
+        x = task.augment(synthetic[index])
         logits = functional_call(task.network, unflatten(task.network, student), x)
         loss = F.cross_entropy(logits, task.labels[index])
         (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
@@ -361,8 +397,11 @@ def distill(
     images, labels, class_names = labelled_images(dataset, "dataset")
     per_class = rows_by_class(labels, class_names, ipc)
     device = resolve_device(device)
+    if compile is None:
+        compile = device.type == "cuda"
     images, mean, std = _normalised(images)
-    classes, (_, channels, _, size) = len(class_names), images.shape
+    _, channels, _, size = images.shape
+    classes = len(class_names)
     task = Task(
         images.to(device),
         torch.arange(classes, device=device).repeat_interleave(ipc),
@@ -370,26 +409,43 @@ def distill(
         ConvNet(classes, size, channels).to(device),
         torch.Generator().manual_seed(seed),
         config,
-        compile=device.type == "cuda" if compile is None else compile,
+        compile=compile,
         dtype=dtype,
     )
     # the initial pixels are drawn first, so they are the same for every method
-    synthetic = _initial(task, ipc).to(device).requires_grad_(True)
-    groups = [{"params": [synthetic], "lr": config.lr}]
+    synthetic = nn.Parameter(_initial(task, ipc).to(device))
+    wanted = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
         task.experts = _train_experts(task, labels, experts, progress)
-        groups.append({"params": [task.syn_lr], "lr": config.lr_lr})
-    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.5)
+        wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
     norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
     record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
     record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
-    keeper = Checkpoint(checkpoint, record)
-    losses = _optimise(method, task, synthetic, optimizer, keeper, progress)
+    optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
+    pixels = nn.ParameterList([synthetic, task.syn_lr])
+    parts = {"pixels": pixels, "task": task, "optimizer": optimizer}
+    path = None if checkpoint is None else Path(checkpoint)
+    training = Training(method.upper(), config.steps, parts, path, record, progress)
+    # the others' loss is a sum over classes
+    terms = 1 if method == "mtt" else classes
+    every = max(1, config.steps // 100)  # a look at the loss waits for the GPU
+    for step in training:
+        for loss in METHODS[method](task, synthetic):
+            descend(optimizer, loss)
+        if step % every == 0 or step == config.steps - 1:
+            training.losses.append(round(loss.item() / terms, 5))
+            training.bar.set_postfix(loss=training.losses[-1])
+            if not torch.isfinite(synthetic).all():
+                raise FloatingPointError(
+                    f"{method}: pixels became NaN or infinite at step {step}; try a "
+                    f"smaller lr than {config.lr}"
+                )
+    losses = training.losses
     if method == "mtt":
         record = record | {"learned_lr": float(task.syn_lr.detach())}
-    pixels = synthetic.detach().cpu() * std + mean
+    images = synthetic.detach().cpu() * std + mean
     return DistilledSet(
-        pixels.expand(-1, 3, -1, -1).contiguous(),
+        images.expand(-1, 3, -1, -1).contiguous(),
         task.labels.cpu(),
         class_names,
         provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
@@ -399,11 +455,15 @@ def distill(
 def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised images and (1, ch, 1, 1) mean and std; grey is one channel."""
     images = one_channel(images)  # that is optimised, and repeated at the end
-    part, axes = images[:10_000], (0, 2, 3)
-    mean, std = (x.float().view(1, -1, 1, 1) for x in (part.mean(axes), part.std(axes)))
-    varied = bool(((std > 0) & std.isfinite()).all())
-    name, found = "dataset: the images' deviation per channel", std.flatten().tolist()
-    require(varied, name, found, "finite ones above 0; constant images teach nothing")
+    part = images[:10_000]
+    mean = part.mean((0, 2, 3), keepdim=True).float()
+    std = part.std((0, 2, 3), keepdim=True).float()
+    require(
+        bool(((std > 0) & std.isfinite()).all()),
+        "dataset: the images' deviation per channel",
+        std.flatten().tolist(),
+        "finite ones above 0; constant images teach nothing",
+    )
     return (images - mean) / std, mean, std
 
 
@@ -413,62 +473,6 @@ def _initial(task: Task, ipc: int) -> Tensor:
         return torch.randn(shape, generator=task.generator)
     chosen = draw_rows(task.per_class, ipc, task.generator)
     return task.images[chosen.to(task.images.device)].clone()
-
-
-def _optimise(
-    method: str,
-    task: Task,
-    synthetic: Tensor,
-    optimizer: torch.optim.Optimizer,
-    checkpoint: Checkpoint,
-    progress: bool,
-) -> list[float]:
-    """Descend the method's losses in place; return about a hundred, per class."""
-    # of the pixels and the step size alone, not of the network in between
-    wanted = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def restore(state: dict) -> tuple[int, list[float]]:
-        with torch.no_grad():
-            for mine, theirs in zip(wanted, state["wanted"], strict=True):
-                mine.copy_(theirs)
-        optimizer.load_state_dict(state["optimizer"])
-        task.generator.set_state(state["generator"].cpu())
-        return state["step"], state["losses"]
-
-    def check_finite(step: int) -> None:
-        if not torch.isfinite(synthetic).all():
-            raise FloatingPointError(
-                f"{method}: pixels became NaN or infinite at step {step}; try a "
-                f"smaller lr than {task.config.lr}"
-            )
-
-    steps = task.config.steps
-    first, losses = checkpoint.load(synthetic.device, restore) or (0, [])
-    every = max(1, steps // 100)
-    terms = 1 if method == "mtt" else len(task.per_class)  # the others' loss is a sum
-    bar = tqdm(
-        range(first, steps), method.upper(), steps, initial=first, mininterval=1,
-        disable=not progress,
-    )  # fmt: skip
-    for step in bar:
-        for loss in METHODS[method](task, synthetic):
-            optimizer.zero_grad()
-            loss.backward(inputs=wanted)
-            optimizer.step()
-        if step % every == 0 or step == steps - 1:
-            losses.append(round(loss.item() / terms, 5))
-            bar.set_postfix(loss=losses[-1])
-            check_finite(step)
-        if checkpoint.due():
-            check_finite(step)
-            checkpoint.save(
-                step=step + 1,
-                losses=losses,
-                wanted=[p.detach() for p in wanted],
-                optimizer=optimizer.state_dict(),
-                generator=task.generator.get_state(),
-            )
-    return losses
 
 
 def _train_experts(
@@ -489,19 +493,20 @@ def _train_experts(
             "(--experts on the command line); missing ones are trained there"
         )
     check_writable(Path(folder, "expert_000.safetensors"), overwrite=True)
-    images, config = task.images, task.config
-    some = images[:: max(1, len(images) // 1000)].cpu()
+    config = task.config
+    some = task.images[:: max(1, len(task.images) // 1000)].cpu()
     record = {
-        "images": list(images.shape),
+        "images": list(task.images.shape),
         "content": f"{some.double().sum():.6f}",
         "epochs": config.expert_epochs,
         "lr": config.network_lr,
         "augment": config.augment,
     }
+    labels = labels.to(task.images.device)
     trajectories = []
     for seed in range(config.num_experts):
         generator = torch.Generator().manual_seed(seed)
-        expert = replace(task, labels=labels.to(images.device), generator=generator)
+        expert = replace(task, labels=labels, generator=generator)
         train = partial(_trajectory, expert, f"expert {seed}", progress)
         path = Path(folder, f"expert_{seed:03d}.safetensors")
         trajectories.append(kept(path, "expert", record, train)["weights"])
@@ -510,20 +515,18 @@ def _train_experts(
 
 def _trajectory(task: Task, name: str, progress: bool) -> dict[str, Tensor]:
     task.redraw()
-    network, generator, count = task.network, task.generator, len(task.images)
-    optimizer = torch.optim.SGD(network.parameters(), lr=task.config.network_lr)
-    weights, size = [flatten(network).cpu()], min(256, count)
+    optimizer = torch.optim.SGD(task.network.parameters(), lr=task.config.network_lr)
+    weights = [flatten(task.network).cpu()]
+    count = len(task.images)
+    size = min(256, count)
     bar = tqdm(range(task.config.expert_epochs), name, disable=not progress)
     for _ in bar:
-        order = torch.randperm(count, generator=generator).split(size)
+        order = torch.randperm(count, generator=task.generator).split(size)
         for index in order[: count // size]:
             index = index.to(task.images.device)
-            x = task.images[index]
-            x = dsa(x, generator) if task.config.augment else x
+            x = task.augment(task.images[index])
             loss = F.cross_entropy(task.classify(x), task.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        weights.append(flatten(network).cpu())
+            descend(optimizer, loss)
+        weights.append(flatten(task.network).cpu())
         bar.set_postfix(loss=f"{loss.item():.3f}")
     return {"weights": torch.stack(weights)}

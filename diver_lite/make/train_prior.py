@@ -18,16 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.checks import InputError, integer, number, require
+from diver_lite.checks import integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
-from diver_lite.make.checkpoint import Checkpoint
+from diver_lite.make.checkpoint import Training
 from diver_lite.priors.loading import load_prior, resolve_device
 from diver_lite.sets.real import describe_source, load_dataset, one_channel
 
@@ -158,52 +158,53 @@ def train_prior(
     """
     for field in changes:
         checks.one_of(field, "field of the recipe", [*vars(PriorRecipe())])
-    recipe = replace(
-        recipe or RECIPES[checks.one_of(name, "recipe", [*RECIPES])], **changes
-    )
-    limit = math.inf if minutes is None else 60 * number(minutes, "minutes", 0)
-    deadline = time.monotonic() + limit
-    device, out = resolve_device(device), checks.path(out, "out")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"output {out} is a file; expected a working folder")
+    recipe = recipe or RECIPES[checks.one_of(name, "recipe", [*RECIPES])]
+    recipe = replace(recipe, **changes)
+    deadline = math.inf
+    if minutes is not None:
+        deadline = time.monotonic() + 60 * number(minutes, "minutes", 0)
+    device = resolve_device(device)
+    out = checks.path(out, "out")
+    require(not out.is_file(), "output", str(out), "a working folder, not a file")
     for part in ("vae.pt", "dit.pt", "prior"):
         check_writable(out / part, overwrite=True)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
-    source = describe_source(recipe.dataset, root=data_root)
-    images, labels = one_channel(images).to(device), labels.to(device)
+    source = f"{describe_source(recipe.dataset, root=data_root)}, fit split"
+    images = one_channel(images).to(device)
+    labels = labels.to(device)
     vae, dit = _untrained(recipe, len(class_names), device)
     on_gpu = device.type == "cuda"
-    compile = on_gpu if compile is None else compile
-    run = partial(
+    if compile is None:
+        compile = on_gpu
+    optimise = partial(
         _optimise, recipe=recipe, folder=out, deadline=deadline, progress=progress,
         on_step=on_step,
     )  # fmt: skip
+    losses: dict[str, list] = {"vae": []}
     with exclusive(out, out / ".lock"):
-        vae_losses = (
-            []
-            if recipe.vae
-            else run(
+        if recipe.vae is None:
+            training = optimise(
                 vae,
                 "vae",
-                lambda generator: _vae_loss(vae, images, recipe, generator),
+                partial(_vae_loss, vae, images, recipe),
                 decay=min(recipe.ema_decay, 0.999),
                 compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
             )
-        )
-        if vae_losses is None:
-            return False
+            if training.left:
+                return False
+            losses["vae"] = training.losses
         latents, scaling_factor = _encode_all(vae, images, recipe.flip)
         vae.register_to_config(scaling_factor=scaling_factor)
-        dit_losses = run(
+        training = optimise(
             dit,
             "dit",
-            lambda generator: _dit_loss(dit, latents, labels, recipe, generator),
+            partial(_dit_loss, dit, latents, labels, recipe),
             decay=recipe.ema_decay,
             compile=compile,
         )
-        if dit_losses is None:
+        if training.left:
             return False
-        losses, source = {"vae": vae_losses, "dit": dit_losses}, f"{source}, fit split"
+        losses["dit"] = training.losses
         export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
         return True
 
@@ -212,12 +213,13 @@ def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple
     """Return VAE and DiT, whose initial weights are always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae, dit = build_vae(recipe).to(device), build_dit(recipe, classes).to(device)
+        vae = build_vae(recipe).to(device)
+        dit = build_dit(recipe, classes).to(device)
     if recipe.vae:
         found = load_prior(recipe.vae, device=device, dtype=torch.float32).vae
         for field in ("latent_channels", "block_out_channels"):
-            own, other = (str(one.config[field]) for one in (vae, found))
-            same = own.strip("()[]") == other.strip("()[]")
+            own = vae.config[field]  # a list, where a file was read
+            same = np.array_equal(own, found.config[field])
             require(same, f"{field} of vae {recipe.vae!r}", found.config[field], own)
         vae = found
     if device.type != "cuda":
@@ -307,7 +309,8 @@ def _vae_loss(vae, images: Tensor, recipe: PriorRecipe, generator) -> Tensor:
     if recipe.flip:
         x = torch.where(torch.rand(len(x), 1, 1, 1, **draw) < 0.5, x.flip(-1), x)
     posterior = vae.encode(x).latent_dist
-    mean, std = posterior.mean.float(), posterior.std.float()
+    mean = posterior.mean.float()
+    std = posterior.std.float()
     eps = torch.randn(mean.shape, **draw)
     y = vae.decode(mean + std * eps).sample.float()
     return vae_loss(x, y, mean, std, recipe.kl_weight)
@@ -333,7 +336,8 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
     Latents are (V, N, C, h, w), with V = 2 views where images are flipped. Of the
     velocity with objective "flow" (Lipman et al. 2023; SiT, Ma et al. 2024, linear).
     """
-    batch, device = recipe.dit_batch, latents.device
+    batch = recipe.dit_batch
+    device = latents.device
     draw = {"device": device, "generator": generator}
     index = torch.randint(latents.shape[1], (batch,), **draw)
     view = torch.randint(len(latents), (batch,), **draw)
@@ -344,15 +348,15 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
     # stratified timesteps: one per equal slice of [0, T), for a steadier loss
     t = torch.rand(batch, **draw).add_(torch.arange(batch, device=device))
     t = t * 1000 / batch
+    noise = torch.randn(z_0.shape, **draw)
     if recipe.objective == "flow":
-        s, noise = t.view(-1, 1, 1, 1) / 1000, torch.randn(z_0.shape, **draw)
+        s = t.view(-1, 1, 1, 1) / 1000
         z_s = (1 - s) * z_0 + s * noise
         velocity = dit(z_s, timestep=t, class_labels=y).sample
         return F.mse_loss(velocity.float(), noise - z_0)
     t = t.long().clamp_(max=999)
     alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
     alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
-    noise = torch.randn(z_0.shape, **draw)
     z_t = alpha.sqrt() * z_0 + (1 - alpha).sqrt() * noise
     noise_pred = dit(z_t, timestep=t, class_labels=y).sample
     errors = (noise_pred.float() - noise).square()
@@ -368,7 +372,7 @@ def _encode_all(vae, images: Tensor, flip: bool) -> tuple[Tensor, float]:
 
     def encode(x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1) * 2 - 1
-        views = [x, x.flip(-1)] if flip else [x]
+        views = [x, x.flip(-1)][: 1 + flip]
         return torch.stack([vae.encode(view).latent_dist.mode() for view in views])
 
     latents = torch.cat([encode(part) for part in images.split(500)], dim=1)
@@ -388,38 +392,29 @@ def _optimise(
     compile: bool,
     progress: bool,
     on_step: Callable[[str, int, float], None] | None,
-) -> list[tuple[int, float]] | None:
+) -> Training:
     """Run AdamW (warm-up, cosine); leave the averaged weights in `model`.
 
-    Returns pairs of a step and the mean loss since the pair before; None if `deadline`
-    came before all `steps` were done.
+    Returns what was done, perhaps not all, as `deadline` came. Its losses are pairs of
+    a step and the mean loss since the pair before.
     """
-    steps, lr = (getattr(recipe, f"{stage}_{name}") for name in ("steps", "lr"))
-    device, path = next(model.parameters()).device, folder / f"{stage}.pt"
-    bf16 = device.type == "cuda" or _cpu_has_bf16_matrix_units()
+    device = next(model.parameters()).device
+    steps = getattr(recipe, f"{stage}_steps")
+    lr = getattr(recipe, f"{stage}_lr")
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01, fused=True)
-    checkpoint = Checkpoint(path)
     parts = {"model": model, "average": average, "optimizer": optimizer}
-
-    def restore(state: dict) -> tuple[int, list, float]:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        return state["step"], state["losses"], state["pending"]
-
-    def save() -> None:
-        states = {name: part.state_dict() for name, part in parts.items()}
-        checkpoint.save(step=step, losses=losses, pending=total.item(), **states)
-
-    step, losses, pending = checkpoint.load(device, restore) or (0, [], 0.0)
+    training = Training(stage, steps, parts, folder / f"{stage}.pt", progress=progress)
+    bf16 = device.type == "cuda" or _cpu_has_bf16_matrix_units()
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
-    total = torch.tensor(pending, device=device)  # of the losses not yet in a mean
-    bar = tqdm(None, stage, steps, initial=step, mininterval=1, disable=not progress)
     model.train()
-    with bar, _compiled(model, compile and step < steps):
-        while step < steps and time.monotonic() < deadline:
-            warm_up, left = min(1, (step + 1) / 300), max(0, 1 - step / steps)
+    with _compiled(model, compile and training.left > 0):
+        for step in training:
+            if time.monotonic() >= deadline:
+                break
+            warm_up = min(1, (step + 1) / 300)
+            left = 1 - step / steps
             for group in optimizer.param_groups:
                 group["lr"] = lr * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
             generator = torch.Generator(device).manual_seed(step)
@@ -434,28 +429,25 @@ def _optimise(
                 min(decay, (1 + step) / (10 + step))
             )
             average.update_parameters(model)
-            step += 1
-            bar.update()
+            training.pending += loss.detach()
+            done = step + 1
             if on_step:
-                on_step(stage, step, loss.item())
-            total += loss.detach()
-            if step % every == 0 or step == steps:
-                since = step - (losses[-1][0] if losses else 0)
-                mean = round(total.item() / since, 6)
-                losses.append((step, mean))
-                total.zero_()
-                bar.set_postfix(loss=f"{mean:.4f}")
+                on_step(stage, done, loss.item())
+            if done % every == 0 or done == steps:
+                since = training.losses[-1][0] if training.losses else 0
+                mean = round(float(training.pending) / (done - since), 6)
                 if not math.isfinite(mean):
                     raise FloatingPointError(
-                        f"{stage}: the loss became {mean} before step {step}; the last "
-                        f"checkpoint is {path}"
+                        f"{stage}: the loss became {mean} before step {done}; the last "
+                        f"checkpoint is {training.path}"
                     )
-            if checkpoint.due():
-                save()
-    save()
+                training.losses.append((done, mean))
+                training.pending = 0.0
+                training.bar.set_postfix(loss=f"{mean:.4f}")
+    training.save()
     model.load_state_dict(average.module.state_dict())
     model.eval()
-    return losses if step >= steps else None
+    return training
 
 
 @contextmanager
@@ -487,11 +479,12 @@ def export_prior(
     since the pair before).
     """
     diffusers = _diffusers()
-    scheduler = (
-        diffusers.FlowMatchEulerDiscreteScheduler()
-        if recipe.objective == "flow"
-        else diffusers.DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
-    )
+    if recipe.objective == "flow":
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    else:
+        scheduler = diffusers.DDIMScheduler(
+            beta_start=1e-4, beta_end=0.02, clip_sample=False
+        )
     with atomic_path(folder, overwrite=True) as temporary:
         diffusers.DiTPipeline(
             transformer=torch.nn.Module.half(deepcopy(dit)),
