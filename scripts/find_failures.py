@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from bookkit.copying import wilson
 from bookkit.features import find_failures
 from bookkit.figures import image_grid, set_theme
 from measure_metrics import add_arguments, load_real
@@ -32,7 +33,6 @@ from PIL import Image
 from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import RecoveryConfig, load_prior, recover
-from diver_lite.judge.compare import wilson
 from diver_lite.make.baselines import raw_prior, vae_only
 from diver_lite.sets.real import describe_source
 

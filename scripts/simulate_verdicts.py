@@ -25,9 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from bookkit.copying import wilson
 from provenance import begin, write_csv, write_result
 
-from diver_lite.judge.compare import seed_differences, t_interval, wilson
+from diver_lite.judge.compare import seed_differences, t_interval
 
 SEEDS = (5, 10, 15)
 DRAWS = (1, 2)  # and one for each seed

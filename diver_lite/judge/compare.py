@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diver_lite.checks import InputError, instance, integer, one_of, require
+from diver_lite.checks import InputError, instance, one_of, require
 from diver_lite.files import atomic_path
 from diver_lite.judge.networks import PROXY, judge_name
 from diver_lite.sets.names import to_cell
@@ -84,15 +84,11 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def blocks(summary: pd.DataFrame) -> tuple[list[pd.DataFrame], list[str]]:
     """Return a summary's judges and each of its groups as tables, and all verdicts."""
-    first = [c for c in summary if not str(c).startswith(GROUPS)]
-    parts: list[Any] = [summary[first]]
-    verdicts: list[str] = []
-    for group in GROUPS:
-        if f"{group}: verdict" in summary:
-            mine = summary.filter(regex=f"^{group}(: |$)")
-            parts.append(mine)
-            verdicts += mine[f"{group}: verdict"].tolist()
-    return parts, verdicts
+    groups = [group for group in GROUPS if f"{group}: verdict" in summary]
+    judges: Any = summary[[c for c in summary if not str(c).startswith(GROUPS)]]
+    parts = [summary.filter(regex=f"^{group}(: |$)") for group in groups]
+    verdicts = [word for g in groups for word in summary[f"{g}: verdict"]]
+    return [judges, *parts], verdicts
 
 
 def _mean_and_std(values: pd.Series) -> str:
@@ -117,18 +113,6 @@ def _marked(row: dict) -> str:
     if words == "no difference":
         return f"{words} ({row['would_show']:.1f} would show)"
     return f"{words}*" if row["star"] and words in VERDICTS else words
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share, `count` of `total`.
-
-    Raises `InputError`: a total below 1, a count not in 0 .. `total`. Source: Wilson
-    1927.
-    """
-    integer(total, "total", 1, 2**63 - 1)
-    integer(count, "count", 0, total)
-    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def paired_difference(
@@ -340,18 +324,25 @@ def footnote(verdicts: Iterable[str]) -> str:
     verdicts = list(verdicts)
     found = tally(verdicts)
     words = " ".join(map(str, verdicts))
-    notes = {
-        f"{found['comparisons']} comparisons, {found['differences']} called better "
-        f"or worse; if nothing differed, about {found['by_chance']:.1f} would be, "
-        "by chance. A star survives Holm's correction at 5 %.": (
-            found["comparisons"] > 1
-        ),
-        "Beside 'no difference' stands the difference in points that a table like "
-        "this shows in four of five cases.": "would show" in words,
+    many = (
+        f"{found['comparisons']} comparisons, {found['differences']} called better or "
+        f"worse; if nothing differed, about {found['by_chance']:.1f} would be, by "
+        "chance. A star survives Holm's correction at 5 %."
+    )
+    power = (
+        "Beside 'no difference' stands the difference in points that a table like this "
+        "shows in four of five cases."
+    )
+    draws = (
         "Fewer draws (of noise or images) than seeds: the interval covers how judges "
-        "start, not what another draw would give; no verdict.": "draw" in words,
+        "start, not what another draw would give; no verdict."
+    )
+    needed = {
+        many: found["comparisons"] > 1,
+        power: "would show" in words,
+        draws: "draw" in words,
     }
-    return "\n".join(note for note, needed in notes.items() if needed)
+    return "\n".join(note for note in needed if needed[note])
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from torch import Tensor
 
 from diver_lite import files
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, first_line, require
 from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
@@ -32,6 +32,11 @@ COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "err
 IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
 IN_TABLE = [*COLUMNS[:2], "norm", *COLUMNS[2:]]
 NUMBERS = {"unseen": bool, "seed": int, "accuracy": float, "seconds": float}
+# column of fingerprints: what must be the same
+MADE_WITH = {
+    "protocol_sha": "another protocol or other code",
+    "test_sha": "other test images",
+}
 # the files whose code decides what a training gives
 TRAINING = ("augment.py", "networks.py", "protocols.py", "training.py")
 
@@ -54,17 +59,14 @@ class Cells:
     def __init__(
         self, path: str | Path | None, protocol: Protocol, test: tuple[Tensor, Tensor]
     ) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = path and Path(path)
         self.rows: dict[Key, dict] = {}
-        self.shas: dict[str, str] = {}
         self.sets: dict[tuple[str, int], dict[str, str]] = {}
-        if self.path is None:
-            return
-        self.shas["protocol_sha"] = protocol_fingerprint(protocol)
-        self.shas["test_sha"] = fingerprint(test)
-        if self.path.exists():
-            if not self.path.is_file():
-                raise InputError(f"out {self.path} is no regular file; expected a .csv")
+        self.shas = {
+            "protocol_sha": protocol_fingerprint(protocol),
+            "test_sha": fingerprint(test),
+        }
+        if self.path and self.path.exists():
             self._read(self.path)
 
     @classmethod
@@ -73,14 +75,14 @@ class Cells:
         cls, path: str | Path | None, protocol: Protocol, test: tuple[Tensor, Tensor]
     ) -> Iterator[Cells]:
         """Hold the file meanwhile: two runs would lose each other's rows."""
-        if path is None:
-            yield cls(None, protocol, test)
-            return
-        files.check_writable(path, overwrite=True)
-        with files.exclusive(path):
+        with ExitStack() as stack:
+            if path is not None:
+                files.check_writable(path, overwrite=True)
+                stack.enter_context(files.exclusive(path))
             yield cls(path, protocol, test)
 
     def _read(self, path: Path) -> None:
+        require(path.is_file(), "out", str(path), "a regular file, a .csv")
         types: Any = dict.fromkeys(IN_FILE, str) | NUMBERS
         try:
             table = pd.read_csv(
@@ -95,19 +97,15 @@ class Cells:
                 f"out {path}: not a table of trainings ({first_line(error)}); choose "
                 "another file"
             ) from None
-        other = "another protocol or other code", "other test images"
-        for (column, sha), words in zip(self.shas.items(), other, strict=True):
-            if set(table[column]) - {sha}:
+        for column, words in MADE_WITH.items():
+            if not table[column].eq(self.shas[column]).all():
                 raise InputError(
                     f"out {path} was made with {words}; choose another file, or delete "
                     "it to start anew"
                 )
         table[TEXTS] = table[TEXTS].map(from_cell)
-        for row in table.to_dict("records"):
-            self._keep(row)
-
-    def _keep(self, row: dict) -> None:
-        self.rows[row["set"], row["judge"], row["seed"]] = row
+        rows = table.to_dict("records")
+        self.rows = {(row["set"], row["judge"], row["seed"]): row for row in rows}
 
     def register(
         self, name: str, seed: int, train: DistilledSet, *, drawn: bool = False
@@ -117,29 +115,25 @@ class Cells:
         `drawn`, or the set's provenance, says whether another draw could have given
         another set. Raises `InputError` if the file's rows are of another one.
         """
-        drawn = drawn or is_drawn(train.provenance)
-        if self.path is None and not drawn:  # nothing to compare with, or to count
-            return
-        sha = set_fingerprint(train)
-        draw = sha if drawn else ""
-        self.sets[name, seed] = {"set_sha": sha, "draw": draw}
+        found = {"set_sha": set_fingerprint(train), "draw": ""}
+        if drawn or is_drawn(train.provenance):
+            found["draw"] = found["set_sha"]
+        self.sets[name, seed] = found
         for row in self.rows.values():
-            if (row["set"], row["seed"]) != (name, seed):
-                continue
-            if row["set_sha"] != sha:
-                raise InputError(
-                    f"out {self.path}: its rows of set {name!r} are of another set; "
-                    "give this one another name, choose another file, or delete those "
-                    "rows"
-                )
-            row["draw"] = draw
+            if (row["set"], row["seed"]) == (name, seed):
+                if row["set_sha"] != found["set_sha"]:
+                    raise InputError(
+                        f"out {self.path}: its rows of set {name!r} are of another "
+                        "set; give this one another name, choose another file, or "
+                        "delete those rows"
+                    )
+                row |= found
 
-    def add(self, rows: Iterable[dict]) -> None:
-        """Add finished trainings and rewrite the file, whole or not at all."""
-        for row in rows:
-            train = self.sets.get((row["set"], row["seed"]), {})
-            self._keep(row | {"set_sha": "", "draw": ""} | train | self.shas)
-        if self.path is not None:
+    def add(self, row: dict) -> None:
+        """Add a finished training and rewrite the file, whole or not at all."""
+        key = (row["set"], row["judge"], row["seed"])
+        self.rows[key] = row | self.sets[row["set"], row["seed"]] | self.shas
+        if self.path:
             # in an order that doesn't depend on which training ended first
             rows = [self.rows[key] for key in sorted(self.rows)]
             table = pd.DataFrame(rows, columns=IN_FILE)
@@ -159,8 +153,8 @@ def is_drawn(provenance: dict) -> bool:
     Stage-I sets count as fixed, and so does what clipping or a VAE makes of them: other
     runs of Stage I are other sets, and claims are about the sets in hand.
     """
-    drawn = "DIVER", "random real"
-    return any(record.get("method") in drawn for record in records(provenance))
+    methods = [record.get("method") for record in records(provenance)]
+    return "DIVER" in methods or "random real" in methods
 
 
 def set_fingerprint(train: DistilledSet) -> str:

@@ -62,17 +62,20 @@ def relabel(
     Source: SRe2L (2306.13092), but for one label an image instead of one a crop.
     """
     instance(teacher, "teacher", nn.Module)
-    size, step = integer(size, "size", 1, 2**12), integer(batch_size, "batch_size", 1)
-    protocol, device = protocol or PROTOCOLS["imagenet"], resolve_device(device)
+    size = integer(size, "size", 1, 2**12)
+    batch_size = integer(batch_size, "batch_size", 1)
+    normalise = (protocol or PROTOCOLS["imagenet"]).normalise
+    device = resolve_device(device)
     teacher = teacher.eval().to(device)
     wanted = len(distilled.class_names)
     parts = []
-    for start in range(0, len(distilled), step):
-        images = distilled.images[start : start + step].to(device)
-        images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    for images in distilled.images.split(batch_size):
+        x = F.interpolate(
+            images.to(device), (size, size), mode="bilinear", antialias=True
+        )
         try:
             with torch.no_grad():
-                logits = teacher(protocol.normalise(images))
+                logits = teacher(normalise(x))
         except RuntimeError as error:
             found = f"fails on images of {size} pixels ({first_line(error)})"
             raise InputError(f"teacher {found}; choose another size (--size)") from None
@@ -86,7 +89,6 @@ def relabel(
         class_indices(chosen, "classes", wanted, outputs)
         parts.append(logits[:, chosen.to(device)].float().cpu())
     soft = torch.cat(parts)
-    how = {"teacher": type(teacher).__name__, "soft_labels": "logits"}
     agree = (soft.argmax(dim=1) == distilled.labels).float().mean().item()
     if agree < 2 / wanted:
         warnings.warn(
@@ -95,7 +97,11 @@ def relabel(
             stacklevel=2,
         )
     result = distilled.with_images(
-        distilled.images, "relabel", **how, agreement=round(agree, 3)
+        distilled.images,
+        "relabel",
+        teacher=type(teacher).__name__,
+        soft_labels="logits",
+        agreement=round(agree, 3),
     )
     return replace(result, soft_labels=soft)
 
@@ -141,20 +147,23 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path)
     else:
         state = load_torch(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    tensors = isinstance(state, dict) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    )
-    if not tensors or not state:
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not state or not _is_state_dict(state):
         raise InputError(f"{path}: expected the state dict of a classifier")
     for name, value in state.items():
-        plain = value.layout is torch.strided and not value.is_complex()
-        repeated = plain and value.nbytes > value.untyped_storage().nbytes()
-        whole = plain and not (repeated or value.is_meta or value.is_quantized)
+        odd = value.is_complex() or value.is_meta or value.is_quantized
+        dense = value.layout is torch.strided and not odd
+        whole = dense and value.nbytes <= value.untyped_storage().nbytes()
         expected = "a dense tensor of real numbers, with all its values in the file"
         require(whole, f"{path}: {name}", value, expected)
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _is_state_dict(state: Any) -> bool:
+    return isinstance(state, dict) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    )
 
 
 def teacher_classes(

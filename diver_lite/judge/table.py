@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -83,54 +85,56 @@ def cross_architecture(
             with another protocol, other test images or another set of that name.
             Later: a worker process was killed, again and again.
     """
-    protocol, cards = get_protocol(protocol), devices_of(device)
+    protocol = get_protocol(protocol)
+    cards = devices_of(device)
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
     if out is not None:
         checks.path(out, "out")
     if n_jobs is not None:
         n_jobs = integer(n_jobs, "n_jobs", 1)
-    if scheduler is not None:
-        instance(scheduler, "scheduler", str)
+    instance(scheduler, "scheduler", str | None)
     images, labels, *more = labelled_images(test, "test", 2)
+    names = more[0] if more else None
     instance(judges, "judges", list | tuple)
     judges = [protocol.judge(judge) for judge in judges]
     seeds = _check_lists(sets, judges, seeds, images)
     protocol = with_statistics(protocol, images)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
-    names = named = tuple(more[0] or ()) if more else ()
+    named = bool(names)
     with (
         Cells.locked(out, protocol, (images, labels)) as cells,
         Workers(n_jobs, cards, scheduler) as workers,
         # not at once: no bar above what is wrong with a set
         tqdm(total=len(keys), desc="judges", disable=not progress, delay=1) as bar,
     ):
-        shared = images.numpy(), labels.numpy()
+        shared = (images.numpy(), labels.numpy())
         each = len(sets) * len(judges)
         at_once = -(-TASKS_PER_WORKER * workers.count // each)  # seeds
         for start in range(0, len(seeds), at_once):
             block = seeds[start : start + at_once]
             drawn: dict[tuple[str, int], DistilledSet] = {}
-            for seed in block:
-                for name, train in sets.items():
-                    train = train(seed) if callable(train) else train
-                    instance(train, f"set {name!r}", DistilledSet)
-                    names = names or train.class_names
-                    train = _joined(f"set {name!r}", train, names, bool(named))
-                    _check_fit(f"set {name!r}", train, images, labels)
-                    cells.register(name, seed, train, drawn=callable(sets[name]))
-                    drawn[name, seed] = train
+            for seed, name in product(block, sets):
+                what = f"set {name!r}"
+                given = sets[name]
+                train = given(seed) if callable(given) else given
+                instance(train, what, DistilledSet)
+                names = names or train.class_names
+                train = _joined(what, train, names, named)
+                _check_fit(what, train, images, labels)
+                cells.register(name, seed, train, drawn=callable(given))
+                drawn[name, seed] = train
             mine = [key for key in keys if key[2] in block]
-            todo = [key for key in mine if key not in cells.rows]
-            bar.update(len(mine) - len(todo))
-            tasks = {}
-            for name, judge, seed in todo:
-                task = judge, seed, drawn[name, seed], protocol, shared
-                tasks[name, judge, seed] = task
+            tasks = {
+                (name, judge, seed): (judge, seed, drawn[name, seed], protocol, shared)
+                for name, judge, seed in mine
+                if (name, judge, seed) not in cells.rows
+            }
+            bar.update(len(mine) - len(tasks))
             for (name, judge, seed), found in workers(judge_one, tasks):
-                about = {"set": name, "judge": judge, "seed": seed}
                 unseen = judge_name(judge).base != PROXY
-                cells.add([about | {"unseen": unseen} | found])
+                about = {"set": name, "judge": judge, "unseen": unseen, "seed": seed}
+                cells.add(about | found)
                 bar.update()
         return cells.table(keys)
 
@@ -145,7 +149,7 @@ def _check_lists(
         check_judge(judge, images.shape[-1])
     kinds = ["-".join(judge_name(judge)) for judge in judges]  # plain names spelled out
     if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
-        several: Sequence = seeds  # pyright: ignore[reportAssignmentType]
+        several = cast(Sequence, seeds)
         seeds = [integer(k, "seeds: one of them", 0, 2**63 - 1) for k in several]
     else:
         seeds = list(range(integer(seeds, "seeds", 1, 100_000)))
@@ -171,13 +175,12 @@ def _joined(
 
 
 def _check_fit(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -> None:
-    shape, wanted = tuple(train.images.shape[1:]), tuple(images.shape[1:])
+    shape = tuple(train.images.shape[1:])
+    wanted = tuple(images.shape[1:])
     expected = f"that of the test images, {wanted}"
     require(shape == wanted, f"{what}: shape of an image", shape, expected)
     classes = len(train.class_names)
     checks.class_indices(labels, f"{what}: test labels", len(labels), classes)
-    seen = set(train.labels.tolist())
-    empty = [repr(c) for i, c in enumerate(train.class_names) if i not in seen]
-    if empty:
-        found = f"no image of {', '.join(empty)}"
-        raise InputError(f"{what}: {found}; expected some of every class")
+    if empty := sorted({*range(classes)} - {*train.labels.tolist()}):
+        found = ", ".join(repr(train.class_names[label]) for label in empty)
+        raise InputError(f"{what}: no image of {found}; expected some of every class")

@@ -58,25 +58,18 @@ class Training:
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
-        if self.path is not None:
-            sweep(self.path)  # a run may be over before it saves again
-            if self.path.exists():
-                self._restore(self.path)
-
-    @property
-    def left(self) -> int:
-        """How many steps are left."""
-        return self.steps - self.step
-
-    def _restore(self, path: Path) -> None:
-        with reading(path, f"a checkpoint {_ANEW}"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            _compare(json.loads(state["record"]), self.record)
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-            self.step = state["step"]
-            self.losses = state["losses"]
-            self.pending = state["pending"]
+        if self.path is None:
+            return
+        sweep(self.path)  # a run may be over before it saves again
+        if self.path.exists():
+            with reading(self.path, f"a checkpoint {_ANEW}"):
+                state = torch.load(self.path, map_location="cpu", weights_only=True)
+                _compare(json.loads(state["record"]), self.record)
+                for name, part in self.parts.items():
+                    part.load_state_dict(state[name])
+                self.step = state["step"]
+                self.losses = state["losses"]
+                self.pending = state["pending"]
 
     def __iter__(self) -> Iterator[int]:
         """Yield the number of each step that isn't done, from 0; save each minute."""

@@ -87,14 +87,14 @@ class PriorRecipe:
             require(self.snr_gamma is None, "snr_gamma", self.snr_gamma, expected)
         for name in ("heads", "head_dim", "layers", "latent_channels"):
             integer(getattr(self, name), name, 1, 1000)
-        number(self.label_dropout, "label_dropout", 0, 1)
-        number(self.ema_decay, "ema_decay", 0, 1)
+        for name in ("label_dropout", "ema_decay"):
+            number(getattr(self, name), name, 0, 1)
         checks.instance(self.vae_channels, "vae_channels", tuple)
+        count = integer(len(self.vae_channels), "number of vae_channels", 1, 6)
         for each in self.vae_channels:
             whole = integer(each, "vae_channels", 16, 10_000) % 16 == 0
             require(whole, "vae_channels", each, "a multiple of 16")
-        halvings = integer(len(self.vae_channels), "number of vae_channels", 1, 6) - 1
-        side = 32 // 2**halvings
+        side = 32 // 2 ** (count - 1)
         expected = f"a divisor of {side}, the side of the latents"
         require(side % self.patch_size == 0, "patch_size", self.patch_size, expected)
 
@@ -190,7 +190,7 @@ def train_prior(
                 decay=min(recipe.ema_decay, 0.999),
                 compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
             )
-            if training.left:
+            if training.step < training.steps:
                 return False
             losses["vae"] = training.losses
         latents, scaling_factor = _encode_all(vae, images, recipe.flip)
@@ -202,7 +202,7 @@ def train_prior(
             decay=recipe.ema_decay,
             compile=compile,
         )
-        if training.left:
+        if training.step < training.steps:
             return False
         losses["dit"] = training.losses
         export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
@@ -409,7 +409,7 @@ def _optimise(
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
     model.train()
-    with _compiled(model, compile and training.left > 0):
+    with _compiled(model, compile and training.step < steps):
         for step in training:
             if time.monotonic() >= deadline:
                 break

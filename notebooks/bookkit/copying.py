@@ -11,13 +11,14 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy import stats
 from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor, nn
 
 from bookkit.features import judge_features
 from bookkit.latents import alike, image_rows
-from diver_lite.checks import floats, require
-from diver_lite.judge.compare import wilson
+from diver_lite.checks import floats, integer, require
+from diver_lite.judge.compare import CONFIDENCE
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet
 
@@ -123,3 +124,15 @@ def copying_summary(table: pd.DataFrame) -> pd.DataFrame:
     near = zip(sets["near"].sum(), summary["images"], strict=True)
     summary[["low", "high"]] = [wilson(count, total) for count, total in near]
     return summary.reset_index()
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share, `count` of `total`.
+
+    Raises `InputError`: a total below 1, a count not in 0 .. `total`. Source: Wilson
+    1927.
+    """
+    integer(total, "total", 1, 2**63 - 1)
+    integer(count, "count", 0, total)
+    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)

@@ -8,6 +8,7 @@ from bookkit.copying import (
     copying_distances,
     copying_summary,
     nearest_real,
+    wilson,
 )
 from bookkit.features import (
     class_agreement,
@@ -590,3 +591,14 @@ def test_layout_refuses_other_shapes():
         layout_correlation(torch.zeros(1, 3, 8, 8), torch.zeros(2, 3, 8, 8))
     with pytest.raises(InputError, match="8 x 8"):
         layout_correlation(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_wilson_intervals():
+    """Literal numbers, as of Newcombe 1998, table I; and what is no share."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    for count, total in ((-1, 5), (6, 5), (0, 0)):
+        with pytest.raises(InputError, match=r"(count|total) is -?\d; expected an int"):
+            wilson(count, total)

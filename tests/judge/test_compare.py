@@ -24,7 +24,6 @@ from diver_lite.judge.compare import (
     t_interval,
     tally,
     verdict,
-    wilson,
     would_show,
     write_table,
 )
@@ -95,17 +94,6 @@ def test_false_verdicts_are_one_in_twenty():
     for count in (5, 10, 15):
         _, low, high = t_interval(rng.normal(size=(10_000, count)))
         assert np.mean((low > 0) | (high < 0)) == pytest.approx(0.05, abs=0.009)
-
-
-def test_wilson_intervals():
-    """Literal numbers, as of Newcombe 1998, table I; and what is no share."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
-    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
-    for count, total in ((-1, 5), (6, 5), (0, 0)):
-        with pytest.raises(InputError, match=r"(count|total) is -?\d; expected an int"):
-            wilson(count, total)
 
 
 def test_a_comparison_is_the_difference_in_points_and_its_verdict():
