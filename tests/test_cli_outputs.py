@@ -234,7 +234,7 @@ def test_a_file_that_may_not_be_read(cli, monkeypatch):
 )
 def test_a_pipe_is_not_waited_for(cli, command, name):
     os.mkfifo(name)
-    refused(cli(*command), "no regular file")
+    refused(cli(*command), "a regular file")
     assert names() == {name}
 
 

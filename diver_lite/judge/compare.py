@@ -199,14 +199,14 @@ def seed_differences(
     _check(table, name=names, baseline=baselines)
     one_of(group, "group", [*GROUPS, "unseen"])
     wanted = {"unseen": GROUPS[1:]}.get(group, (group,))
-    sets = {*names, *baselines}
+    sets = [*dict.fromkeys([*names, *baselines])]
     rows = table["judge"].map(group_of).isin(wanted) & table["set"].isin(sets)
     mine: Any = table[rows]
     key = ["seed", "judge", "set"]
     if (twice := mine.duplicated(key)).any():
         row = mine.loc[twice, key].iloc[0].to_dict()
         raise InputError(f"table: more than one row is of {row}; expected one")
-    wide = mine.set_index(key)["accuracy"].unstack("set").reindex(columns=[*sets])
+    wide = mine.set_index(key)["accuracy"].unstack("set").reindex(columns=sets)
     pairs = zip(names, baselines, strict=True)
     differences: Any = [(wide[a] - wide[b]).unstack("judge") for a, b in pairs]
     wide = pd.concat(differences, axis=1)  # seeds x (set, judge)

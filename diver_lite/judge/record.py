@@ -98,7 +98,7 @@ class Cells:
                 "another file"
             ) from None
         for column, words in MADE_WITH.items():
-            if not table[column].eq(self.shas[column]).all():
+            if {*table[column]} - {self.shas[column]}:
                 raise InputError(
                     f"out {path} was made with {words}; choose another file, or delete "
                     "it to start anew"
