@@ -104,7 +104,8 @@ lint: $(VENV)/.installed-test
 
 $(KERNEL_CONFIG): Makefile
 	@mkdir -p $(@D)
-	@echo 'c.InteractiveShellApp.extensions = ["bookkit.setup"]' > $@
+	@echo 'import sys; sys.path.append("$(CURDIR)/notebooks")' > $@
+	@echo 'c.InteractiveShellApp.extensions = ["bookkit.setup"]' >> $@
 
 $(LAB_SETTINGS): Makefile
 	@mkdir -p $(@D)

@@ -769,27 +769,6 @@ def convert(
     echo(f"wrote {out}: {distilled!r}")
 
 
-CHECKPOINT = Argument(metavar="CHECKPOINT", help="a .pt file of SiT's weights")
-VAE = Option(help="a folder with the VAE whose latents it knows")
-PRIOR_FOLDER = Option("-o", "--out", help="the prior's folder to write")
-
-
-@app.command()
-def convert_sit(
-    checkpoint: Annotated[Path, CHECKPOINT],
-    out: Annotated[Path, PRIOR_FOLDER],
-    vae: Annotated[Path, VAE],
-) -> None:
-    """Turn a published SiT checkpoint into a prior's folder.
-
-    Example: diver-lite convert-sit SiT-XL-2-256x256.pt --vae sd-vae-ft-ema -o sit
-    """
-    from convert_sit import convert_sit as run
-
-    run(checkpoint, out, vae=vae)
-    echo(f"wrote {out}/, for --prior {out}")
-
-
 @app.command()
 def check() -> None:
     """Report versions, devices, and the shipped files with their checksums."""

@@ -7,15 +7,17 @@ demo leaves nothing behind. Source of all: ours.
 from __future__ import annotations
 
 import base64
+import html
 import os
 import platform
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from string import Template
 
 import pandas as pd
-from bookkit.figures import PAGES, image_grid, pixels_as_text
+import torch
 from joblib import cpu_count
 
 from diver_lite.checks import require
@@ -30,6 +32,7 @@ from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.real import load_dataset
+from diver_lite.sets.sheet import contact_sheet, pixels_as_text
 
 COLOR_SET = "cifar10-dsa-ipc1"
 # with a pull, to show all of the method; without, networks learn no less
@@ -38,7 +41,7 @@ COLOR_CONFIG = RecoveryConfig(guidance_scale=4.0, guidance_factor=0.05)
 COLOR_CLASSES = ("automobile", "dog", "horse", "ship", "truck")
 JUDGES = ("ConvNet", "ShuffleNetV2")  # the proxy's kind, and a stranger
 TEST_IMAGES = 1_000
-SCALE = 1.5  # inches per picture: on a page 150 pixels and more
+SIDE = 150  # pixels of a picture on the page, and more
 
 
 def run_demo(
@@ -78,11 +81,12 @@ def run_demo(
         print(f"2/3  {10 * ipc} distilled garments (fashion-mnist-dm-ipc{ipc})")
         prior = load_prior("fashion-mnist", device=device)
         distilled = load_distilled(f"fashion-mnist-dm-ipc{ipc}")
-        clock, config = time.perf_counter(), RecoveryConfig()
+        config = RecoveryConfig()
+        clock = time.perf_counter()
         recovered = recover(distilled, prior, config, progress=False)
         recover_seconds = time.perf_counter() - clock
-        garments = [s[[*range(0, 10 * ipc, 2 * ipc)]] for s in (distilled, recovered)]
-        _draw(folder / "garments.png", garments)
+        every_other = [*range(0, 10 * ipc, 2 * ipc)]
+        _draw(folder / "garments.png", [s[every_other] for s in (distilled, recovered)])
         recovered.save(folder / "recovered.safetensors")
         save_image_folder(recovered, folder / "images")
 
@@ -116,14 +120,14 @@ def run_demo(
             "garments": _words(config),
         }
         _report(folder, summary, facts)
-    print(
-        f"\nTop-1 accuracy in % on real test images, mean ± std of {seeds} trainings."
-    )
-    print(
-        "The set is made for a ConvNet. ShuffleNetV2 is a stranger; guessing is 10.\n"
-    )
-    print(summary.to_string())
-    print(f"\nIn {time.perf_counter() - started:.0f} s. Open {out}/report.html")
+    seconds = time.perf_counter() - started
+    print(f"""
+Top-1 accuracy in % on real test images, mean ± std of {seeds} trainings.
+The set is made for a ConvNet. ShuffleNetV2 is a stranger; guessing is 10.
+
+{summary.to_string()}
+
+In {seconds:.0f} s. Open {out}/report.html""")
     return table
 
 
@@ -142,12 +146,11 @@ def _words(config: RecoveryConfig) -> str:
 
 
 def _draw(path: Path, sets: list[DistilledSet]) -> None:
-    """Draw a set before and after, large."""
-    before, after = sets
-    titles = [before.class_names[label] for label in before.labels]
-    rows = {"distilled": before.images, "DIVER": after.images}
-    figure = image_grid(rows, titles, scale=SCALE)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    """Draw an image of each class, large: above before, below after."""
+    images = torch.cat([each.images for each in sets])
+    labels = torch.cat([each.labels for each in sets])
+    both = replace(sets[0], images=images, labels=labels)
+    contact_sheet(both, rows=2, side=SIDE).save(path)
 
 
 def _show(sets: list[DistilledSet]) -> None:
@@ -164,9 +167,13 @@ def _report(folder: Path, summary: pd.DataFrame, facts: dict[str, str]) -> None:
         name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         for name in ("color", "garments")
     }
-    page = PAGES.get_template("demo.html").render(
+    rows = (
+        f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in facts.items()
+    )
+    page = Template(Path(__file__).with_suffix(".html").read_text("utf-8")).substitute(
         pictures,
         table=summary.to_html(border=0, classes="numbers"),
-        facts=facts,
+        facts="\n".join(rows),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,15 +1,18 @@
 """Turn a published SiT checkpoint into a folder in diffusers' format.
 
+Run: python scripts/convert_sit.py SiT-XL-2-256x256.pt --vae sd-vae-ft-ema -o sit
+
 SiT has DiT's network, trained on straight paths: z = (1 - s) z_0 + s noise. It counts
 time from noise (0) to clean (1), and predicts z_0 - noise; the folder's weights predict
 noise - z_0, as diffusers' flow matching does, and `diver_lite.json` says that time is
-embedded SiT's way (`sets.priors.use_sit_timesteps`).
+embedded SiT's way (`priors.loading.use_sit_timesteps`).
 
 Source: SiT, Ma et al. 2024, whose code names the weights; the mapping: ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -146,3 +149,24 @@ def _renamed(state: dict[str, Tensor]):
                 for each in ("weight", "bias"):
                     where = f"{emb}.timestep_embedder.{two}.{each}"
                     yield where, state[f"t_embedder.{one}.{each}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, help="a .pt file of SiT's weights")
+    vae = "a folder with the VAE whose latents it knows"
+    parser.add_argument("--vae", type=Path, required=True, help=vae)
+    out = "the prior's folder to write"
+    parser.add_argument("-o", "--out", type=Path, required=True, help=out)
+    arguments = parser.parse_args()
+    try:
+        convert_sit(arguments.checkpoint, arguments.out, vae=arguments.vae)
+    except InputError as error:
+        parser.error(str(error))
+    print(f"wrote {arguments.out}/, for --prior {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from provenance import ROOT  # and bookkit
+
+# isort: split
 from bookkit.figures import METHOD_COLORS, set_theme
 
-ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "book" / "_static"
 FOREST = {
     "Garments, five draws": "study_fashion-mnist_ipc1_five-draws_comparisons.csv",

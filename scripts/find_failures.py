@@ -25,12 +25,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from measure_metrics import add_arguments, load_real
+from PIL import Image
+from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+
+# isort: split
 from bookkit.copying import wilson
 from bookkit.features import find_failures
 from bookkit.figures import image_grid, set_theme
-from measure_metrics import add_arguments, load_real
-from PIL import Image
-from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import RecoveryConfig, load_prior, recover
 from diver_lite.make.baselines import raw_prior, vae_only

@@ -5,13 +5,17 @@ Run: python scripts/make_before_after.py
 
 import io
 
-from bookkit.figures import image_grid, set_theme
 from PIL import Image
+from provenance import ROOT  # and bookkit
+
+# isort: split
+from bookkit.figures import image_grid, set_theme
 
 from diver_lite import load_distilled, load_prior, recover
-from diver_lite.demo import SCALE, recovered_photographs
+from diver_lite.demo import recovered_photographs
 
-OUT = "book/_static/before_after.png"
+OUT = ROOT / "book/_static/before_after.png"
+SCALE = 1.5  # inches per picture: on a page 150 pixels and more
 
 set_theme()
 garments = load_distilled("fashion-mnist-dm-ipc1")[[0, 1, 5, 8, 9]]

@@ -22,9 +22,11 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from bookkit.copying import copying_distances, copying_summary
 from measure_metrics import add_arguments, load_real
-from provenance import begin, find_distilled, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+
+# isort: split
+from bookkit.copying import copying_distances, copying_summary
 
 from diver_lite import RecoveryConfig, load_prior, recover
 from diver_lite.make.baselines import random_real, raw_prior, vae_only

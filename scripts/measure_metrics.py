@@ -27,6 +27,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+from study import TUNED, TUNED_PRIOR
+
+# isort: split
 from bookkit.copying import copying_distances
 from bookkit.features import (
     class_agreement,
@@ -37,8 +41,6 @@ from bookkit.features import (
     real_judge,
 )
 from bookkit.latents import latent_distances, source_distances
-from provenance import begin, find_distilled, write_csv, write_result
-from study import TUNED, TUNED_PRIOR
 
 from diver_lite import DistilledSet, RecoveryConfig, load_dataset, load_prior, recover
 from diver_lite.cli import Preset, parse_config

@@ -29,6 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+FEATURES = "../notebooks/bookkit/features.py"  # seen from the package
 # file of the package -> the tests that guard it, in this order: quick ones first
 GUARDS = {
     "recovery.py": ("test_recovery.py", "sets/test_pins.py"),
@@ -46,7 +47,7 @@ GUARDS = {
         "sets/test_traps.py",
     ),
     "sets/names.py": ("sets/test_pins.py", "sets/test_subsets.py"),
-    "notebooks/bookkit/features.py": ("book/test_measure.py",),
+    FEATURES: ("book/test_measure.py",),
 }
 
 
@@ -393,31 +394,31 @@ MUTANTS = [
     ),
     # --- bookkit ---------------------------------------------------------------------
     Mutant(
-        "notebooks/bookkit/features.py",
+        FEATURES,
         "cross term once",
         "squared + traces - 2 * cross",
         "squared + traces - cross",
     ),
     Mutant(
-        "notebooks/bookkit/features.py",
+        FEATURES,
         "covariance over n",
         "root = (x - mean) / (len(x) - 1) ** 0.5",
         "root = (x - mean) / len(x) ** 0.5",
     ),
     Mutant(
-        "notebooks/bookkit/features.py",
+        FEATURES,
         "diagonal kept",
         "within += (values.sum() - values.trace())",
         "within += values.sum()",
     ),
     Mutant(
-        "notebooks/bookkit/features.py",
+        FEATURES,
         "features of unclipped images",
         "return predict(judge, images.clamp(0, 1), ",
         "return predict(judge, images, ",
     ),
     Mutant(
-        "notebooks/bookkit/features.py",
+        FEATURES,
         "layouts compared the other way",
         "layout_lost=layout < layout_raw",
         "layout_lost=layout > layout_raw",
@@ -469,7 +470,7 @@ def copy_package(target: Path, root: Path = ROOT) -> Path:
     """Copy package, tests and scripts; what ships with the package is linked."""
     target.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "distilled", "fashion-mnist", "priors")
-    for folder in ("diver_lite", "scripts", "tests"):
+    for folder in ("diver_lite", "scripts", "notebooks/bookkit", "tests"):
         shutil.copytree(root / folder, target / folder, ignore=skip)
     for asset in (root / "diver_lite/assets").glob("*/"):
         if asset.name != "__pycache__":

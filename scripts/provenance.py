@@ -2,7 +2,8 @@
 
 A script calls `begin` first: it refuses to measure code that no commit holds. What
 takes long is kept by `kept_recovery`, under a name made of all that it depends on.
-Sets, shipped or just distilled, are found by `find_distilled`.
+Sets, shipped or just distilled, are found by `find_distilled`. Whoever imports this
+module first can also import `bookkit`, which lies beside the chapters.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +29,9 @@ from diver_lite.sets.classes import prior_classes
 from diver_lite.sets.load import list_shipped, load_distilled
 
 ROOT = Path(__file__).parents[1]
-CODE = ("diver_lite", "scripts", "pyproject.toml")  # what a measurement comes from
+sys.path.append(str(ROOT / "notebooks"))  # where `bookkit` is
+# what a measurement comes from
+CODE = ("diver_lite", "scripts", "notebooks/bookkit", "pyproject.toml")
 # whose text decides about the pixels of a recovery
 _PIXELS = ("sets/distilled", "priors/dit", "recovery")
 

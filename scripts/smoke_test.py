@@ -22,6 +22,11 @@ assert diver_lite.__file__.startswith(sys.prefix), diver_lite.__file__
 assert diver_lite.__version__ == metadata.version("diver-lite") == sys.argv[1]
 assert resources.files("diver_lite").joinpath("py.typed").is_file()
 assert "torch" not in sys.modules
+needed = {line.split(";")[0].split(">")[0] for line in metadata.requires("diver-lite")
+          if "extra ==" not in line}
+assert "torch" in needed
+assert not needed & {"ipython", "ipywidgets", "matplotlib", "seaborn"}, needed
+assert resources.files("diver_lite").joinpath("demo.html").is_file()
 """
 RESULT = "recovered.safetensors"
 RECOVERED = """

@@ -1,10 +1,15 @@
 """Sphinx extension: read docstrings as plain text with `names` in backticks.
 
 In reStructuredText a `*`, a `|` or a name that ends with `_` begins markup; in our
-docstrings they are themselves. Napoleon, which comes next, reads the sections.
+docstrings they are themselves. Napoleon, which comes next, reads the sections. Modules
+of chapters and scripts, which aren't installed, are found where they lie.
 """
 
 import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 SPECIAL = re.compile(r"(`[^`]*`)|([*|]|(?<=\w)_(?!\w))")
 
@@ -29,5 +34,6 @@ def as_list(paragraph):
 
 
 def setup(app):
+    sys.path += [str(ROOT / "notebooks"), str(ROOT / "scripts")]
     app.connect("autodoc-process-docstring", protect, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from diver_lite.checks import integer, printable
 from diver_lite.sets.stored import StoredImages, as_picture, label_kind, records
@@ -68,6 +70,26 @@ def contact_sheet(
             picture = as_picture(distilled.images[i]).resize(size, smoothing)
             sheet.paste(picture, (left, row * high + _LINE + _GAP))
     return sheet
+
+
+def pixels_as_text(images: Tensor, side: int = 16) -> str:
+    """Return images (N,3,H,W), [0,1], side by side as text for a coloured terminal.
+
+    Each becomes `side` columns wide and half as many lines high: a character is two
+    pixels, one above the other, in 24-bit colour (ISO 8613-6).
+    """
+    small = adaptive_avg_pool2d(images.detach().float().cpu().clamp(0, 1), side)
+    pixels = (255 * small).round().int().permute(2, 0, 3, 1).tolist()  # (H, N, W, 3)
+    lines = []
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        line = ""
+        for above, below in zip(upper, lower, strict=True):
+            for top, bottom in zip(above, below, strict=True):
+                fore, back = (";".join(map(str, c)) for c in (top, bottom))
+                line += f"\x1b[38;2;{fore}m\x1b[48;2;{back}m▀"
+            line += "\x1b[0m "
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""What only the notebooks and the demo need: figures, explorers, the set-up check."""
+"""What only chapters need: figures, explorers, measures, the set-up check."""

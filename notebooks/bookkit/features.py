@@ -1,7 +1,7 @@
 """What a judge that was trained on real data sees in a set, and in what became of it.
 
 Images are clipped to [0, 1], sets matched by their classes' names, and refused where
-they differ, as `measure.latents` says.
+they differ, as `latents` says.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import IPython.display
@@ -23,7 +24,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from diver_lite.checks import instance, require
 from diver_lite.judge.compare import check_columns
@@ -114,26 +114,6 @@ def squeeze(images: Tensor) -> Tensor:
     """
     low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
     return (images - low) / (high - low).clamp(min=1e-12)
-
-
-def pixels_as_text(images: Tensor, side: int = 16) -> str:
-    """Return images (N,3,H,W), [0,1], side by side as text for a coloured terminal.
-
-    Each becomes `side` columns wide and half as many lines high: a character is two
-    pixels, one above the other, in 24-bit colour (ISO 8613-6).
-    """
-    small = adaptive_avg_pool2d(images.detach().float().cpu().clamp(0, 1), side)
-    pixels = (255 * small).round().int().permute(2, 0, 3, 1).tolist()  # (H, N, W, 3)
-    lines = []
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
-        line = ""
-        for above, below in zip(upper, lower, strict=True):
-            for top, bottom in zip(above, below, strict=True):
-                fore, back = (";".join(map(str, c)) for c in (top, bottom))
-                line += f"\x1b[38;2;{fore}m\x1b[48;2;{back}m▀"
-            line += "\x1b[0m "
-        lines.append(line)
-    return "\n".join(lines)
 
 
 def latent_grid(
@@ -315,7 +295,7 @@ def _check_table(table: pd.DataFrame, *columns: str) -> None:
 
 # The pages of this folder. All that they are given is escaped, in scripts by `tojson`.
 PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("diver_lite", "book"), autoescape=True
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
 )
 
 

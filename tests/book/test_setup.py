@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from bookkit import setup as setup_check
@@ -13,6 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from diver_lite.checks import InputError
 
+CHAPTERS = Path(__file__).parents[2] / "notebooks"
+
 
 @pytest.fixture
 def shell():
@@ -20,6 +23,12 @@ def shell():
     InteractiveShell.clear_instance()
     yield InteractiveShell.instance()
     InteractiveShell.clear_instance()
+
+
+def in_another_process(code):
+    """Run Python as a kernel does: where the chapters are."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=CHAPTERS, capture_output=True, text=True)
 
 
 def run(shell, capsys, code):
@@ -60,7 +69,7 @@ try:
 except SetupError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = in_another_process(code)
     assert "torch none" in run.stdout, run.stderr
     assert '%pip install "torch>=' in run.stdout
     assert "restart the kernel" in run.stdout
@@ -227,5 +236,5 @@ def test_memory_that_runs_out(shell, capsys, code):
 
 def test_outside_of_a_notebook_nothing_is_installed():
     code = "from bookkit.setup import require; print(require())"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = in_another_process(code)
     assert run.stdout.strip() == "True", run.stderr

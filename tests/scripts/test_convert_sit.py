@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from convert_sit import convert_sit
+from convert_sit import convert_sit, main
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors.torch import save_file
 
@@ -84,11 +84,15 @@ def vae(tmp_path):
 
 
 @pytest.mark.parametrize("holder", ["plain", "ema"])
-def test_a_converted_sit_answers_as_the_original(tmp_path, vae, cli, holder):
+def test_a_converted_sit_answers_as_the_original(
+    tmp_path, vae, monkeypatch, capsys, holder
+):
     state, file = sit_state(), tmp_path / "SiT-tiny.pt"
     torch.save(state if holder == "plain" else {"ema": state, "step": 3}, file)
-    code, said, _ = cli("convert-sit", file, "--vae", vae, "-o", tmp_path / "sit")
-    assert (code, "--prior" in said) == (0, True)
+    command = ["convert_sit.py", file, "--vae", vae, "-o", tmp_path / "sit"]
+    monkeypatch.setattr("sys.argv", [*map(str, command)])
+    main()
+    assert "--prior" in capsys.readouterr().out
     prior = load_prior(tmp_path / "sit", device="cpu")
     assert (prior.name, prior.num_classes) == ("SiT-tiny", CLASSES)
     generator = torch.Generator().manual_seed(1)
@@ -146,6 +150,16 @@ def test_checkpoints_that_are_no_sit(tmp_path, vae, name):
     with pytest.raises(InputError, match=message):
         convert_sit(tmp_path / "a.pt", tmp_path / "sit", vae=vae)
     assert not (tmp_path / "sit").exists()
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, vae, monkeypatch, capsys):
+    command = ["convert_sit.py", "none.pt", "--vae", str(vae), "-o", "sit"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    assert "error: none.pt can't be read" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_files_that_are_none(tmp_path, vae):

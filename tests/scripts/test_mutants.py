@@ -27,7 +27,7 @@ def test_sixty_mutants_apply_to_the_source_as_it_is():
 def test_what_dies_and_what_lives(monkeypatch, tmp_path, capsys):
     """A wrong result dies of its test; what no test sees lives; nothing is changed."""
     project, copy = tmp_path / "project", tmp_path / "copy"
-    for name in ("diver_lite/assets", "scripts", "tests"):
+    for name in ("diver_lite/assets", "scripts", "notebooks/bookkit", "tests"):
         (project / name).mkdir(parents=True)
     for name in ("pyproject.toml", "diver_lite/__init__.py"):
         (project / name).touch()
