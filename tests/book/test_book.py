@@ -472,9 +472,10 @@ def test_provenance_is_found_by_the_beginning_of_the_name(tmp_path):
 
 
 def source_strings():
-    """Return every string of the package and the Makefile, blanks made one."""
+    """Return every string of ours and the Makefile, blanks made one."""
     strings = [(ROOT / "Makefile").read_text("utf-8")]
-    for path in (ROOT / "diver_lite").rglob("*.py"):
+    ours = [*(ROOT / "diver_lite").rglob("*.py"), *ROOT.glob("notebooks/bookkit/*.py")]
+    for path in ours:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 strings.append(node.value)
