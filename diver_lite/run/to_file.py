@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -57,14 +56,15 @@ from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.stored import stored_images
 
-MANIFEST, RESULT, LOCK = "manifest.json", "result.json", "lock"
+MANIFEST = "manifest.json"
+RESULT = "result.json"
+LOCK = "lock"
 # the output, until it is moved to its place: a file, or a folder of shards
-WHOLE, SET = "whole.safetensors", "set"
-_SHARD = re.compile(r"\d{6,}\.safetensors")
-_OURS = re.compile(rf"{_SHARD.pattern}|whole\.safetensors|(manifest|result)\.json")
-_SCRATCH = re.compile(rf"\.({_OURS.pattern})\.\w{{8}}")  # half-written when killed
-_KNOWN_BEFORE = re.compile(rf"{LOCK}|{_SCRATCH.pattern}")
-_KNOWN = re.compile(rf"{SET}|{_OURS.pattern}|{_KNOWN_BEFORE.pattern}")
+WHOLE = "whole.safetensors"
+SET = "set"
+_TENSORS = re.compile(r"(\d{6,}|whole|set)\.safetensors")  # shards, and what follows
+# half-written when killed
+_SCRATCH = re.compile(rf"\.({_TENSORS.pattern}|(manifest|result)\.json)\.\w{{8}}")
 _PACKAGES = ("torch", "diffusers", "safetensors")
 # the files of the package whose code decides what a shard holds
 COMPUTING = (
@@ -126,20 +126,23 @@ def recover_to(
     Source: ours.
     """
     out = checked_path(out, "out")
-    images = None if images is None else checked_path(images, "images")
+    if images is not None:
+        images = checked_path(images, "images")
     switches = {"fast": fast, "overwrite": overwrite, "progress": progress}
-    switches |= {} if compile is None else {"compile": compile}
     for name, value in switches.items():
         instance(value, name, bool)
+    instance(compile, "compile", bool | None)
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1)
-    config = RecoveryConfig.recommended(prior) if config is None else config
+    if config is None:
+        config = RecoveryConfig.recommended(prior)
     job = Recovery(distilled, prior, config, seed, noise, class_map)
     sides = distilled.images.shape[-2:]
     if size is not None:
         sides = (integer(size, "size", 1, 2**12),) * 2
-    many = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
-    compile = fast and (many if compile is None else compile)
+    if compile is None:
+        compile = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
+    compile = fast and compile
     if fast:
         job.prior = accelerate_prior(job.prior, compile=compile)
 
@@ -153,54 +156,34 @@ def recover_to(
     shards = Shards(out, len(distilled), overwrite, images)
     with ExitStack() as stack:
 
-        def begin() -> tuple[dict, list[int] | None]:
+        def begin() -> tuple[dict, list[int]]:
             stack.enter_context(shards.locked(alone=processes.count == 1))
             facts = run_facts(distilled, job.classes, job.prior, noise, settings)
-            pending = shards.begin(facts, batch_size or 0, choose_batch_size(prior))
+            pending = shards.begin(facts, batch_size, choose_batch_size(prior))
             return shards.manifest, pending
 
+        def make(index: int) -> None:
+            shards.write(index, in_parts(refine, shards.batch(index)))
+
         shards.manifest, pending = processes.first(begin)
-        if pending is None:  # killed after the last step of all
-            processes.first(shards.remove)
-            return DistilledSet.load(out)
         processes.see(shards.folder / MANIFEST)
-        own = pending[processes.index :: processes.count]
-        # on a CPU as many batches at a time as there are threads, each on one
-        threads = torch.get_num_threads() if device_of(prior).type == "cpu" else 1
-        bar = progress and processes.index == 0
-        _make(shards, own, refine, bar, processes, threads)
-        merged = []
-        processes.first(lambda: merged.append(shards.finish(job.result)))
-    return merged[0] if merged else DistilledSet.load(out)
-
-
-def _make(
-    shards: Shards,
-    indices: Sequence[int],
-    refine: Callable[[range], Tensor],
-    progress: bool,
-    processes: Processes,
-    threads: int,
-) -> None:
-    """Make some of the shards, and wait until the other processes have made theirs."""
-
-    def make(index: int) -> None:
-        shards.write(index, in_parts(refine, shards.batch(index)))
-
-    done = shards.images_done()
-    bar = tqdm(
-        total=shards.count, initial=done, desc="recover", unit="img",
-        disable=not progress,
-    )  # fmt: skip
-    parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
-    with bar, one_thread():
-        looked = time.monotonic()
-        for _ in parallel(delayed(make)(index) for index in indices):
-            if time.monotonic() > looked + 1:  # others make shards, too
-                bar.update(shards.images_done() - bar.n)
-                looked = time.monotonic()
-        processes.wait()
-        bar.update(shards.images_done() - bar.n)
+        threads = 1
+        if device_of(prior).type == "cpu":  # so many batches at a time, each on one
+            threads = torch.get_num_threads()
+        parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
+        bar = tqdm(
+            desc="recover", unit="img", total=len(distilled),
+            initial=shards.images_done(),
+            disable=not (progress and pending and processes.index == 0),
+        )  # fmt: skip
+        with bar, one_thread():
+            own = pending[processes.index :: processes.count]
+            for _ in parallel(delayed(make)(index) for index in own):
+                bar.update(shards.images_done() - bar.n)  # others make some, too
+            processes.wait()
+            bar.update(shards.images_done() - bar.n)
+        processes.first(lambda: shards.finish(job.result))
+    return DistilledSet.load(out)
 
 
 @dataclass
@@ -229,9 +212,14 @@ class Shards:
         return parts_folder(self.out)
 
     @property
+    def joined(self) -> bool:
+        """Whether the output is one file, rather than the folder of all shards."""
+        return self.out.suffix != ""
+
+    @property
     def shards(self) -> Path:
         """Where the shards are: in a folder that is moved to `out`, or above."""
-        return self.folder if self.out.suffix else self.folder / SET
+        return self.folder if self.joined else self.folder / SET
 
     @property
     def run(self) -> str:
@@ -252,7 +240,7 @@ class Shards:
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        names = set(os.listdir(self.shards)) if self.shards.is_dir() else ()
+        names = {path.name for path in self.shards.glob("*")}
         return sum(
             len(self.batch(index))
             for index in self._indices()
@@ -283,36 +271,40 @@ class Shards:
             return None
         if self.folder.is_symlink() or not self.folder.is_dir():
             return self.folder.name
-        names = sorted(os.listdir(self.folder))
-        # the manifest comes before the first shard, and goes after the last
-        known = _KNOWN if MANIFEST in names else _KNOWN_BEFORE
-        return next((name for name in names if not known.fullmatch(name)), None)
+        names = os.listdir(self.folder)
+        known = {LOCK, *filter(_SCRATCH.fullmatch, names)}
+        if (
+            MANIFEST in names
+        ):  # it comes before the first shard, and goes after the last
+            known |= {MANIFEST, RESULT, SET, *filter(_TENSORS.fullmatch, names)}
+        return min({*names} - known, default=None)
 
-    def begin(self, facts: dict, batch_size: int, default: int) -> list[int] | None:
+    def begin(self, facts: dict, batch_size: int | None, default: int) -> list[int]:
         """Compare the folder with the run that begins, and return what is to do.
 
         Args:
             facts: what the result depends on.
-            batch_size: images per shard, or 0 for what the folder says, or `default`.
+            batch_size: images per shard, or None for what the folder says.
             default: what to take in a new folder.
 
         Returns:
-            Indices of the shards to make; None if even the output is finished.
+            Indices of the shards to make; none if even the output is finished.
 
         Raises:
             InputError: the folder, or the output, holds another run.
         """
         self._sweep()
         stored = self._stored()
-        size = batch_size or (stored or {}).get("batch_size") or default
+        size = batch_size or stored.get("batch_size") or default
         facts = facts | {"batch_size": size, "count": self.count}
         self.manifest = json.loads(json.dumps(facts))
+        ours = stored == self.manifest
         if is_finished(self.out):
-            if stored == self.manifest:
-                return None
+            if ours:  # killed after the last step of all
+                return []
             check_writable(self.out, overwrite=self.overwrite)
-            stored = self._empty()  # left over from a run that was done
-        if stored is not None and stored != self.manifest:
+            self._empty()  # left over from a run that was done
+        elif stored and not ours:
             raise InputError(
                 f"working folder {self.folder} belongs to another run "
                 f"({_differences(stored, self.manifest)}); go on with the settings of "
@@ -320,7 +312,7 @@ class Shards:
             )
         if self.images:
             check_writable(self.images, overwrite=self._may_replace(self.images))
-        if stored is None:
+        if not ours:
             self._write_json(MANIFEST, self.manifest)
         self.shards.mkdir(exist_ok=True)
         for name in (RESULT, WHOLE):
@@ -328,7 +320,8 @@ class Shards:
         self.begun = True
         return [index for index in self._indices() if self.read(index) is None]
 
-    def _stored(self) -> dict | None:
+    def _stored(self) -> dict:
+        """Return the manifest that is there; an empty one if there is none."""
         path = self.folder / MANIFEST
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -336,7 +329,7 @@ class Shards:
                 raise ValueError("not an object")
             return stored
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} can't be read ({first_line(error)}), so nobody knows which "
@@ -348,28 +341,26 @@ class Shards:
         file = self.path(index)
         try:
             with safe_open(file, framework="pt") as stored:
-                tags = stored.metadata() or {}
+                tags = stored.metadata()
                 images = stored.get_tensor("images")
+            if tags != self._tags(index, images):
+                raise ValueError("its contents don't fit its digest")
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError) as error:
-            return self._damaged(index, first_line(error))
-        if tags != self._tags(index, images):
-            return self._damaged(index, "its contents don't fit its digest")
+        except (SafetensorError, OSError, ValueError) as error:
+            where = self.batch(index)
+            tqdm.write(
+                f"shard {file} is damaged ({first_line(error)}): images {where[0]} .. "
+                f"{where[-1]} are recovered again",
+                file=sys.stderr,
+            )
+            file.unlink(missing_ok=True)
+            return None
         return images
 
     def _tags(self, index: int, images: Tensor) -> dict[str, str]:
         tags = {"run": self.run, "index": index, "images": fingerprint([images])}
         return {"shard": json.dumps(tags)}  # safetensors shuffles several
-
-    def _damaged(self, index: int, why: str) -> None:
-        where = self.batch(index)
-        tqdm.write(
-            f"shard {self.path(index)} is damaged ({why}): images {where[0]} .. "
-            f"{where[-1]} are recovered again",
-            file=sys.stderr,
-        )
-        self.path(index).unlink(missing_ok=True)
 
     def write(self, index: int, images: Tensor) -> None:
         """Store a shard, whole or not at all.
@@ -387,41 +378,55 @@ class Shards:
         with self._naming(), atomic_path(self.path(index), overwrite=True) as path:
             path.write_bytes(content)
 
-    def finish(self, assemble: Callable[[Any], DistilledSet]) -> DistilledSet:
-        """Merge all shards into the output, and remove the folder.
+    def finish(self, assemble: Callable[[Any], DistilledSet]) -> None:
+        """Make the output of all shards, if it isn't there, and remove the folder.
 
         Raises:
             InputError: a shard is missing by now, or the output can't be written.
         """
-        paths, images = [self.path(index) for index in self._indices()], None
-        for index in self._indices():
-            shard = self.read(index)
-            if shard is None:
-                raise InputError(
-                    f"{self.path(index)} is missing or damaged although it was "
-                    "finished; run the same command again (several processes need one "
-                    "shared folder for --out)"
-                )
-            if self.out.suffix:
-                if images is None:
-                    images = shard.new_empty(self.count, *shard.shape[1:])
-                images[self.batch(index).start : self.batch(index).stop] = shard
-        if images is None:
-            images = stored_images(paths, self.manifest["batch_size"])
-        result = assemble(images)
-        with self._naming():
-            if self.out.suffix:
-                whole = digested = result.save(self.folder / WHOLE, overwrite=True)
-            else:
-                result.save_index(self.shards, self.manifest["batch_size"])
-                (self.shards / MARKER).touch()
-                whole, digested = self.shards, self.shards / INDEX
-            self._write_images(result)
-            # from here on a new start finds out that only tidying up is left
-            self._write_json(RESULT, {"sha256": sha256(digested)})
-            move(whole, self.out, overwrite=self.overwrite)
+        if not is_finished(self.out):
+            with self._naming():
+                if self.joined:
+                    whole = self._join(assemble)
+                else:
+                    whole = self._index(assemble)
+                # from here on a new start finds out that only tidying up is left
+                self._write_json(RESULT, {"sha256": _digest(whole)})
+                move(whole, self.out, overwrite=self.overwrite)
         self.remove()
-        return result if self.out.suffix else DistilledSet.load(self.out)
+
+    def _join(self, assemble: Callable[[Any], DistilledSet]) -> Path:
+        """Write a file with the images of all shards, and the pictures."""
+        images = torch.empty(self.count, 3, *self.manifest["size"])
+        for index in self._indices():
+            rows = self.batch(index)
+            images[rows.start : rows.stop] = self._finished(index)
+        result = assemble(images)
+        whole = result.save(self.folder / WHOLE, overwrite=True)
+        self._write_images(result)
+        return whole
+
+    def _index(self, assemble: Callable[[Any], DistilledSet]) -> Path:
+        """Write what makes a set of the folder of shards, and the pictures."""
+        for index in self._indices():
+            self._finished(index)
+        rows = self.manifest["batch_size"]
+        paths = [self.path(index) for index in self._indices()]
+        result = assemble(stored_images(paths, rows))
+        result.save_index(self.shards, rows)
+        (self.shards / MARKER).touch()
+        self._write_images(result)
+        return self.shards
+
+    def _finished(self, index: int) -> Tensor:
+        images = self.read(index)
+        if images is None:
+            raise InputError(
+                f"{self.path(index)} is missing or damaged although it was finished; "
+                "run the same command again (several processes need one shared folder "
+                "for --out)"
+            )
+        return images
 
     def _write_images(self, result: DistilledSet) -> None:
         """Write the PNG folder; that of a run killed since then is replaced."""
@@ -452,10 +457,8 @@ class Shards:
             self.folder.rmdir()
 
     def _empty(self) -> None:
-        for folder in (self.folder / SET, self.folder):
-            for name in os.listdir(folder) if folder.is_dir() else ():
-                if _SHARD.fullmatch(name) or name in (WHOLE, INDEX):
-                    (folder / name).unlink()
+        for path in self._named(_TENSORS):
+            path.unlink()
         with suppress(OSError):
             (self.folder / SET / MARKER).unlink(missing_ok=True)
             (self.folder / SET).rmdir()
@@ -464,10 +467,13 @@ class Shards:
 
     def _sweep(self) -> None:
         """Remove what was half-written when a run was killed."""
-        for folder in (self.folder, self.folder / SET):
-            for name in os.listdir(folder) if folder.is_dir() else ():
-                if _SCRATCH.fullmatch(name):
-                    shutil.rmtree(folder / name, ignore_errors=True)
+        for path in self._named(_SCRATCH):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _named(self, pattern: re.Pattern) -> list[Path]:
+        """Return what has such a name, in the folder or the one for shards in it."""
+        there = [*self.folder.glob("*"), *self.folder.glob(f"{SET}/*")]
+        return [path for path in there if pattern.fullmatch(path.name)]
 
     def _write_json(self, name: str, content: dict) -> None:
         with self._naming(), atomic_path(self.folder / name, overwrite=True) as path:
@@ -491,10 +497,14 @@ def is_finished(out: str | Path) -> bool:
     folder = parts_folder(out)
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        digested = Path(out) / INDEX if Path(out).is_dir() else Path(out)
-        return (folder / MANIFEST).exists() and result["sha256"] == sha256(digested)
+        return (folder / MANIFEST).exists() and result["sha256"] == _digest(Path(out))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _digest(whole: Path) -> str:
+    """Return the digest of a file, or of the one that makes a set of a folder."""
+    return sha256(whole / INDEX if whole.is_dir() else whole)
 
 
 def check_output(
