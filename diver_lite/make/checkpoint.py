@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, describe
+from diver_lite.checks import InputError, describe, naming
 from diver_lite.files import atomic_path, save_torch, sweep
-from diver_lite.sets.reading import reading
 
 SECONDS = 60  # between two checkpoints
 _ANEW = "of this run; delete it to start anew, or choose another path"
@@ -62,7 +61,7 @@ class Training:
             return
         sweep(self.path)  # a run may be over before it saves again
         if self.path.exists():
-            with reading(self.path, f"a checkpoint {_ANEW}"):
+            with naming(self.path, f"a checkpoint {_ANEW}"):
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
                 _compare(json.loads(state["record"]), self.record)
                 for name, part in self.parts.items():
@@ -110,7 +109,7 @@ def kept(
         # a run beside this one may have been faster, with the same result
         with atomic_path(path, overwrite=True) as temporary:
             save_file(tensors, temporary, {key: json.dumps(record)})
-    with reading(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
+    with naming(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
         _compare(json.loads(file.metadata()[key]), record)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -49,6 +49,8 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
         free_bytes += reserved - torch.cuda.memory_allocated(device)
     networks: Any = prior  # of diffusers
     config = networks.transformer.config
+    if not hasattr(config, "patch_size"):  # a UNet, of which this says nothing
+        return CPU_BATCH
     tokens = (config.sample_size // config.patch_size) ** 2
     width = config.num_attention_heads * config.attention_head_dim
     of_image = 2 * tokens * 16 * width * networks.dtype.itemsize
@@ -73,12 +75,12 @@ def in_parts(work: Callable[[range], Tensor], indices: range) -> Tensor:
 
     Source: ours; what counts as "out of memory" is accelerate's list.
     """
-    parts, start, size = [], indices.start, len(indices)
-    while start < indices.stop:
-        stop = min(start + size, indices.stop)
+    parts = []
+    size = len(indices)
+    while indices:
         try:
-            parts.append(work(range(start, stop)))
-            start = stop
+            parts.append(work(indices[:size]))
+            indices = indices[size:]
             continue
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -86,17 +88,15 @@ def in_parts(work: Callable[[range], Tensor], indices: range) -> Tensor:
         # outside of "except": the error would keep the failed part's tensors alive
         from accelerate.utils.memory import clear_device_cache  # takes a second
 
-        size = (stop - start) // 2
+        size = min(size, len(indices)) // 2
         if size == 0:
             raise InputError(
                 "memory runs out even with batch_size 1; expected a device with more "
                 "free memory, a smaller prior, or a dtype of 16 bits"
             )
         clear_device_cache(garbage_collection=True)
-        warnings.warn(
-            f"memory ran out; going on from image {start} with batch_size {size}",
-            stacklevel=2,
-        )
+        where = f"going on from image {indices.start} with batch_size {size}"
+        warnings.warn(f"memory ran out; {where}", stacklevel=2)
     return torch.cat(parts)
 
 

@@ -47,16 +47,19 @@ class Processes:
     Source: accelerate's `PartialState`.
     """
 
-    def __init__(self, *, cpu: bool) -> None:
-        self.index, self.count, self.device = 0, 1, None
-        if not launched():
-            return
-        from accelerate import PartialState
+    index: int = 0
+    count: int = 1
+    device: torch.device | None = None
 
-        state: Any = PartialState(cpu=cpu, backend="gloo", timeout=PATIENCE)
-        self.index, self.count = state.process_index, state.num_processes
-        on_cpu = cpu or state.device.type == "cpu"
-        self.device = torch.device("cpu") if on_cpu else state.device
+    def __init__(self, *, cpu: bool) -> None:
+        if launched():
+            from accelerate import PartialState
+
+            state: Any = PartialState(cpu=cpu, backend="gloo", timeout=PATIENCE)
+            self.index = state.process_index
+            self.count = state.num_processes
+            on_cpu = cpu or state.device.type == "cpu"
+            self.device = torch.device("cpu") if on_cpu else state.device
 
     def first(self, job: Callable[[], Answer]) -> Answer:
         """Let process 0 do a job; return its answer, or raise its error, in all.
@@ -64,18 +67,17 @@ class Processes:
         Raises:
             InputError: what the job raised; or a process is gone.
         """
-        outcome: list[Any] = [None, None]
+        if self.count == 1:
+            return job()
+        from accelerate.utils import broadcast_object_list
+
+        outcome: list[Any] = [None, None]  # an answer, or what is wrong
         if self.index == 0:
             try:
                 outcome[0] = job()
             except InputError as error:
-                if self.count == 1:
-                    raise
                 outcome[1] = str(error)
-        if self.count > 1:
-            from accelerate.utils import broadcast_object_list
-
-            self._talk(lambda: broadcast_object_list(outcome))
+        self._talk(lambda: broadcast_object_list(outcome))
         if outcome[1] is not None:
             raise InputError(outcome[1])
         return outcome[0]

@@ -33,8 +33,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, first_line, instance, integer, naming
-from diver_lite.checks import path as checked_path
+from diver_lite import checks
+from diver_lite.checks import InputError, first_line
 from diver_lite.devices import one_thread
 from diver_lite.files import (
     MARKER,
@@ -125,21 +125,21 @@ def recover_to(
 
     Source: ours.
     """
-    out = checked_path(out, "out")
+    out = checks.path(out, "out")
     if images is not None:
-        images = checked_path(images, "images")
+        images = checks.path(images, "images")
     switches = {"fast": fast, "overwrite": overwrite, "progress": progress}
     for name, value in switches.items():
-        instance(value, name, bool)
-    instance(compile, "compile", bool | None)
+        checks.instance(value, name, bool)
+    checks.instance(compile, "compile", bool | None)
     if batch_size is not None:
-        batch_size = integer(batch_size, "batch_size", 1)
+        batch_size = checks.integer(batch_size, "batch_size", 1)
     if config is None:
         config = RecoveryConfig.recommended(prior)
     job = Recovery(distilled, prior, config, seed, noise, class_map)
     sides = distilled.images.shape[-2:]
     if size is not None:
-        sides = (integer(size, "size", 1, 2**12),) * 2
+        sides = (checks.integer(size, "size", 1, 2**12),) * 2
     if compile is None:
         compile = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
     compile = fast and compile
@@ -273,9 +273,7 @@ class Shards:
             return self.folder.name
         names = os.listdir(self.folder)
         known = {LOCK, *filter(_SCRATCH.fullmatch, names)}
-        if (
-            MANIFEST in names
-        ):  # it comes before the first shard, and goes after the last
+        if MANIFEST in names:  # comes before the first shard, and goes after the last
             known |= {MANIFEST, RESULT, SET, *filter(_TENSORS.fullmatch, names)}
         return min({*names} - known, default=None)
 
@@ -386,10 +384,7 @@ class Shards:
         """
         if not is_finished(self.out):
             with self._naming():
-                if self.joined:
-                    whole = self._join(assemble)
-                else:
-                    whole = self._index(assemble)
+                whole = self._join(assemble) if self.joined else self._index(assemble)
                 # from here on a new start finds out that only tidying up is left
                 self._write_json(RESULT, {"sha256": _digest(whole)})
                 move(whole, self.out, overwrite=self.overwrite)
@@ -484,7 +479,7 @@ class Shards:
             f"; finished images are kept in {self.folder}: make room and run the same "
             "command again"
         )
-        return naming(self.out, output=True, advice=advice)
+        return checks.naming(self.out, output=True, advice=advice)
 
 
 def parts_folder(out: str | Path) -> Path:
