@@ -69,12 +69,14 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     percent: Any = table.assign(accuracy=100 * table["accuracy"])
     scores = percent.groupby(["set", "judge"])["accuracy"]
     means = scores.mean().unstack("judge")  # sets x judges
+    trainings = scores.size().unstack("judge")
     summary = scores.agg(_mean_and_std).unstack("judge")
     summary = summary.reindex(index=sets, columns=judges)
     for group in groups:
         if len(members[group]) > 1:
             mean = means[members[group]].mean(axis=1)
-            summary[group] = mean.dropna().map("{:.1f}".format)
+            several = trainings[members[group]].count(axis=1) > 1  # of its judges
+            summary[group] = mean[several].dropna().map("{:.1f}".format)
         columns = {f"vs {baseline}": _points, "verdict": _marked}
         for column, say in columns.items():
             cells = {name: say(compared[name, group]) for name in others}
