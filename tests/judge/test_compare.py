@@ -262,6 +262,14 @@ def test_one_failed_judge_does_not_weigh_on_the_unseen_mean():
     assert summary.loc["b", "ShuffleNetV2"] == "60.0"  # one training has no spread
 
 
+def test_a_set_with_one_judge_of_a_group_has_no_mean_of_it():
+    """Beside means of two judges it would be one of something else."""
+    table = table_of([[0.1, 0.3], [0.1, 0.3]])
+    table = table[(table["set"] == "a") | (table["judge"] != "ResNet18")]
+    summary = summarise(table, "a")["unseen, BN"]
+    assert summary.to_dict() == {"a": "50.0", "b": "-"}
+
+
 def test_tables_as_files(tmp_path):
     """CSV reads back, Markdown and LaTeX escape what means something to them."""
     summary = summarise(table_of([[0.1, 0.3], [-0.1, 0.1]]), "a")
