@@ -31,7 +31,7 @@ COMMANDS = [
         ("recover", "fashion-mnist-mtt-ipc1", *GARMENTS, *QUICK, *more)
         for more in (
             ("--plain",),
-            ("--set", "window=full", "--set", "vae_posterior=sample"),
+            ("--set", "window=full", "--set", "guidance_sigma=one"),
             ("--set", "inheritance=False", "--batch-size", "3"),
             ("--set", "guidance_target=latent", "--set", "clip_input=False"),
             ("--size", "28", "--images", "png"),

@@ -226,7 +226,6 @@ def test_steps_of_nonsense(name, tiny_prior):
     ("method", "name"),
     [
         ("encode", "images"),
-        ("encode", "posterior_noise"),
         ("decode", "latents"),
         ("predict_noise", "latents"),
         ("predict_noise", "timestep"),
@@ -237,7 +236,7 @@ def test_steps_of_nonsense(name, tiny_prior):
 def test_asking_a_prior_nonsense(method, name, tiny_prior):
     size, latents = tiny_prior.image_size, torch.zeros(1, *tiny_prior.latent_shape)
     good = {
-        "encode": {"images": torch.zeros(1, 3, size, size), "posterior_noise": None},
+        "encode": {"images": torch.zeros(1, 3, size, size)},
         "decode": {"latents": latents},
         "predict_noise": {
             "latents": latents,

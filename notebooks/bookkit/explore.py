@@ -440,9 +440,10 @@ class _Rows(dict[str, Tensor]):
         Pictures take at most a fifth of the time: after each one it waits four times as
         long.
         """
-        if self._see is None:
+        see = self._see
+        if see is None:
             return prior
-        return _Followed(prior, lambda t, rows: self._see(self.figure(t, **rows)), name)
+        return _Followed(prior, lambda t, rows: see(self.figure(t, **rows)), name)
 
 
 class _Followed(Wrapped):

@@ -135,13 +135,13 @@ def test_the_bar_begins_with_what_is_done(go, stop_after, capsys):
     assert "20/20" in last
 
 
-def test_given_noise_and_posterior_samples_go_on_too(go, out, tiny_prior, stop_after):
+def test_given_noise_goes_on_too(go, out, tiny_prior, stop_after):
     """Whatever is random belongs to the image and not to the run."""
     noise = torch.randn(
         20, *tiny_prior.latent_shape, generator=torch.Generator().manual_seed(3)
     )
     options = {
-        "config": RecoveryConfig(num_inference_steps=2, vae_posterior="sample"),
+        "config": RecoveryConfig(num_inference_steps=2),
         "noise": noise,
     }
     plain = go(out=None, **options)
