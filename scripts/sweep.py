@@ -46,7 +46,6 @@ SWEEPS = {
     "guidance_scale": (1.0, 2.5, 4.0),
     "num_inference_steps": (10, 25, 100),
     "start": ("published",),
-    "vae_posterior": ("sample",),
     "clip_input": (False,),
 }
 

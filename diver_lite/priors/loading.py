@@ -36,6 +36,7 @@ TEXT_NETWORKS = {
     "vae": NETWORKS["vae"],
     "text_encoder": ("CLIPTextModel",),
 }
+LIBRARY = {"text_encoder": "transformers"}
 PARTS = (*NETWORKS, "scheduler")
 SUPPORTED = (
     "supported are DiT and SiT (DiTTransformer2DModel: noise, v_prediction or flow), "
@@ -79,7 +80,7 @@ def load_prior(
     checks.path(name, "prior")
     device = resolve_device(device)
     if dtype is None:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = {"cuda": torch.bfloat16}.get(device.type, torch.float32)
     known = (torch.float32, torch.float16, torch.bfloat16)
     found = any(dtype is one for one in known)
     checks.require(found, "dtype", dtype, f"one of {known}")
@@ -105,7 +106,7 @@ def load_prior(
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device asked for, or the best one; refuse one that is not there."""
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = {True: "cuda", False: "cpu"}[torch.cuda.is_available()]
     try:
         found = torch.device(device)
         if found.type == "meta":  # without values
@@ -144,46 +145,37 @@ def _download(name: str, instead: str) -> Path:
 
 def _read_folder(root: Path, text: dict) -> DiTPrior:
     """Read a folder of diffusers' format; broken ones raise `InputError`."""
-    schedule = _read_json(root / "scheduler" / "scheduler_config.json", root)
-    with naming(root / "scheduler" / "scheduler_config.json"):
-        _bounded(schedule)
+    schedule = _read_config(root, "scheduler/scheduler_config.json")
     in_words = (root / "unet").is_dir() and not (root / "transformer").is_dir()
-    networks = TEXT_NETWORKS if in_words else NETWORKS
-    index, own = _read_json(root / "model_index.json", root), root / "diver_lite.json"
-    if not in_words and text:
+    index = _read_json(root / "model_index.json", root)
+    if text and not in_words:
         raise InputError(f"{min(text)} is for priors told in words; {root} is none")
     if (root / "text_encoder_2").is_dir() or (root / "text_encoder_3").is_dir():
         kind = checks.describe(index.get("_class_name"))
         raise InputError(f"{root} is a {kind} of several text encoders; {SUPPORTED}")
+    networks = NETWORKS
+    if in_words:
+        networks = TEXT_NETWORKS
     for part, expected in networks.items():
-        config = _read_json(root / part / "config.json", root)
-        written = config.get("architectures")  # as transformers calls it
-        first = written[0] if isinstance(written, list) and written else None
-        found = config.get("_class_name") or first
+        config = _read_config(root, f"{part}/config.json")
+        found = config.get("_class_name")
+        if found is None:  # as transformers calls it
+            found = next(iter(config.get("architectures") or ()), None)
         if found not in expected:
             raise InputError(
                 f"{part} is a {found}, expected a {expected[0]}; {SUPPORTED}"
             )
-        with naming(root / part / "config.json"):
-            _bounded(config)
-    info = _read_json(own, root) if os.path.lexists(own) else {}
+    info = _read_info(root)
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
-    checks.instance(info.get("name", ""), "name in diver_lite.json", str)
-    advice = info.get("recommended", {})  # settings of a recovery, by name
-    checks.instance(advice, "recommended in diver_lite.json", dict)
-    how = info.get("image_fit", "resize")
-    checks.one_of(how, "image_fit in diver_lite.json", ("pad", "resize"))
-    module_of = dict.fromkeys(networks, "diffusers")
     if in_words:
         _need_transformers()
-        module_of["text_encoder"] = "transformers"
     models = {}
     try:
         scheduler = _build_scheduler(schedule)
         for part, (kind, *_) in networks.items():
             # costs seconds, so only when a prior is loaded
-            library = importlib.import_module(module_of[part])
+            library = importlib.import_module(LIBRARY.get(part, "diffusers"))
             models[part] = _load_network(getattr(library, kind), root, part)
         if in_words:
             longest = models["text_encoder"].config.max_position_embeddings
@@ -192,21 +184,35 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
         raise file_error(
             root, f" can't be loaded: {checks.first_line(error)}"
         ) from None
-    transformer, vae = models["unet" if in_words else "transformer"], models["vae"]
-    if vae.config.latent_channels != transformer.config.in_channels:
+    for part in networks:
+        models[part].eval().requires_grad_(False)
+    vae = models["vae"]
+    denoiser = models[next(iter(networks))]
+    if vae.config.latent_channels != denoiser.config.in_channels:
         found = f"the VAE has {vae.config.latent_channels} latent channels"
-        wanted = transformer.config.in_channels
+        wanted = denoiser.config.in_channels
         raise InputError(f"{found}, the transformer expects {wanted}")
-    for module in models.values():
-        if isinstance(module, torch.nn.Module):
-            module.eval().requires_grad_(False)
     if in_words:
         return _text_prior(models, scheduler, schedule, info, text)
     if info.get("timestep_embedding") == "sit":
-        use_sit_timesteps(transformer)
-    count = transformer.config.num_embeds_ada_norm
+        use_sit_timesteps(denoiser)
+    count = denoiser.config.num_embeds_ada_norm
     class_names = tuple(str(names.get(str(i), f"class {i}")) for i in range(count))
-    return DiTPrior(transformer, vae, scheduler, class_names, info)
+    return DiTPrior(denoiser, vae, scheduler, class_names, info)
+
+
+def _read_info(root: Path) -> dict:
+    """Return what a folder says about itself in our own file, if it has one."""
+    path = root / "diver_lite.json"
+    if not os.path.lexists(path):
+        return {}
+    info = _read_json(path, root)
+    checks.instance(info.get("name", ""), f"name in {path.name}", str)
+    advice = info.get("recommended", {})  # settings of a recovery, by name
+    checks.instance(advice, f"recommended in {path.name}", dict)
+    how = info.get("image_fit", "resize")
+    checks.one_of(how, f"image_fit in {path.name}", ("pad", "resize"))
+    return info
 
 
 def _load_network(kind: Any, root: Path, part: str) -> Any:
@@ -229,11 +235,10 @@ def load_vae(folder: str | Path) -> Any:
     import diffusers
 
     root = checks.path(folder, "vae")
-    root = root / "vae" if (root / "vae").is_dir() else root
-    config = _read_json(root / "config.json", root)
+    if (root / "vae").is_dir():
+        root /= "vae"
+    config = _read_config(root, "config.json")
     checks.one_of(config.get("_class_name"), "class of the VAE", NETWORKS["vae"])
-    with naming(root / "config.json"):
-        _bounded(config)
     try:
         return _load_network(diffusers.AutoencoderKL, root.parent, root.name)
     except Exception as error:
@@ -269,13 +274,17 @@ def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: 
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if found := unet.config.get(name):
             raise InputError(f"unet has {name} {found!r}, as SDXL has; {SUPPORTED}")
-    width, wanted = encoder.config.hidden_size, unet.config.cross_attention_dim
+    width = encoder.config.hidden_size
+    wanted = unet.config.cross_attention_dim
     if width != wanted:
         raise InputError(f"the text encoder is {width} wide, the unet expects {wanted}")
-    lcm = schedule.get("_class_name") == "LCMScheduler"
-    kind = ConsistencyPrior if lcm or unet.config.time_cond_proj_dim else TextPrior
-    given = {name: schedule.get(name) for name in LCM_SAYS}
-    info = info | {name: value for name, value in given.items() if value is not None}
+    kind = TextPrior
+    if schedule.get("_class_name") == "LCMScheduler" or unet.config.time_cond_proj_dim:
+        kind = ConsistencyPrior
+    given = {
+        name: schedule[name] for name in LCM_SAYS if schedule.get(name) is not None
+    }
+    info = info | given
     return kind(
         unet, models["vae"], scheduler, (), info, models["tokenizer"], encoder, **text
     )
@@ -284,26 +293,30 @@ def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: 
 def _bounded(config: dict) -> None:
     """Raise at sizes that nobody has: diffusers would make them before it looks."""
     for name, value in config.items():
-        values = value if isinstance(value, list) else [value]
-        length = 100 if "block" in name else 100_000
-        checks.integer(len(values), f"length of {name}", 0, length)
-        highest = 1000 if "layers" in name else 100_000
+        values = [value]
+        if isinstance(value, list):
+            values = value
+            checks.integer(len(values), f"length of {name}", 0, 100)
+        highest = 100_000
+        if "layers" in name:
+            highest = 1000
         for number in values:
             if isinstance(number, int):
                 checks.require(number <= highest, name, number, f"at most {highest}")
-    size, patch = config.get("sample_size", 0), config.get("patch_size", 0)
-    heads = config.get("num_attention_heads", 0)
-    width = config.get("attention_head_dim", 0)
-    if all(isinstance(n, int) and n > 0 for n in (size, patch, heads, width)):
-        table = (size // patch) ** 2 * heads * width  # of positions, built at once
-        checks.integer(table, "positions x channels of the transformer", 1, 2**26)
+    table = ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
+    numbers = [config.get(name) for name in table]
+    if all(isinstance(number, int) and number > 0 for number in numbers):
+        size, patch, heads, width = numbers  # of the positions, built at once
+        count = (size // patch) ** 2 * heads * width
+        checks.integer(count, "positions x channels of the transformer", 1, 2**26)
 
 
 def _typed(kind: Any, config: dict) -> None:
     """Raise where a number isn't what a class of diffusers declares it to be."""
     for name, hint in get_type_hints(kind.__init__).items():
-        several = get_origin(hint) in (Union, UnionType)
-        kinds = {*get_args(hint)} if several else {hint}
+        kinds = {hint}
+        if get_origin(hint) in (Union, UnionType):
+            kinds = {*get_args(hint)}
         value = config.get(name)
         if value is None and (name not in config or NoneType in kinds):
             continue
@@ -328,16 +341,19 @@ def _build_scheduler(config: dict):
     kind = config.get("_class_name")
     if kind == "FlowMatchEulerDiscreteScheduler":
         return _build_flow(config)
-    needed = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    for name in needed[:1] if config.get("trained_betas") else needed:
+    needed = ["num_train_timesteps"]
+    if not config.get("trained_betas"):
+        needed += ["beta_start", "beta_end", "beta_schedule"]
+    for name in needed:
         if config.get(name) is None:
             raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
     # what says more of the schedule than its betas do, and the value that doesn't;
     # files of 2022 may lack the first
     velocity = config.get("prediction_type") == "v_prediction"
-    predicted = "v_prediction" if velocity else "epsilon"
-    usual = {"prediction_type": predicted, "use_flow_sigmas": False}
-    for name, value in (usual | {"snr_shift_scale": 1}).items():
+    usual = {"use_flow_sigmas": False, "snr_shift_scale": 1}
+    if not velocity:
+        usual["prediction_type"] = "epsilon"
+    for name, value in usual.items():
         if (config.get(name) or value) != value:
             raise ValueError(
                 f"the scheduler, a {kind}, has {name} {config[name]!r}; expected "
@@ -346,9 +362,12 @@ def _build_scheduler(config: dict):
     known = inspect.signature(diffusers.DDIMScheduler).parameters
     shared = {name: value for name, value in config.items() if name in known}
     scheduler = diffusers.DDIMScheduler(**shared)
-    alphas, total = scheduler.alphas_cumprod, config["num_train_timesteps"]
+    alphas = scheduler.alphas_cumprod
+    total = config["num_train_timesteps"]
     falling = bool((alphas.diff() < 0).all())
-    lowest = -1e-9 if velocity else 0  # a velocity tells the image from pure noise, too
+    lowest = 0.0
+    if velocity:  # which tells the image from pure noise, too
+        lowest = -1e-9
     if not (
         len(alphas) == total > 1 and falling and lowest < alphas[-1] < alphas[0] < 1
     ):
@@ -403,6 +422,14 @@ class SiTTimesteps(torch.nn.Module):
 
         t = 1 - timesteps.float() / 1000
         return get_timestep_embedding(t, 256, True, downscale_freq_shift=0)
+
+
+def _read_config(root: Path, name: str) -> dict:
+    """Return the config of a part, whose numbers are such as somebody may have."""
+    config = _read_json(root / name, root)
+    with naming(root / name):
+        _bounded(config)
+    return config
 
 
 def _read_json(path: Path, root: Path) -> dict:
