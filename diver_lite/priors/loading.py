@@ -281,10 +281,8 @@ def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: 
     kind = TextPrior
     if schedule.get("_class_name") == "LCMScheduler" or unet.config.time_cond_proj_dim:
         kind = ConsistencyPrior
-    given = {
-        name: schedule[name] for name in LCM_SAYS if schedule.get(name) is not None
-    }
-    info = info | given
+    given = {name: schedule.get(name) for name in LCM_SAYS}
+    info = info | {name: value for name, value in given.items() if value is not None}
     return kind(
         unet, models["vae"], scheduler, (), info, models["tokenizer"], encoder, **text
     )
@@ -293,18 +291,15 @@ def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: 
 def _bounded(config: dict) -> None:
     """Raise at sizes that nobody has: diffusers would make them before it looks."""
     for name, value in config.items():
-        values = [value]
-        if isinstance(value, list):
-            values = value
-            checks.integer(len(values), f"length of {name}", 0, 100)
-        highest = 100_000
-        if "layers" in name:
-            highest = 1000
+        values = value if isinstance(value, list) else [value]
+        length = 100 if "block" in name else 100_000
+        checks.integer(len(values), f"length of {name}", 0, length)
+        highest = 1000 if "layers" in name else 100_000
         for number in values:
             if isinstance(number, int):
                 checks.require(number <= highest, name, number, f"at most {highest}")
     table = ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
-    numbers = [config.get(name) for name in table]
+    numbers: list[Any] = [config.get(name) for name in table]
     if all(isinstance(number, int) and number > 0 for number in numbers):
         size, patch, heads, width = numbers  # of the positions, built at once
         count = (size // patch) ** 2 * heads * width
