@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,8 @@ def join(
         An index into `others` for each of `names`. `InputError`: a name isn't there,
         or more than once on either side, or numbers have another number of classes.
     """
-    names, others = list(names), list(others)
+    names = list(names)
+    others = list(others)
     if names == others:
         return list(range(len(names)))
     advice = advice or f"choose data of the same classes (--data), or {_NAME_THEM}"
@@ -67,21 +68,26 @@ def join(
             stacklevel=3,
         )
         return list(range(len(names)))
-    folded, found = [_fold(name) for name in others], []
+    folded = [_fold(name) for name in others]
+    found: list[int] = []
     for name in names:
-        places, key = (others, name) if name in others else (folded, _fold(name))
-        if key not in places:
+        places = _places(name, others) or _places(_fold(name), folded)
+        if not places:
             raise InputError(
                 f"class {name!r} of {ours} is not among those of {theirs} {sides}"
             )
-        if places.count(key) > 1 or places.index(key) in found:
-            whose = theirs if places.count(key) > 1 else ours
+        if len(places) > 1 or places[0] in found:
+            whose = theirs if len(places) > 1 else ours
             raise InputError(
                 f"class {name!r} is there more than once among those of {whose}, so "
                 f"names don't tell which is meant {sides}"
             )
-        found.append(places.index(key))
+        found += places
     return found
+
+
+def _places(name: str, among: Sequence[str]) -> list[int]:
+    return [i for i, other in enumerate(among) if other == name]
 
 
 def in_order_of(
@@ -100,12 +106,15 @@ def in_order_of(
     order = join(distilled.class_names, names, ours, theirs)
     if order == list(range(len(order))):
         return distilled
-    soft, table = distilled.soft_labels, torch.tensor(order)
+    table = torch.tensor(order)
+    soft = distilled.soft_labels
+    if soft is not None:
+        soft = soft[:, table.argsort()]
     return replace(
         distilled,
         labels=table[distilled.labels],
         class_names=tuple(names),
-        soft_labels=None if soft is None else soft[:, table.argsort()],
+        soft_labels=soft,
     )
 
 
@@ -138,10 +147,7 @@ def prior_classes(
             if {*keys} != {*class_map}:
                 raise ValueError
             class_map = [class_map[key] for key in keys]
-        if isinstance(class_map, Set):  # has no order
-            raise ValueError
-        given = class_map if isinstance(class_map, Tensor) else list(class_map)
-        table = torch.as_tensor(given).cpu()
+        table = torch.as_tensor(class_map).cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
             f"class_map is {describe(class_map)}; expected {len(names)} integers, in "

@@ -169,8 +169,12 @@ class DistilledSet:
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        header = {"format_version": FORMAT_VERSION, "class_names": self.class_names}
-        header |= {"provenance": provenance, **more}
+        header = {
+            "format_version": FORMAT_VERSION,
+            "class_names": self.class_names,
+            "provenance": provenance,
+            **more,
+        }
         save_file(contiguous, path, {"diver_lite": json.dumps(header)})
 
     @classmethod
@@ -184,11 +188,10 @@ class DistilledSet:
         path = Path(path)
         numbered = path.is_dir()
         file = path / INDEX if numbered else path
-        if not file.is_file():
-            raise InputError(f"source {file}: no such file")
         with naming(file, on_disk.WHOLE), safe_open(file, "pt") as stored:
             names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
             header = _header(stored.metadata(), names, numbered)
+            about = {name: header[name] for name in ("class_names", "provenance")}
             shape = () if numbered else stored.get_slice("images").get_shape()
             if 4 * math.prod(shape) > on_disk.LARGE:
                 names.remove("images")
@@ -196,14 +199,14 @@ class DistilledSet:
         with naming(file):
             if numbered:
                 rows = checks.integer(header.get("rows"), "rows of a file", 1)
-                some = bool(tensors["labels"].numel())
-                require(some, "labels", tensors["labels"], "one for each image")
-                number = -(-tensors["labels"].numel() // rows)
-                files = [path / f"{i:06d}.safetensors" for i in range(number)]
+                count = tensors["labels"].numel()
+                require(count > 0, "labels", tensors["labels"], "one for each image")
+                files = [
+                    path / f"{i:06d}.safetensors" for i in range(-(-count // rows))
+                ]
                 tensors["images"] = on_disk.stored_images(files, rows)
             elif "images" not in tensors:
                 tensors["images"] = on_disk.stored_images([file])
-            about = {name: header[name] for name in ("class_names", "provenance")}
             return cls(**tensors, **about)
 
 
@@ -218,10 +221,7 @@ def _header(metadata: Any, names: Sequence[str], numbered: bool) -> dict:
         )
     try:
         header = json.loads(text)
-        version = header["format_version"]
-        kinds = {"format_version": int, "class_names": list, "provenance": dict}
-        for name, kind in kinds.items():
-            checks.instance(header[name], name, kind)
+        version = checks.integer(header["format_version"], "format_version", 1)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"damaged metadata ({error})") from None
     if version > FORMAT_VERSION:

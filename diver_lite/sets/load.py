@@ -91,7 +91,8 @@ def load_distilled(
     """
     one_of(format, "format", ("auto", *FORMATS))
     paths = _find(source)
-    dataset = None if dataset is None else dataset_name(dataset)
+    if dataset is not None:
+        dataset = dataset_name(dataset)
     given = {
         "experiment": experiment,
         "zca": zca,
@@ -101,9 +102,8 @@ def load_distilled(
         "normalisation": normalisation,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    own = format == "diver-lite" or paths[0].suffix == ".safetensors"
-    own = own or (paths[0] / INDEX).is_file()
-    if own and format in ("auto", "diver-lite"):
+    ours = paths[0].suffix == ".safetensors" or (paths[0] / INDEX).is_file()
+    if format == "diver-lite" or (format == "auto" and ours):
         if options or len(paths) > 1:
             raise InputError(
                 f"{paths[0]}: format 'diver-lite' is one file and has nothing to undo; "
@@ -133,21 +133,21 @@ def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
     subset = imagenet_subset(subset)
     if distilled.provenance.get("dataset") == f"{subset}-ncfm":
         subset = f"{subset}-ncfm"
-    names, found = class_names(subset), distilled.class_names
+    names = class_names(subset)
+    found = distilled.class_names
     if len(found) != len(names):
         raise InputError(
             f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
         )
     if is_numbered(found):
         return replace(distilled, class_names=names), subset
-    if strange := list(Counter(found) - Counter(names)):
-        (lacking, *_) = Counter(names) - Counter(found)
-        fits = [name for name in SUBSETS if class_names(name) == found]
-        raise InputError(
-            f"the set's classes are not those of subset {subset!r}: it has "
-            f"{strange[0]!r} instead of {lacking!r}"
-            + (f"; they are those of {fits[0]!r}" if fits else "")
-        )
+    if strange := [*(Counter(found) - Counter(names))]:
+        lacking = [*(Counter(names) - Counter(found))]
+        message = f"the set's classes are not those of subset {subset!r}: it has "
+        message += f"{strange[0]!r} instead of {lacking[0]!r}"
+        if fits := [name for name in SUBSETS if class_names(name) == found]:
+            message += f"; they are those of {fits[0]!r}"
+        raise InputError(message)
     return in_order_of(distilled, names, theirs=f"subset {subset!r}"), subset
 
 

@@ -19,7 +19,8 @@ SUBSETS = {
     for subset, indices in TABLES["subsets"].items()
 }
 _CLASSES = {dataset: tuple(names) for dataset, names in TABLES["classes"].items()}
-FASHION_MNIST_CLASSES, CIFAR10_CLASSES = _CLASSES["fashion-mnist"], _CLASSES["cifar10"]
+FASHION_MNIST_CLASSES = _CLASSES["fashion-mnist"]
+CIFAR10_CLASSES = _CLASSES["cifar10"]
 DATASETS = (*_CLASSES, "tiny-imagenet", "imagenet", *SUBSETS)
 # Other spellings in circulation; hyphens, underscores, blanks and case don't matter.
 ALIASES = {

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from diver_lite import __version__
-from diver_lite.checks import InputError, first_line, one_of, printable
+from diver_lite.checks import InputError, one_of, printable
 from diver_lite.files import atomic_path, fingerprint, save_torch
 from diver_lite.sets.classes import in_order_of, is_numbered, origin
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import write_pictures
-from diver_lite.sets.names import class_names, dataset_name
+from diver_lite.sets.names import DATASETS, class_names
 from diver_lite.sets.normalisation import Statistics, known_statistics
 
 # name -> what it is, and the ending that its output's name must have ("": a folder)
@@ -126,22 +126,16 @@ def in_published_order(distilled: DistilledSet) -> DistilledSet:
 
     Tools that store numbers for labels take them to be in the data set's own order.
     """
-    try:
-        found = dataset_name(origin(distilled) or "")
-    except InputError:
+    found = origin(distilled) or ""
+    if found not in DATASETS:
         raise InputError(
             "the set doesn't say which data set it distils, so neither the order of "
             "its classes nor mean and std are known; pass dataset= (--dataset)"
-        ) from None
+        )
     names = class_names(found)
     if is_numbered(distilled.class_names) and len(distilled.class_names) == len(names):
         distilled = replace(distilled, class_names=names)
-    try:
-        ordered = in_order_of(distilled, names, theirs=f"data set {found!r}")
-    except InputError as error:
-        raise InputError(
-            f"the classes have no place in the order of {found!r}: {first_line(error)}"
-        ) from None
+    ordered = in_order_of(distilled, names, theirs=f"data set {found!r}")
     return replace(ordered, provenance=ordered.provenance | {"dataset": found})
 
 
