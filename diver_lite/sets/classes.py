@@ -192,4 +192,6 @@ def _fold(name: str) -> str:
 
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(map(repr, names[:3]))
-    return shown if len(names) <= 3 else f"{shown}, ..., {len(names)} in all"
+    if len(names) > 3:
+        shown += f", ..., {len(names)} in all"
+    return shown

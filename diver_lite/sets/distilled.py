@@ -121,7 +121,9 @@ class DistilledSet:
     def ipc(self) -> int | None:
         """Images per class, or None if the classes don't have equally many."""
         counts = torch.bincount(self.labels, minlength=len(self.class_names))
-        return int(counts[0]) if bool((counts == counts[0]).all()) else None
+        if bool((counts == counts[0]).all()):
+            return int(counts[0])
+        return None
 
     def save(
         self,
@@ -192,9 +194,10 @@ class DistilledSet:
             names = sorted({"images", "labels", "soft_labels"} & {*stored.keys()})
             header = _header(stored.metadata(), names, numbered)
             about = {name: header[name] for name in ("class_names", "provenance")}
-            shape = () if numbered else stored.get_slice("images").get_shape()
-            if 4 * math.prod(shape) > on_disk.LARGE:
-                names.remove("images")
+            if not numbered:
+                shape = stored.get_slice("images").get_shape()
+                if 4 * math.prod(shape) > on_disk.LARGE:
+                    names.remove("images")
             tensors = {name: stored.get_tensor(name) for name in names}
         with naming(file):
             if numbered:
@@ -213,8 +216,8 @@ class DistilledSet:
 def _header(metadata: Any, names: Sequence[str], numbered: bool) -> dict:
     """Return what a set's file says about itself, as it must be, or raise."""
     text = (metadata or {}).get("diver_lite")
-    needed = {"labels"} if numbered else {"images", "labels"}
-    if text is None or not needed <= set(names):
+    whole = "labels" in names and (numbered or "images" in names)
+    if text is None or not whole:
         raise InputError(
             f"a .safetensors file with {[*names]}, but not a distilled set; "
             "expected images, labels and 'diver_lite' metadata"

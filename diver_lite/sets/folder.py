@@ -43,12 +43,12 @@ def class_folders(place: Path) -> list[Path]:
     return sorted(f for f in place.iterdir() if f.is_dir() and f.name[0] != ".")
 
 
-def image_files(folder: Path, nested: bool = False) -> list[Path]:
-    """Return the images in a class folder, and in folders therein; sorted, none hidden.
+def image_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the images in a class folder, or of "**/*" in all of it, none hidden.
 
-    Raises `InputError`: the folder is empty.
+    They are sorted by folder and name. Raises `InputError`: the folder is empty.
     """
-    inside = [f for f in folder.glob("**/*" if nested else "*") if f.name[0] != "."]
+    inside = [file for file in folder.glob(pattern) if file.name[0] != "."]
     if not inside:
         raise InputError(f"class folder {folder.name!r} is empty; {ONE_EACH}")
     known = {
@@ -77,7 +77,8 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
 
     Source: ours; the 1000 WordNet ids are in the order of ImageNet's indices.
     """
-    names, indices = class_names(subset), imagenet_indices(subset)
+    names = class_names(subset)
+    indices = imagenet_indices(subset)
     ids = sorted(f for f in folders if re.fullmatch(r"n\d{8}", f))
     if subset != "imagenet":
         ids = [WORDNET_IDS[index] for index in indices]

@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from diver_lite.assets import asset_path
 from diver_lite.checks import InputError, describe
 
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Return stand-in names for classes that nobody has named."""
+    return tuple(f"class {index}" for index in range(count))
+
+
 # Lists and numbers of other people, with their sources.
 TABLES = json.loads(asset_path("datasets.json").read_text("utf-8"))
 # ImageNet-1k index -> WordNet id, of each class of the subsets
@@ -19,9 +25,10 @@ SUBSETS = {
     for subset, indices in TABLES["subsets"].items()
 }
 _CLASSES = {dataset: tuple(names) for dataset, names in TABLES["classes"].items()}
+_CLASSES["tiny-imagenet"] = numbered(200)  # its files name them by WordNet id only
 FASHION_MNIST_CLASSES = _CLASSES["fashion-mnist"]
 CIFAR10_CLASSES = _CLASSES["cifar10"]
-DATASETS = (*_CLASSES, "tiny-imagenet", "imagenet", *SUBSETS)
+DATASETS = (*_CLASSES, "imagenet", *SUBSETS)
 # Other spellings in circulation; hyphens, underscores, blanks and case don't matter.
 ALIASES = {
     alias: dataset
@@ -70,8 +77,8 @@ def dataset_in(text: str) -> str | None:
 def class_names(dataset: str) -> tuple[str, ...]:
     """Return the names of the classes of one of `DATASETS`, in label order.
 
-    Source: `TABLES`; torchvision's list for all of ImageNet; Tiny ImageNet's classes
-    are numbered, as its files name them by WordNet id only.
+    Source: `TABLES`; torchvision's list for all of ImageNet. Tiny ImageNet's are only
+    numbered.
     """
     if dataset in SUBSETS:
         return tuple(name for _, name in SUBSETS[dataset])
@@ -79,7 +86,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
         from torchvision.models import ResNet18_Weights
 
         return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
-    return numbered(200) if dataset == "tiny-imagenet" else _CLASSES[dataset]
+    return _CLASSES[dataset]
 
 
 def imagenet_subset(name: str) -> str:
@@ -107,11 +114,6 @@ def imagenet_indices(subset: str) -> tuple[int, ...]:
     if subset == "imagenet":
         return tuple(range(1000))
     return tuple(index for index, _ in SUBSETS[subset])
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """Return stand-in names for classes that nobody has named."""
-    return tuple(f"class {index}" for index in range(count))
 
 
 def to_cell(text: str) -> str:

@@ -229,8 +229,10 @@ def _source(name: str, root: Path | None, split: str) -> tuple[Path, str]:
     checks.one_of(name, "dataset", [*_FILES])
     part = _part(split)
     forms = {file.format(part=part): form for file, form in _FILES[name].items()}
-    places = [root, root / name, root / "FashionMNIST/raw"] if root else []
-    for place, file in product([*places, _DEBIAN], forms):
+    places = [_DEBIAN]
+    if root:
+        places = [root, root / name, root / "FashionMNIST/raw", _DEBIAN]
+    for place, file in product(places, forms):
         if (place / file).exists():
             return place, forms[file]
     if root:
@@ -331,7 +333,7 @@ def _image_folder(
             labels_of = match_folders(names, subset)
             names = class_names(subset)
         known = [folder for folder in folders if folder.name in labels_of]
-        files = {folder.name: image_files(folder, nested=True) for folder in known}
+        files = {folder.name: image_files(folder, "**/*") for folder in known}
         empty = [name for name, images in files.items() if not images]
         if empty or not files:
             raise InputError(f"no images in {empty or 'sub-folders'}; {ONE_EACH}")

@@ -18,6 +18,7 @@ from diver_lite.sets.stored import StoredImages, as_picture, label_kind, records
 if TYPE_CHECKING:
     from diver_lite.sets.distilled import DistilledSet
 
+_SETTINGS = ("prior", "ipc", "seed", "data")  # of who made a set, worth a word
 _INK = (40, 40, 40)
 _GAP = 4  # pixels between pictures
 _LINE = 16  # pixels for a line of text
@@ -104,7 +105,9 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
     if len(counts.unique()) == 1:
         ipc = f"{counts[0].item()} each"
     some = [names[label] for label in present.tolist()]
-    of = f"{len(some)} of {len(names)}" if len(some) < len(names) else f"{len(some)}"
+    of = f"{len(some)}"
+    if len(some) < len(names):
+        of += f" of {len(names)}"
     height, width = distilled.images.shape[-2:]
     yield "images", f"{len(distilled)} of {width}x{height} pixels"
     more = ", ..." if len(some) > 5 else ""
@@ -113,7 +116,7 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
         yield "values", "in their files"  # to read all may take long
     else:
         outside = ((images < 0) | (images > 1)).float().mean().item()
-        low, high = images.min().item(), images.max().item()
+        low, high = (value.item() for value in images.aminmax())
         yield "values", f"{low:.2f} .. {high:.2f}, {outside:.1%} outside [0, 1]"
     if distilled.soft_labels is not None:
         text = f"{label_kind(record) or 'as stored'}, {len(names)} an image"
@@ -123,8 +126,11 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
         yield "soft labels", text
     yield from _reading(record)
     for made in records(record):
-        if method := made.get("method"):
-            yield "made by", f"{method}{_settings(made)}"
+        if text := made.get("method"):
+            settings = [f"{key} {made[key]}" for key in _SETTINGS if key in made]
+            if settings:
+                text += f" ({', '.join(settings)})"
+            yield "made by", text
 
 
 def as_html(distilled: DistilledSet) -> str:
@@ -171,9 +177,3 @@ def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "fit", text.format_map(fit)
     for doubt in record.get("doubts", ()):
         yield "doubt", doubt
-
-
-def _settings(record: dict[str, Any]) -> str:
-    known = ("prior", "ipc", "seed", "data")
-    found = [f"{key} {record[key]}" for key in known if key in record]
-    return f" ({', '.join(found)})" if found else ""

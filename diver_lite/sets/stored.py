@@ -41,7 +41,9 @@ def soft_kind(soft: Tensor) -> str:
     """Return what soft labels (N, K) can be: probabilities, or else logits."""
     sums = soft.float().sum(dim=1)
     is_one = sums.allclose(torch.ones_like(sums), atol=1e-2)  # stored in float16, too
-    return "probabilities" if is_one and bool((soft >= 0).all()) else "logits"
+    if is_one and bool((soft >= 0).all()):
+        return "probabilities"
+    return "logits"
 
 
 def doubt_scale(images: Tensor) -> None:
