@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, instance, one_of, path
+from diver_lite.checks import InputError, instance, one_of, path, require
 from diver_lite.sets.classes import in_order_of, is_numbered
 from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.formats import FORMATS, read
@@ -162,6 +162,5 @@ def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
             f"source {absent[0]!r}: no such file or folder, and not the name of a "
             f"shipped set (shipped: {', '.join(list_shipped()) or 'none'})"
         )
-    if not paths:
-        raise InputError("source: found an empty list; expected at least one file")
+    require(len(paths) > 0, "source", source, "at least one file")
     return paths

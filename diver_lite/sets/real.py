@@ -370,9 +370,9 @@ def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
         name: of the argument.
         size: how many parts there must be at least.
     """
-    if not isinstance(value, tuple | list) or len(value) < size:
-        parts = ", ".join(("images", "labels", "class names")[:size])
-        raise InputError(f"{name} is {checks.describe(value)}; expected ({parts})")
+    parts = ", ".join(("images", "labels", "class names")[:size])
+    several = isinstance(value, tuple | list) and len(value) >= size
+    checks.require(several, name, value, f"({parts})")
     images, labels, *rest = value
     checks.floats(images, f"{name}: images", "NCHW")
     classes = 2**31

@@ -673,7 +673,7 @@ def test_split_files_must_agree(tmp_path):
     ]
     with pytest.raises(InputError, match="differ in shape"):
         load_distilled(parts, format="mtt", dataset="imagefruit")
-    with pytest.raises(InputError, match="empty list"):
+    with pytest.raises(InputError, match="at least one file"):
         load_distilled([])
 
 
