@@ -168,7 +168,7 @@ def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
         files = [asset_path(f"{stem}-{kind}-ubyte.gz") for kind in kinds]
         split = "test"  # all of them
     else:
-        folder = find_source("fashion-mnist", root)
+        folder, _ = find_source("fashion-mnist", root)
         files = [folder / f"train-{kind}-ubyte.gz" for kind in kinds]
     pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
     with naming(files[0]):
@@ -206,7 +206,7 @@ def describe_source(
         return "Fashion-MNIST (official files)"
     if name != "cifar10":
         return f"image folder {Path(name).name}"
-    return f"CIFAR-10 ({_source(name, _root(root), split)[1]})"
+    return f"CIFAR-10 ({find_source(name, _root(root), split)[1]})"
 
 
 def _part(split: str) -> str:
@@ -214,18 +214,18 @@ def _part(split: str) -> str:
     return "test" if split == "test" else "train"
 
 
-def find_source(name: str, root: Path | None = None, split: str = "train") -> Path:
+def find_source(
+    name: str, root: Path | None = None, split: str = "train"
+) -> tuple[Path, str]:
     """Find the files of a dataset's split, downloading them as the last resort.
 
     Searched in this order: `root` (or `root/name`); for Fashion-MNIST the folder of
     Debian's package dataset-fashion-mnist; the user's cache, filled by torchvision.
     What is neither found nor downloadable raises an `InputError` that says what to do.
+
+    Returns the folder, and what its files are: "official files", "JPEG re-encoding" or
+    "image folder".
     """
-    return _source(name, root, split)[0]
-
-
-def _source(name: str, root: Path | None, split: str) -> tuple[Path, str]:
-    """Return where a split is, and what its files are."""
     checks.one_of(name, "dataset", [*_FILES])
     part = _part(split)
     forms = {file.format(part=part): form for file, form in _FILES[name].items()}
@@ -253,14 +253,14 @@ def _source(name: str, root: Path | None, split: str) -> tuple[Path, str]:
             f"downloaded ({type(error).__name__}); set DIVER_LITE_DATA or pass root= "
             f"(--data-root) to a folder with one of {tuple(forms)} ({_ORIGINS[name]})"
         ) from None
-    return _source(name, cache, split)
+    return find_source(name, cache, split)
 
 
 # ---------------------------------------------------------------- CIFAR-10, folders
 
 
 def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
-    folder, form = _source("cifar10", root, split)
+    folder, form = find_source("cifar10", root, split)
     part = _part(split)
     if form == "image folder":
         images, labels, names = _image_folder(folder, split, None, None)
@@ -309,12 +309,11 @@ def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
         names = ", ".join(path.name for path in inside)
         raise InputError(f"image folder {folder} holds {names}; pass one of them")
     folder = [*inside, folder][0]
-    parts = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
-    if part == "test" and not parts:
-        return folder
-    if part == "test" and "test" not in parts:
-        part = "val"
-    return folder / part
+    if part == "train" or (folder / "test").is_dir():
+        return folder / part
+    if (folder / "train").is_dir() or (folder / "val").is_dir():
+        return folder / "val"
+    return folder
 
 
 def _image_folder(

@@ -155,7 +155,7 @@ def test_files_one_folder_down(root, place):
     folder.mkdir(parents=True)
     for path in list(root.glob("*.gz")):
         path.rename(folder / path.name)
-    assert find_source("fashion-mnist", root) == folder
+    assert find_source("fashion-mnist", root) == (folder, "official files")
 
 
 @pytest.mark.parametrize(
