@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from diver_lite.checks import InputError, WriteError
+from diver_lite.checks import InputError, WriteError, naming
 from diver_lite.files import (
     HELD,
     atomic_path,
@@ -257,6 +257,39 @@ def test_what_cannot_be_written_is_named(tmp_path, error):
     assert isinstance(caught.value, OSError)
     assert version(path) == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_of_an_output_in_an_output_the_outer_is_named(tmp_path):
+    """With the advice that belongs to it, and what the system said of the inner."""
+    words = r"output .*outer can't be written \(Is full\); make room$"
+    with (
+        pytest.raises(WriteError, match=words),
+        naming(tmp_path / "outer", output=True, advice="; make room"),
+        naming(tmp_path / "outer" / "inner", output=True),
+    ):
+        raise OSError(errno.ENOSPC, "Is full")
+    with pytest.raises(InputError, match=r"^index is 3"), naming(tmp_path, output=True):
+        raise InputError("index is 3")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_what_cannot_be_read_is_named_once(tmp_path):
+    """A pipe isn't waited for; what a damaged file raises is told, whatever it is."""
+    os.mkfifo(tmp_path / "pipe")
+    for name, found in {"pipe": "not a regular file", "none": "no such file"}.items():
+        words = rf"{name}: {found}; expected a poem$"
+        with pytest.raises(InputError, match=words), naming(tmp_path / name, "a poem"):
+            raise AssertionError
+    (tmp_path / "file").touch()
+    for error in (KeyError("rhyme"), InputError("rhyme")):
+        with (
+            pytest.raises(InputError, match=r"^\S*/file(: | can't be read \(')rhyme"),
+            naming(tmp_path),
+            naming(tmp_path / "file", "a poem"),
+        ):
+            raise error
+    with pytest.raises(KeyError), naming(tmp_path / "file"):
+        raise KeyError
 
 
 def test_a_name_that_is_too_long_is_known_at_the_start(tmp_path):
