@@ -148,6 +148,8 @@ def prior_classes(
                 raise ValueError
             class_map = [class_map[key] for key in keys]
         table = torch.as_tensor(class_map).cpu()
+        if table.ndim == 0:
+            raise ValueError
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
             f"class_map is {describe(class_map)}; expected {len(names)} integers, in "

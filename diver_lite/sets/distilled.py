@@ -89,7 +89,8 @@ class DistilledSet:
         if isinstance(index, int | slice):
             index = range(len(self))[index]  # IndexError ends a for loop
         chosen = torch.as_tensor(index).reshape(-1)
-        require(chosen.numel() > 0, "index", index, "one that selects an image")
+        if chosen.numel() == 0:
+            raise InputError("index selects no image; expected at least one")
         tensors = {"images": self.images, "labels": self.labels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
