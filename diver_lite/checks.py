@@ -97,6 +97,12 @@ def file_error(path: Path, message: str) -> InputError:
     return error
 
 
+def ensure(condition: bool, message: str) -> None:
+    """Raise `InputError` with a message unless a condition holds."""
+    if not condition:
+        raise InputError(message)
+
+
 def require(condition: bool, name: str, value: object, expected: object) -> None:
     """Raise `InputError` unless a condition holds."""
     if not condition:

@@ -21,32 +21,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError, floats, is_one_of, require
+from diver_lite.checks import InputError, ensure, floats, is_one_of, require
 from diver_lite.sets.names import SUBSETS, TABLES
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
 # By family of repositories; ImageNet's subsets have its numbers.
 _STATISTICS: dict[str, dict[str, Statistics]] = TABLES["normalisation"]
-OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
 RAW_OUTPUT: Statistics = ((0.5,), (0.5,))  # undone, [-1, 1] becomes [0, 1]
 
 # Stored values that need no undoing. Normalised, black is at -0.4 (MNIST) .. -2.4.
 _UNIT_RANGE = (-0.05, 1.05)
 # Contrast. Read rightly: 10 real images >= .72 (garments; CIFAR-10 .91), distilled
 # >= .97. Denormalised though in [0, 1]: <= .76.
-_GREY = 0.8
+_PALE = 0.8
 # Contrast. Normalised still: 2.4 .. 26, but wild sets read rightly: 2 .. 6.6, so the
 # offset has to agree.
 _GLARING = 2.0
 # An offset below says nothing (DM's are so wild that any mean fits). Above, a reading
 # whose own is below .8 of it fits better: wrong ones have 1.2 .. 200 of it, right ones
 # .03 .. .73.
-_OFFSET, _CLOSER = 0.15, 0.8
+_OFFSET = 0.15
+_CLOSER = 0.8
 # Whitened: waves .001 .. .13 and std .37 .. 1.46 as stored (10 real images: .18). Else
 # waves .22 .. .69, or DM's .01 .. .03 with std 3.35 .. 6.6. (Garments: .06 .. .32
 # whitened, .57 .. .69 not: some of them go unnoticed.)
-_WAVES, _LOUD = 0.16, 2.0
+_WAVES = 0.16
+_LOUD = 2.0
 # Off a multiple of 1/255: real pictures, after mean and std in float32, 6e-8; with
 # another data set's numbers half a step.
 _EIGHT_BIT = 1e-5
@@ -55,7 +56,8 @@ _COLOURS = 0.15
 # The jump at the edge of tiles against those around: in tiles of photographs 2 .. 5
 # across and down, in tiles of garments, which have margins, 0; in whole pictures, a
 # single one at worst, .4 .. 1.5.
-_SEAM, _MARGIN = 1.6, 0.4
+_SEAM = 1.6
+_MARGIN = 0.4
 # How std grows when inverted: whitened .8 .. 1.2 times, others 2.0 (DM) .. 5.5 times.
 _GROWTH = 1.6
 # Outside [0, 1]: rightly inverted up to .73, explosions .88 .. 1.
@@ -65,8 +67,10 @@ _EXPLODED = 0.8
 SAME_DETAIL = 0.9
 # The same between entries of a file: repetitions <= .05, the same initial images in
 # other methods' hands <= .32; snapshots .86 .. .99, two that are half a run apart .24.
-SNAPSHOT, SNAPSHOT_IF_NUMBERED = 0.5, 0.15  # the latter: the name ends in an iteration
-_ENOUGH_IMAGES, _ENOUGH_PIXELS = 10, 16  # fewer tell nothing
+SNAPSHOT = 0.5
+SNAPSHOT_IF_NUMBERED = 0.15  # the file's name ends in an iteration
+_ENOUGH_IMAGES = 10  # fewer tell nothing
+_ENOUGH_PIXELS = 16
 
 
 def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
@@ -74,7 +78,7 @@ def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
 
     Source: every repository's `transforms.Normalize`, inverted.
     """
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in statistics)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
     return images.float() * std + mean
 
 
@@ -83,7 +87,7 @@ def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
 
     Args:
         images: (N, C, H, W), whitened.
-        reference: (M, C, H, W) in [0, 1], M > 1; `InputError` for another shape.
+        reference: (M, C, H, W) in [0, 1], M > 1; else `InputError`.
         eps: what was added to the eigenvalues.
 
     Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it.
@@ -109,34 +113,31 @@ def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
     Source: google-research/kip, `zca_reg=0.1`; yolky/RFAD, `get_zca_matrix`.
     """
     _check_reference(images, reference)
-    mean, std = (
-        f(reference, (0, 2, 3)).view(-1, 1, 1) for f in (torch.mean, torch.std)
-    )
+    mean = reference.mean((0, 2, 3)).view(-1, 1, 1)
+    std = reference.std((0, 2, 3)).view(-1, 1, 1)
     norms: list[Tensor] = []
 
     def standardised(flat: Tensor) -> Tensor:
         flat = ((flat.view(-1, *images.shape[1:]) - mean) / std).flatten(1)
-        if not unit_norm:
-            return flat
-        flat = flat - flat.mean(dim=1, keepdim=True)
-        norms.append(flat.norm(dim=1, keepdim=True).clamp(min=1e-6))
-        return flat / norms[-1]
+        if unit_norm:
+            flat = flat - flat.mean(dim=1, keepdim=True)
+            norms.append(flat.norm(dim=1, keepdim=True).clamp(min=1e-6))
+            flat = flat / norms[-1]
+        return flat
 
     covariance = _covariance(reference, standardised)
     inverse = _root(covariance, 0.1 * covariance.trace() / len(covariance))
     flat = images.flatten(1).double() @ inverse
     if unit_norm:
-        unit = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        flat = unit * torch.cat(norms).mean()
+        flat = F.normalize(flat) * torch.cat(norms).mean()
     return (flat.view_as(images) * std + mean).float()
 
 
-def _check_reference(images: Tensor, reference: Tensor) -> None:
-    if reference.shape[1:] != images.shape[1:] or len(reference) < 2:
-        raise InputError(
-            f"zca_reference: found shape {tuple(reference.shape)}; expected "
-            f"(M, {', '.join(map(str, images.shape[1:]))}) with M > 1"
-        )
+def _check_reference(images: Tensor, reference: Any) -> None:
+    floats(reference, "zca_reference", ("M", *images.shape[1:]))
+    known = len(reference) > 1 and in_unit_range(reference)
+    expected = "the real training images, values in [0, 1]"
+    require(known, "zca_reference", reference, expected)
 
 
 def _covariance(images: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
@@ -152,24 +153,6 @@ def _root(covariance: Tensor, eps: float | Tensor) -> Tensor:
     """Return the inverse of whitening: the root of covariance + eps, (D, D)."""
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * (values.clamp(min=0) + eps).sqrt()) @ vectors.T
-
-
-def known_statistics(dataset: str, family: str) -> Statistics:
-    """Return the mean and std with which a family of repositories stores a data set.
-
-    Raises `InputError` where none are known. Source: `names.TABLES`.
-    """
-    if (found := _STATISTICS[family].get(_family_name(dataset))) is None:
-        known = [*_STATISTICS[family]]
-        raise InputError(
-            f"data set {dataset!r}: no mean and std are known for this format (known: "
-            f"{known} and ImageNet subsets)"
-        )
-    return found
-
-
-def _family_name(dataset: str | None) -> str:
-    return "imagenet" if dataset in SUBSETS else dataset or ""
 
 
 # --- Evidence ----------------------------------------------------------------------
@@ -189,13 +172,12 @@ def measure(images: Tensor, statistics: Statistics | None) -> Fit:
         units of the channel's own std, of the channel that is furthest off.
         Source: ours.
     """
-    outside, far = (images < 0) | (images > 1), (images < -1) | (images > 2)
     found = {
-        "outside": outside.float().mean().item(),
-        "far_outside": far.float().mean().item(),
+        "outside": ((images < 0) | (images > 1)).float().mean().item(),
+        "far_outside": ((images < -1) | (images > 2)).float().mean().item(),
     }
     if statistics is not None:
-        mean, std = (torch.tensor(v) for v in statistics)
+        mean, std = (torch.tensor(values) for values in statistics)
         own = images.std((0, 2, 3), correction=0)  # (C,)
         distance = (images.mean((0, 2, 3)) - mean).abs()
         found["contrast"] = (own / std).mean().item()
@@ -227,18 +209,19 @@ def same_detail(first: Tensor, second: Tensor) -> float:
     """Correlate the finest detail, which no reading changes, of two sets of images.
 
     Args:
-        first, second: (N, C, H, W), of the same shape.
+        first, second: (N, C, H, W).
 
     Returns:
         -1 .. 1, of differences between neighbours in both directions at once: near 1
         if both are the same pictures, whitened or not; near 0 for other pictures of
-        the same classes, which have large shapes in common, but no detail.
+        the same classes, which have large shapes in common, but no detail; 0 for
+        pictures of another shape.
         Source: ours.
     """
-    first, second = (
-        x.float().diff(dim=-1).diff(dim=-2).flatten() for x in (first, second)
-    )
-    return F.cosine_similarity(first, second, dim=0, eps=1e-12).item()
+    if first.shape != second.shape:
+        return 0.0
+    fine = [x.float().diff(dim=-1).diff(dim=-2).flatten() for x in (first, second)]
+    return F.cosine_similarity(*fine, dim=0, eps=1e-12).item()
 
 
 def in_unit_range(images: Tensor) -> bool:
@@ -296,14 +279,21 @@ def tiles_per_side(images: Tensor) -> int:
 def _seams(images: Tensor, factor: int) -> list[float]:
     """Return the mean jump at each edge between tiles, against the nine around it."""
     found = []
-    for axis in (-1, -2):
+    for axis in (-1, -2):  # across, down
         jumps = images.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(dim=1)
         jumps = jumps + 1e-6  # plain pictures have none
-        step = -(-images.shape[axis] // factor)
-        for edge in range(step - 1, len(jumps), step):
-            around = jumps[max(edge - 4, 0) : edge + 5]
-            found.append((jumps[edge] / around.mean()).item())
+        around = F.avg_pool1d(jumps[None], 9, 1, padding=4, count_include_pad=False)[0]
+        step = math.ceil(images.shape[axis] / factor)
+        found += (jumps / around)[step - 1 :: step].tolist()
     return found
+
+
+def fits_better(other: Fit, here: Fit) -> bool:
+    """Tell whether another reading's means are clearly nearer than those of this one.
+
+    Both are what `measure` gives. Source: ours; see `_OFFSET`.
+    """
+    return here["offset"] > _OFFSET and other["offset"] < _CLOSER * here["offset"]
 
 
 def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | None:
@@ -312,17 +302,36 @@ def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | No
     All are what `measure` gives: `here` of the images as they were read, the others
     with one undoing of mean and std less and more. Fewer than 10 images tell nothing.
     """
-    if count < _ENOUGH_IMAGES or not here["offset"] > _OFFSET:
+    if count < _ENOUGH_IMAGES:
         return None
-    limit = _CLOSER * here["offset"]
-    if here["contrast"] < _GREY and before["offset"] < limit:
+    if here["contrast"] < _PALE and fits_better(before, here):
         return "before"
-    if here["contrast"] > _GLARING and after["offset"] < limit:
+    if here["contrast"] > _GLARING and fits_better(after, here):
         return "after"
     return None
 
 
 # --- Undoing -----------------------------------------------------------------------
+
+
+def known_statistics(dataset: str, family: str, advice: str = "") -> Statistics:
+    """Return the mean and std with which a family of repositories stores a data set.
+
+    Raises `InputError`, with some advice, where none are known. Source: `names.TABLES`.
+    """
+    table = _STATISTICS[family]
+    name = family_name(dataset)
+    ensure(
+        name in table,
+        f"data set {dataset!r}: no mean and std are known for this format (known: "
+        f"{[*table]} and ImageNet subsets){advice}",
+    )
+    return table[name]
+
+
+def family_name(dataset: str | None) -> str:
+    """Return the name under which the tables have a data set's numbers."""
+    return "imagenet" if dataset in SUBSETS else dataset or ""
 
 
 @dataclass
@@ -348,46 +357,42 @@ class Undoing:
         warnings.warn(f"{self.place}: {message}", stacklevel=2)
 
     def judge(
-        self, images: Tensor, assumed: str, used: Statistics | None = None, **evidence
+        self, images: Tensor, assumed: str, used: Statistics | None = None
     ) -> Fit:
         """Record what pixels were taken for, and how well that fits; return the fit."""
-        fit = measure(images, self._known() or used)
-        self.record |= {"assumed": assumed, "fit": fit | evidence}
+        fit = measure(images, self.own() or used)
+        self.record |= {"assumed": assumed, "fit": fit}
         return fit
 
-    def _known(self, family: str = "dc") -> Statistics | None:
+    def own(self, family: str = "dc") -> Statistics | None:
         """Return mean and std of the data set in a family; DC has each one's own."""
-        return _STATISTICS[family].get(_family_name(self.dataset))
+        return _STATISTICS[family].get(family_name(self.dataset))
 
     def exact(self, images: Tensor) -> Statistics | None:
         """Return the data set's own mean and std if they give 8-bit values."""
-        own = self._known()  # a hundred of the images are enough
+        own = self.own()  # a hundred of the images are enough
         return own if own and is_eight_bit(denormalise(images[:100], own)) else None
 
-    def is_glads(self, images: Tensor) -> bool | None:
-        """Say whether GLaD's mean and std fit clearly better than MTT's.
+    def better_family(self, images: Tensor) -> str | None:
+        """Say whose mean and std fit hard-labelled images, "mtt" or (clearly) "glad".
 
         None where that is no question: they are told, GLaD has none, or nobody's do.
         """
-        own, mtt, glad = (self._known(family) for family in ("dc", "mtt", "glad"))
-        if own is None or mtt is None or glad is None or self.exact(images):
+        own, mtt, glad = (self.own(family) for family in ("dc", "mtt", "glad"))
+        told = "normalisation" in self.options or in_unit_range(images)
+        settled = told or looks_whitened(images) or self.exact(images)
+        if settled or own is None or mtt is None or glad is None:
             return None
-        if "normalisation" in self.options or in_unit_range(images):
-            return None
-        if looks_whitened(images):
-            return None
-        offsets = [
-            measure(denormalise(images, statistics), own)["offset"]
-            for statistics in (mtt, glad)
-        ]
-        return offsets[0] > _OFFSET and offsets[1] < _CLOSER * offsets[0]
+        as_mtt = measure(denormalise(images, mtt), own)
+        as_glad = measure(denormalise(images, glad), own)
+        return "glad" if fits_better(as_glad, as_mtt) else "mtt"
 
-    def as_stored(self, images: Tensor, assumed: str = "", **evidence: Any) -> Tensor:
+    def as_stored(self, images: Tensor, assumed: str = "") -> Tensor:
         """Return the images as they are, and warn if they seem to be normalised."""
-        images, own = images.float(), self._known()
+        images = images.float()
         stored = "stored in [0, 1]" if in_unit_range(images) else "stored as they are"
-        fit = self.judge(images, assumed or stored, **evidence)
-        if own:
+        fit = self.judge(images, assumed or stored)
+        if own := self.own():
             undone = measure(denormalise(images, own), own)
             if better_neighbour(len(images), fit, fit, undone):
                 self.doubt(
@@ -396,118 +401,98 @@ class Undoing:
                 )
         return images
 
-    def undo(self, images: Tensor, family: str, **evidence: Any) -> Tensor:
+    def undo(self, images: Tensor, family: str) -> Tensor:
         """Return `images * std + mean` with the statistics that `family` uses.
 
         What is in [0, 1] already stays as it is, unless normalisation= was given.
         """
         given = self.options.get("normalisation")
         if is_one_of(given, ("none",)):
-            return self.as_stored(images, **evidence)
-        if given is None and in_unit_range(images):
+            return self.as_stored(images)
+        if given is not None:
+            return self._denormalise(images, _checked(given))
+        if in_unit_range(images):
             self.doubt(
                 "all values lie in [0, 1], so no mean and std were applied: read as "
                 "stored (normalisation=(mean, std) undoes them nevertheless)"
             )
-            return self.as_stored(images, **evidence)
-        low, high = images.min().item(), images.max().item()
-        if given is None and low >= _UNIT_RANGE[0] and 2 < high < math.inf:
-            raise InputError(
-                f"found values {low:.2f}..{high:.2f}, none negative: neither "
-                "normalised nor in [0, 1]; expected one of them (8-bit values must be "
-                "divided by 255)"
-            )
-        exact = self.exact(images) if given is None else None
-        used = mean, std = exact or self._statistics(family, images.shape[-1])
-        if len(mean) != len(std) or len(mean) not in (1, images.shape[1]):
-            raise InputError(
-                f"found images with {images.shape[1]} channel(s), but dataset "
-                f"{self.dataset!r} with {len(mean)} means and {len(std)} stds"
-            )
-        self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
-        read = denormalise(images, used)
-        self._compare(images, read, used, **evidence)
-        if exact:
+            return self.as_stored(images)
+        low, high = images.aminmax()
+        ensure(
+            bool(low < _UNIT_RANGE[0] or high <= 2),
+            f"found values {low:.2f}..{high:.2f}, none negative: neither normalised "
+            "nor in [0, 1]; expected one of them (8-bit values must be divided by 255)",
+        )
+        if exact := self.exact(images):
+            read = self._denormalise(images, exact)
             self.record["assumed"] += "; 8-bit values then, as of real pictures"
-        return read
-
-    def _compare(self, stored: Tensor, read: Tensor, used: Statistics, **evidence):
-        """Warn if images fit better as stored, or with mean and std undone twice."""
-        fit = self.judge(read, "mean and std", used, **evidence)
-        own = self._known() or used
-        before, after = measure(stored, own), measure(denormalise(read, used), own)
-        better = better_neighbour(len(stored), before, fit, after)
-        if in_unit_range(stored) and not torch.equal(stored, read):
-            better = "before"  # normalisation= was given, but nothing normalised
-        if better == "before":
-            self.doubt(
-                "mean and std were undone, but the pixels look as if they had never "
-                f"been applied: {_fits(fit)}, as stored {_fits(before)}; "
-                "normalisation='none' reads them as stored"
-            )
-        elif better == "after":
-            self.doubt(
-                "mean and std were undone, but the pixels look normalised still: "
-                f"{_fits(fit)}, undone twice {_fits(after)}"
-            )
+            return read
+        return self._denormalise(images, self._statistics(family, images.shape[-1]))
 
     def _statistics(self, family: str, size: int) -> Statistics:
-        if (given := self.options.get("normalisation")) is not None:
-            try:
-                mean, std = (tuple(float(value) for value in part) for part in given)
-                if all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std):
-                    return mean, std
-            except (TypeError, ValueError):
-                pass
-            raise InputError(
-                f"normalisation: found {given!r}; expected (mean, std), each with one "
-                "number per channel and std above 0, or 'none'"
-            )
-        known = [*_STATISTICS[family]]
-        if self.dataset is None:
-            raise InputError(
-                "pixels are normalised with the mean and std of a data set that "
-                f"neither file nor name tells; pass dataset= (one of {known} or an "
-                "ImageNet subset), normalisation=(mean, std), or normalisation='none' "
-                "to read them as stored"
-                + ("; MedMNIST's numbers stand in its own code" if size == 28 else "")
-            )
-        if (statistics := self._known(family)) is None:
-            raise InputError(
-                f"dataset {self.dataset!r}: no mean and std are known for it in format "
-                f"{self.format!r} (known: {known}); pass normalisation=(mean, std)"
-            )
-        return statistics
+        if self.dataset:
+            advice = "; pass normalisation=(mean, std)"
+            return known_statistics(self.dataset, family, advice)
+        message = (
+            "pixels are normalised with the mean and std of a data set that neither "
+            f"file nor name tells; pass dataset= (one of {[*_STATISTICS[family]]} or "
+            "an ImageNet subset), normalisation=(mean, std), or normalisation='none' "
+            "to read them as stored"
+        )
+        if size == 28:
+            message += "; MedMNIST's numbers stand in its own code"
+        raise InputError(message)
 
-    def undo_kip(self, images: Tensor, reference: Any, unit_norm: bool) -> Tensor:
+    def _denormalise(self, images: Tensor, used: Statistics) -> Tensor:
+        """Undo mean and std; warn if images fit better as stored, or undone twice."""
+        mean, std = used
+        ensure(
+            len(mean) == len(std) and len(mean) in (1, images.shape[1]),
+            f"found images with {images.shape[1]} channel(s), but dataset "
+            f"{self.dataset!r} with {len(mean)} means and {len(std)} stds",
+        )
+        self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
+        read = denormalise(images, used)
+        fit = self.judge(read, "mean and std", used)
+        own = self.own() or used
+        before = measure(images, own)
+        after = measure(denormalise(read, used), own)
+        better = better_neighbour(len(images), before, fit, after)
+        if in_unit_range(images) and not torch.equal(images, read):
+            better = "before"  # normalisation= was given, but nothing normalised
+        looks = {
+            "before": "as if they had never been applied: "
+            f"{_fits(fit)}, as stored {_fits(before)}; "
+            "normalisation='none' reads them as stored",
+            "after": f"normalised still: {_fits(fit)}, undone twice {_fits(after)}",
+        }
+        if better:
+            self.doubt(f"mean and std were undone, but the pixels look {looks[better]}")
+        return read
+
+    def undo_kip(self, images: Tensor, reference: Any) -> Tensor:
         """Invert KIP's or RFAD's whitening; refuse what explodes."""
-        self._check_reference(reference)
+        unit_norm = self.format == "kip"
         read = invert_kip(images, reference, unit_norm)
-        how = "KIP's whitening" if unit_norm else "RFAD's whitening"
-        evidence: dict[str, Any] = slow_shares(images)
-        fit = self.judge(read, how, **evidence)
+        fit = self.judge(read, f"{self.format.upper()}'s whitening")
+        self.record["fit"] = fit | slow_shares(images)
         self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
         if unit_norm:
             self.undone["norm"] = "each image's contrast is the average real one's"
-        if fit["outside"] > _EXPLODED:
-            raise InputError(
-                f"the pixels were not whitened as {self.format} would have done with "
-                f"zca_reference: its inverse has {fit['outside']:.0%} outside [0, 1]; "
-                "pass another reference, or normalisation='none' to read as stored"
-            )
+        ensure(
+            fit["outside"] <= _EXPLODED,
+            f"the pixels were not whitened as {self.format} would have done with "
+            f"zca_reference: its inverse has {fit['outside']:.0%} outside [0, 1]; pass "
+            "another reference, or normalisation='none' to read as stored",
+        )
         return read
 
-    def _check_reference(self, reference: Any) -> None:
-        floats(reference, "zca_reference", "MCHW")
-        expected = "the real training images, values in [0, 1]"
-        require(in_unit_range(reference), "zca_reference", reference, expected)
-
-    def undo_zca(self, images: Tensor, reference: Any, evidence: dict) -> Tensor:
+    def undo_zca(self, images: Tensor, reference: Any) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened."""
-        self._check_reference(reference)
         read = invert_zca(images, reference)
         growth = (read.std() / images.float().std()).item()
-        fit = self.judge(read, "ZCA whitening", growth=round(growth, 2), **evidence)
+        fit = self.judge(read, "ZCA whitening")
+        fit["growth"] = round(growth, 2)
         self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
         if growth > _GROWTH:
             found = (
@@ -515,15 +500,26 @@ class Undoing:
                 f"inverse makes them {growth:.1f} times as large, and "
                 f"{fit['outside']:.0%} lie outside [0, 1]"
             )
-            if in_unit_range(images):  # whitened ones have negative values
-                raise InputError(
-                    f"{found}; as stored all lie in it: pass normalisation='none'"
-                )
-            better = "leave it out and pass zca=False"
-            if fit["outside"] > _EXPLODED:
-                raise InputError(f"{found}; {better}")
-            self.doubt(f"{found}; if the colours are wrong, {better}")
+            advice = "as stored all lie in it: pass normalisation='none'"
+            ensure(not in_unit_range(images), f"{found}; {advice}")
+            advice = "leave it out and pass zca=False"
+            ensure(fit["outside"] <= _EXPLODED, f"{found}; {advice}")
+            self.doubt(f"{found}; if the colours are wrong, {advice}")
         return read
+
+
+def _checked(given: Any) -> Statistics:
+    """Return the normalisation= that somebody gave, or raise."""
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in given)
+        if all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std):
+            return mean, std
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        f"normalisation: found {given!r}; expected (mean, std), each with one "
+        "number per channel and std above 0, or 'none'"
+    )
 
 
 def _fits(fit: Fit) -> str:

@@ -101,6 +101,14 @@ def test_arrays_under_other_names(tmp_path):
         load_distilled(tmp_path / "best.npz")
 
 
+def test_arrays_named_in_the_singular(tmp_path):
+    save_kip(tmp_path)
+    for kind in ("image", "label"):
+        (tmp_path / f"{kind}s.npy").rename(tmp_path / f"{kind}.npy")
+    loaded = load_distilled(tmp_path / "image.npy", normalisation="none")
+    assert torch.equal(loaded.soft_labels, torch.from_numpy(SOFT))
+
+
 def test_half_an_array(tmp_path):
     path = save_rfad(tmp_path)
     path.write_bytes(path.read_bytes()[:900])

@@ -140,6 +140,7 @@ BAD_LABELS = {
     "nested": nested,
     "quantised": lambda: torch.quantize_per_tensor(IMAGES[:, 0, 0], 1, 0, torch.quint8),
     "float8": lambda: some(torch.float8_e4m3fn, (20, 10)),
+    "float8 1": lambda: some(torch.float8_e4m3fn, (20,)),
     "uint16": lambda: LABELS.to(torch.uint16),
     "uint32": lambda: LABELS.to(torch.uint32),
     "uint64": lambda: LABELS.to(torch.uint64),

@@ -1,0 +1,334 @@
+"""What strangers' files hold: archives, tensors from torch.save and NumPy, and pairs.
+
+Nothing that a file holds is ever run, and everything that leaves here is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from tempfile import TemporaryDirectory
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diver_lite import checks
+from diver_lite.checks import InputError, ensure, first_line, naming
+from diver_lite.sets import stored
+from diver_lite.sets.folder import natural
+
+IMAGES = re.compile(r"(?<![A-Za-z])images?(?![A-Za-z])")  # in a file's name
+_MOST_FILES = 100_000  # in an archive
+_DEPTH = 2  # an archive in an archive, as hubs zip what was zipped
+# what the archives around this one hold: the limits are for all of them together
+_AROUND: ContextVar[tuple[list[zipfile.ZipInfo], ...]] = ContextVar(
+    "_AROUND", default=()
+)
+_ARRAYS = "a NumPy file with arrays of numbers"
+_MOST_CLASSES = 100_000  # all of ImageNet has 21,841
+# DatasetCondensation stores accuracies as numpy scalars; these names can build a number
+# and nothing else. Older files spell the module without underscore.
+_NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+# A pickle's import of two texts, at which torch stops without their names
+_CODE = rb"\x8c.(?!torch|collections)([\w.]+)\x94?\x8c.(\w+)\x94?\x93"
+# How a file begins that torch can't read -> what it is
+_BEGINNINGS = {
+    rb"\Z": "empty (0 bytes)",
+    rb"\x93NUMPY": "a NumPy array, of formats 'kip' and 'rfad' only",
+    rb"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9]": "msgpack (RCIG's), which isn't read "
+    "here; store its x_proto and y_proto as images and labels of an .npz (RFAD's)",
+    rb"PK|\x80": "damaged, or not from torch.save",
+    rb"version http": "a Git LFS pointer, not the data it points to",
+}
+
+
+# --- Archives ----------------------------------------------------------------------
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Yield a folder with what a .zip holds; it goes when the block ends.
+
+    Raises `InputError`: no whole archive, a name that leads out of the folder, a link,
+    an archive in one in one, or more than a GiB or 100,000 files, together with the
+    archive around it, which are better unpacked by hand.
+
+    Source: ours.
+    """
+    with TemporaryDirectory() as scratch:
+        with naming(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
+            ensure(
+                len(_AROUND.get()) < _DEPTH,
+                "an archive in an archive in an archive; unzip it yourself, and pass "
+                "the folder",
+            )
+            members = [m for m in archive.infolist() if not m.is_dir()]
+            for member in members:
+                _check_member(member)
+            _check_total(members)
+            try:
+                archive.extractall(scratch, members)
+            except OSError as error:
+                why = error.strerror or first_line(error)
+                message = f"can't be unpacked to {Path(scratch).parent} ({why})"
+                raise InputError(message) from None
+        token = _AROUND.set((*_AROUND.get(), members))
+        try:
+            yield Path(scratch)
+        except InputError as error:  # nobody knows the scratch folder
+            inside = str(error).replace(f"{scratch}{os.sep}", "")
+            raise InputError(inside.replace(scratch, path.name)) from None
+        finally:
+            _AROUND.reset(token)
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    """Refuse names that lead elsewhere, in the manner of any system, and links."""
+    name = member.filename
+    windows = PureWindowsPath(name)
+    outside = ".." in windows.parts or windows.drive or windows.root
+    ensure(
+        not outside and not PurePosixPath(name).is_absolute(),
+        f"the archive holds {name[:80]!r}, a path that leads out of it",
+    )
+    link = stat.S_ISLNK(member.external_attr >> 16)
+    ensure(not link, f"the archive holds a link, {name[:80]!r}; expected files")
+    locked = bool(member.flag_bits & 1)
+    ensure(not locked, "the archive is encrypted; unzip it and pass the folder")
+
+
+def _check_total(members: list[zipfile.ZipInfo]) -> None:
+    members = [*chain(*_AROUND.get(), members)]
+    size = sum(member.file_size for member in members)
+    ensure(
+        size <= stored.LARGE and len(members) <= _MOST_FILES,
+        f"the archive would unpack to {size:,} bytes in {len(members):,} files; unzip "
+        "it yourself, if you trust it, and pass the folder",
+    )
+
+
+# --- Files -------------------------------------------------------------------------
+
+
+def load_torch(path: Path) -> Any:
+    """Read what torch.save wrote, and never run code that the file may hold.
+
+    Raises `InputError` if it is missing, damaged, not from torch.save, or holds code.
+
+    Source: ours: published sets are pickles, and a pickle can run anything.
+    """
+    with naming(path, "tensors from torch.save"):
+        known = torch.serialization.safe_globals(_NUMPY_SCALARS)
+        try:  # pickle protocols are warned about
+            with known, warnings.catch_warnings(action="ignore"):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            found = _what_it_is(path, str(error))
+            message = f"the file {found}; expected tensors from torch.save"
+            raise InputError(message) from None
+
+
+def _what_it_is(path: Path, error: str) -> str:
+    """Say what a file is that torch couldn't load, or why it couldn't."""
+    with path.open("rb") as stream:
+        start = stream.read(2**20)
+    if code := re.search(r"GLOBAL ([\w.]+)", error):
+        return f"holds code ({code[1]}), which was not executed"
+    if code := re.search(_CODE, start, re.DOTALL):
+        module, name = (part.decode() for part in code.groups())
+        return f"holds code ({module}.{name}), which was not executed"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "is truncated or damaged (a zip archive without end)"
+    for beginning, name in _BEGINNINGS.items():
+        if re.match(beginning, start, re.DOTALL):
+            return f"is {name}"
+    return f"is not a torch file (it begins with {start[:12]!r})"
+
+
+def load_numpy(path: Path) -> dict[str, Tensor]:
+    """Read the arrays of numbers in a .npz, or images.npy and the labels.npy beside it.
+
+    Raises `InputError`: missing or damaged, or arrays of Python objects, which could
+    run code and are never unpickled.
+
+    Source: ours.
+    """
+    if path.suffix == ".npy":
+        labels = partner(path, "labels")
+        return {"images": _load_array(path), "labels": _load_array(labels)}
+    with naming(path, _ARRAYS):
+        with zipfile.ZipFile(path) as archive:
+            _check_total(archive.infolist())
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _from_numpy(arrays[name]) for name in arrays.files}
+
+
+def _load_array(path: Path) -> Tensor:
+    with naming(path, _ARRAYS):
+        return _from_numpy(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    number = array.dtype.kind in "biuf"
+    ensure(number, f"found an array of {array.dtype}; expected numbers")
+    if array.dtype.itemsize == 16 or array.dtype.byteorder == ">":
+        array = array.astype(np.float64)  # what PyTorch doesn't know
+    return torch.from_numpy(np.array(array))
+
+
+# --- Tensors -----------------------------------------------------------------------
+
+
+def describe(item: Any) -> str:
+    """Return in a few words what a file was found to hold."""
+    if isinstance(item, Tensor) and not item.is_nested:
+        return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
+    kind = f"a {type(item).__name__}"
+    if isinstance(item, dict):
+        return f"{kind} with keys {[key for key in item if isinstance(key, str)][:9]}"
+    if isinstance(item, list | tuple):
+        return f"{kind} of {len(item)}"
+    return kind
+
+
+def is_both(content: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether one file holds images and labels under these names."""
+    return isinstance(content, dict) and {"images", "labels"} <= {*content}
+
+
+def pair(item: Any) -> tuple[Tensor, Tensor]:
+    """Return images and labels of a list of both."""
+    is_pair = isinstance(item, list | tuple) and len(item) == 2
+    ensure(is_pair, f"found {describe(item)}; expected [images, labels]")
+    images = pixels(item[0])
+    return images, targets(item[1], len(images))
+
+
+def tensor(item: Any, name: str) -> Tensor:
+    """Return a dense tensor, all of whose values are in the file."""
+    checks.instance(item, name, Tensor)
+    dense = item.layout is torch.strided and not item.is_nested
+    ensure(
+        dense and not item.is_quantized and not item.is_meta,
+        f"{name} is nested, sparse, quantised or has no values",
+    )
+    stored = item.untyped_storage().nbytes()  # fewer if values are repeated
+    ensure(
+        item.nbytes <= max(16 * stored, 2**20),
+        f"{name} is of {item.nbytes:,} bytes, of which the file has {stored:,}; "
+        "expected all of them",
+    )
+    return item.detach()
+
+
+def pixels(item: Any) -> Tensor:
+    """Return images (N, 1 or 3, H, W), finite floats as stored."""
+    images = tensor(item, "images")
+    checks.floats(images, "images", "NCHW")
+    known = images.shape[1] in (1, 3)
+    checks.require(known, "images", images, "1 or 3 channels (N, C, H, W)")
+    return checks.finite(images, "images")
+
+
+def targets(item: Any, count: int) -> Tensor:
+    """Return labels for so many images: class indices (N,), or floats (N, K)."""
+    labels = tensor(item, "labels")
+    if labels.ndim == 2:
+        checks.floats(labels, "labels", (count, "K"))
+        checks.integer(labels.shape[1], "labels: K", 1, _MOST_CLASSES)
+    else:
+        floats = labels.is_floating_point() and labels.itemsize > 1  # no float8
+        if floats and bool((labels % 1 == 0).all()):
+            labels = labels.to(torch.int64)  # DC-BENCH, DataDAM
+        checks.class_indices(labels, "labels", count, _MOST_CLASSES)
+    return labels
+
+
+# --- Files that belong together ----------------------------------------------------
+
+
+def runs(folder: Path) -> list[Path]:
+    """Return images_best.pt, images_500.pt, X_images.pt, 10images.pt and the like."""
+    return [file for file in folder.glob("*.pt") if IMAGES.search(file.stem)]
+
+
+def best(folder: Path) -> Path:
+    """Return images_best.pt, or the only file of images in a folder."""
+    files = sorted((f for f in runs(folder) if "_zca_" not in f.name), key=natural)
+    if folder / "images_best.pt" in files:
+        return folder / "images_best.pt"
+    ensure(
+        len(files) == 1,
+        f"found {len(files)} files images_*.pt and no images_best.pt; pass the one you "
+        "want, or a list of files if the set is split",
+    )
+    return files[0]
+
+
+def partner(images: Path, kind: str) -> Path:
+    """Return the labels, lr or inverse-whitened file that belongs to an images file."""
+    ensure(
+        bool(IMAGES.search(images.stem)),
+        f"file name {images.name!r}: expected images_*.pt, images.pt or *images.pt",
+    )
+    name = images.name.replace("images_zca_", "images_")
+    words = (kind, kind.removesuffix("s"))
+    paths = [images.with_name(IMAGES.sub(word, name)) for word in words]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def with_labels(path: Path) -> tuple[Tensor, Tensor]:
+    """Read images, and the labels that lie in the same file or in that beside it."""
+    content = load_torch(path)
+    if is_both(content):
+        return pair([content["images"], content["labels"]])
+    images = pixels(content)
+    other = partner(path, "labels")
+    with naming(other):
+        return images, targets(load_torch(other), len(images))
+
+
+def learned_lr(images: Path) -> float | None:
+    """Read the learning rate that was stored beside images, if one was."""
+    if not IMAGES.search(images.stem):
+        return None  # a dict of everything
+    path = partner(images, "lr")
+    if not path.exists():
+        return None
+    with naming(path):
+        return checks.number(tensor(load_torch(path), "lr").squeeze(), "lr", 0)
+
+
+def stacked(paths: Sequence[Path]) -> Tensor:
+    """Return (N, C, H, W) of files that hold a picture each."""
+    pictures = []
+    for path in paths:
+        with naming(path):
+            picture = tensor(load_torch(path), "picture")
+            if picture.ndim == 3:
+                picture = picture[None]
+            checks.require(len(pixels(picture)) == 1, "picture", picture, "one a file")
+            pictures.append(picture)
+    return joined(pictures, "images")
+
+
+def joined(parts: Sequence[Tensor], name: str) -> Tensor:
+    """Return the parts of a split set as one tensor."""
+    shapes = sorted({tuple(part.shape[1:]) for part in parts})
+    ensure(len(shapes) == 1, f"split files differ in shape: {name} {shapes}")
+    return torch.cat([*parts])
