@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +20,12 @@ from typer import Argument, Option
 from diver_lite import __version__
 from diver_lite.checks import InputError, printable, require
 from diver_lite.devices import use_free_cores
-from diver_lite.files import check_apart, check_writable, exclusive
+from diver_lite.files import atomic_path, check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
 if TYPE_CHECKING:  # --help doesn't wait for torch
+    import pandas as pd
+
     from diver_lite.priors.contract import Prior
     from diver_lite.recovery import RecoveryConfig
     from diver_lite.sets.distilled import DistilledSet
@@ -51,18 +54,56 @@ def _set(config: str, example: str):
     return Option("--set", metavar="FIELD=VALUE", help=text)
 
 
-# Options that several commands share, or whose text is long.
-DEVICE = Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
-OVERWRITE = Option("--overwrite", help="replace an output that exists")
-DATA_ROOT = Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)")
-SET_FILE = Option("-o", "--out", help="the .safetensors file to write")
-RECOVERED = Option("-o", "--out", help="the .safetensors file, or folder, to write")
-TRAININGS = Option(help="trainings per table cell")
-COMPILE = Option(help="use torch.compile; default: on CUDA only")
-SUBSET = Option(
-    help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
-    "imagenette, imagewoof, imagefruit, ... or imagenet for all"
-)
+# Options that several commands share.
+Source = Annotated[
+    str,
+    Argument(
+        metavar="INPUT",
+        help="a shipped set (see 'diver-lite check') or a file or folder of any "
+        "published format",
+    ),
+]
+Format = Annotated[str, Option(help="how INPUT is stored")]
+Dataset = Annotated[
+    str | None, Option(help="which dataset INPUT distils, if not evident")
+]
+Read = Annotated[
+    list[str] | None,
+    Option(
+        "--read",
+        metavar="FIELD=VALUE",
+        help="how to read a published file, e.g. --read zca=False --read experiment=2 "
+        "--read zca_reference=cifar10 (with --data-root); repeatable",
+    ),
+]
+Subset = Annotated[
+    str | None,
+    Option(
+        help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
+        "imagenette, imagewoof, imagefruit, ... or imagenet for all"
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)"),
+]
+SetFile = Annotated[Path, Option("-o", "--out", help="the .safetensors file to write")]
+To = Annotated[
+    str | None,
+    Option(  # spelled out, as --help shall not wait for torch
+        help="also write OUT for another tool, beside it: dc, mtt, dd-ranking, folder, "
+        "hf"
+    ),
+]
+Trainings = Annotated[int, Option(help="trainings per table cell")]
+RecipeSteps = Annotated[int | None, Option(help="change the recipe")]
+Compile = Annotated[
+    bool | None, Option(help="use torch.compile; default: on CUDA only")
+]
+Device = Annotated[
+    str | None, Option(help="cpu, cuda or cuda:N; default: CUDA if there is one")
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="replace an output that exists")]
 
 # Named recovery settings.
 Preset = enum.StrEnum("Preset", ["recommended", "quick", "default", "published"])
@@ -72,9 +113,9 @@ Preset = enum.StrEnum("Preset", ["recommended", "quick", "default", "published"]
 def demo(
     out: Annotated[Path, Option("-o", "--out", help="folder to write")] = Path("demo"),
     ipc: Annotated[int, Option(help="images per class: 1 or 10")] = 1,
-    seeds: Annotated[int, TRAININGS] = 2,
-    device: Annotated[str | None, DEVICE] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    seeds: Trainings = 2,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Recover a shipped distilled set and show what that does, in about 2 minutes.
 
@@ -86,73 +127,79 @@ def demo(
     run_demo(out, ipc=ipc, seeds=seeds, device=device, overwrite=overwrite)
 
 
-INPUT = Argument(
-    metavar="INPUT",
-    help="a shipped set (see 'diver-lite check') or a file or folder of any "
-    "published format",
-)
-PRIOR = Option(
-    help="a shipped prior, a diffusers folder (DiT, SiT, Stable Diffusion) or a hub "
-    "id; default: the shipped one of what INPUT distils"
-)
-PROMPT = Option(help="of a prior told in words, e.g. 'a satellite photo of {name}'")
-NEGATIVE = Option(help="of a prior told in words: what guidance leads away from")
-PRIOR_SIZE = Option(help="of a prior told in words: its images' height and width")
-PRESET = Option(
-    help="'recommended': what measured best with the prior, as its folder says; "
-    "'quick': the same in ten steps; 'default': RecoveryConfig() whatever the prior; "
-    "'published': the paper's settings, literally"
-)
-RECOVERY = _set("RecoveryConfig", "--set noise_timestep=400 --set window=full")
-INPUT_DATA = Option(help="which dataset INPUT distils, if not evident")
-READ = Option(
-    "--read",
-    metavar="FIELD=VALUE",
-    help="how to read a published file, e.g. --read zca=False --read experiment=2 "
-    "--read zca_reference=cifar10 (with --data-root); repeatable",
-)
-# spelled out, as --help shall not wait for torch
-TO = Option(
-    help="also write OUT for another tool, beside it: dc, mtt, dd-ranking, folder, hf"
-)
-PNG_FOLDER = Option(help="also write a folder of PNG files")
-CLASS_MAP = Option(help="the prior's class for each class of the set: 3,1,4,...")
-SIZE = Option(help="height and width of the results; default: as INPUT's")
-BATCH_SIZE = Option(help="images at a time; default: what memory allows")
-PLAIN = Option("--plain", help="without the fast path, as a reference")
-COMPILE_MANY = Option(help="use torch.compile; default: on CUDA, from 1,000 images on")
-INTERVAL = Option(
-    metavar="HIGH,LOW",
-    help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
-)
-
-
 @app.command()
 def recover(
-    source: Annotated[str, INPUT],
-    out: Annotated[Path, RECOVERED],
-    prior: Annotated[str | None, PRIOR] = None,
-    prompt: Annotated[str | None, PROMPT] = None,
-    negative_prompt: Annotated[str | None, NEGATIVE] = None,
-    prior_size: Annotated[int | None, PRIOR_SIZE] = None,
-    preset: Annotated[Preset, PRESET] = Preset.recommended,
-    set_: Annotated[list[str] | None, RECOVERY] = None,
-    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
-    dataset: Annotated[str | None, INPUT_DATA] = None,
-    read: Annotated[list[str] | None, READ] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    to: Annotated[str | None, TO] = None,
-    images: Annotated[Path | None, PNG_FOLDER] = None,
-    class_map: Annotated[str | None, CLASS_MAP] = None,
-    subset: Annotated[str | None, SUBSET] = None,
-    size: Annotated[int | None, SIZE] = None,
+    source: Source,
+    out: Annotated[
+        Path, Option("-o", "--out", help="the .safetensors file, or folder, to write")
+    ],
+    prior: Annotated[
+        str | None,
+        Option(
+            help="a shipped prior, a diffusers folder (DiT, SiT, Stable Diffusion) or "
+            "a hub id; default: the shipped one of what INPUT distils"
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        Option(help="of a prior told in words, e.g. 'a satellite photo of {name}'"),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        Option(help="of a prior told in words: what guidance leads away from"),
+    ] = None,
+    prior_size: Annotated[
+        int | None,
+        Option(help="of a prior told in words: its images' height and width"),
+    ] = None,
+    preset: Annotated[
+        Preset,
+        Option(
+            help="'recommended': what measured best with the prior, as its folder "
+            "says; 'quick': the same in ten steps; 'default': RecoveryConfig() "
+            "whatever the prior; 'published': the paper's settings, literally"
+        ),
+    ] = Preset.recommended,
+    set_: Annotated[
+        list[str] | None,
+        _set("RecoveryConfig", "--set noise_timestep=400 --set window=full"),
+    ] = None,
+    format: Format = "auto",
+    dataset: Dataset = None,
+    read: Read = None,
+    data_root: DataRoot = None,
+    to: To = None,
+    images: Annotated[
+        Path | None, Option(help="also write a folder of PNG files")
+    ] = None,
+    class_map: Annotated[
+        str | None,
+        Option(help="the prior's class for each class of the set: 3,1,4,..."),
+    ] = None,
+    subset: Subset = None,
+    size: Annotated[
+        int | None, Option(help="height and width of the results; default: as INPUT's")
+    ] = None,
     seed: Annotated[int, Option(help="of the noise")] = 0,
-    batch_size: Annotated[int | None, BATCH_SIZE] = None,
-    plain: Annotated[bool, PLAIN] = False,
-    compile: Annotated[bool | None, COMPILE_MANY] = None,
-    guidance_interval: Annotated[str | None, INTERVAL] = None,
-    device: Annotated[str | None, DEVICE] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    batch_size: Annotated[
+        int | None, Option(help="images at a time; default: what memory allows")
+    ] = None,
+    plain: Annotated[
+        bool, Option("--plain", help="without the fast path, as a reference")
+    ] = False,
+    compile: Annotated[
+        bool | None,
+        Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        Option(
+            metavar="HIGH,LOW",
+            help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
+        ),
+    ] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Refine a distilled set and write the result.
 
@@ -163,41 +210,44 @@ def recover(
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.priors.interval import IntervalPrior
-    from diver_lite.priors.loading import load_prior
-    from diver_lite.run.processes import Processes, launched_device
-    from diver_lite.run.to_file import check_output, recover_to
+    from diver_lite.priors import interval, loading
+    from diver_lite.run import processes, to_file
 
-    check_output(out, images, overwrite=overwrite)
+    to_file.check_output(out, images, overwrite=overwrite)
     parse_config(preset, set_)  # say what is wrong before the prior is read
     if subset and class_map:
         raise InputError("--subset and --class-map were given; expected one of them")
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
     export = _export(out, to, overwrite, distilled)
-    try:
-        mapping = [int(c) for c in class_map.split(",")] if class_map else None
-    except ValueError:
-        expected = "integers like 3,1,4"
-        raise InputError(f"--class-map is {class_map!r}; expected {expected}") from None
+    mapping = _integers(class_map) if class_map else None
     prior = prior or _prior_of(distilled)
     words = _given(prompt=prompt, negative_prompt=negative_prompt, size=prior_size)
-    loaded = load_prior(prior, device=launched_device(device), **words)
+    words["device"] = processes.launched_device(device)
+    loaded = loading.load_prior(prior, **words)
     config = parse_config(preset, set_, loaded)
     if subset:
         mapping = _map_of_subset(subset, distilled, prior, loaded)
     if guidance_interval:
-        loaded = IntervalPrior(loaded, _value(guidance_interval))
-    result = recover_to(
+        loaded = interval.IntervalPrior(loaded, _value(guidance_interval))
+    result = to_file.recover_to(
         out, distilled, loaded, config, seed=seed, class_map=mapping, size=size,
         batch_size=batch_size, fast=not plain, compile=compile, images=images,
         overwrite=overwrite,
     )  # fmt: skip
-    if Processes(cpu=loaded.device.type == "cpu").index > 0:
+    if processes.Processes(cpu=loaded.device.type == "cpu").index > 0:
         return  # process 0 writes and speaks
     echo(f"wrote {out}: {result!r}")
     if images:
         echo(f"wrote {images}/ ({len(result)} PNG files)")
     export(result)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        expected = "integers like 3,1,4"
+        raise InputError(f"--class-map is {text!r}; expected {expected}") from None
 
 
 def _check_suffix(out: Path, suffix: str) -> None:
@@ -214,16 +264,15 @@ def _load(
     data_root: Path | None,
 ) -> tuple[DistilledSet, str | None]:
     """Read a set; with an ImageNet subset also return that one's canonical name."""
-    from diver_lite.sets.load import READ_OPTIONS, as_subset, load_distilled
-    from diver_lite.sets.real import load_dataset
+    from diver_lite.sets import load, real
 
     subset = subset and imagenet_subset(subset)
-    options = _changes(read, "--read", READ_OPTIONS)
+    options = _changes(read, "--read", load.READ_OPTIONS)
     if isinstance(name := options.get("zca_reference"), str):
-        options["zca_reference"] = load_dataset(name, "train", root=data_root)[0]
+        options["zca_reference"] = real.load_dataset(name, "train", root=data_root)[0]
     options |= {"format": format, "dataset": dataset or subset}
-    distilled = load_distilled(source, **options)
-    return as_subset(distilled, subset) if subset else (distilled, None)
+    distilled = load.load_distilled(source, **options)
+    return load.as_subset(distilled, subset) if subset else (distilled, None)
 
 
 def _export(
@@ -329,34 +378,40 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-DATA = Option(help="fashion-mnist, cifar10 or an image folder")
-SPLIT = Option(help="fit, train or sample (1,000 images, ships)")
-INIT = Option(help="start from 'real' or 'noise'; default: as published")
-ITERATIONS = Option(help="iterations; default: as published")
-REAL_BATCH = Option(help="real images per class and step")
-EXPERTS = Option(help="mtt: folder of trajectories; missing ones are trained")
-BFLOAT16 = Option("--bfloat16", help="compute features in bfloat16")
-
-
 @app.command()
 def distill(
     method: Annotated[str, Argument(help="dm, dc, dsa or mtt")],
-    out: Annotated[Path, SET_FILE],
-    data: Annotated[str, DATA] = "fashion-mnist",
-    split: Annotated[str, SPLIT] = "fit",
+    out: SetFile,
+    data: Annotated[
+        str, Option(help="fashion-mnist, cifar10 or an image folder")
+    ] = "fashion-mnist",
+    split: Annotated[
+        str, Option(help="fit, train or sample (1,000 images, ships)")
+    ] = "fit",
     ipc: Annotated[int, Option(help="images per class")] = 1,
-    init: Annotated[str | None, INIT] = None,
-    steps: Annotated[int | None, ITERATIONS] = None,
-    real_batch: Annotated[int | None, REAL_BATCH] = None,
+    init: Annotated[
+        str | None, Option(help="start from 'real' or 'noise'; default: as published")
+    ] = None,
+    steps: Annotated[
+        int | None, Option(help="iterations; default: as published")
+    ] = None,
+    real_batch: Annotated[
+        int | None, Option(help="real images per class and step")
+    ] = None,
     set_: Annotated[list[str] | None, _set("DistillConfig", "--set lr=0.5")] = None,
-    experts: Annotated[Path | None, EXPERTS] = None,
+    experts: Annotated[
+        Path | None,
+        Option(help="mtt: folder of trajectories; missing ones are trained"),
+    ] = None,
     seed: Annotated[int, Option(help="of everything random")] = 0,
-    compile: Annotated[bool | None, COMPILE] = None,
-    bfloat16: Annotated[bool, BFLOAT16] = False,
-    to: Annotated[str | None, TO] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    device: Annotated[str | None, DEVICE] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    compile: Compile = None,
+    bfloat16: Annotated[
+        bool, Option("--bfloat16", help="compute features in bfloat16")
+    ] = False,
+    to: To = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Squeeze a dataset into a few images per class (Stage I).
 
@@ -367,28 +422,27 @@ def distill(
     """
     import torch
 
-    from diver_lite.make.distill import distill as run
-    from diver_lite.make.distill import recipe
-    from diver_lite.sets.real import describe_source, load_dataset
+    from diver_lite.make import distill as stage1
+    from diver_lite.sets import real
 
     _check_suffix(out, ".safetensors")
     state = out.with_suffix(".checkpoint")
     expert = experts and experts / "expert_000.safetensors"
     check_apart({"--out": out, "checkpoint": state, "a file of --experts": expert})
     changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
-    recipe(method, ipc, **changes)  # say what is wrong before the data is read
+    stage1.recipe(method, ipc, **changes)  # say what is wrong before the data is read
     check_writable(out, overwrite=overwrite)
     export = _export(out, to, overwrite, data)
     use_free_cores()
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
-        images = load_dataset(data, split, root=data_root)
-        result = run(
+        images = real.load_dataset(data, split, root=data_root)
+        result = stage1.distill(
             images, method, ipc=ipc, seed=seed, experts=experts, compile=compile,
             dtype=torch.bfloat16 if bfloat16 else torch.float32, device=device,
             checkpoint=state, **changes,
         )  # fmt: skip
-        source = describe_source(data, root=data_root)
+        source = real.describe_source(data, root=data_root)
         result.provenance |= {"data": data, "source": source, "split": split}
         result.save(out, overwrite=overwrite)
         state.unlink(missing_ok=True)
@@ -396,64 +450,84 @@ def distill(
     export(result)
 
 
-SETS = Argument(
-    metavar="SET...",
-    help="shipped sets, or files or folders of any published format; NAME=FILE gives "
-    "one a name in the table; {seed} in FILE stands for 0, 1, ...: a draw of its own "
-    "for each seed, which a verdict needs",
-)
-TEST_DATA = Option(
-    help="fashion-mnist, cifar10 or an image folder; default: what the sets distil"
-)
-PANEL = Option(
-    metavar="NAME,NAME,...",
-    help="with a suffix for another norm, if you like: ShuffleNetV2-GN (BN, GN, IN; "
-    "AdaBN is a diagnosis); 'unseen' stands for the paper's five, 'all' for all",
-)
-PROTOCOL = Option(help="corrected, quick, literature or imagenet")
-STEPS = Option(help="change the protocol's number of steps")
-SOFT_LABELS = Option("--soft-labels", help="learn them where a set carries some")
-BASELINE = Option(help="the set to compare with; default: the first")
-TRAININGS_FILE = Option(
-    "-o",
-    "--out",
-    help="a .csv file with a row per training; run the same command again to go on "
-    "after an interruption, or to add sets, judges or seeds",
-)
-TABLE = Option(help="also write the printed table, as .csv, .md or .tex")
-TEST_IMAGES = Option(help="how many test images, evenly spaced; default: all")
-JOBS = Option(
-    "--jobs",
-    help="trainings side by side; default: one per core that may be used, or per GPU",
-)
-SCHEDULER = Option(
-    metavar="ADDRESS",
-    help="of a Dask scheduler whose workers train instead, e.g. tcp://10.0.0.1:8786",
-)
-SETS_DATA = Option(help="which dataset the sets distil, if not evident")
-
-
 @app.command()
 def judge(
-    sources: Annotated[list[str], SETS],
-    data: Annotated[str | None, TEST_DATA] = None,
-    judges: Annotated[str, PANEL] = "ConvNet,ShuffleNetV2,MobileNetV2",
-    seeds: Annotated[int, TRAININGS] = 5,
-    protocol: Annotated[str, PROTOCOL] = "corrected",
-    steps: Annotated[int | None, STEPS] = None,
-    soft_labels: Annotated[bool, SOFT_LABELS] = False,
-    baseline: Annotated[str | None, BASELINE] = None,
-    out: Annotated[Path | None, TRAININGS_FILE] = None,
-    table: Annotated[Path | None, TABLE] = None,
-    test_images: Annotated[int | None, TEST_IMAGES] = None,
-    n_jobs: Annotated[int | None, JOBS] = None,
-    scheduler: Annotated[str | None, SCHEDULER] = None,
+    sources: Annotated[
+        list[str],
+        Argument(
+            metavar="SET...",
+            help="shipped sets, or files or folders of any published format; "
+            "NAME=FILE gives one a name in the table; {seed} in FILE stands for 0, 1, "
+            "...: a draw of its own for each seed, which a verdict needs",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        Option(
+            help="fashion-mnist, cifar10 or an image folder; default: that of the sets"
+        ),
+    ] = None,
+    judges: Annotated[
+        str,
+        Option(
+            metavar="NAME,NAME,...",
+            help="with a suffix for another norm, if you like: ShuffleNetV2-GN (BN, "
+            "GN, IN; AdaBN is a diagnosis); 'unseen' stands for the paper's five, "
+            "'all' for all",
+        ),
+    ] = "ConvNet,ShuffleNetV2,MobileNetV2",
+    seeds: Trainings = 5,
+    protocol: Annotated[
+        str, Option(help="corrected, quick, literature or imagenet")
+    ] = "corrected",
+    steps: Annotated[
+        int | None, Option(help="change the protocol's number of steps")
+    ] = None,
+    soft_labels: Annotated[
+        bool, Option("--soft-labels", help="learn them where a set carries some")
+    ] = False,
+    baseline: Annotated[
+        str | None, Option(help="the set to compare with; default: the first")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            "-o",
+            "--out",
+            help="a .csv file with a row per training; run the same command again to "
+            "go on after an interruption, or to add sets, judges or seeds",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, Option(help="also write the printed table, as .csv, .md or .tex")
+    ] = None,
+    test_images: Annotated[
+        int | None, Option(help="how many test images, evenly spaced; default: all")
+    ] = None,
+    n_jobs: Annotated[
+        int | None,
+        Option(
+            "--jobs",
+            help="trainings side by side; default: one per core that may be used, or "
+            "per GPU",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        Option(
+            metavar="ADDRESS",
+            help="of a Dask scheduler whose workers train instead, e.g. "
+            "tcp://10.0.0.1:8786",
+        ),
+    ] = None,
     format: Annotated[str, Option(help="how the sets are stored")] = "auto",
-    dataset: Annotated[str | None, SETS_DATA] = None,
-    read: Annotated[list[str] | None, READ] = None,
-    subset: Annotated[str | None, SUBSET] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    device: Annotated[str | None, DEVICE] = None,
+    dataset: Annotated[
+        str | None, Option(help="which dataset the sets distil, if not evident")
+    ] = None,
+    read: Read = None,
+    subset: Subset = None,
+    data_root: DataRoot = None,
+    device: Device = None,
 ) -> None:
     """Train networks on distilled sets and score them on real test images.
 
@@ -466,8 +540,7 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.judge import compare
-    from diver_lite.judge.protocols import get_protocol
+    from diver_lite.judge import compare, protocols
     from diver_lite.judge.table import cross_architecture
     from diver_lite.sets.real import describe_source
 
@@ -477,58 +550,65 @@ def judge(
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
-    how = (format, dataset, subset, read, data_root)
-    sets, subset = _read_sets(sources, seeds, how)
-    firsts = {name: each(0) if callable(each) else each for name, each in sets.items()}
-    baseline = next(iter(sets)) if baseline is None else baseline
+    reading = (format, dataset, subset, read, data_root)
+    sets, firsts, subset = _read_sets(sources, seeds, reading)
+    baseline = baseline or next(iter(sets))
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
-    data = _data_of(firsts) if data is None else data
+    data = data or _data_of(firsts)
     size = next(iter(firsts.values())).images.shape[-1]
     test = _test_data(data, data_root, subset, size, test_images)
-    recipe = get_protocol(protocol)
-    recipe = replace(recipe, labels="soft") if soft_labels else recipe
+    recipe = protocols.get_protocol(protocol)
+    if soft_labels:
+        recipe = replace(recipe, labels="soft")
     trainings = cross_architecture(
         sets, test, judges=_panel(judges), seeds=seeds, protocol=recipe, steps=steps,
         out=out, n_jobs=n_jobs, scheduler=scheduler, device=device,
     )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
+    how = f"mean ± std of {seeds} seeds, protocol {protocol}"
+    echo(f"Top-1 accuracy in % on {len(test[0])} real images, {how}.")
+    _tell(trainings, summary, describe_source(data, root=data_root, split="test"))
+    if table is not None:
+        echo(f"\nwrote {compare.write_table(summary, table)}")
+
+
+def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
+    """Print what trainings scored, and what failed."""
+    from diver_lite.judge.compare import blocks, footnote
+
     norms = trainings.groupby("judge", sort=False)["norm"].first()
-    echo(
-        f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
-        f"seeds, protocol {protocol}.\nNorms: "
-        + ", ".join(f"{judge} {norm}" for judge, norm in norms.items())
-        + "."
-    )
+    named = ", ".join(f"{judge} {norm}" for judge, norm in norms.items())
+    echo(f"Norms: {named}.")
     if "AdaBN" in norms.to_numpy():
         echo(
             "AdaBN is a diagnosis: batch norm with the statistics of the (unlabelled) "
             "test images. It counts in no mean."
         )
-    blocks, verdicts = compare.blocks(summary)
-    for block in blocks:
-        echo(f"\n{block.to_string()}")
-    echo(f"\nscored on {describe_source(data, root=data_root, split='test')}")
-    if notes := compare.footnote(verdicts):
+    tables, verdicts = blocks(summary)
+    for each in tables:
+        echo(f"\n{each.to_string()}")
+    echo(f"\nscored on {source}")
+    if notes := footnote(verdicts):
         echo(notes)
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
         echo(f"failed: {message}", err=True)
-    if table is not None:
-        echo(f"\nwrote {compare.write_table(summary, table)}")
 
 
 def _read_sets(
     sources: list[str], seeds: int, how: tuple
-) -> tuple[dict[str, DistilledSet | Callable[[int], DistilledSet]], str | None]:
+) -> tuple[dict[str, Any], dict[str, DistilledSet], str | None]:
     """Read the sets to judge: name -> set, or a function of the seed for {seed}.
 
-    Also return the canonical name of the ImageNet subset that all of them are of.
+    Also return the first draw of each, and the canonical name of the ImageNet subset
+    that all of them are of.
     """
-    from diver_lite.sets.load import list_shipped
-
-    shipped, sets, subsets = list_shipped(), {}, {}
+    sets = {}
+    firsts = {}
+    subsets = {}
     for source in sources:
-        name, file = Path(source).stem, source
-        if "=" in source and source not in shipped and not Path(source).exists():
+        name = Path(source).stem
+        file = source
+        if "=" in source and not Path(source).exists():
             name, _, file = source.partition("=")
         require(name != "", "name of SET", source, "NAME=FILE")
         if name in sets:
@@ -536,17 +616,17 @@ def _read_sets(
                 f"SET {source!r}: there is a set {name!r} already; name one of them "
                 "NAME=FILE"
             )
-        several = "{seed}" in file
-        numbers = map(str, range(max(seeds, 1) if several else 1))
-        files = [file.replace("{seed}", number) for number in numbers]
-        loaded = [_load(each, *how) for each in files]
-        draws, found = zip(*loaded, strict=True)
-        sets[name], subsets[name] = draws.__getitem__ if several else draws[0], found[0]
+        firsts[name], subsets[name] = _load(file.replace("{seed}", "0"), *how)
+        sets[name] = firsts[name]
+        if "{seed}" in file:
+            others = [file.replace("{seed}", str(seed)) for seed in range(1, seeds)]
+            draws = [firsts[name], *(_load(each, *how)[0] for each in others)]
+            sets[name] = draws.__getitem__
     if len(set(subsets.values())) > 1:
         raise InputError(
             f"the sets are of different subsets, {subsets}; no test images fit them all"
         )
-    return sets, next(iter(subsets.values()))
+    return sets, firsts, next(iter(subsets.values()))
 
 
 def _data_of(sets: dict[str, DistilledSet]) -> str:
@@ -588,7 +668,7 @@ def _test_data(
         total = len(images)
         require(1 <= count <= total, "--test-images", count, f"1 .. {total}")
         chosen = [i * total // count for i in range(count)]
-        images, labels = images[chosen], labels[chosen]
+        return images[chosen], labels[chosen], names
     return images, labels, names
 
 
@@ -602,25 +682,24 @@ def _panel(text: str) -> list[str]:
     return list(dict.fromkeys(panel))
 
 
-TEACHER = Option(help="a classifier of torchvision's, such as resnet18")
-WEIGHTS = Option(help="its state dict: a .pt, .pth or .safetensors file")
-TEACHER_SIZE = Option(help="height and width that the teacher takes")
-
-
 @app.command()
 def relabel(
-    source: Annotated[str, INPUT],
-    out: Annotated[Path, SET_FILE],
-    teacher: Annotated[str, TEACHER],
-    weights: Annotated[Path, WEIGHTS],
-    size: Annotated[int, TEACHER_SIZE] = 224,
-    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
-    dataset: Annotated[str | None, INPUT_DATA] = None,
-    read: Annotated[list[str] | None, READ] = None,
-    subset: Annotated[str | None, SUBSET] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    device: Annotated[str | None, DEVICE] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    source: Source,
+    out: SetFile,
+    teacher: Annotated[
+        str, Option(help="a classifier of torchvision's, such as resnet18")
+    ],
+    weights: Annotated[
+        Path, Option(help="its state dict: a .pt, .pth or .safetensors file")
+    ],
+    size: Annotated[int, Option(help="height and width that the teacher takes")] = 224,
+    format: Format = "auto",
+    dataset: Dataset = None,
+    read: Read = None,
+    subset: Subset = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Give the images of a set the soft labels of a teacher.
 
@@ -630,39 +709,38 @@ def relabel(
     Example: diver-lite relabel refined.safetensors -o soft.safetensors --teacher
     resnet18 --weights resnet18-f37072fd.pth --subset imagenet
     """
-    from diver_lite.judge.relabel import load_teacher, teacher_classes
-    from diver_lite.judge.relabel import relabel as run
+    from diver_lite.judge import relabel as soft
 
     _check_suffix(out, ".safetensors")
     check_writable(out, overwrite=overwrite)
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
-    network, outputs = load_teacher(teacher, weights)
-    classes = teacher_classes(distilled, outputs, subset)
-    result = run(distilled, network, classes=classes, size=size, device=device)
+    network, outputs = soft.load_teacher(teacher, weights)
+    classes = soft.teacher_classes(distilled, outputs, subset)
+    result = soft.relabel(distilled, network, classes=classes, size=size, device=device)
     result.provenance |= {"teacher": teacher, "weights": weights.name}
     result.save(out, overwrite=overwrite)
     agree = result.provenance["agreement"]
     echo(f"wrote {out}: {result!r}; the teacher agrees with {agree:.0%} of the labels")
 
 
-FOLDER = Option("-o", "--out", help="working folder; may hold a checkpoint")
-MINUTES = Option(help="stop after so long; run again to go on")
-RECIPE_STEPS = Option(help="change the recipe")
-OBJECTIVE = Option(help="noise (DDPM's, as DiT) or flow (velocities, as SiT)")
-
-
 @app.command()
 def train_prior(
     name: Annotated[str, Argument(help="a recipe: fashion-mnist or cifar10")],
-    out: Annotated[Path, FOLDER],
-    minutes: Annotated[float | None, MINUTES] = None,
-    vae_steps: Annotated[int | None, RECIPE_STEPS] = None,
-    dit_steps: Annotated[int | None, RECIPE_STEPS] = None,
-    objective: Annotated[str | None, OBJECTIVE] = None,
+    out: Annotated[
+        Path, Option("-o", "--out", help="working folder; may hold a checkpoint")
+    ],
+    minutes: Annotated[
+        float | None, Option(help="stop after so long; run again to go on")
+    ] = None,
+    vae_steps: RecipeSteps = None,
+    dit_steps: RecipeSteps = None,
+    objective: Annotated[
+        str | None, Option(help="noise (DDPM's, as DiT) or flow (velocities, as SiT)")
+    ] = None,
     set_: Annotated[list[str] | None, _set("PriorRecipe", "--set layers=6")] = None,
-    compile: Annotated[bool | None, COMPILE] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    device: Annotated[str | None, DEVICE] = None,
+    compile: Compile = None,
+    data_root: DataRoot = None,
+    device: Device = None,
 ) -> None:
     """Train a prior (VAE, then DiT), in pieces of any length.
 
@@ -680,21 +758,20 @@ def train_prior(
         echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
 
 
-SHEET = Option("-o", "--out", help="the picture to write, .png")
-
-
 @app.command()
 def show(
-    source: Annotated[str, INPUT],
-    out: Annotated[Path | None, SHEET] = None,
+    source: Source,
+    out: Annotated[
+        Path | None, Option("-o", "--out", help="the picture to write, .png")
+    ] = None,
     classes: Annotated[int, Option(help="draw so many classes at most")] = 10,
     rows: Annotated[int, Option(help="draw so many images of each at most")] = 5,
-    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
-    dataset: Annotated[str | None, INPUT_DATA] = None,
-    read: Annotated[list[str] | None, READ] = None,
-    subset: Annotated[str | None, SUBSET] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    format: Format = "auto",
+    dataset: Dataset = None,
+    read: Read = None,
+    subset: Subset = None,
+    data_root: DataRoot = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what a distilled set holds and how it was read, and draw it.
 
@@ -703,7 +780,6 @@ def show(
 
     Example: diver-lite show res_DC_CIFAR10_ConvNet_1ipc.pt -o sheet.png
     """
-    from diver_lite.files import atomic_path
     from diver_lite.sets.sheet import contact_sheet, in_words
 
     if out is not None:
@@ -721,26 +797,26 @@ def show(
         echo(f"wrote {out} ({sheet.width}x{sheet.height} pixels)")
 
 
-CONVERTED = Argument(metavar="OUT", help="the file or folder to write")
-CONVERT_TO = Option(
-    help="dc (a .pt file), mtt, dd-ranking, folder or hf (folders), or diver-lite (a "
-    ".safetensors file)"
-)
-LOSSY = Option("--lossy", help="write although something is lost; it says what")
-
-
 @app.command()
 def convert(
-    source: Annotated[str, INPUT],
-    out: Annotated[Path, CONVERTED],
-    to: Annotated[str, CONVERT_TO],
-    lossy: Annotated[bool, LOSSY] = False,
-    format: Annotated[str, Option(help="how INPUT is stored")] = "auto",
-    dataset: Annotated[str | None, INPUT_DATA] = None,
-    read: Annotated[list[str] | None, READ] = None,
-    subset: Annotated[str | None, SUBSET] = None,
-    data_root: Annotated[Path | None, DATA_ROOT] = None,
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    source: Source,
+    out: Annotated[Path, Argument(metavar="OUT", help="the file or folder to write")],
+    to: Annotated[
+        str,
+        Option(
+            help="dc (a .pt file), mtt, dd-ranking, folder or hf (folders), or "
+            "diver-lite (a .safetensors file)"
+        ),
+    ],
+    lossy: Annotated[
+        bool, Option("--lossy", help="write although something is lost; it says what")
+    ] = False,
+    format: Format = "auto",
+    dataset: Dataset = None,
+    read: Read = None,
+    subset: Subset = None,
+    data_root: DataRoot = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a distilled set in the format of another tool.
 
@@ -761,35 +837,37 @@ def convert(
     distilled, _ = _load(source, format, dataset, subset, read, data_root)
     if to == "diver-lite":
         distilled.save(out, overwrite=overwrite)
-        lost = []
     else:
-        lost = writers.convert(distilled, out, to, lossy=lossy, overwrite=overwrite)
-    for each in lost:
-        echo(f"lost: {each}", err=True)
+        how = {"lossy": lossy, "overwrite": overwrite}
+        for lost in writers.convert(distilled, out, to, **how):
+            echo(f"lost: {lost}", err=True)
     echo(f"wrote {out}: {distilled!r}")
 
 
 @app.command()
 def check() -> None:
     """Report versions, devices, and the shipped files with their checksums."""
-    import importlib.metadata as metadata
-
     import torch
 
     from diver_lite.assets import asset_path, list_assets
     from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.load import list_shipped
 
-    echo(f"python       {sys.version.split()[0]}")
-    echo(f"diver-lite   {__version__}")
-    for package in ("torch", "torchvision", "diffusers", "safetensors"):
-        echo(f"{package:<12} {metadata.version(package)}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    echo(f"CUDA GPU     {gpu}\nCPU threads  {torch.get_num_threads()}")
-    size = sum(asset_path(name).stat().st_size for name in list_assets())
-    echo(f"assets       {len(list_assets())} files, {size / 1e6:.1f} MB, sha256 ok")
-    echo(f"priors       {', '.join(shipped_priors())}")
-    echo(f"sets         {', '.join(list_shipped())}")
+    packages = ("torch", "torchvision", "diffusers", "safetensors")
+    sizes = [asset_path(name).stat().st_size for name in list_assets()]
+    facts = {
+        "python": sys.version.split()[0],
+        "diver-lite": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "CUDA GPU": gpu,
+        "CPU threads": torch.get_num_threads(),
+        "assets": f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, sha256 ok",
+        "priors": ", ".join(shipped_priors()),
+        "sets": ", ".join(list_shipped()),
+    }
+    for name, fact in facts.items():
+        echo(f"{name:<12} {fact}")
 
 
 def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> str:

@@ -20,18 +20,21 @@ import pandas as pd
 import torch
 from joblib import cpu_count
 
+from diver_lite import (
+    DistilledSet,
+    RecoveryConfig,
+    cross_architecture,
+    load_dataset,
+    load_distilled,
+    load_prior,
+    recover,
+    save_image_folder,
+)
 from diver_lite.checks import require
 from diver_lite.devices import one_thread
 from diver_lite.files import atomic_path, check_writable
 from diver_lite.judge.compare import summarise
-from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import vae_only
-from diver_lite.priors.loading import load_prior
-from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.sets.distilled import DistilledSet
-from diver_lite.sets.folder import save_image_folder
-from diver_lite.sets.load import load_distilled
-from diver_lite.sets.real import load_dataset
 from diver_lite.sets.sheet import contact_sheet, pixels_as_text
 
 COLOR_SET = "cifar10-dsa-ipc1"

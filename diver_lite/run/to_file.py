@@ -195,8 +195,7 @@ class Shards:
         count: number of images.
         overwrite: whether `out` and `images` may be replaced.
         images: a folder for PNG files.
-        manifest: what the run is; set by `begin`.
-        begun: whether the folder is known to be this run's.
+        manifest: what the run is; set by `begin`, once the folder is known to be its.
     """
 
     out: Path
@@ -204,7 +203,6 @@ class Shards:
     overwrite: bool = False
     images: Path | None = None
     manifest: dict = field(default_factory=dict)
-    begun: bool = False
 
     @property
     def folder(self) -> Path:
@@ -261,7 +259,7 @@ class Shards:
             try:
                 yield
             except BaseException:
-                if alone and self.begun and not self.images_done():
+                if alone and self.manifest and not self.images_done():
                     self.remove()  # nothing in it is worth keeping
                 raise
 
@@ -295,19 +293,21 @@ class Shards:
         stored = self._stored()
         size = batch_size or stored.get("batch_size") or default
         facts = facts | {"batch_size": size, "count": self.count}
-        self.manifest = json.loads(json.dumps(facts))
-        ours = stored == self.manifest
-        if is_finished(self.out):
-            if ours:  # killed after the last step of all
-                return []
+        manifest = json.loads(json.dumps(facts))
+        ours = stored == manifest
+        finished = is_finished(self.out)
+        if finished and not ours:  # left over from a run that was done
             check_writable(self.out, overwrite=self.overwrite)
-            self._empty()  # left over from a run that was done
+            self._empty()
         elif stored and not ours:
             raise InputError(
                 f"working folder {self.folder} belongs to another run "
-                f"({_differences(stored, self.manifest)}); go on with the settings of "
+                f"({_differences(stored, manifest)}); go on with the settings of "
                 "that run, delete the folder, or choose another --out"
             )
+        self.manifest = manifest
+        if finished and ours:  # killed after the last step of all
+            return []
         if self.images:
             check_writable(self.images, overwrite=self._may_replace(self.images))
         if not ours:
@@ -315,7 +315,6 @@ class Shards:
         self.shards.mkdir(exist_ok=True)
         for name in (RESULT, WHOLE):
             (self.folder / name).unlink(missing_ok=True)
-        self.begun = True
         return [index for index in self._indices() if self.read(index) is None]
 
     def _stored(self) -> dict:
