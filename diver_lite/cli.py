@@ -219,7 +219,9 @@ def recover(
         raise InputError("--subset and --class-map were given; expected one of them")
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
     export = _export(out, to, overwrite, distilled)
-    mapping = _integers(class_map) if class_map else None
+    mapping = None
+    if class_map:
+        mapping = _integers(class_map)
     prior = prior or _prior_of(distilled)
     words = _given(prompt=prompt, negative_prompt=negative_prompt, size=prior_size)
     words["device"] = processes.launched_device(device)
@@ -877,7 +879,8 @@ def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> s
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
     others = warnings.formatwarning
     warnings.formatwarning = _sentence
     try:

@@ -112,7 +112,7 @@ def recover_to(
             interrupted, else 5 on the CPU, on CUDA what fits into the free memory, up
             to 64. Halved where memory runs out.
         size: height and width of the results in pixels; default: as the set's images.
-        fast: prepare the conditioning (`run.fast`): the same up to rounding.
+        fast: prepare the conditioning (`priors.fast`): the same up to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
         images: also write PNG files, to this folder: `sets.folder`.
@@ -424,23 +424,17 @@ class Shards:
 
     def _write_images(self, result: DistilledSet) -> None:
         """Write the PNG folder; that of a run killed since then is replaced."""
-        if self.images is None:
-            return
-        # of this run, so that it is found again after a kill
-        scratch = self.images.absolute().with_name(f".{self.images.name}.{self.run}")
-        try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            write_pictures(result, scratch)
-            (scratch / MARKER).write_text(self.run)
-            move(scratch, self.images, overwrite=self._may_replace(self.images))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        if self.images:
+            overwrite = self._may_replace(self.images)
+            with atomic_path(self.images, overwrite=overwrite) as folder:
+                write_pictures(result, folder)
+                (folder / MARKER).write_text(self.run)
 
     def _may_replace(self, images: Path) -> bool:
-        with suppress(OSError, UnicodeDecodeError):
+        try:
             return self.overwrite or (images / MARKER).read_text() == self.run
-        return self.overwrite
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def remove(self) -> None:
         """Remove what is ours, and the folder if nothing else is left in it."""

@@ -1,6 +1,7 @@
 """Shards: a killed run goes on and ends with the same bytes; others are refused."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from conftest import random_set
 
 from diver_lite.checks import InputError
+from diver_lite.files import HELD
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import accelerate_prior
 from diver_lite.priors.interval import IntervalPrior
@@ -632,7 +634,7 @@ def test_a_set_on_disk_is_read_in_batches(go, large, monkeypatch):
     assert counts == [20, 3, 3, 3, 3, 3, 3, 2]
 
 
-@pytest.mark.parametrize("target", ["move", "sha256"])
+@pytest.mark.parametrize("target", ["write_pictures", "sha256"])
 def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, target):
     """Killed while they are written, or after, the same command ends well."""
     pictures = tmp_path / "png"
@@ -641,7 +643,10 @@ def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, 
     assert len(expected) == 22  # 20 pictures, labels.csv, and our mark
     shutil.rmtree(pictures)
 
-    def stopped(*_, **__):
+    real = getattr(shards, target)
+
+    def stopped(*arguments):
+        real(*arguments)
         raise Stopped
 
     with monkeypatch.context() as patch:
@@ -649,6 +654,8 @@ def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, 
         patch.setattr(shards.shutil, "rmtree", lambda *_, **__: None)  # kill -9
         with pytest.raises(Stopped):
             go(images=pictures)
+    (held,) = tmp_path.glob(f".png.*/{HELD}")
+    os.utime(held, (0, 0))  # not of somebody who has just begun
     assert not out.exists()
     assert pictures.exists() == (target == "sha256")
     calls = stop_after(10**6)
