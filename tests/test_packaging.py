@@ -95,6 +95,16 @@ def test_what_is_imported_is_declared(folder, extras):
             )
 
 
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("scripts/*.py")), ids=lambda p: p.stem
+)
+def test_scripts_know_the_way_to_what_lies_beside_chapters(path):
+    """`python scripts/X.py` finds bookkit only after provenance has been imported."""
+    names = re.findall(r"(?m)^(?:from|import) (\w+)", path.read_text("utf-8"))
+    if "bookkit" in names:
+        assert "provenance" in names[: names.index("bookkit")]
+
+
 # what draws, and makes notebooks live: for chapters alone
 DRAWING = ("IPython", "ipywidgets", "matplotlib", "seaborn", "traitlets", "bookkit")
 

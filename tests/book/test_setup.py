@@ -4,6 +4,7 @@ import importlib.metadata as metadata
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -83,6 +84,12 @@ def test_an_old_package_is_named_with_the_command(monkeypatch, name):
     )
     with pytest.raises(SetupError, match=rf'{name} 0\.1.*%pip install "{name}[<>]'):
         require()
+
+
+def test_what_chapters_draw_with_comes_with_the_book():
+    pyproject = tomllib.loads((CHAPTERS.parent / "pyproject.toml").read_text("utf-8"))
+    lines = pyproject["project"]["optional-dependencies"]["book"]
+    assert {re.match(r"[\w-]+", line)[0] for line in lines} >= setup_check.DRAWING
 
 
 def test_a_local_build_of_torch_is_new_enough(monkeypatch):
