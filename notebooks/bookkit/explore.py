@@ -115,7 +115,7 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     """
     job = Recovery(distilled, prior, RecoveryConfig())
     z_0 = prior.encode(fit_images(distilled.images, prior).clamp(0, 1))
-    noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0)[0].to(z_0)
+    noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0).to(z_0)
     kept: dict[tuple, list[Step]] = {}
 
     def show(rows, timestep, **settings):

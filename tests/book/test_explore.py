@@ -406,7 +406,8 @@ def test_noise_level_shows_both_ends_of_the_reverse_process(few, tiny_prior, dra
     alphas_cumprod = tiny_prior.scheduler.alphas_cumprod
     z_0 = tiny_prior.encode(few.images.clamp(0, 1))
     noise = draw_noise(tiny_prior.latent_shape, range(2), seed=0)
-    noised = tiny_prior.decode(inherit(z_0, noise, alphas_cumprod[500]))
+    shares = tiny_prior.signal_and_noise(500)
+    noised = tiny_prior.decode(inherit(z_0, noise, *shares))
     assert torch.equal(rows["noised latent"], noised)
     there = f"{alphas_cumprod[500]:.2%} there (t = 500)"
     assert title == f"signal: {alphas_cumprod[500]:.2%} told (t = 500), {there}"
