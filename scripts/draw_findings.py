@@ -17,56 +17,29 @@ import pandas as pd
 from provenance import ROOT  # and bookkit
 
 # isort: split
-from bookkit.figures import METHOD_COLORS, set_theme
+from bookkit.figures import set_theme
 
 PICTURES = ROOT / "book" / "_static"
-FOREST = {
-    "Garments, five draws": "study_fashion-mnist_ipc1_five-draws_comparisons.csv",
-    "Photographs": "study_cifar10_ipc1_comparisons.csv",
+# title -> the study, and the row whose differences are drawn
+STUDIES = {
+    "Garments": ("recovery_fashion-mnist_ipc1", "DIVER 700"),
+    "Photographs": ("recovery_cifar10_published-ipc1", "inheritance 700"),
 }
-COMPARED = {
-    "Garments, five draws": "DIVER",
-    "Photographs": "DIVER tuned",
+ROWS = {
+    "Stage I, as distilled": "Stage I",
+    "pixels clipped": "clip",
+    "through the VAE": "VAE",
+    "inheritance (t = 700)": "inheritance 700",
+    "DIVER (the same, with the pull)": "DIVER 700",
+    "DIVER, the paper's settings": "DIVER, the paper's settings",
+    "samples of the prior": "prior",
+    "random real pictures": "random real",
 }
-AGAINST = ["Stage I", "clip only", "VAE only", "SI matched", "raw prior"]
-AGAINST += ["raw prior tuned", "random real"]
-PANELS = {
-    # title -> (file of unseen networks, file of the proxy, row's name -> variant)
-    "Garments: four sets, one picture per class": (
-        "study_fashion-mnist_ipc1_five-draws.csv",
-        "study_fashion-mnist_ipc1.csv",
-        {
-            "Stage I, as distilled": "Stage I",
-            "pixels clipped": "clip only",
-            "through the VAE": "VAE only",
-            "DIVER": "DIVER",
-            "samples of the prior": "raw prior",
-            "random real pictures": "random real",
-        },
-    ),
-    "Photographs: three sets, one picture per class": (
-        "study_cifar10_ipc1.csv",
-        "study_cifar10_ipc1.csv",
-        {
-            "Stage I, as distilled": "Stage I",
-            "through the VAE": "VAE only",
-            "DIVER, tuned": "DIVER tuned",
-            "samples of the prior, tuned": "raw prior tuned",
-            "random real pictures": "random real",
-        },
-    ),
+AGAINST = ["Stage I", "VAE", "prior", "random real"]
+JUDGES = {  # column of a table, name of its group, label, colour
+    "ShuffleNetV2-BN": ("unseen, BN", "with batch norm", "#0173b2"),
+    "ShuffleNetV2-GN": ("unseen, no BN", "with group norm", "#de8f05"),
 }
-COLORS = METHOD_COLORS | {
-    "clip only": "#de8f05",
-    "DIVER tuned": METHOD_COLORS["DIVER"],
-    "raw prior tuned": METHOD_COLORS["raw prior"],
-}
-
-
-def values(file: str, variant: str, column: str) -> pd.Series:
-    """Return a variant's accuracy in percent, one number per set."""
-    table = pd.read_csv(ROOT / "results" / file)
-    return table.loc[table["variant"] == variant, column]
 
 
 def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
@@ -79,67 +52,65 @@ def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
 
 
 def findings() -> plt.Figure:
-    """Draw what networks learn from each treatment: unseen ones beside the proxy."""
+    """Draw what one network learns from each treatment, by its normalisation."""
     fig, axes = plt.subplots(
-        2, 1, figsize=(8, 5.6), height_ratios=[6, 5], layout="constrained", sharex=True
+        1, 2, figsize=(9, 4.2), layout="constrained", sharex=True, sharey=True
     )
-    for ax, (title, (unseen, proxy, rows)) in zip(axes, PANELS.items(), strict=True):
-        for y, variant in enumerate(rows.values()):
-            color = COLORS[variant]
-            for file, column, marker, name in (
-                (unseen, "unseen", "o", "unseen networks"),
-                (proxy, "ConvNet", "s", "the proxy's kind (ConvNet)"),
-            ):
-                found = values(file, variant, column)
-                face = color if marker == "o" else "white"
-                look = {"marker": marker, "edgecolor": color, "facecolor": face}
-                ax.scatter(found, [y] * len(found), s=18, alpha=0.5, **look)
-                ax.scatter(found.mean(), y, s=120, linewidth=2, label=name, **look)
+    for ax, (title, (study, _)) in zip(axes, STUDIES.items(), strict=True):
+        table = pd.read_csv(ROOT / "results" / f"{study}.csv")
+        for judge, (_, label, color) in JUDGES.items():
+            for y, row in enumerate(ROWS.values()):
+                found = table.loc[table["row"] == row, judge]
+                mean = found.mean()
+                ax.scatter(found, [y] * len(found), s=14, alpha=0.5, color=color)
+                ax.scatter(mean, y, s=90, color=color, label=label if y == 0 else None)
                 ax.annotate(
-                    f"{found.mean():.0f}", (found.mean(), y), (0, -15),
-                    textcoords="offset points", ha="center", fontsize="x-small",
+                    f"{mean:.0f}", (mean, y), (0, 7), textcoords="offset points",
+                    ha="center", fontsize="x-small", color=color,
                 )  # fmt: skip
         ax.axvline(10, color="0.6", linestyle=":", linewidth=1)
-        ax.set_yticks(range(len(rows)), rows)
-        ax.set(xlim=(0, 80), ylim=(len(rows) - 0.4, -0.6))
+        ax.annotate(
+            "guessing", (10.5, len(ROWS) - 0.55), fontsize="x-small", color="0.4"
+        )
+        ax.set_yticks(range(len(ROWS)), ROWS)
+        ax.set(xlim=(5, 55), ylim=(len(ROWS) - 0.4, -0.7))
+        ax.set(xlabel="accuracy on real test pictures (%)")
         ax.set_title(title, loc="left", fontsize="medium")
-    axes[0].annotate("guessing", (10.5, -0.4), fontsize="x-small", color="0.4")
-    handles, labels = axes[0].get_legend_handles_labels()
-    last = [handles[-2], handles[-1]]  # all rows have these two
-    axes[1].legend(last, labels[-2:], fontsize="small", loc="center right")
-    axes[1].set_xlabel("accuracy on 1,000 real test pictures (%)")
+    axes[1].legend(fontsize="small", loc="lower right", title="ShuffleNetV2")
     return fig
 
 
 def forest() -> plt.Figure:
-    """Draw DIVER's difference to everything else, with its interval, set by set."""
+    """Draw a row's difference to others, with its interval, by set and norm."""
     fig, axes = plt.subplots(
-        1, 2, figsize=(9, 5.2), layout="constrained", sharex=True, width_ratios=[1, 1]
+        2, 2, figsize=(9, 7), layout="constrained", sharex="row", sharey=True
     )
-    colors = dict(zip(["dm", "dm-real", "dsa", "mtt"], plt.cm.Dark2.colors))  # noqa: B905
-    for ax, (title, file) in zip(axes, FOREST.items(), strict=True):
-        table = pd.read_csv(ROOT / "results" / file)
-        table = table[table["row"] == COMPARED[title]]
-        rows = [name for name in AGAINST if name in set(table["against"])]
-        sets = [*table["set"].unique()]
-        for number, name in enumerate(sets):
-            mine = table[table["set"] == name].set_index("against").loc[rows]
-            y = [k + 0.17 * (number - (len(sets) - 1) / 2) for k in range(len(rows))]
-            ends = [mine["points"] - mine["low"], mine["high"] - mine["points"]]
-            style = {"fmt": "o", "markersize": 5, "color": colors[name]}
-            ax.errorbar(mine["points"], y, xerr=ends, label=name, **style)
-        ax.axvline(0, color="0.3", linewidth=1)
-        ax.set_yticks(range(len(rows)), [f"vs {name}" for name in rows])
-        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="points on unseen networks")
-        ax.set_title(f"{title}: {COMPARED[title]}", fontsize="medium")
-    axes[0].legend(fontsize="small", loc="lower right")
+    for line, (title, (study, row)) in zip(axes, STUDIES.items(), strict=True):
+        table = pd.read_csv(ROOT / "results" / f"{study}_comparisons.csv")
+        table = table[(table["row"] == row) & table["against"].isin(AGAINST)]
+        sets = [name for name in table["set"].unique() if name != "all, pooled"]
+        for ax, (group, label, _) in zip(line, JUDGES.values(), strict=True):
+            mine = table[table["judges"] == group]
+            for number, name in enumerate([*sets, "all, pooled"]):
+                part = mine[mine["set"] == name].set_index("against").loc[AGAINST]
+                y = [k + 0.15 * (number - len(sets) / 2) for k in range(len(AGAINST))]
+                ends = [part["points"] - part["low"], part["high"] - part["points"]]
+                color = "black" if name == "all, pooled" else f"C{number}"
+                style = {"fmt": "o", "markersize": 5, "color": color}
+                ax.errorbar(part["points"], y, xerr=ends, label=name, **style)
+            ax.axvline(0, color="0.3", linewidth=1)
+            ax.set_yticks(range(len(AGAINST)), [f"vs {name}" for name in AGAINST])
+            ax.set(ylim=(len(AGAINST) - 0.5, -0.5), xlabel="points")
+            ax.set_title(f"{title}, {row}: {label}", fontsize="medium", loc="left")
+        line[1].legend(fontsize="x-small", loc="lower right")
     return fig
 
 
 def main() -> None:
     set_theme()
-    store(findings(), "findings.png", [f for p in PANELS.values() for f in p[:2]])
-    store(forest(), "forest.png", FOREST.values())
+    tables = [study for study, _ in STUDIES.values()]
+    store(findings(), "findings.png", [f"{study}.csv" for study in tables])
+    store(forest(), "forest.png", [f"{study}_comparisons.csv" for study in tables])
 
 
 if __name__ == "__main__":

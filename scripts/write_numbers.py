@@ -63,8 +63,9 @@ def lookup(folder: Path, text: str) -> str:
     """Return one number: `FILE: KEY: KEY ... | FORMAT`.
 
     In a .csv the keys are values of the first columns, as many as it takes to tell the
-    row, and the name of a column. The format is "%" (a fraction as percent), "points"
-    (a signed one) or Python's. In a table the bar is escaped, or it would end the cell.
+    row, and the name of a column, or "interval" for a difference with its interval. The
+    format is "%" (a fraction as percent), "points" (a signed one) or Python's. In a
+    table the bar is escaped, or it would end the cell.
     """
     address, _, style = (
         part.strip() for part in text.replace("\\|", "|").partition("|")
@@ -78,6 +79,9 @@ def lookup(folder: Path, text: str) -> str:
         if len(value) != 1:
             raise KeyError(f"{len(value)} rows are {row}")
         value, keys = value.iloc[0].to_dict(), [column]
+        if column == "interval":
+            parts = [show(value[name], "+.1f") for name in ("points", "low", "high")]
+            return "{} [{}, {}]".format(*parts)
     for key in keys:
         value = value[int(key)] if isinstance(value, list) else value[key]
     return show(value, style)
