@@ -1,0 +1,154 @@
+"""Every record of results/ names a commit of this repository that made its numbers.
+
+Older records don't; they are listed, each with a reason, and the list only shrinks.
+"""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+RECORDS = sorted(path.name for path in RESULTS.glob("*.json"))
+QUOTING = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("book/*.md")),
+    *sorted(ROOT.glob("notebooks/*.ipynb")),
+    *sorted(ROOT.glob("scripts/draw_*.py")),
+]
+
+EARLY = "made before a script refused code that no commit holds; "
+STUDY = EARLY + "hours of trainings, to be replaced by results/recovery_*"
+HALF_AN_HOUR = EARLY + "takes more than half an hour"
+MINUTES = EARLY + "takes more than three minutes"
+ALLOWED_OLD = {
+    "baseline_gpu_stock.json": "measured by hand, before there was a script for it",
+    "copying_cifar10.json": MINUTES,
+    "copying_fashion-mnist.json": HALF_AN_HOUR,
+    "default_fashion-mnist_ipc1.json": EARLY + "its script is gone",
+    "failures_fashion-mnist.json": HALF_AN_HOUR,
+    "metrics_fashion-mnist.json": MINUTES,
+    "prior_cifar10.json": HALF_AN_HOUR,
+    "rounding_dit-xl-2_cpu.json": MINUTES,
+    "shortcuts_cifar10-dsa-ipc1.json": HALF_AN_HOUR,
+    "shortcuts_fashion-mnist-dm-ipc1.json": HALF_AN_HOUR,
+    "stage1_fashion-mnist_ipc1.json": MINUTES,
+    "stage1_fashion-mnist_ipc10.json": HALF_AN_HOUR,
+    "study_cifar10_ipc1.json": STUDY,
+    "study_cifar10_ipc10.json": STUDY,
+    "study_fashion-mnist_ipc1.json": STUDY,
+    "study_fashion-mnist_ipc10.json": STUDY,
+    "sweep_cifar10_mtt_ipc1.json": STUDY,
+    "sweep_fashion-mnist_mtt_ipc10.json": STUDY,
+}
+
+
+def commits(record):
+    """Return the commits that a record names: that measured, and that recomputed."""
+    found = record["provenance"]
+    parts = [found, found["recomputed"]] if "recomputed" in found else [found]
+    return [str(part.get("commit")) for part in parts]
+
+
+def fault(record):
+    """Return what is wrong with a record, as far as it tells itself, or None."""
+    for commit in commits(record):
+        if not re.fullmatch(r"[0-9a-f]{7,40}", commit):
+            return f"names no commit whose code made it, but {commit!r}"
+    device = record["provenance"].get("device") or ""
+    if "CPU" not in device and "borrowed" not in json.dumps(record):
+        return f"was measured on {device!r}, and doesn't say that it was borrowed"
+    return None
+
+
+def load(name):
+    return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def history():
+    """Return the full hashes of this commit and all before it, or skip."""
+
+    def git(*command):
+        command = ("git", "-C", str(ROOT), *command)
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    try:
+        top, shallow = git(
+            "rev-parse", "--show-toplevel", "--is-shallow-repository"
+        ).split("\n")
+    except (OSError, ValueError):
+        pytest.skip("there is no git, or no repository: commits can't be looked up")
+    if Path(top).resolve() != ROOT:
+        pytest.skip("this is a copy inside another repository, without its own history")
+    if shallow == "true":
+        pytest.skip("this clone is shallow: it lacks most commits")
+    return git("rev-list", "HEAD").split()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_names_its_commit(name):
+    """And a borrowed GPU. What must be old stands in ALLOWED_OLD, and nowhere else."""
+    found = fault(load(name))
+    if name in ALLOWED_OLD:
+        assert found, f"results/{name} is clean: take it off ALLOWED_OLD"
+    else:
+        assert not found, f"results/{name} {found}; commit the code, measure again"
+
+
+def test_the_commits_are_in_this_repository():
+    """Of old records too: a commit that is gone leaves nobody the code."""
+    known = history()
+    for name in RECORDS:
+        for commit in commits(load(name)):
+            start = commit.removesuffix("-dirty")
+            if start.startswith("none"):
+                continue  # on the list
+            assert any(full.startswith(start) for full in known), (
+                f"results/{name} names commit {start}, which this repository doesn't "
+                "have: measure again, or run scripts/recompute.py"
+            )
+
+
+def test_the_list_of_old_records_only_shrinks():
+    gone = set(ALLOWED_OLD) - set(RECORDS)
+    assert not gone, f"not in results/ any more: take {sorted(gone)} off ALLOWED_OLD"
+    assert len(ALLOWED_OLD) <= 18, "a new record is measured from committed code"
+
+
+def test_every_table_has_a_record():
+    """Its name, or the beginning of it; trainings that still go on have none yet."""
+    embeddings = {"embedding_cifar10", "embedding_fashion-mnist"}  # measure_metrics.py
+    for path in RESULTS.glob("*.csv"):
+        if path.stem in embeddings or path.stem.endswith("_trainings"):
+            continue
+        stems = {Path(name).stem for name in RECORDS}
+        assert path.stem in stems or path.stem.rpartition("_")[0] in stems, path.name
+
+
+def test_what_pages_notebooks_and_figures_quote_is_there():
+    """Each file of results/ that a text names in full."""
+    name = re.compile(r"(?:results/|stored\(\\?\")([\w.-]+\.(?:csv|json))\b")
+    for path in QUOTING:
+        for found in name.findall(path.read_text("utf-8")):
+            assert (RESULTS / found).is_file(), f"{path.name} quotes results/{found}"
+
+
+@pytest.mark.parametrize(
+    ("provenance", "found"),
+    [
+        ({"commit": "0123abc", "device": "x86_64 CPU"}, None),
+        ({"commit": "0123abc-dirty", "device": "x86_64 CPU"}, "'0123abc-dirty'"),
+        ({"commit": "unknown", "device": "x86_64 CPU"}, "'unknown'"),
+        ({"device": "x86_64 CPU"}, "'None'"),
+        ({"commit": "0123abc", "device": "NVIDIA H100"}, "borrowed"),
+        ({"commit": "0123abc", "device": "NVIDIA H100, borrowed"}, None),
+        ({"commit": "0123abc", "device": "CPU", "recomputed": {"commit": "?"}}, "'?'"),
+    ],
+)
+def test_faults_are_seen(provenance, found):
+    """What the tests above are for."""
+    said = fault({"provenance": provenance})
+    assert said is None if found is None else found in said
