@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from provenance import COMMIT, ROOT
+from provenance import BORROWED, COMMIT, ROOT
 
 from diver_lite.files import atomic_path
 
@@ -98,7 +99,7 @@ PIECES = (
     Piece(
         "tests",
         "code that no CPU runs: graphs, compilation, pinned memory",
-        ("-m", "pytest", "-q", "tests/run", "tests/test_prior.py", "tests/judge"),
+        ("-m", "pytest", "-q", "tests/run", "tests/priors", "tests/judge"),
         4,
         ("runs/on_gpu/tests.log",),
         small=("-m", "pytest", "-q", "-n0", "tests/run/test_batches.py"),
@@ -258,7 +259,11 @@ def run(
     started = time.monotonic()
     with file.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {BORROWED: "yes"},
         )
         try:
             code = process.wait(seconds)

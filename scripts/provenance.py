@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -32,6 +33,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "notebooks"))  # where `bookkit` is
 # what a measurement comes from
 CODE = ("diver_lite", "scripts", "notebooks/bookkit", "pyproject.toml")
+# set by on_gpu.py, whose GPU is somebody else's for half an hour
+BORROWED = "DIVER_LITE_BORROWED_GPU"
 # whose text decides about the pixels of a recovery
 _PIXELS = ("sets/distilled", "priors/dit", "recovery")
 
@@ -120,13 +123,17 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
             and of an absolute path only the last name is kept.
         started: `time.perf_counter()` at its beginning.
     """
-    gpu = torch.cuda.is_available()
+    device = platform.machine() + " CPU"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+        if os.environ.get(BORROWED):
+            device += ", borrowed"
     seconds = None if started is None else round(time.perf_counter() - started, 1)
     return {
         "commit": COMMIT,
         "date": datetime.date.today().isoformat(),
         "settings": {k: _recorded(v) for k, v in settings.items()},
-        "device": torch.cuda.get_device_name() if gpu else platform.machine() + " CPU",
+        "device": device,
         "threads": torch.get_num_threads(),
         "wall_seconds": seconds,
         "python": platform.python_version(),

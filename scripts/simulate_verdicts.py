@@ -25,8 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from provenance import begin, write_csv, write_result  # and bookkit
+
+# isort: split
 from bookkit.copying import wilson
-from provenance import begin, write_csv, write_result
 
 from diver_lite.judge.compare import seed_differences, t_interval
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import on_gpu
 import pytest
-from provenance import ROOT
+from provenance import BORROWED, ROOT
 
 NOTHING = on_gpu.Piece("nothing", "a test", ("-c", "pass"), 1, ())
 
@@ -46,6 +46,8 @@ def test_each_command_is_one_that_its_script_knows(piece):
     """A misspelt option would cost somebody a GPU day."""
     for command in filter(None, (piece.command, piece.small)):
         if command[0] == "-m":
+            folders = [word for word in command if word.startswith("tests/")]
+            assert all((ROOT / name).exists() for name in folders), folders
             continue
         text = (ROOT / command[0]).read_text()
         for word in command:
@@ -53,6 +55,14 @@ def test_each_command_is_one_that_its_script_knows(piece):
                 assert f'"{word}"' in text, word
     assert piece.minutes <= on_gpu.LONGEST or piece.goes_on
     assert piece.writes
+
+
+def test_what_a_piece_measures_says_that_the_gpu_is_borrowed(gpu, tmp_path):
+    file = tmp_path / "record.json"
+    write = f"import os; open({str(file)!r}, 'w').write(os.environ['{BORROWED}'])"
+    _, states = gpu(replace(NOTHING, command=("-c", write)))
+    assert states == {"nothing": "done"}
+    assert file.read_text()
 
 
 def test_a_piece_is_done_once(gpu, tmp_path):

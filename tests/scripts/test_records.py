@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import provenance
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +137,16 @@ def test_what_pages_notebooks_and_figures_quote_is_there():
             assert (RESULTS / found).is_file(), f"{path.name} quotes results/{found}"
 
 
+def test_a_gpu_that_on_gpu_runs_on_is_borrowed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    assert fault({"provenance": provenance.provenance({})})
+    monkeypatch.setenv(provenance.BORROWED, "yes")
+    assert fault({"provenance": provenance.provenance({})}) is None
+
+
 @pytest.mark.parametrize(
-    ("provenance", "found"),
+    ("record", "found"),
     [
         ({"commit": "0123abc", "device": "x86_64 CPU"}, None),
         ({"commit": "0123abc-dirty", "device": "x86_64 CPU"}, "'0123abc-dirty'"),
@@ -148,7 +157,7 @@ def test_what_pages_notebooks_and_figures_quote_is_there():
         ({"commit": "0123abc", "device": "CPU", "recomputed": {"commit": "?"}}, "'?'"),
     ],
 )
-def test_faults_are_seen(provenance, found):
+def test_faults_are_seen(record, found):
     """What the tests above are for."""
-    said = fault({"provenance": provenance})
+    said = fault({"provenance": record})
     assert said is None if found is None else found in said
