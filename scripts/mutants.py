@@ -34,7 +34,9 @@ FEATURES = "../notebooks/bookkit/features.py"  # seen from the package
 GUARDS = {
     "recovery.py": ("test_recovery.py", "sets/test_pins.py"),
     "priors/dit.py": ("priors/test_dit.py", "test_recovery.py"),
+    "priors/contract.py": ("priors/test_dit.py", "sets/test_pins.py"),
     "priors/interval.py": ("test_recovery.py",),
+    "priors/schedule.py": ("priors/test_dit.py", "test_recovery.py"),
     "judge/augment.py": ("judge/test_augment.py",),
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
     "judge/compare.py": ("judge/test_compare.py",),
@@ -78,9 +80,9 @@ MUTANTS = [
     # --- recovery: the formulas, the loop, what is drawn -----------------------------
     Mutant(
         "recovery.py",
-        "inherited noise without the root",
-        "alpha_cumprod**0.5 * latents + (1 - alpha_cumprod) ** 0.5 * noise",
-        "alpha_cumprod**0.5 * latents + (1 - alpha_cumprod) * noise",
+        "inherited noise with the variance for its root",
+        "return alpha * latents + sigma * noise",
+        "return alpha * latents + sigma**2 * noise",
     ),
     Mutant(
         "recovery.py",
@@ -91,32 +93,32 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "posterior variance for its root",
-        "return ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).sqrt()",
-        "return (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)",
+        "return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()",
+        "return (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)",
     ),
     Mutant(
         "recovery.py",
         "targets swapped",
-        'pulled = z if config.guidance_target == "latent" else x_0',
-        'pulled = x_0 if config.guidance_target == "latent" else z',
+        'if config.guidance_target == "latent":',
+        'if config.guidance_target != "latent":',
     ),
     Mutant(
         "recovery.py",
         "window closed below",
-        "return before if timestep > low",
-        "return before if timestep >= low",
+        "if timestep > low:",
+        "if timestep >= low:",
     ),
     Mutant(
         "priors/interval.py",
         "interval of guidance one off",
-        "return guidance_scale if high >= timestep > low else 1.0",
-        "return guidance_scale if high > timestep >= low else 1.0",
+        "if not high >= timestep > low:",
+        "if not high > timestep >= low:",
     ),
     Mutant(
         "priors/dit.py",
         "clean latent scaled by the noise",
-        "return (latents - sigma * eps) / alpha, eps",
-        "return (latents - sigma * eps) / sigma, eps",
+        "return (latents - sigma * output) / alpha, output",
+        "return (latents - sigma * output) / sigma, output",
     ),
     Mutant(
         "recovery.py",
@@ -125,7 +127,7 @@ MUTANTS = [
         "alpha, sigma = prior.signal_and_noise(timestep)",
     ),
     Mutant(
-        "priors/dit.py",
+        "priors/schedule.py",
         "one noise for all images",
         "np.random.default_rng([seed, int(index)])",
         "np.random.default_rng([seed])",
@@ -139,8 +141,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "every batch takes the first noise",
-        "drawn if self.noise is None else self.noise[batch]",
-        "drawn if self.noise is None else self.noise[: len(images)]",
+        "noise = self.noise[batch]",
+        "noise = self.noise[: len(images)]",
     ),
     Mutant(
         "recovery.py",
@@ -164,11 +166,11 @@ MUTANTS = [
     Mutant(
         "priors/dit.py",
         "last class for no class",
-        "null = torch.full_like(y, self.num_classes)",
-        "null = torch.full_like(y, self.num_classes - 1)",
+        "null = torch.full_like(class_labels, self.num_classes)",
+        "null = torch.full_like(class_labels, self.num_classes - 1)",
     ),
     Mutant(
-        "priors/dit.py",
+        "priors/schedule.py",
         "a fraction of 1 is beyond the schedule",
         "min(round(value * T), highest)",
         "round(value * T)",
@@ -182,20 +184,20 @@ MUTANTS = [
     Mutant(
         "priors/dit.py",
         "encoder fed with [0, 1]",
-        "self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1).latent_dist",
-        "self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist",
+        "self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1)",
+        "self.vae.encode(x.to(self.device, self.vae.dtype))",
     ),
     Mutant(
         "priors/dit.py",
         "latents scaled before they are shifted",
-        "return (latents - self._shift) * self.vae.config.scaling_factor",
-        "return latents * self.vae.config.scaling_factor - self._shift",
+        "return (torch.cat(modes) - self._shift) * self.vae.config.scaling_factor",
+        "return torch.cat(modes) * self.vae.config.scaling_factor - self._shift",
     ),
     Mutant(
-        "priors/dit.py",
+        "priors/contract.py",
         "resized without antialiasing",
-        'F.interpolate(images, target, mode="bilinear", antialias=True)',
-        'F.interpolate(images, target, mode="bilinear", antialias=False)',
+        'mode="bilinear", antialias=True)',
+        'mode="bilinear", antialias=False)',
     ),
     # --- augment: DSA's strengths and geometry ---------------------------------------
     Mutant("judge/augment.py", "rotate by 25", "ROTATE = 15.0", "ROTATE = 25.0"),
@@ -377,8 +379,8 @@ MUTANTS = [
     Mutant(
         "sets/names.py",
         "NCFM's lists last and lost",
-        'tiny-imagenet", "imagenet", *SUBSETS)',
-        'tiny-imagenet", "imagenet", *[*SUBSETS][:-2])',
+        '"imagenet", *SUBSETS)',
+        '"imagenet", *[*SUBSETS][:-2])',
     ),
     Mutant(
         "sets/names.py",
