@@ -471,12 +471,17 @@ def run_tests(tree: Path, tests: Iterable[str], limit: float) -> Outcome:
 def copy_package(target: Path, root: Path = ROOT) -> Path:
     """Copy package, tests and scripts; what ships with the package is linked."""
     target.mkdir()
-    skip = shutil.ignore_patterns("__pycache__", "distilled", "fashion-mnist", "priors")
+    assets = root / "diver_lite/assets"
+    shipped = [path.name for path in assets.iterdir() if path.is_dir()]
+
+    def skip(folder: str, names: list[str]) -> list[str]:
+        return shipped if Path(folder) == assets else ["__pycache__"]
+
     for folder in ("diver_lite", "scripts", "notebooks/bookkit", "tests"):
         shutil.copytree(root / folder, target / folder, ignore=skip)
-    for asset in (root / "diver_lite/assets").glob("*/"):
-        if asset.name != "__pycache__":
-            (target / "diver_lite/assets" / asset.name).symlink_to(asset)
+    for name in shipped:
+        if name != "__pycache__":
+            (target / "diver_lite/assets" / name).symlink_to(assets / name)
     shutil.copy(root / "pyproject.toml", target)
     return target
 

@@ -57,6 +57,15 @@ def test_what_dies_and_what_lives(monkeypatch, tmp_path, capsys):
         lives.apply(source.parent)
 
 
+def test_a_copy_has_every_module_and_test(tmp_path):
+    """Of what ships links are enough."""
+    copy = SCRIPT["copy_package"](tmp_path / "copy")
+    for folder in ("diver_lite", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (copy / path.relative_to(ROOT)).is_file(), path
+    assert (copy / "diver_lite/assets/priors").is_symlink()
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_survivor_fails_the_run(killed, monkeypatch):
     main, outcome = SCRIPT["main"], SimpleNamespace(killed=killed)
