@@ -47,6 +47,11 @@ TRAIN = ("train-prior", "fashion-mnist", "--set", "dataset=data", "--dit-steps",
 RECOVER = ("recover", "good.safetensors", "--prior", "nowhere", "--device", "cpu")
 
 
+def turn(values, number, of):
+    """Return a share of the values: each option of one kind gets another one."""
+    return values[number::of]
+
+
 def suffixed(places, suffix):
     return tuple(place.format(suffix) for place in places)
 
@@ -55,15 +60,15 @@ SAFE = suffixed(NO_PLACE, ".safetensors")
 # command -> option -> values; "" is the argument without an option
 HOSTILE = {
     (*DISTILL, "-o", "out.safetensors"): {
-        "--ipc": (*NO_COUNT, "4"),
-        "--steps": NO_COUNT,
-        "--real-batch": NO_COUNT,
+        "--ipc": (*turn(NO_COUNT, 0, 3), "4"),
+        "--steps": turn(NO_COUNT, 1, 3),
+        "--real-batch": turn(NO_COUNT, 2, 3),
         "--seed": (*NO_SEED, str(2**31)),
         "--init": ("", "zeros", "REAL", "0"),
         "--set": NO_SETTING,
         "--data": ("", "nowhere", "file.txt", "grey", LONG, "fashion-mnist "),
         "--split": ("", "dev", "TRAIN", "0"),
-        "--device": NO_DEVICE,
+        "--device": turn(NO_DEVICE, 0, 3),
         "-o": (*SAFE, "there.safetensors", "good.safetensors"),
         "--turbo": ("1",),
     },
@@ -98,17 +103,17 @@ HOSTILE = {
         ),
         "--data": ("", "nowhere", "file.txt", "folder", LONG, "mnist"),
         "--judges": ("", ",", "convnet", "ConvNet,", "ViT,nobody", LONG),
-        "--seeds": NO_COUNT,
+        "--seeds": turn(NO_COUNT, 0, 4),
         "--protocol": ("", "slow", "Quick", LONG),
-        "--steps": NO_COUNT,
+        "--steps": turn(NO_COUNT, 1, 4),
         "--baseline": ("", "b", "Good"),
-        "--test-images": (*NO_COUNT, "7"),
-        "--jobs": NO_COUNT,
+        "--test-images": (*turn(NO_COUNT, 2, 4), "7"),
+        "--jobs": turn(NO_COUNT, 3, 4),
         "--scheduler": ("nowhere", "tcp://127.0.0.1:9", LONG),
         "--format": ("", "zip", "DC"),
         "--dataset": ("", "cifar11", LONG),
         "--subset": ("", "imagenot", LONG),
-        "--device": NO_DEVICE,
+        "--device": turn(NO_DEVICE, 1, 3),
         "-o": (
             *suffixed(NO_PLACE, ".csv"),
             "other.csv",
@@ -129,10 +134,10 @@ HOSTILE = {
     },
     (*TRAIN, "-o", "out"): {
         "--minutes": ("", "-1", "x", "nan", "inf "),
-        "--vae-steps": NO_COUNT,
-        "--dit-steps": NO_COUNT,
+        "--vae-steps": turn(NO_COUNT, 0, 2),
+        "--dit-steps": turn(NO_COUNT, 1, 2),
         "--set": NO_RECIPE,
-        "--device": NO_DEVICE,
+        "--device": turn(NO_DEVICE, 2, 3),
         "-o": ("", "file.txt", "file.txt/out", LONG, "loop", "busy", "/proc/nowhere"),
     },
     ("train-prior", "-o", "out"): {"": ("imagenet", "CIFAR10", LONG)},
@@ -225,8 +230,15 @@ def cli(cli, place, no_network, monkeypatch):
     return cli
 
 
-def test_there_are_many():
-    assert len(ROWS) >= 300
+def test_every_command_meets_every_kind():
+    """Options of one kind share their values, and none is left without."""
+    assert all(values for options in HOSTILE.values() for values in options.values())
+    for command in (DISTILL, JUDGE, TRAIN):
+        (options,) = (o for c, o in HOSTILE.items() if c[: len(command)] == command)
+        met = {value for name in options for value in options[name]}
+        assert met >= {*NO_COUNT}, command[0]
+    devices = {value for o in HOSTILE.values() for value in o.get("--device", ())}
+    assert devices == {*NO_DEVICE}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and /proc")
