@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"  # the one place: pyproject.toml reads it
+__version__ = "0.2.0"  # the one place: pyproject.toml reads it
 
 if TYPE_CHECKING:
     from diver_lite.checks import InputError
