@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # --help doesn't wait for torch
     from diver_lite.sets.distilled import DistilledSet
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -52,6 +51,20 @@ def echo(text: object, err: bool = False) -> None:
 def _set(config: str, example: str):
     text = f"change a field of {config}, e.g. {example}; repeatable"
     return Option("--set", metavar="FIELD=VALUE", help=text)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"diver-lite {__version__}")
+        raise typer.Exit
+
+
+VERSION = Option("--version", help="tell the version", callback=_tell_version)
+
+
+@app.callback()
+def common(version: Annotated[bool, VERSION] = False) -> None:
+    pass
 
 
 # Options that several commands share.

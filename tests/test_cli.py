@@ -4,6 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,13 @@ import torch
 import typer
 from PIL import Image
 
-from diver_lite import assets
+from diver_lite import __version__, assets
 from diver_lite.cli import Preset, app, parse_config
 from diver_lite.files import sha256
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
+ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(typer.main.get_command(app).commands)
 FAST = ("--set", "num_inference_steps=2", "--device", "cpu")
 
@@ -203,9 +207,23 @@ def test_help(cli, arguments):
         assert all(name in out for name in COMMANDS)
 
 
-def test_the_commands_are_there():
-    """The commands that README and book rely on."""
-    assert {"demo", "recover", "distill", "train-prior", "check"} <= set(COMMANDS)
+def test_the_version_is_told(cli):
+    assert cli("--version") == (0, f"diver-lite {__version__}\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="PowerShell has no HOME")
+def test_completion_is_installed(tmp_path):
+    """It needs a shell's own files, and then names commands and their options."""
+    home = tmp_path / "home"
+    home.mkdir()
+    command = Path(sys.executable).with_name("diver-lite")
+    environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    run([command, "--install-completion", "bash"], env=environment)
+    assert list(home.rglob("diver-lite*"))
+    words = {"COMP_WORDS": "diver-lite rec", "COMP_CWORD": "1"}
+    asked = environment | words | {"_DIVER_LITE_COMPLETE": "complete_bash"}
+    assert run([command], env=asked).stdout.split() == ["recover"]
 
 
 def test_an_interrupted_run_leaves_nothing(cli, tiny_prior_folder, monkeypatch):
