@@ -40,8 +40,8 @@ help:
 	@echo "make clean        remove what was built; .venv stays"
 	@echo
 	@echo "Variables: PYTHON (interpreter for .venv), PIP_ARGS (more options for pip)."
-	@echo "On Linux plain pip brings a torch with GPU libraries of about 3 GB: where you"
-	@echo "want a small environment, install a CPU build of torch into .venv first."
+	@echo "Linux without a GPU, 3 GB less:"
+	@echo "  make demo PIP_ARGS=--extra-index-url=https://download.pytorch.org/whl/cpu"
 
 $(BIN)/python:
 	@py="$(PYTHON)"; if [ -z "$$py" ]; then \

@@ -168,6 +168,8 @@ def test_the_version_has_one_place():
 
 def test_what_tells_the_version_tells_the_same():
     assert CITATION["version"] == diver_lite.__version__
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert re.findall(r"Version (\d[\w.]*)", readme) == [diver_lite.__version__]
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
     headings = re.findall(r"(?m)^## \[(.+?)\](?: - (\S+))?$", changes)
     assert headings[0] == ("Unreleased", "")
