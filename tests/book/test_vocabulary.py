@@ -1,0 +1,124 @@
+"""What the reader writes in chapters 3 to 6 has the names that the package has.
+
+Who has built DIVER there must find it again in `recovery.py`: the same functions, with
+the same parameters in the same order, and steps with the same fields.
+"""
+
+import ast
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from textwrap import dedent
+
+import nbformat
+import pytest
+
+from diver_lite import recovery
+from diver_lite.priors.contract import Prior, Wrapped
+
+ROOT = Path(__file__).parents[2]
+CORE = {
+    "signal_and_noise": Prior.signal_and_noise,
+    "timesteps": Prior.timesteps,
+    "predict_noise": Wrapped.predict_noise,
+    "denoise": Prior.denoise,
+    "inherit": recovery.inherit,
+    "guide": recovery.guide,
+    "guidance_sigma": recovery.guidance_sigma,
+    "recover_steps": recovery.recover_steps,
+    "phase": recovery.RecoveryConfig.phase,
+}
+# a chapter, and what its reader writes there; the last one holds all
+WRITTEN = {
+    "03_diffusion_prior": {
+        "signal_and_noise",
+        "timesteps",
+        "predict_noise",
+        "denoise",
+    },
+    "04_semantic_inheritance": {"inherit", "recover_steps"},
+    "05_semantic_guidance": {"guide", "guidance_sigma", "recover_steps"},
+    "06_semantic_fusion": {
+        "inherit",
+        "guide",
+        "guidance_sigma",
+        "recover_steps",
+        "phase",
+    },
+}
+
+every_chapter = pytest.mark.parametrize("chapter", WRITTEN)
+
+
+def cells(chapter):
+    """Yield the syntax trees of a chapter's code cells."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            yield ast.parse(cell.source)
+
+
+def functions(tree):
+    """Return each function of a cell, methods too: its name and its parameters."""
+    return {
+        node.name: parameters(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def parameters(node):
+    """Return names in order, with a star before those given by name only."""
+    arguments = node.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    if arguments.kwonlyargs:
+        names += ["*", *(a.arg for a in arguments.kwonlyargs)]
+    return [name for name in names if name != "self"]
+
+
+def of_package(function):
+    """Return the same of the package's function."""
+    (node,) = ast.parse(dedent(inspect.getsource(function))).body
+    return parameters(node)
+
+
+@every_chapter
+def test_what_the_reader_writes_is_called_as_in_the_package(chapter):
+    written = {}
+    for tree in cells(chapter):
+        found = functions(tree)
+        written |= found
+        for name in CORE.keys() & found.keys():
+            assert found[name] == of_package(CORE[name]), name
+    missing = WRITTEN[chapter] - written.keys()
+    assert not missing, f"{chapter} doesn't define {missing}"
+
+
+def step_fields(chapter):
+    """Return the fields of the `Step` that a chapter makes."""
+    for tree in cells(chapter):
+        for node in ast.walk(tree):
+            call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if call and node.func.id == "namedtuple":
+                name, names = map(ast.literal_eval, node.args)
+                if name == "Step":
+                    return names.split()
+    return []
+
+
+@every_chapter
+def test_steps_have_the_fields_of_the_package(chapter):
+    """Some of them in chapters 4 and 5, all of them in chapter 6."""
+    names = [field.name for field in fields(recovery.Step)]
+    found = step_fields(chapter)
+    assert found == [name for name in names if name in found]
+    if "recover_steps" in WRITTEN[chapter]:
+        assert {"timestep", "latents", "pred_original"} <= set(found)
+    if chapter.startswith("06"):
+        assert found == names
+
+
+def test_one_cell_holds_all_of_it():
+    wanted = WRITTEN["06_semantic_fusion"] - {"phase"}
+    held = [functions(tree).keys() for tree in cells("06_semantic_fusion")]
+    assert any(wanted <= names for names in held)
