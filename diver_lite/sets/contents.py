@@ -139,7 +139,7 @@ def load_torch(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can fail in any way
             found = _what_it_is(path, str(error))
-            message = f"the file {found}; expected tensors from torch.save"
+            message = f"{found}; expected tensors from torch.save"
             raise InputError(message) from None
 
 
@@ -148,16 +148,16 @@ def _what_it_is(path: Path, error: str) -> str:
     with path.open("rb") as stream:
         start = stream.read(2**20)
     if code := re.search(r"GLOBAL ([\w.]+)", error):
-        return f"holds code ({code[1]}), which was not executed"
+        return f"the file holds code ({code[1]}), which was not executed"
     if code := re.search(_CODE, start, re.DOTALL):
         module, name = (part.decode() for part in code.groups())
-        return f"holds code ({module}.{name}), which was not executed"
+        return f"the file holds code ({module}.{name}), which was not executed"
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return "is truncated or damaged (a zip archive without end)"
+        return "the file is truncated or damaged (a zip archive without end)"
     for beginning, name in _BEGINNINGS.items():
         if re.match(beginning, start, re.DOTALL):
-            return f"is {name}"
-    return f"is not a torch file (it begins with {start[:12]!r})"
+            return f"the file is {name}"
+    return f"the file is not a torch file (it begins with {start[:12]!r})"
 
 
 def load_numpy(path: Path) -> dict[str, Tensor]:
