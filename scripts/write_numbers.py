@@ -141,6 +141,9 @@ def origin(path: Path) -> str:
     seeds = settings.get("seeds")
     if seeds is None and path.suffix == ".csv" and "seed" in (table := load(path)):
         seeds = table["seed"].nunique()
+    if isinstance(seeds, str):  # FIRST:END
+        first, end = map(int, seeds.split(":"))
+        seeds = end - first
     seeds = len(seeds) if isinstance(seeds, list) else seeds
     device, threads = record.get("device"), record.get("threads")
     if device and threads and "CPU" in device:
@@ -367,12 +370,14 @@ def block(folder: Path, patterns: list[str], options: dict, shown: set[str]):
 def with_origin(path: Path, table: pd.DataFrame, across: str | None) -> Iterator[str]:
     """Yield the line above a table, and the table unless it is too long to print."""
     line = f"`results/{path.name}` · {origin(path)}"
+    table = printable(table)
+    if across:
+        table = spread(table, across)
     if len(table) > MAX_ROWS:
         yield f"{line} · {len(table)} rows, too many to print"
         return
     yield line
-    table = printable(table)
-    yield "\n".join(markdown(spread(table, across) if across else table))
+    yield "\n".join(markdown(table))
 
 
 def _with_numbers(path: Path) -> list:
