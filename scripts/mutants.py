@@ -318,14 +318,14 @@ MUTANTS = [
     Mutant(
         "sets/formats.py",
         "GLaD's two means swapped",
-        'job.undo(images, "glad" if space == "wp" else "mtt")',
-        'job.undo(images, "mtt" if space == "wp" else "glad")',
+        '_SPACES = {"wp": "glad", "p": "mtt"}',
+        '_SPACES = {"wp": "mtt", "p": "glad"}',
     ),
     Mutant(
         "sets/formats.py",
         "tiles block by block",
-        "[t for row in rows for t in row.chunk(factor, dim=3)], dim=1)",
-        "[t for row in rows for t in row.chunk(factor, dim=3)], dim=0)",
+        "grid.permute(0, 2, 4, 1, 3, 5)",
+        "grid.permute(2, 4, 0, 1, 3, 5)",
     ),
     Mutant(
         "sets/formats.py",

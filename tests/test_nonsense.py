@@ -114,7 +114,7 @@ PLAIN = [
             "provenance": {},
         },
     ),
-    *each(inherit, {"latents": LATENTS, "noise": LATENTS, "alpha_cumprod": 0.5}),
+    *each(inherit, {"latents": LATENTS, "noise": LATENTS, "alpha": 0.6, "sigma": 0.8}),
     *each(
         guide,
         {"latents": LATENTS, "difference": LATENTS, "sigma": 0.1, "gamma": 0.1},

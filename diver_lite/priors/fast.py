@@ -149,18 +149,21 @@ class _Network:
         state = [(w.data_ptr(), w._version) for w in self._conditioning]
         known, table = tables.get(key, (None, {}))
         if known != state or place not in table:
-            tables.pop(key, None)  # free the old one first
+            tables.pop(key, None)
+            table = {}  # free the old one first
             while len(tables) >= WALKS:
                 del tables[next(iter(tables))]
             table = self._tabulate(place, places, classes, x)
             state = [(w.data_ptr(), w._version) for w in self._conditioning]
             tables[key] = (state, table)
+        if place in places[-1:]:  # a walk ends here, and its memory is wanted
+            del tables[key]
         return table[place]
 
     def _tabulate(
         self, place: float, places: Sequence[float], classes: Tensor, x: Tensor
     ) -> dict:
-        """Tabulate modulations of `place`, and of a part of the grid that memory holds.
+        """Tabulate modulations of `place`, and of its part of the grid.
 
         The parts begin at fixed places: the number of rows decides about rounding, and
         where a walk began shouldn't.
@@ -171,8 +174,10 @@ class _Network:
         count = len(dit.transformer_blocks)
         step_bytes = count * len(classes) * 6 * width * x.dtype.itemsize
         size = max(1, TABLE_BYTES // step_bytes)
-        before = sum(other > place for other in places) // size * size
-        steps = [place, *places[before : before + size]]
+        steps = [place]
+        if place in places:
+            start = places.index(place) // size * size
+            steps = [*places[start : start + size]]
         t = torch.tensor(steps, device=x.device)
         y = classes.to(x.device)
 

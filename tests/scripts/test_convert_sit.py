@@ -94,7 +94,7 @@ def test_a_converted_sit_answers_as_the_original(
     main()
     assert "--prior" in capsys.readouterr().out
     prior = load_prior(tmp_path / "sit", device="cpu")
-    assert (prior.name, prior.num_classes) == ("SiT-tiny", CLASSES)
+    assert (prior.info["name"], prior.num_classes) == ("SiT-tiny", CLASSES)
     generator = torch.Generator().manual_seed(1)
     z, y = torch.randn(3, 4, SIDE, SIDE, generator=generator), torch.tensor([0, 4, 2])
     for timestep in (30, 510, 970):

@@ -508,15 +508,16 @@ def test_a_subset_is_found_by_name_if_the_prior_has_its_names(
         theirs = [f"{name}, and more" for name in class_names("imagenet")]
 
     class Known:
-        class_names, num_classes, info = tuple(theirs), 1000, {}
-        for_classes = classmethod(lambda cls, names: cls)
+        class_names, info = tuple(theirs), {}
+        latent_shape, image_size = (4, 32, 32), 256
+        encode = decode = denoise = timesteps = signal_and_noise = print
 
     def run(out, distilled, prior, config, *, class_map, **_):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             raise Asked(prior_classes(distilled, prior, class_map).tolist())
 
-    monkeypatch.setattr(priors, "load_prior", lambda *_, **__: Known)
+    monkeypatch.setattr(priors, "load_prior", lambda *_, **__: Known())
     monkeypatch.setattr("diver_lite.run.to_file.recover_to", run)
     with pytest.raises(Asked) as asked:
         commands.main(
