@@ -337,6 +337,18 @@ SAID_POOLED = {
         ("unseen, no BN", "DIVER 700", "prior"): "better",
         ("unseen, no BN", "Stage I", "random real"): "better",
     },
+    "recovery_cifar10_published-ipc1": {
+        ("unseen, BN", "clip", "Stage I"): "no difference",
+        ("unseen, BN", "VAE", "Stage I"): "better",
+        ("unseen, BN", "inheritance 700", "Stage I"): "better",
+        ("unseen, BN", "inheritance 700", "VAE"): "better",
+        ("unseen, BN", "inheritance 700", "prior"): "no difference",
+        ("unseen, BN", "DIVER 700", "inheritance 700"): "worse",
+        ("unseen, no BN", "VAE", "Stage I"): "no difference",
+        ("unseen, no BN", "inheritance 700", "Stage I"): "better",
+        ("unseen, no BN", "inheritance 700", "prior"): "no difference",
+        ("unseen, no BN", "DIVER 700", "inheritance 700"): "worse",
+    },
 }
 
 
