@@ -53,30 +53,32 @@ def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
 
 def findings() -> plt.Figure:
     """Draw what one network learns from each treatment, by its normalisation."""
-    fig, axes = plt.subplots(
-        1, 2, figsize=(9, 4.2), layout="constrained", sharex=True, sharey=True
-    )
-    for ax, (title, (study, _)) in zip(axes, STUDIES.items(), strict=True):
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained", sharey=True)
+    limits = ((5, 55), (8, 26))
+    for ax, (title, (study, _)), limit in zip(
+        axes, STUDIES.items(), limits, strict=True
+    ):
         table = pd.read_csv(ROOT / "results" / f"{study}.csv")
         for judge, (_, label, color) in JUDGES.items():
+            above = 7 if judge.endswith("-BN") else -16
             for y, row in enumerate(ROWS.values()):
                 found = table.loc[table["row"] == row, judge]
                 mean = found.mean()
                 ax.scatter(found, [y] * len(found), s=14, alpha=0.5, color=color)
                 ax.scatter(mean, y, s=90, color=color, label=label if y == 0 else None)
                 ax.annotate(
-                    f"{mean:.0f}", (mean, y), (0, 7), textcoords="offset points",
+                    f"{mean:.0f}", (mean, y), (0, above), textcoords="offset points",
                     ha="center", fontsize="x-small", color=color,
                 )  # fmt: skip
         ax.axvline(10, color="0.6", linestyle=":", linewidth=1)
-        ax.annotate(
-            "guessing", (10.5, len(ROWS) - 0.55), fontsize="x-small", color="0.4"
-        )
+        ax.annotate("guessing", (10.2, -0.45), fontsize="x-small", color="0.4")
         ax.set_yticks(range(len(ROWS)), ROWS)
-        ax.set(xlim=(5, 55), ylim=(len(ROWS) - 0.4, -0.7))
+        ax.set(xlim=limit, ylim=(len(ROWS) - 0.4, -0.7))
         ax.set(xlabel="accuracy on real test pictures (%)")
         ax.set_title(title, loc="left", fontsize="medium")
-    axes[1].legend(fontsize="small", loc="lower right", title="ShuffleNetV2")
+    handles, labels = axes[0].get_legend_handles_labels()
+    names = [f"ShuffleNetV2 {label}" for label in labels]
+    fig.legend(handles, names, fontsize="small", loc="outside lower center", ncols=2)
     return fig
 
 
@@ -101,8 +103,8 @@ def forest() -> plt.Figure:
             ax.axvline(0, color="0.3", linewidth=1)
             ax.set_yticks(range(len(AGAINST)), [f"vs {name}" for name in AGAINST])
             ax.set(ylim=(len(AGAINST) - 0.5, -0.5), xlabel="points")
-            ax.set_title(f"{title}, {row}: {label}", fontsize="medium", loc="left")
-        line[1].legend(fontsize="x-small", loc="lower right")
+            ax.set_title(f"{title}, {row}, {label}", fontsize="small", loc="left")
+        line[1].legend(fontsize="x-small", loc="upper right")
     return fig
 
 
