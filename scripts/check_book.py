@@ -51,7 +51,7 @@ THEMES = ("light", "dark")
 MAX_HEIGHT = 12_000  # of a screenshot, in pixels; a longer page gives several,
 MAX_PARTS = 4  # but no more than this
 MAX_COMPLAINTS = 10  # printed for one page
-TIMEOUT = 60  # seconds, for the browser's start and for each page
+TIMEOUT = 180  # seconds, for the browser's start and for each page, on a busy machine
 
 # Runs in the page; returns a list of complaints.
 AUDIT = r"""
@@ -150,7 +150,8 @@ WOBBLE = r"""
 # Runs at a wide screen's width: a table that is cut, or a number and its interval that
 # are broken into lines. What is folded is opened first.
 CUT_TABLES = r"""
-(() => {
+(async () => {
+  await document.fonts.ready;  // another font is wider
   const complaints = [];
   for (const e of document.querySelectorAll("main details")) e.open = true;
   for (const table of document.querySelectorAll("main table")) {
