@@ -84,6 +84,8 @@ def test_what_is_cut_off_goes_on(gpu, monkeypatch, tmp_path):
     monkeypatch.setattr(on_gpu, "LONGEST", 4 / 60)
     mark = tmp_path / "mark"
     wait = (
+        # a shell in the background lets its children ignore Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import pathlib, time; p = pathlib.Path({str(mark)!r})\n"
         "if p.exists(): raise SystemExit\n"
         "try: time.sleep(60)\nexcept KeyboardInterrupt: p.touch()"
