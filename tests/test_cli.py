@@ -218,6 +218,8 @@ def test_completion_is_installed(tmp_path):
     home.mkdir()
     command = Path(sys.executable).with_name("diver-lite")
     environment = os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    # else the shell is looked for among this process's parents: there may be none
+    environment["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     run = partial(subprocess.run, capture_output=True, text=True, check=True)
     run([command, "--install-completion", "bash"], env=environment)
     assert list(home.rglob("diver-lite*"))
