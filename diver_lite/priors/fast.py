@@ -67,11 +67,10 @@ class FastPrior(Wrapped):
     def __init__(self, prior: DiTPrior, *, compile: bool = False) -> None:
         if reason := why_not_fast(prior):
             raise InputError(f"the fast path does not apply: {reason}")
-        super().__init__(prior)
-        # the same prior, but for the way in which its network is asked
-        self._quick = copy(prior)
-        self._network = _Network(prior, compile)
-        self._quick.forward = self._network
+        # it holds the same prior, but for the way in which the network is asked
+        quick = copy(prior)
+        self._network = quick.forward = _Network(prior, compile)
+        super().__init__(quick)
 
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
         grid = self.prior.timesteps(num_inference_steps)
@@ -79,14 +78,13 @@ class FastPrior(Wrapped):
         self._network.local.places = tuple(self.prior.place(t) for t in grid)
         return grid
 
-    def denoise(
-        self,
-        latents: Tensor,
-        timestep: float,
-        class_labels: Tensor,
-        guidance_scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        return self._quick.denoise(latents, timestep, class_labels, guidance_scale)
+
+class _Prepared(threading.local):
+    """What a thread is likely to visit, and the tables that it has made for walks."""
+
+    def __init__(self) -> None:
+        self.places: tuple[int | float, ...] = ()
+        self.tables: dict[tuple, tuple[list, dict]] = {}
 
 
 class _Network:
@@ -102,7 +100,7 @@ class _Network:
         if compile and _can_compile(prior):
             self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
-        self.local = threading.local()
+        self.local = _Prepared()
         blocks = prior.transformer.transformer_blocks
         self._conditioning = [*prior.transformer.proj_out_1.parameters()]
         for block in blocks:
@@ -142,12 +140,11 @@ class _Network:
 
     def _modulation(self, place: float, classes: Tensor, x: Tensor) -> tuple:
         """Return what modulates a step: (blocks, classes, 6, D) and (classes, 2, D)."""
-        local = self.local
-        tables = local.__dict__.setdefault("tables", {})
-        places = local.__dict__.get("places", ())
+        tables = self.local.tables
+        places = self.local.places
         key = (places, *classes.tolist())
         state = [(w.data_ptr(), w._version) for w in self._conditioning]
-        known, table = tables.get(key, (None, {}))
+        known, table = tables.get(key, ([], {}))
         if known != state or place not in table:
             tables.pop(key, None)
             table = {}  # free the old one first

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diver_lite import checks
-from diver_lite.checks import InputError, ensure, first_line, naming
+from diver_lite.checks import InputError, ensure, naming, reason
 from diver_lite.sets import stored
 from diver_lite.sets.folder import natural
 
@@ -84,8 +84,8 @@ def unpacked(path: Path) -> Iterator[Path]:
             try:
                 archive.extractall(scratch, members)
             except OSError as error:
-                why = error.strerror or first_line(error)
-                message = f"can't be unpacked to {Path(scratch).parent} ({why})"
+                where = Path(scratch).parent
+                message = f"can't be unpacked to {where} ({reason(error)})"
                 raise InputError(message) from None
         token = _AROUND.set((*_AROUND.get(), members))
         try:
