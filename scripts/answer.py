@@ -4,15 +4,17 @@ Run: python scripts/answer.py recovery [--dataset fashion-mnist --ipc 1]
      [--sets dm dm-real dsa mtt] [--judges ShuffleNetV2-BN ShuffleNetV2-GN ConvNet]
      [--seeds 5:15] [--rows ...] [--name ...] [--sets-folder FOLDER --data-root FOLDER]
      python scripts/answer.py sources ...
+     python scripts/answer.py choices --sets dm-real ...
      python scripts/answer.py settings --split validation --seeds 0:5 ...
 
 recovery: whom does recovery help, what in it does, and is it more than the prior?
 sources: is anything of the distilled picture left? The same noise recovers the picture
     itself, a real one of its class, a grey one, and one of the next class.
+choices: which setting matters? DIVER with one change at a time.
 settings: what to recommend, chosen on validation pictures, with seeds of its own.
 
 Every seed has a draw of noise of its own, and, for random real pictures, pictures of
-its own. Nothing is chosen with the seeds 5 to 14 that `recovery` and `sources` take.
+its own. Nothing is chosen with the seeds 5 to 14 that the first three questions take.
 Finished recoveries lie in --work, finished trainings in the first of these files, so an
 interrupted study goes on where it stopped, also on another machine, and may be asked
 for one set, judge or seed after the other:
@@ -46,7 +48,7 @@ from diver_lite.judge.compare import GROUPS, compare, footnote, group_of, holm, 
 from diver_lite.make.baselines import clip_only, random_real, vae_only
 from diver_lite.sets.real import describe_source
 
-QUESTIONS = ("recovery", "sources", "settings")
+QUESTIONS = ("recovery", "sources", "choices", "settings")
 LEVELS = (300, 500, 700)  # of noise, in training timesteps
 RECOVERY = (
     "Stage I",
@@ -58,6 +60,22 @@ RECOVERY = (
 )
 SOURCES = ("own", "real of the class", "grey", "another class")
 SHARED = ("random real", "prior")  # rows that don't depend on a set
+CHOICES = (  # of `choices`: one change each
+    {"start": "published"},
+    {"guidance_target": "latent"},
+    {"guidance_sigma": "one"},
+    {"guidance_sigma": "signal"},
+    {"window": "late"},
+    {"window": "early"},
+    {"window": "full"},
+    {"clip_input": False},
+    {"inheritance": False},
+    {"num_inference_steps": 10},
+    {"guidance_factor": 0.05},
+    {"guidance_factor": 0.2},
+    {"guidance_scale": 1.5},
+    {"guidance_scale": 4.0},
+)
 # of `settings`: noise level 0 is the round trip through the VAE
 NOISE = (0, 300, 400, 500, 600, 700, 800)
 PULLS = (0.0, 0.05, 0.1, 0.2)
@@ -89,6 +107,18 @@ COMPARISONS = {
         for against in ("prior", *(f"{source} {level}" for source in SOURCES[1:]))
     ),
 }
+
+
+def told(change: dict) -> str:
+    """Return a change as a row's name: "window = late"."""
+    return ", ".join(f"{name} = {value}" for name, value in change.items())
+
+
+COMPARISONS["choices"] = (
+    ("DIVER 700", "Stage I"),
+    ("DIVER 700", "inheritance 700"),
+    *((told(change), "DIVER 700") for change in CHOICES),
+)
 
 
 def main() -> None:
@@ -194,6 +224,8 @@ class Rows:
             return rows | self.recovery(distilled)
         if question == "sources":
             return rows | self.sources(distilled)
+        if question == "choices":
+            return self.choices(distilled)
         return rows | self.settings(distilled)
 
     def real(self, seed: int) -> DistilledSet:
@@ -253,6 +285,20 @@ class Rows:
             for level in LEVELS
             for name, source in sources.items()
         }
+
+    def choices(self, distilled: DistilledSet) -> dict:
+        """Change one setting of DIVER at a time, if the change is one."""
+        diver = replace(self.plain, guidance_factor=0.1)
+        rows: dict = {
+            "Stage I": distilled,
+            "inheritance 700": self.recovered(distilled, self.plain),
+            "DIVER 700": self.recovered(distilled, diver),
+        }
+        for change in CHOICES:
+            config = replace(diver, **change)
+            if config != diver:
+                rows[told(change)] = self.recovered(distilled, config)
+        return rows
 
     def settings(self, distilled: DistilledSet) -> dict:
         rows: dict = {"Stage I": distilled, "noise 0": vae_only(distilled, self.prior)}
