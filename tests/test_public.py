@@ -28,7 +28,7 @@ def test_names():
 
 def test_names_are_in_the_reference():
     reference = (BOOK / "api.md").read_text("utf-8")
-    modules = re.findall(r"automodule:: diver_lite\.([\w.]+)\n", reference)
+    modules = re.findall(r"- \[`diver_lite\.([\w.]+)`\]", reference)
     for name in diver_lite.__all__:
         assert diver_lite._ADDRESSES[name] in modules, name
     assert "(public.md)" in reference

@@ -4,6 +4,11 @@ Pages and chapters are written in what GitHub and JupyterLab read as well: headi
 links, quotes, `<details>`. This extension finds in them what a reader of the built book
 expects: solutions are folded, captions and boxes look like such, a folded cell says
 what it holds, and an explorer that needs a kernel says so.
+
+Some places hold more in the built book than Markdown can: a live page, or the
+docstrings of modules. `<!-- built: live plane -->` or `<!-- built: reference -->`
+begins such a place, `<!-- end of built -->` ends it, and between them stands what all
+other readers see.
 """
 
 from __future__ import annotations
@@ -20,6 +25,24 @@ NEEDS_KERNEL = (
     "This explorer recomputes its pictures, so it needs a kernel: run the chapter in "
     "JupyterLab (make lab)."
 )
+BUILT = re.compile(r"(?s)<!-- built: ([\w ]+) -->\n(.*?)<!-- end of built -->")
+MODULE = re.compile(r"(?m)^- \[`([\w.]+)`\]")
+
+
+def put_built(app, docname: str, source: list[str]) -> None:
+    """Replace what stands for a part of the built book by that part."""
+    source[0] = BUILT.sub(built, source[0])
+
+
+def built(place: re.Match) -> str:
+    """Return the directives for a place."""
+    kind, _, argument = place[1].partition(" ")
+    if kind == "live":
+        return f"```{{live}} {argument}\n```"
+    modules = (
+        f".. automodule:: {name}\n   :members:\n" for name in MODULE.findall(place[2])
+    )
+    return "\n".join(["```{eval-rst}", *modules, "```"])
 
 
 class PlainMarkdown(SphinxTransform):
@@ -94,5 +117,6 @@ def mark_explorer(cell: nodes.container) -> None:
 
 
 def setup(app):
+    app.connect("source-read", put_built)
     app.add_transform(PlainMarkdown)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

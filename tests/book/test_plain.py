@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 markdown_it = pytest.importorskip("markdown_it", reason="comes with the book's tools")
+plain_markdown = pytest.importorskip("plain_markdown", reason="comes with Sphinx")
 
 ROOT = Path(__file__).parents[2]
-# the live pages and the reference are made when the book is built: nothing to read
-BUILT = {"api", "intro", "play"}
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-PAGES += [page for page in sorted(ROOT.glob("book/*.md")) if page.stem not in BUILT]
+PAGES += sorted(ROOT.glob("book/*.md"))
 TAGS = {"details", "summary", "b"}  # of HTML that all renderers keep
 
 every_text = pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda p: p.stem)
@@ -96,10 +95,17 @@ def test_links_lead_to_files_and_titles(path):
     assert not dead
 
 
-def test_readme_and_chapters_lead_to_pages_that_can_be_read_everywhere():
-    for path in [ROOT / "README.md", *NOTEBOOKS]:
-        built = [link for link in links(path) if Path(link).stem in BUILT]
-        assert not built, path.name
+def test_the_built_book_has_more():
+    """What other readers see there gives way to it."""
+    page = ["a\n<!-- built: live plane -->\n![b](c.webp)\n<!-- end of built -->\nd\n"]
+    plain_markdown.put_built(None, "page", page)
+    assert page == ["a\n```{live} plane\n```\nd\n"]
+    modules = "- [`a.b`](../a/b.py): c.\n- [`d`](../d.py): e.\n"
+    page = [f"<!-- built: reference -->\n{modules}<!-- end of built -->"]
+    plain_markdown.put_built(None, "page", page)
+    assert re.findall(r"automodule:: (.*)\n   :members:\n", page[0]) == ["a.b", "d"]
+    assert page[0].startswith("```{eval-rst}\n")
+    assert page[0].endswith("\n```")
 
 
 def test_the_checks_find_what_sphinx_alone_can_read():
