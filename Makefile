@@ -113,9 +113,12 @@ $(LAB_SETTINGS): Makefile
 	  '{"defaultViewers": {"markdown": "Markdown Preview"}}}' > $@
 
 # Outputs of a notebook that is not trusted lose their scripts, the sliders with them.
+# book/_lab gives figures their alternative texts, and leads links to titles.
 lab: $(VENV)/.installed-book $(KERNEL_CONFIG) $(LAB_SETTINGS)
 	-@$(BIN)/jupyter trust notebooks/*.ipynb > /dev/null
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/01_quick_start.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.extra_labextensions_path="$(CURDIR)/book/_lab" \
+	  notebooks/01_quick_start.ipynb
 
 book: $(VENV)/.installed-book
 	rm -rf _build
@@ -126,7 +129,7 @@ refresh: export OMP_NUM_THREADS = 1
 refresh: $(VENV)/.installed-test
 	DIVER_LITE_MODE=demo $(BIN)/python -m pytest --nbmake --overwrite $(NB)
 	$(BIN)/nbstripout --keep-output --keep-count --keep-id $(NB)
-	$(BIN)/python scripts/without_widgets.py $(NB)
+	$(BIN)/python scripts/tidy_outputs.py $(NB)
 
 # The wheel is made from the sdist, so what the sdist lacks is missed here.
 wheel: $(VENV)/.installed-test

@@ -6,7 +6,8 @@ Each page is opened from disk and must load nothing from a network, log no error
 every picture alt text, have all its mathematics rendered, have frame sliders that
 change their picture, fit the width of a phone, cut no table on a wide screen, and show
 true colours in dark mode. Text has the contrast that axe-core asks for, where npm can
-get it; "Play with DIVER" has its picture and its first slider on one screen.
+get it; "Play with DIVER" has its picture and its first slider on one screen; the search
+shows the words that it found.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
@@ -238,6 +239,22 @@ LIVE = r"""
   return complaints;
 })()
 """
+
+# In the page of the search: whether all results have words, and what is missing.
+SEARCHED = """(() => {
+  const results = [...document.querySelectorAll("ul.search > li")];
+  return results.length > 0 && results.every((e) => e.querySelector(".context"));
+})()"""
+RESULTS = r"""
+(() => {
+  const results = [...document.querySelectorAll("ul.search > li")];
+  if (!results.length) return ["the search finds nothing"];
+  return results.filter((e) => !e.querySelector(".context")?.innerText.trim()).map(
+    (e) => "found without its words: " + e.innerText);
+})()
+"""
+WORD = "picture"  # on most pages
+PATIENCE = 20  # seconds for the search, on a busy machine
 SCREENS = [(1366, 768), (390, 844)]  # a laptop's and a phone's
 
 
@@ -313,6 +330,7 @@ class Page:
         found["complaints"] += self.evaluate(NARROW)
         found["complaints"] += self.evaluate(WOBBLE)
         found["complaints"] += live_complaints(self, path)
+        found["complaints"] += search_complaints(self, path)
         found["complaints"] += contrast_complaints(self)
         found["complaints"] += event_complaints(self.events)
         return found
@@ -367,6 +385,19 @@ def live_complaints(page: Page, path: Path) -> list[str]:
         page.open(path)
         complaints += page.evaluate(LIVE)
     return complaints
+
+
+def search_complaints(page: Page, path: Path) -> list[str]:
+    """Return what a search in the book's text leaves open."""
+    if path.name != "search.html":
+        return []
+    page.events.clear()
+    page.call("Page.navigate", url=f"{path.as_uri()}?q={WORD}")
+    page.wait_for("Page.loadEventFired")
+    deadline = time.monotonic() + PATIENCE
+    while not page.evaluate(SEARCHED) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return page.evaluate(RESULTS)
 
 
 def contrast_complaints(page: Page) -> list[str]:

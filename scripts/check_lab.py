@@ -1,18 +1,19 @@
 """Open chapters and pages in a real JupyterLab, and look for what reads badly there.
 
-Run: python scripts/check_lab.py [--screenshots FOLDER] [--only NAME] [--run]
+Run: python scripts/check_lab.py [--screenshots FOLDER] [--only NAME]
+         [--run] [--patience SECONDS]
 
 A chapter, or a page that one leads to, must show no raw roles or directives, no warning
 of the renderer, also under the mouse, no error, no code cell that the page folds, and
 no imports as its first code. Every link must lead to a file and a title that are there,
-every figure have its caption, as many as the built book has, and solutions must stay
-folded when everything is run (in one notebook with all exercises, whose cells do
-nothing).
+and a click on one end at the title; every picture have an alternative text, every
+figure its caption, as many as the built book has; and solutions must stay folded when
+everything is run (in one notebook with all exercises, whose cells do nothing).
 With `--run` all cells of the quick start are run as a reader's "Run All" does, in demo
-mode, and a live slider is moved; how long that took is printed and not judged, as it
-depends on what else the machine does. Works on a copy: what JupyterLab saves does not
-touch the repository. Exits with 1 if a chapter fails, with 0 if there is no Chromium or
-no JupyterLab.
+mode, and a live slider is moved; with `--only`, all cells of the chapters so named. How
+long that took is printed and not judged, as it depends on what else the machine does.
+Works on a copy: what JupyterLab saves does not touch the repository. Exits with 1 if a
+chapter fails, with 0 if there is no Chromium or no JupyterLab.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ HTML = ROOT / "_build" / "html" / "notebooks"  # if it was built before
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += [f"book/{page.name}" for page in sorted(ROOT.glob("book/*.md"))]
 START = 90  # seconds until JupyterLab answers, and until a chapter stands
-RUN = 900  # seconds for the quick start from top to bottom, on a busy machine
+RUN = 900  # seconds for a chapter from top to bottom, on a busy machine
 FIRST = "first-recovered"  # the tag of the cell that draws the first recovered pictures
 # Without windowing JupyterLab renders all cells, also those far below the screen.
 SETTINGS = {
@@ -74,6 +75,7 @@ def lab(folder: Path) -> Iterator[str]:
     options = [f"--port={port}", f"--ServerApp.root_dir={root}", "--no-browser"]
     options += ["--IdentityProvider.token=", "--allow-root", "--log-level=ERROR"]
     options += ["--LabApp.expose_app_in_browser=True"]  # to call its commands
+    options += [f"--LabApp.extra_labextensions_path={ROOT / 'book' / '_lab'}"]
     env = os.environ | {name: str(value) for name, value in here.items()}
     trust = [sys.executable, "-m", "jupyter", "trust"]  # as `make lab` does
     notebooks = (root / "notebooks").glob("*.ipynb")
@@ -140,6 +142,9 @@ AUDIT = r"""
       if (/^\{[\w:-]+\}/.test(e.innerText) || /unknown|Unhandled/i.test(e.title))
         add("raw role", e.innerText);
   }
+  for (const e of document.querySelectorAll(".jp-Notebook img, .jp-MarkdownViewer img"))
+    if (!e.alt.trim() && !e.title.trim())  // a live picture has a title only
+      add("no alternative text", e.closest(".jp-Cell")?.innerText ?? e.src);
   for (const e of document.querySelectorAll(".jp-Notebook .frame-slider"))
     if (!e.querySelector("input[type=range]")) add("no slider", e.innerText);
   for (const e of document.querySelectorAll(".jp-Notebook .jp-OutputArea-output" +
@@ -182,6 +187,26 @@ TERM = r"""
   return [box.x + box.width / 2, box.y + box.height / 2];
 })()
 """
+# Clicks on the link to the term that stands last in the glossary; returns the term.
+CLICK = r"""
+(() => {
+  const links = [...document.querySelectorAll(
+    ".jp-Notebook .myst a[href*='glossary.md']")].filter((e) => e.hash);
+  const link = links.sort((a, b) => a.hash.localeCompare(b.hash)).at(-1);
+  link?.click();
+  return link?.hash.slice(1) ?? null;
+})()
+"""
+# Whether one sees that title.
+IN_SIGHT = """
+(() => {
+  const title = document.querySelector(`.jp-MarkdownViewer [id="%s"]`);
+  if (!title) return false;
+  const box = title.closest(".jp-MarkdownViewer").getBoundingClientRect();
+  const {top, bottom} = title.getBoundingClientRect();
+  return top >= box.top - 1 && bottom <= box.bottom;
+})()
+"""
 POPUPS = """[...document.querySelectorAll(".hover-card-content, [role=tooltip]")]
   .map((e) => e.innerText)"""
 HOVERED = 3  # terms of a chapter that the mouse rests on
@@ -192,6 +217,14 @@ NOTHING = {"source": ["print('SOLVED')"], "outputs": [], "execution_count": None
 OPEN_SOLUTIONS = r"""
 [...document.querySelectorAll(".jp-Notebook .jp-OutputArea-output")].filter((e) =>
   e.textContent.includes("SOLVED") && e.checkVisibility()).length
+"""
+
+# The solutions below whose title a cell is seen.
+UNFOLDED = r"""
+[...document.querySelectorAll(".jp-Notebook .jp-MarkdownCell")]
+  .filter((cell) => cell.querySelector("h4")?.textContent.startsWith("Solution") &&
+    cell.nextElementSibling?.checkVisibility())
+  .map((cell) => "solution lies open: " + cell.nextElementSibling.innerText)
 """
 
 # How many code cells have not run. Their models say so: a folded one shows no number.
@@ -332,6 +365,13 @@ class Tab(Page):
                 return [f"pops up over the text: {found[0]}"]
         return []
 
+    def click(self) -> list[str]:
+        """Follow a link to a term; complain if it ends elsewhere on the page."""
+        term = self.evaluate(CLICK)
+        if term is None or self.becomes("true", IN_SIGHT % term, START):
+            return []
+        return [f"a click on a link to {term} doesn't lead there"]
+
     def captions(self, path: Path) -> list[str]:
         """Complain on figures without a caption, and if HTML has another number."""
         found = self.evaluate(CAPTIONS)
@@ -365,7 +405,21 @@ class Tab(Page):
             target = folder / f"{name}.{part:02d}.jpg"
             target.write_bytes(base64.b64decode(shot["data"]))
 
-    def run(self, path: Path) -> list[str]:
+    def run(self, path: Path, patience: float) -> list[str]:
+        """Run all cells; print how long that took, return complaints."""
+        self.execute("clear-all-cell-outputs")  # the stored ones
+        begun = time.monotonic()
+        self.execute("run-all-cells")
+        if not self.becomes("true", HAS_RUN, patience):
+            return [f"not run after {patience} s: {self.evaluate(NOT_RUN)}"]
+        print(
+            f"     {path.stem}: last cell {time.monotonic() - begun:.0f} s after Run "
+            f"All ({kernel_seconds():.0f} s of the kernel's CPU time)",
+            flush=True,
+        )
+        return self.evaluate(AUDIT) + self.evaluate(UNFOLDED)
+
+    def run_quick_start(self, path: Path, patience: float) -> list[str]:
         """Run all cells, then move a live slider; print times, return complaints."""
         cells = json.loads(path.read_text("utf-8"))["cells"]
         tagged = [FIRST in cell["metadata"].get("tags", []) for cell in cells]
@@ -378,18 +432,18 @@ class Tab(Page):
             return ["outputs were not cleared"]
         begun = time.monotonic()
         self.execute("run-all-cells")
-        if not self.becomes("true", f"{picture} || {ERROR}", RUN):
-            return [f"no recovered picture after {RUN} s"]
+        if not self.becomes("true", f"{picture} || {ERROR}", patience):
+            return [f"no recovered picture after {patience} s"]
         first, used = time.monotonic() - begun, kernel_seconds()
-        if not self.becomes("true", HAS_RUN, RUN):
-            return [f"not run after {RUN} s: {self.evaluate(NOT_RUN)}"]
+        if not self.becomes("true", HAS_RUN, patience):
+            return [f"not run after {patience} s: {self.evaluate(NOT_RUN)}"]
         print(
             f"     {path.stem}: first recovered picture {first:.1f} s after Run All "
             f"({used:.1f} s of the kernel's CPU time, its start included), last cell "
             f"{time.monotonic() - begun:.0f} s ({kernel_seconds():.0f} s)",
             flush=True,
         )
-        if complaints := self.evaluate(AUDIT):
+        if complaints := self.evaluate(AUDIT) + self.evaluate(UNFOLDED):
             return complaints
         before = self.evaluate(LIVE)
         if not before:
@@ -417,6 +471,7 @@ def main() -> int:
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
     parser.add_argument("--only", default="", help="chapters whose name contains this")
     parser.add_argument("--run", action="store_true", help="run the quick start, too")
+    parser.add_argument("--patience", type=float, default=RUN, metavar="SECONDS")
     arguments = parser.parse_args()
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     needed = {
@@ -463,10 +518,13 @@ def main() -> int:
                 found = tab.evaluate(AUDIT) + folded(path) + tab.captions(path)
                 found += dead(tab.evaluate(LINKS), root, titles) + tab.hover()
                 if arguments.run and path == chapters[0]:
-                    found += tab.run(path)
+                    found += tab.run_quick_start(path, arguments.patience)
+                elif arguments.run and arguments.only:
+                    found += tab.run(path, arguments.patience)
                 if arguments.screenshots:
                     tab.shots(arguments.screenshots, path.stem)
                 tab.execute("shutdown-kernel")
+                found += tab.click()
                 tab.socket.close()
             except (OSError, RuntimeError) as error:
                 found = [f"{type(error).__name__}: {error}"]

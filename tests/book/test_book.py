@@ -120,8 +120,18 @@ def test_the_reference_says_of_a_module_what_its_docstring_says():
 
 
 def test_lab_opens_the_quick_start():
-    text = (ROOT / "Makefile").read_text("utf-8")
-    assert re.search(r"jupyter lab .*notebooks/01_quick_start\.ipynb", text)
+    recipe = (ROOT / "Makefile").read_text("utf-8").split("\nlab: ")[1].split("\n\n")[0]
+    assert re.search(r"(?s)/jupyter lab .* notebooks/01_quick_start\.ipynb", recipe)
+
+
+def test_lab_loads_what_it_lacks_to_read_the_book():
+    """In a browser, scripts/check_lab.py sees what that does."""
+    recipe = (ROOT / "Makefile").read_text("utf-8").split("\nlab: ")[1].split("\n\n")[0]
+    assert '--LabApp.extra_labextensions_path="$(CURDIR)/book/_lab"' in recipe
+    (extension,) = (BOOK / "_lab").iterdir()
+    package = json.loads((extension / "package.json").read_text("utf-8"))
+    assert package["name"] == extension.name
+    assert (extension / package["jupyterlab"]["_build"]["load"]).exists()
 
 
 def test_a_kernel_finds_its_extension_wherever_it_starts(tmp_path):

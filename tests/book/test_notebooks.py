@@ -159,6 +159,16 @@ def test_figures_have_alt_text_and_caption(path):
     assert not missing, f"cells with a figure, without alt text or caption: {missing}"
 
 
+@every_notebook
+def test_stored_pictures_carry_the_alternative_text_of_their_cell(path):
+    """Or run scripts/tidy_outputs.py: nbviewer looks for it there."""
+    for position, cell in code_cells(path):
+        for output in cell.outputs:
+            for kind in IMAGES & set(output.get("data", {})):
+                stored = output.metadata.get(kind, {}).get("alt")
+                assert stored == cell.metadata.mystnb.image.alt, position
+
+
 def is_caption(cell):
     return cell.cell_type == "markdown" and cell.source.startswith(CAPTION)
 
