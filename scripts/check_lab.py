@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html" / "notebooks"  # if it was built before
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += [f"book/{page.name}" for page in sorted(ROOT.glob("book/*.md"))]
-START = 90  # seconds until JupyterLab answers, and until a chapter stands
+START = 300  # seconds until JupyterLab answers, and until a chapter stands
 RUN = 900  # seconds for a chapter from top to bottom, on a busy machine
 FIRST = "first-recovered"  # the tag of the cell that draws the first recovered pictures
 # Without windowing JupyterLab renders all cells, also those far below the screen.
@@ -58,7 +58,7 @@ def lab(folder: Path) -> Iterator[str]:
     root, config = folder / "root", folder / "config"
     for name in ("notebooks", "book"):
         shutil.copytree(ROOT / name, root / name)
-    for name in ("results", "diver_lite", "README.md", "CONTRIBUTING.md"):
+    for name in ("results", "diver_lite", "scripts", "README.md", "CONTRIBUTING.md"):
         (root / name).symlink_to(ROOT / name)
     for name, settings in SETTINGS.items():
         path = config / "lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -529,9 +529,12 @@ def main() -> int:
             except (OSError, RuntimeError) as error:
                 found = [f"{type(error).__name__}: {error}"]
             failed += report(path.name, found)
-        tab = Tab(devtools)
         copy = emptied(chapters, root / "notebooks" / "all_emptied.ipynb")
-        failed += report("all chapters, run", tab.solutions(address, copy))
+        try:
+            found = Tab(devtools).solutions(address, copy)
+        except (OSError, RuntimeError) as error:
+            found = [f"{type(error).__name__}: {error}"]
+        failed += report("all chapters, run", found)
     read = f"{len(names)} chapters, {len(PAGES)} pages"
     print(f"check_lab: {read}, {failed} with complaints")
     return int(failed > 0)
