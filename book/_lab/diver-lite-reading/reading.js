@@ -6,7 +6,7 @@
 (() => {
   const NAME = "diver-lite-reading";
   const FOLLOW = "rendermime:handle-local-link"; // JupyterLab's command for links
-  const PATIENCE = 10000; // ms until a page that was opened shows its titles
+  const PATIENCE = 120000; // ms until a page that was opened shows its titles
 
   const describe = (app) => {
     for (const { content } of app.shell.widgets("main"))
@@ -26,7 +26,11 @@
       const text = widget?.node.querySelector(".jp-MarkdownViewer .myst");
       if (text && widget.context.path === path) {
         const target = text.querySelector(`[id="${CSS.escape(title)}"]`);
-        if (target) return target.scrollIntoView();
+        if (target) {
+          target.scrollIntoView();
+          target.animate({ backgroundColor: ["gold", "transparent"] }, 2000);
+          return;
+        }
       }
       await new Promise((done) => setTimeout(done, 100));
     }
