@@ -40,7 +40,8 @@ def built(place: re.Match) -> str:
     if kind == "live":
         return f"```{{live}} {argument}\n```"
     modules = (
-        f".. automodule:: {name}\n   :members:\n" for name in MODULE.findall(place[2])
+        f".. rubric:: {name}\n\n.. automodule:: {name}\n   :members:\n"
+        for name in MODULE.findall(place[2])
     )
     return "\n".join(["```{eval-rst}", *modules, "```"])
 
