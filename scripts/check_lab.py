@@ -169,10 +169,12 @@ TITLES = """
 # Pictures that came out of a cell, and whether a caption stands right below the cell.
 CAPTIONS = r"""
 [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")]
-  .filter((cell) => cell.querySelector(
-    ".jp-RenderedImage, .jp-OutputArea [data-mime-type^='image/']"))
-  .map((cell) => cell.nextElementSibling?.querySelector("p > strong")?.innerText ===
-    "Figure.")
+  .map((cell) => [cell, cell.nextElementSibling?.querySelector("p > strong")
+    ?.innerText === "Figure."])
+  .filter(([cell, caption]) => cell.querySelector(
+    ".jp-RenderedImage, .jp-OutputArea [data-mime-type^='image/']") ||
+    (caption && cell.querySelector(".jp-OutputPlaceholder")))  // a folded figure
+  .map(([cell, caption]) => caption)
 """
 
 # Where links to terms are: the middle of each, scrolled to one after the other.

@@ -21,7 +21,7 @@ MAX_CELL_LINES = 25
 MAX_METHOD_LINES = 45  # of the one cell that holds all of DIVER, tagged whole-method
 MAX_BYTES = 1_500_000
 MIN_WORDS = {"chapter": 1_200, "appendix": 1_200, "interlude": 400}
-MIN_EXERCISES = {"chapter": 3, "appendix": 2, "interlude": 0}
+MIN_EXERCISES = {"chapter": 3, "appendix": 2, "interlude": 3}
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GLOSSARY = (ROOT / "book" / "glossary.md").read_text("utf-8")
@@ -29,7 +29,13 @@ CAPTION = "**Figure.** "
 FOLDED = "jp-MarkdownHeadingCollapsed"  # by JupyterLab, with all that stands below
 IMAGES = {"image/png", "image/jpeg", "image/webp", "image/svg+xml"}
 
+ANSWER = "<details><summary><b>Answer</b>"
+METHOD = [p for p in NOTEBOOKS if re.match("0[1-6]|appendix_a", p.stem)]
+
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+every_chapter_of_the_method = pytest.mark.parametrize(
+    "path", METHOD, ids=lambda p: p.stem
+)
 
 
 def code_cells(path):
@@ -348,6 +354,31 @@ def test_solutions_stay_folded_when_everything_is_run(path):
             assert cell.source.strip() == "#### Solution", "alone in its cell"
             assert cell.metadata.get(FOLDED) is True
             assert not any(HIDDEN & tags(c) for c in below), "folded once is enough"
+
+
+@every_chapter_of_the_method
+def test_exercises_are_of_three_kinds(path):
+    """Named in the title: something to predict, to measure, and to write."""
+    titles = [title for title, *_ in sections(path, 3) if "Exercise " in title]
+    kinds = [title.rpartition(" (")[2] for title in titles]
+    assert set(kinds) == {"predict)", "measure)", "write)"}
+
+
+@every_chapter_of_the_method
+def test_what_is_to_be_predicted_is_folded(path):
+    """The result opens when its cell is run, in HTML by a click; so does the answer."""
+    cells = nbformat.read(path, as_version=4).cells
+    asked = [k for k, c in enumerate(cells) if "**Predict before you run:" in c.source]
+    assert asked
+    for k, end in pairwise([*asked, len(cells)]):
+        below = cells[k + 1 : end]
+        answers = [j for j, c in enumerate(below) if c.source.startswith(ANSWER)]
+        assert len(answers) == 1, cells[k].source
+        results = [c for c in below[: answers[0]] if c.get("outputs")]
+        assert results, cells[k].source
+        for cell in results:
+            assert {"hide-output", "hide-cell"} & tags(cell), cell.source
+            assert cell.metadata.get("jupyter", {}).get("outputs_hidden"), cell.source
 
 
 UPSTREAM = pytest.mark.xfail(reason="jupyter_client as it is", strict=False)
