@@ -28,7 +28,6 @@ from pathlib import Path
 
 import pandas as pd
 from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
-from study import TUNED, TUNED_PRIOR
 
 # isort: split
 from bookkit.copying import copying_distances
@@ -49,6 +48,8 @@ from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, raw_prior, vae_only, variants
 from diver_lite.sets.real import describe_source
 
+TUNED = "DIVER tuned"
+TUNED_PRIOR = "raw prior tuned"
 RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"
 

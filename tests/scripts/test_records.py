@@ -22,14 +22,12 @@ QUOTING = [
 ]
 
 EARLY = "made before a script refused code that no commit holds; "
-STUDY = EARLY + "hours of trainings, to be replaced by results/recovery_*"
 HALF_AN_HOUR = EARLY + "takes more than half an hour"
 MINUTES = EARLY + "takes more than three minutes"
 ALLOWED_OLD = {
     "baseline_gpu_stock.json": "measured by hand, before there was a script for it",
     "copying_cifar10.json": MINUTES,
     "copying_fashion-mnist.json": HALF_AN_HOUR,
-    "default_fashion-mnist_ipc1.json": EARLY + "its script is gone",
     "failures_fashion-mnist.json": HALF_AN_HOUR,
     "metrics_fashion-mnist.json": MINUTES,
     "prior_cifar10.json": HALF_AN_HOUR,
@@ -38,12 +36,6 @@ ALLOWED_OLD = {
     "shortcuts_fashion-mnist-dm-ipc1.json": HALF_AN_HOUR,
     "stage1_fashion-mnist_ipc1.json": MINUTES,
     "stage1_fashion-mnist_ipc10.json": HALF_AN_HOUR,
-    "study_cifar10_ipc1.json": STUDY,
-    "study_cifar10_ipc10.json": STUDY,
-    "study_fashion-mnist_ipc1.json": STUDY,
-    "study_fashion-mnist_ipc10.json": STUDY,
-    "sweep_cifar10_mtt_ipc1.json": STUDY,
-    "sweep_fashion-mnist_mtt_ipc10.json": STUDY,
 }
 
 

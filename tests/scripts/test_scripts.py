@@ -108,35 +108,25 @@ PRIOR = ("--prior", "prior/prior")
 SETS = ("--sets-folder", "runs/stage1")
 
 
-def test_the_colour_study(work, run):
-    """Sets, sweep, study, prior and metrics, one after the other, as the book says."""
+def test_questions_are_answered(work, run):
+    """Of a set made before: rows, comparisons and a record, for each question."""
     run("distill_sets.py", "dm-real-ipc1")
-    run("sweep.py", "--set", "dm-real", "--judges", "ConvNet", "--seeds", 1,
-        "--only", "default", "--also", "guidance_scale=3 window=full",
-        "--images", 20, *PRIOR, *SETS)  # fmt: skip
-    run("study.py", "--sets", "dm-real", "--variants", "VAE only", "DIVER",
-        "--judges", "ConvNet", "--seeds", 1, "--protocol", "quick",
-        "--tuned", "guidance_scale=3", *PRIOR, *SETS)  # fmt: skip
-    found = pd.read_csv(work / "results/study_cifar10_ipc1.csv")
-    assert set(found["variant"]) == {
-        "random real", "raw prior", "raw prior tuned",
-        "Stage I", "VAE only", "DIVER", "DIVER tuned",
-    }  # fmt: skip
-    assert "guidance_scale=3" in result(work, "study_cifar10_ipc1")["tuned"]
-    swept = pd.read_csv(work / "results/sweep_cifar10_dm-real_ipc1.csv")
-    assert [*swept["setting"]][-2:] == ["default", "guidance_scale=3 window=full"]
-    assert result(work, "sweep_cifar10_dm-real_ipc1")["data"] == SOURCE
-    assert result(work, "sweep_cifar10_dm-real_ipc1")["split"] == "validation"
-    assert result(work, "study_cifar10_ipc1")["data"] == SOURCE
-    assert result(work, "study_cifar10_ipc1")["split"] == "test"
-    run("study.py", "--sets", "dm-real", "--variants", "VAE only", "--soft-labels",
-        "--judges", "ConvNet", "--seeds", 1, "--protocol", "quick", "--name", "soft",
-        *PRIOR, *SETS)  # fmt: skip
-    hard, soft = (
-        pd.read_csv(work / f"results/study_{name}_trainings.csv")["protocol_sha"]
-        for name in ("cifar10_ipc1", "soft")
-    )
-    assert not {*hard} & {*soft}, "trainings with other labels are others"
+    short = ("--sets", "dm-real", "--judges", "ConvNet", "--seeds", "5:7", "--images",
+             20, "--jobs", 1, *PRIOR, *SETS)  # fmt: skip
+    asked = {
+        "recovery": ("Stage I", "DIVER 700"),
+        "sources": ("own 700", "another class 700"),
+        "choices": ("DIVER 700", "window = late"),
+        "settings": ("noise 0", "noise 300, pull 0.1"),
+    }
+    for question, rows in asked.items():
+        run("answer.py", question, "--rows", *rows, *short)
+        table = pd.read_csv(work / f"results/{question}_cifar10_ipc1.csv")
+        assert set(table["row"]) == {*rows}
+        record = result(work, f"{question}_cifar10_ipc1")
+        assert (record["data"], record["images"]) == (SOURCE, 20)
+    compared = pd.read_csv(work / "results/sources_cifar10_ipc1_comparisons.csv")
+    assert [*compared["verdict"]] == ["too few seeds"]
 
 
 JUDGE = ("--judge-steps", 2, "--judge-batch", 8, "--judges", "ConvNet")
