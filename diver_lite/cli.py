@@ -279,7 +279,7 @@ def _load(
     data_root: Path | None,
 ) -> tuple[DistilledSet, str | None]:
     """Read a set; with an ImageNet subset also return that one's canonical name."""
-    from diver_lite.sets import load, real
+    from diver_lite.sets import classes, load, real
 
     subset = subset and imagenet_subset(subset)
     options = _changes(read, "--read", load.READ_OPTIONS)
@@ -287,7 +287,7 @@ def _load(
         options["zca_reference"] = real.load_dataset(name, "train", root=data_root)[0]
     options |= {"format": format, "dataset": dataset or subset}
     distilled = load.load_distilled(source, **options)
-    return load.as_subset(distilled, subset) if subset else (distilled, None)
+    return classes.as_subset(distilled, subset) if subset else (distilled, None)
 
 
 def _export(

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, class_indices, describe
-from diver_lite.sets.names import DATASETS, class_names, dataset_name, numbered
+from diver_lite.checks import InputError, class_indices, describe, ensure
+from diver_lite.sets.names import (
+    DATASETS,
+    SUBSETS,
+    class_names,
+    dataset_name,
+    imagenet_subset,
+    numbered,
+)
 from diver_lite.sets.stored import records
 
 if TYPE_CHECKING:
@@ -46,10 +53,8 @@ def join(
         An index into `others` for each of `names`. `InputError`: a name isn't there,
         or more than once on either side, or numbers have another number of classes.
     """
-    names = list(names)
-    others = list(others)
-    if names == others:
-        return list(range(len(names)))
+    if [*names] == [*others]:
+        return [*range(len(names))]
     advice = advice or f"choose data of the same classes (--data), or {_NAME_THEM}"
     sides = f"({ours}: {_few(names)}; {theirs}: {_few(others)}); {advice}"
     if is_numbered(names) or is_numbered(others):
@@ -58,32 +63,29 @@ def join(
         matches = [re.fullmatch(r"[A-Za-z]*[-_ ]?(\d+)", name) for name in named]
         numbers = [int(match[1]) for match in matches if match]
         disorder = len(numbers) == len(named) and numbers != sorted(numbers)
-        if len(names) != len(others) or disorder:
-            raise InputError(
-                f"the classes of {nameless} have no names, and can't be taken in order "
-                f"{sides}"
-            )
-        warnings.warn(
-            f"the classes of {nameless} have no names; taken to be in order {sides}",
-            stacklevel=3,
+        found = f"the classes of {nameless} have no names"
+        ensure(
+            len(names) == len(others) and not disorder,
+            f"{found}, and can't be taken in order {sides}",
         )
-        return list(range(len(names)))
+        warnings.warn(f"{found}; taken to be in order {sides}", stacklevel=3)
+        return [*range(len(names))]
     folded = [_fold(name) for name in others]
-    found: list[int] = []
+    order: list[int] = []
     for name in names:
         places = _places(name, others) or _places(_fold(name), folded)
-        if not places:
-            raise InputError(
-                f"class {name!r} of {ours} is not among those of {theirs} {sides}"
-            )
-        if len(places) > 1 or places[0] in found:
-            whose = theirs if len(places) > 1 else ours
-            raise InputError(
-                f"class {name!r} is there more than once among those of {whose}, so "
-                f"names don't tell which is meant {sides}"
-            )
-        found += places
-    return found
+        ensure(
+            len(places) > 0,
+            f"class {name!r} of {ours} is not among those of {theirs} {sides}",
+        )
+        whose = theirs if len(places) > 1 else ours
+        ensure(
+            len(places) == 1 and places[0] not in order,
+            f"class {name!r} is there more than once among those of {whose}, so names "
+            f"don't tell which is meant {sides}",
+        )
+        order += places
+    return order
 
 
 def _places(name: str, among: Sequence[str]) -> list[int]:
@@ -95,15 +97,16 @@ def in_order_of(
     names: Sequence[str],
     ours: str = "the set",
     theirs: str = "the test images",
+    advice: str = "",
 ) -> DistilledSet:
     """Return a set with its classes in the order of a list, which has the same ones.
 
     It is the set itself if they are in that order already. A class that is missing on
     either side is an `InputError`; whose they are is said as for `join`.
     """
-    if len(names) > len(distilled.class_names):
-        join(names, distilled.class_names, theirs, ours)  # names what the set lacks
-    order = join(distilled.class_names, names, ours, theirs)
+    if len(names) > len(distilled.class_names):  # tell what the set lacks
+        join(names, distilled.class_names, theirs, ours, advice)
+    order = join(distilled.class_names, names, ours, theirs, advice)
     if order == list(range(len(order))):
         return distilled
     table = torch.tensor(order)
@@ -116,6 +119,39 @@ def in_order_of(
         class_names=tuple(names),
         soft_labels=soft,
     )
+
+
+def named_as(
+    distilled: DistilledSet, dataset: str, what: str = "data set", advice: str = ""
+) -> DistilledSet:
+    """Return a set with the class names of a known data set, in its order.
+
+    Classes that have only numbers get the names; those in another order are moved, and
+    what can't be is an `InputError`, see `join`.
+    """
+    names = class_names(dataset)
+    found = distilled.class_names
+    if is_numbered(found) and len(found) == len(names):
+        return replace(distilled, class_names=names)
+    return in_order_of(distilled, names, theirs=f"{what} {dataset!r}", advice=advice)
+
+
+def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
+    """Check that a set's classes are those of an ImageNet subset, and name them.
+
+    Args:
+        distilled: see `named_as`.
+        subset: any spelling of an ImageNet subset, or "imagenet".
+
+    Returns:
+        The set, and the subset's canonical name: NCFM's variant if the set is NCFM's.
+    """
+    subset = imagenet_subset(subset)
+    if distilled.provenance.get("dataset") == f"{subset}-ncfm":
+        subset += "-ncfm"
+    fits = (name for name in SUBSETS if class_names(name) == distilled.class_names)
+    advice = next((f"the set's classes are those of {name!r}" for name in fits), "")
+    return named_as(distilled, subset, "subset", advice), subset
 
 
 def prior_classes(
@@ -141,20 +177,18 @@ def prior_classes(
             f"set, or {_NAME_THEM}"
         )
         class_map = join(names, prior.class_names, "the set", "the prior", advice)
+    expected = (
+        f"class_map is {describe(class_map)}; expected {len(names)} integers, in order "
+        "or by the index or name of each class of the set"
+    )
     try:
         if isinstance(class_map, Mapping):
             keys = names if {*names} == {*class_map} else range(len(names))
-            if {*keys} != {*class_map}:
-                raise ValueError
+            ensure({*keys} == {*class_map}, expected)
             class_map = [class_map[key] for key in keys]
         table = torch.as_tensor(class_map).cpu()
-        if table.ndim == 0:
-            raise ValueError
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(
-            f"class_map is {describe(class_map)}; expected {len(names)} integers, in "
-            "order or by the index or name of each class of the set"
-        ) from None
+        raise InputError(expected) from None
     class_indices(table, "class_map", len(names), len(prior.class_names))
     return table.long()[distilled.labels]
 

@@ -5,17 +5,14 @@ Nothing that a file holds is ever run, and everything that leaves here is checke
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from itertools import chain
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from tempfile import TemporaryDirectory
+from pathlib import Path, PureWindowsPath
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -25,15 +22,11 @@ from torch import Tensor
 from diver_lite import checks
 from diver_lite.checks import InputError, ensure, naming, reason
 from diver_lite.sets import stored
-from diver_lite.sets.folder import natural
+from diver_lite.sets.folder import class_folders, natural
 
-IMAGES = re.compile(r"(?<![A-Za-z])images?(?![A-Za-z])")  # in a file's name
+# in a file's name
+IMAGES = re.compile(r"(?<![A-Za-z])images?(_zca)?(?![A-Za-z])")
 _MOST_FILES = 100_000  # in an archive
-_DEPTH = 2  # an archive in an archive, as hubs zip what was zipped
-# what the archives around this one hold: the limits are for all of them together
-_AROUND: ContextVar[tuple[list[zipfile.ZipInfo], ...]] = ContextVar(
-    "_AROUND", default=()
-)
 _ARRAYS = "a NumPy file with arrays of numbers"
 _MOST_CLASSES = 100_000  # all of ImageNet has 21,841
 # DatasetCondensation stores accuracies as numpy scalars; these names can build a number
@@ -45,81 +38,98 @@ _NUMPY_SCALARS: list[Any] = [
     type(np.dtype(np.float64)),
 ]
 # A pickle's import of two texts, at which torch stops without their names
-_CODE = rb"\x8c.(?!torch|collections)([\w.]+)\x94?\x8c.(\w+)\x94?\x93"
+_CODE = r"\x8c.(?!torch|collections)([\w.]+)\x94?\x8c.(\w+)\x94?\x93"
 # How a file begins that torch can't read -> what it is
 _BEGINNINGS = {
-    rb"\Z": "empty (0 bytes)",
-    rb"\x93NUMPY": "a NumPy array, of formats 'kip' and 'rfad' only",
-    rb"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9]": "msgpack (RCIG's), which isn't read "
+    r"\Z": "empty (0 bytes)",
+    r"\x93NUMPY": "a NumPy array, of formats 'kip' and 'rfad' only",
+    r"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9]": "msgpack (RCIG's), which isn't read "
     "here; store its x_proto and y_proto as images and labels of an .npz (RFAD's)",
-    rb"PK|\x80": "damaged, or not from torch.save",
-    rb"version http": "a Git LFS pointer, not the data it points to",
+    r"PK|\x80": "truncated or damaged, or not from torch.save",
+    r"version http": "a Git LFS pointer, not the data it points to",
 }
 
 
 # --- Archives ----------------------------------------------------------------------
 
 
-@contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-    """Yield a folder with what a .zip holds; it goes when the block ends.
+def is_archive(path: Path) -> bool:
+    """Tell a .zip file, not a folder of that name."""
+    return path.suffix == ".zip" and path.is_file()
 
-    Raises `InputError`: no whole archive, a name that leads out of the folder, a link,
-    an archive in one in one, or more than a GiB or 100,000 files, together with the
-    archive around it, which are better unpacked by hand.
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield what a .zip holds, and its place in there; it goes when the block ends.
+
+    Raises `InputError`: no whole archive, a name that leads out of it, a link, an
+    archive in one in one, or more than a GiB or 100,000 files, together with an archive
+    in it, which are better unpacked by hand.
 
     Source: ours.
     """
     with TemporaryDirectory() as scratch:
-        with naming(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
+        whole = Path(scratch, path.name)
+        members: list[zipfile.ZipInfo] = []
+        try:
+            inside = _extract(path, whole, members)
+            if is_archive(inside):  # as hubs zip what was zipped
+                inside = _extract(inside, inside.with_suffix(""), members)
             ensure(
-                len(_AROUND.get()) < _DEPTH,
+                not is_archive(inside),
                 "an archive in an archive in an archive; unzip it yourself, and pass "
                 "the folder",
             )
-            members = [m for m in archive.infolist() if not m.is_dir()]
-            for member in members:
-                _check_member(member)
-            _check_total(members)
-            try:
-                archive.extractall(scratch, members)
-            except OSError as error:
-                where = Path(scratch).parent
-                message = f"can't be unpacked to {where} ({reason(error)})"
-                raise InputError(message) from None
-        token = _AROUND.set((*_AROUND.get(), members))
-        try:
-            yield Path(scratch)
+            yield inside, path / inside.relative_to(whole)
         except InputError as error:  # nobody knows the scratch folder
-            inside = str(error).replace(f"{scratch}{os.sep}", "")
-            raise InputError(inside.replace(scratch, path.name)) from None
-        finally:
-            _AROUND.reset(token)
+            error.args = (str(error).replace(str(whole), str(path)),)
+            raise
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
-    """Refuse names that lead elsewhere, in the manner of any system, and links."""
-    name = member.filename
-    windows = PureWindowsPath(name)
-    outside = ".." in windows.parts or windows.drive or windows.root
-    ensure(
-        not outside and not PurePosixPath(name).is_absolute(),
-        f"the archive holds {name[:80]!r}, a path that leads out of it",
-    )
-    link = stat.S_ISLNK(member.external_attr >> 16)
-    ensure(not link, f"the archive holds a link, {name[:80]!r}; expected files")
-    locked = bool(member.flag_bits & 1)
-    ensure(not locked, "the archive is encrypted; unzip it and pass the folder")
+def _extract(path: Path, folder: Path, members: list[zipfile.ZipInfo]) -> Path:
+    """Unpack an archive, add to the members so far, and return what there is inside."""
+    with naming(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
+        members += [m for m in archive.infolist() if not m.is_dir()]
+        _check_total(members)
+        for member in members:
+            name = member.filename[:80]
+            place = PureWindowsPath(member.filename)  # it knows every system's ways
+            ensure(
+                ".." not in place.parts and not place.anchor,
+                f"the archive holds {name!r}, a path that leads out of it",
+            )
+            link = stat.S_ISLNK(member.external_attr >> 16)
+            ensure(not link, f"the archive holds a link, {name!r}; expected files")
+        folder.mkdir()  # though there may be nothing to put into it
+        try:
+            archive.extractall(folder)
+        except OSError as error:
+            where = f"can't be unpacked to {gettempdir()} ({reason(error)})"
+            raise InputError(where) from None
+    return innermost(folder)
 
 
 def _check_total(members: list[zipfile.ZipInfo]) -> None:
-    members = [*chain(*_AROUND.get(), members)]
     size = sum(member.file_size for member in members)
     ensure(
         size <= stored.LARGE and len(members) <= _MOST_FILES,
         f"the archive would unpack to {size:,} bytes in {len(members):,} files; unzip "
         "it yourself, if you trust it, and pass the folder",
     )
+
+
+def innermost(folder: Path) -> Path:
+    """Enter folders of nothing but one file, or one folder of class folders or runs."""
+    inside = [p for p in folder.iterdir() if p.name[0] not in "._"]
+    inside = [p for p in inside if p.is_dir() or p.suffix != ".md"]
+    if len(inside) != 1:
+        return folder
+    (alone,) = inside
+    if alone.is_file():
+        return alone
+    if class_folders(alone) or runs(alone):
+        return innermost(alone)
+    return folder
 
 
 # --- Files -------------------------------------------------------------------------
@@ -147,15 +157,13 @@ def _what_it_is(path: Path, error: str) -> str:
     """Say what a file is that torch couldn't load, or why it couldn't."""
     with path.open("rb") as stream:
         start = stream.read(2**20)
-    if code := re.search(r"GLOBAL ([\w.]+)", error):
-        return f"the file holds code ({code[1]}), which was not executed"
-    if code := re.search(_CODE, start, re.DOTALL):
-        module, name = (part.decode() for part in code.groups())
-        return f"the file holds code ({module}.{name}), which was not executed"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return "the file is truncated or damaged (a zip archive without end)"
+    text = start.decode("latin-1")
+    code = re.search(r"GLOBAL ([\w.]+)", error) or re.search(_CODE, text, re.DOTALL)
+    if code:
+        name = ".".join(code.groups())
+        return f"the file holds code ({name}), which was not executed"
     for beginning, name in _BEGINNINGS.items():
-        if re.match(beginning, start, re.DOTALL):
+        if re.match(beginning, text, re.DOTALL):
             return f"the file is {name}"
     return f"the file is not a torch file (it begins with {start[:12]!r})"
 
@@ -184,11 +192,7 @@ def _load_array(path: Path) -> Tensor:
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
-    number = array.dtype.kind in "biuf"
-    ensure(number, f"found an array of {array.dtype}; expected numbers")
-    if array.dtype.itemsize == 16 or array.dtype.byteorder == ">":
-        array = array.astype(np.float64)  # what PyTorch doesn't know
-    return torch.from_numpy(np.array(array))
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
 
 
 # --- Tensors -----------------------------------------------------------------------
@@ -198,12 +202,11 @@ def describe(item: Any) -> str:
     """Return in a few words what a file was found to hold."""
     if isinstance(item, Tensor) and not item.is_nested:
         return f"a {item.dtype} tensor of shape {tuple(item.shape)}"
-    kind = f"a {type(item).__name__}"
     if isinstance(item, dict):
-        return f"{kind} with keys {[key for key in item if isinstance(key, str)][:9]}"
+        return f"a dict with keys {[key for key in item if isinstance(key, str)][:9]}"
     if isinstance(item, list | tuple):
-        return f"{kind} of {len(item)}"
-    return kind
+        return f"a {type(item).__name__} of {len(item)}"
+    return f"a {type(item).__name__}"
 
 
 def is_both(content: Any) -> TypeGuard[dict[str, Any]]:
@@ -286,9 +289,8 @@ def partner(images: Path, kind: str) -> Path:
         bool(IMAGES.search(images.stem)),
         f"file name {images.name!r}: expected images_*.pt, images.pt or *images.pt",
     )
-    name = images.name.replace("images_zca_", "images_")
     words = (kind, kind.removesuffix("s"))
-    paths = [images.with_name(IMAGES.sub(word, name)) for word in words]
+    paths = [images.with_name(IMAGES.sub(word, images.name)) for word in words]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
@@ -305,11 +307,9 @@ def with_labels(path: Path) -> tuple[Tensor, Tensor]:
 
 def learned_lr(images: Path) -> float | None:
     """Read the learning rate that was stored beside images, if one was."""
-    if not IMAGES.search(images.stem):
-        return None  # a dict of everything
-    path = partner(images, "lr")
-    if not path.exists():
-        return None
+    path = images.with_name(IMAGES.sub("lr", images.name))
+    if path == images or not path.exists():
+        return None  # of a dict of everything, for one
     with naming(path):
         return checks.number(tensor(load_torch(path), "lr").squeeze(), "lr", 0)
 
@@ -320,8 +320,7 @@ def stacked(paths: Sequence[Path]) -> Tensor:
     for path in paths:
         with naming(path):
             picture = tensor(load_torch(path), "picture")
-            if picture.ndim == 3:
-                picture = picture[None]
+            picture = picture.reshape(-1, *picture.shape[-3:])
             checks.require(len(pixels(picture)) == 1, "picture", picture, "one a file")
             pictures.append(picture)
     return joined(pictures, "images")

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diver_lite import checks
-from diver_lite.checks import InputError, naming, require
+from diver_lite.checks import InputError, ensure, naming, require
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored as on_disk
-from diver_lite.sets.stored import StoredImages
+from diver_lite.sets.stored import StoredImages, checked
 
 FORMAT_VERSION = 1
 INDEX = "set.safetensors"  # of a folder of numbered files: all but the pixels
@@ -54,25 +54,22 @@ class DistilledSet:
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, StoredImages):  # checked as they are read
-            checks.floats(self.images, "images", ("N", 3, "H", "W"))
-            self.images = checks.finite(self.images, "images").to("cpu", torch.float32)
+            self.images = checked(self.images, "images", ("N", 3, "H", "W"))
             on_disk.doubt_scale(self.images)
-        named = isinstance(self.class_names, tuple | list) and len(self.class_names) > 0
-        require(named, "class_names", self.class_names, "one name per class")
-        self.class_names = tuple(map(str, self.class_names))
-        count = len(self.images)
-        classes = len(self.class_names)
+        names = self.class_names
+        named = isinstance(names, tuple | list) and len(names) > 0
+        require(named, "class_names", names, "one name per class")
+        self.class_names = tuple(map(str, names))
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
             found = f"labels are {checks.describe(self.labels)}"
             raise InputError(f"{found}; expected integer class indices") from None
-        checks.class_indices(labels, "labels", count, classes)
+        checks.class_indices(labels, "labels", len(self), len(names))
         self.labels = labels.to(torch.int64)
         if self.soft_labels is not None:
-            checks.floats(self.soft_labels, "soft_labels", (count, classes))
-            soft = checks.finite(self.soft_labels, "soft_labels")
-            self.soft_labels = soft.to("cpu", torch.float32)
+            shape = (len(self), len(names))
+            self.soft_labels = checked(self.soft_labels, "soft_labels", shape)
         checks.instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
@@ -89,8 +86,7 @@ class DistilledSet:
         if isinstance(index, int | slice):
             index = range(len(self))[index]  # IndexError ends a for loop
         chosen = torch.as_tensor(index).reshape(-1)
-        if chosen.numel() == 0:
-            raise InputError("index selects no image; expected at least one")
+        ensure(chosen.numel() > 0, "index selects no image; expected at least one")
         tensors = {"images": self.images, "labels": self.labels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
@@ -142,15 +138,16 @@ class DistilledSet:
 
         Raises `InputError`: wrong ending or dtype, or it can't be written.
         """
-        if (path := Path(path)).suffix != ".safetensors":
-            raise InputError(f"output {path}: expected a name ending in .safetensors")
-        if dtype not in (torch.float32, torch.float16):
-            raise InputError(f"dtype {dtype}: expected torch.float32 or torch.float16")
+        path = Path(path)
+        ending = f"output {path}: expected a name ending in .safetensors"
+        ensure(path.suffix == ".safetensors", ending)
+        known = dtype in (torch.float32, torch.float16)
+        ensure(known, f"dtype {dtype}: expected torch.float32 or torch.float16")
         images = self.images.to(dtype)
-        if not bool(images.isfinite().all()):
-            raise InputError(
-                f"dtype {dtype}: pixels beyond 65504 don't fit; use float32"
-            )
+        ensure(
+            bool(images.isfinite().all()),
+            f"dtype {dtype}: pixels beyond 65504 don't fit; use float32",
+        )
         record = self.provenance
         if dtype == torch.float16:
             record = record | {"stored_as": "float16"}
@@ -215,21 +212,21 @@ class DistilledSet:
 
 def _header(metadata: Any, names: Sequence[str], numbered: bool) -> dict:
     """Return what a set's file says about itself, as it must be, or raise."""
-    text = (metadata or {}).get("diver_lite")
+    text = (metadata or {}).get("diver_lite", "")
     whole = "labels" in names and (numbered or "images" in names)
-    if text is None or not whole:
-        raise InputError(
-            f"a .safetensors file with {[*names]}, but not a distilled set; "
-            "expected images, labels and 'diver_lite' metadata"
-        )
+    ensure(
+        whole and "diver_lite" in (metadata or {}),
+        f"a .safetensors file with {[*names]}, but not a distilled set; expected "
+        "images, labels and 'diver_lite' metadata",
+    )
     try:
         header = json.loads(text)
         version = checks.integer(header["format_version"], "format_version", 1)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"damaged metadata ({error})") from None
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"format version {version} is newer than {FORMAT_VERSION}, the "
-            "newest known here; update diver_lite"
-        )
+    ensure(
+        version <= FORMAT_VERSION,
+        f"format version {version} is newer than {FORMAT_VERSION}, the newest known "
+        "here; update diver_lite",
+    )
     return header

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diver_lite.checks import InputError, naming
+from diver_lite.checks import InputError, ensure, naming
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored
 from diver_lite.sets.distilled import DistilledSet
@@ -49,8 +49,7 @@ def image_files(folder: Path, pattern: str = "*") -> list[Path]:
     They are sorted by folder and name. Raises `InputError`: the folder is empty.
     """
     inside = [file for file in folder.glob(pattern) if file.name[0] != "."]
-    if not inside:
-        raise InputError(f"class folder {folder.name!r} is empty; {ONE_EACH}")
+    ensure(bool(inside), f"class folder {folder.name!r} is empty; {ONE_EACH}")
     known = {
         s for s, format in Image.registered_extensions().items() if format in _FORMATS
     }
@@ -94,11 +93,12 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
             return found
     way = max(matches, key=lambda way: len(matches[way]))
     found = matches[way].values()
-    message = f"{len(folders)} class folders, of which {len(found)} are classes of "
-    message += f"{subset!r} by {way}; expected {len(names)}, each once"
-    if lacking := [name for i, name in enumerate(ways[way]) if i not in found]:
-        message += f" (no {lacking[0]!r}, for example)"
-    raise InputError(message)
+    lacking = [repr(name) for i, name in enumerate(ways[way]) if i not in found]
+    raise InputError(
+        f"{len(folders)} class folders, of which {len(found)} are classes of "
+        f"{subset!r} by {way}; expected {len(names)}, each once (without a folder: "
+        f"{', '.join(lacking[:1]) or 'none'})"
+    )
 
 
 def folder_labels(
@@ -135,12 +135,11 @@ def folder_labels(
     if not dataset:
         return list(range(len(folders))), folders, "sorted folder names"
     ids = [folder for folder in folders if re.fullmatch(r"n\d{8}", folder)]
-    if not len(ids) == len(folders) == len(known):
-        raise InputError(
-            f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers "
-            f"or class names of {dataset!r}; expected those, or its {len(known)} "
-            "WordNet ids"
-        )
+    ensure(
+        len(ids) == len(folders) == len(known),
+        f"found {len(folders)} class folders ({folders[0]!r}, ...), not numbers or "
+        f"class names of {dataset!r}; expected those, or its {len(known)} WordNet ids",
+    )
     labels = [indices.index(i) for i in sorted(indices)] or list(range(len(known)))
     return labels, (), "sorted folder names"
 
@@ -194,12 +193,12 @@ def read_images(
             pixels = transform(pixels)
         if index == 0:
             images = torch.empty(len(files), *pixels.shape)
-        if pixels.shape != images.shape[1:]:
-            found, first = (f"{s[-1]}x{s[-2]}" for s in (pixels.shape, images.shape))
-            raise InputError(
-                f"images differ in size: {file} is {found}, {files[0]} is {first}; "
-                f"expected one size{advice}"
-            )
+        found, first = (f"{s[-1]}x{s[-2]}" for s in (pixels.shape, images.shape))
+        ensure(
+            pixels.shape == images.shape[1:],
+            f"images differ in size: {file} is {found}, {files[0]} is {first}; "
+            f"expected one size{advice}",
+        )
         if pixels.dtype == torch.uint8:
             pixels = pixels / 255
         images[index] = pixels
@@ -220,20 +219,24 @@ def _rows(files: Sequence[Path], rows: Sequence[int]) -> Tensor:
 
 def _decoded(file: Path) -> Tensor:
     """Return (3, H, W): uint8, or float32 in [0, 1] where the file has 16 bits."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    bomb = Image.DecompressionBombWarning
+    with warnings.catch_warnings(action="error", category=bomb):
         image = Image.open(file, formats=_FORMATS)
     with image:
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a camera's JPEG with its preview
-            raise InputError(f"{frames} pictures in one file; expected one")
+        ensure(
+            frames == 1 or image.format == "MPO",  # a camera's JPEG with its preview
+            f"{frames} pictures in one file; expected one",
+        )
         bits16 = any(";16" in str(tile) for tile in image.tile)
         if bits16 and image.format == "PNG":  # convert() would cut them to 8
             from torchvision.io import ImageReadMode, decode_image
 
             return decode_image(str(file), ImageReadMode.RGB).float() / 65535
-        if bits16 or image.mode.startswith(("I", "F")):
-            raise InputError(f"mode {image.mode}; expected 8 bits a channel, or a PNG")
+        ensure(
+            not bits16 and not image.mode.startswith(("I", "F")),
+            f"mode {image.mode}; expected 8 bits a channel, or a PNG",
+        )
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
@@ -283,12 +286,12 @@ def stored_soft_labels(folder: Path, files: Sequence[Path]) -> Tensor | None:
     if not table.exists():
         return None
     with naming(table, "a line of JSON per picture"):
-        with table.open(encoding="utf-8") as stream:
-            rows = [json.loads(line) for line in stream if line.strip()]
+        lines = filter(str.strip, table.read_text("utf-8").split("\n"))
+        rows = [json.loads(line) for line in lines]
         found = {r["file_name"]: r["soft_labels"] for r in rows if "soft_labels" in r}
         if not found:
             return None
         names = [file.relative_to(folder).as_posix() for file in files]
-        if absent := [name for name in names if name not in found]:
-            raise InputError(f"picture {absent[0]!r} has no soft labels, others have")
+        absent = ", ".join(repr(name) for name in names if name not in found)
+        ensure(not absent, f"picture {absent[:80]} has no soft labels, others have")
         return torch.tensor([found[name] for name in names], dtype=torch.float32)

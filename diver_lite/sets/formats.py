@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diver_lite import checks
-from diver_lite.checks import InputError, ensure, naming
+from diver_lite.checks import InputError, ensure
 from diver_lite.sets.contents import (
     IMAGES,
     best,
     describe,
+    innermost,
     is_both,
     joined,
     learned_lr,
@@ -37,10 +37,9 @@ from diver_lite.sets.contents import (
     stacked,
     targets,
     tensor,
-    unpacked,
     with_labels,
 )
-from diver_lite.sets.distilled import DistilledSet
+from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,
@@ -55,7 +54,6 @@ from diver_lite.sets.names import (
     SUBSETS,
     TABLES,
     class_names,
-    dataset_in,
     numbered,
 )
 from diver_lite.sets.normalisation import (
@@ -74,7 +72,7 @@ from diver_lite.sets.normalisation import (
     slow_shares,
     tiles_per_side,
 )
-from diver_lite.sets.stored import StoredImages, soft_kind
+from diver_lite.sets.stored import soft_kind
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -90,90 +88,46 @@ FORMATS = {
     "predd": "PReDD, DIVER: a dict of raw decoder output in about [-1, 1]",
 }
 _SPLIT = ("mtt", "datm", "glad")
-_ARRAYS = {".npy": "kip", ".npz": "rfad"}
+# what tells a format by itself: how a file's name ends, or a file in a folder
+_ENDINGS = {".safetensors": "diver-lite", ".npy": "kip", ".npz": "rfad"}
+_INSIDE = {INDEX: "diver-lite", "images.pt": "dd-ranking", "images.npy": "kip"}
 _OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
 _DECODED = 3  # raw decoder output stays within about 2, normalised sets reach 5 .. 35
 
 
 def read(
     paths: list[Path],
+    place: Path,
     format: str,
     dataset: str | None,
     options: dict[str, Any],
-    place: Path | None = None,
+    **record: Any,
 ) -> DistilledSet:
     """Read published files, and undo and raise what `load_distilled` describes.
 
-    Its arguments are checked already; `options` are those of the format, by name, and
-    `place` is where the file was before an archive was unpacked.
+    Its arguments are checked already; `options` are those of the format, by name. Of
+    files out of an archive `place` is where they were in there. The record is what the
+    set's provenance shall have in any case.
     Source: the repositories named at each reader.
     """
-    path = paths[0]
-    place = place or path
-    with naming(path):
-        if path.suffix == ".zip" and path.is_file():
-            with unpacked(path) as folder:
-                inner = _innermost(folder)
-                inside = place / inner.relative_to(folder)
-                result = read([inner], format, dataset, options, inside)
-                ensure(  # they would be read from a folder that is gone by then
-                    not isinstance(result.images, StoredImages),
-                    "its pictures fill more than a GiB; unzip it, and pass the folder",
-                )
-            result.provenance["source"] = path.name
-            return result
-        job = _Job(paths, dataset, format, options, place)
-        if format == "auto":
-            job.format = _detect(job)
-        reader, allowed = _READERS[job.format]
-        for name in options:
-            fitting = [f for f, (_, names) in _READERS.items() if name in names]
-            ensure(
-                name in allowed,
-                f"{name}= has no meaning for format {job.format!r}; it is for "
-                f"{', '.join(fitting)}",
-            )
-        enough = len(paths) == 1 or job.format in _SPLIT
-        job.expect(enough, f"found {len(paths)} files", "one")
-        return reader(job)
+    job = _Job(paths, dataset, format, options, place, record)
+    if format == "auto":
+        job.format = _detect(job)
+    reader, allowed = _READERS[job.format]
+    for name in options:
+        fitting = [f for f, (_, names) in _READERS.items() if name in names]
+        ensure(
+            name in allowed,
+            f"{name}= has no meaning for format {job.format!r}; it is for "
+            f"{', '.join(fitting)}",
+        )
+    enough = len(paths) == 1 or job.format in _SPLIT
+    job.expect(enough, f"found {len(paths)} files", "one")
+    return reader(job)
 
 
-def _innermost(folder: Path) -> Path:
-    """Enter folders of nothing but one file, or one folder of class folders or runs."""
-    inside = [p for p in folder.iterdir() if p.name[0] not in "._"]
-    inside = [p for p in inside if p.is_dir() or p.suffix != ".md"]
-    if len(inside) == 1:
-        (alone,) = inside
-        if alone.is_file():
-            return alone
-        if class_folders(alone) or runs(alone):
-            return _innermost(alone)
-    return folder
-
-
-@dataclass
 class _Job(Undoing):
     """What a reader works on: files and arguments in, the record of changes out."""
-
-    def __post_init__(self) -> None:
-        place = self.place.absolute()
-        self.names = [folder.name for folder in (place, *place.parents)]
-        if self.dataset is None and self.named:
-            self.dataset, name = self.named
-            self.record["dataset_from"] = f"name {name!r}"
-
-    @cached_property
-    def named(self) -> tuple[str, str] | None:
-        """The data set that the path names, and the name that does."""
-        found = ((dataset_in(name), name) for name in self.names)
-        return next(((dataset, name) for dataset, name in found if dataset), None)
-
-    @property
-    def called_whitened(self) -> bool | None:
-        """Whether the path has the word ZCA, or No-ZCA; None: neither."""
-        words = re.compile(r"(?<![a-z])(non?|without)?[-_ ]?zca(?![a-z])")
-        found = (words.search(name.lower()) for name in self.names)
-        return next((match[1] is None for match in found if match), None)
 
     @cached_property
     def payload(self) -> Any:
@@ -187,65 +141,70 @@ class _Job(Undoing):
     def doubt_dataset(self, images: Any, labels: Tensor, hard: bool) -> None:
         """Warn of whatever speaks against the data set that the file is taken for."""
         dataset = self.dataset or ""
-        named, name = self.named or (dataset, "")
+        named = self.named or dataset
         low, high = TABLES["sizes"][family_name(dataset)]
         sizes = " to ".join(str(size) for size in sorted({low, high}))
         size = min(images.shape[-2:])
         known = len(class_names(dataset))
         found = len(labels.unique())
         mean, _ = known_statistics(dataset, "dc")
-        coloured = len(mean) == 1 and has_colours(images[:100])
         against = {
-            f"the name {name!r} says {named!r}": (
+            f"the name {self.naming!r} says {named!r}": (
                 named.removesuffix("-ncfm") != dataset.removesuffix("-ncfm")
             ),
             f"its images have {size} pixels a side (expected {sizes})": (
                 not low <= size <= high
             ),
             f"it has {found} classes (expected {known})": hard and found < known,
-            "its pixels have colours (expected grey)": coloured,
+            "its pixels have colours (expected grey)": (
+                len(mean) == 1 and has_colours(images[:100])
+            ),
         }
         if doubts := [doubt for doubt, holds in against.items() if holds]:
             self.doubt(f"taken for {dataset!r}, but {'; '.join(doubts)}")
 
-    def doubt_names(self, names: Sequence[str]) -> None:
+    def doubt_names(self, count: int) -> None:
         """Warn of classes that have no names, and say what gives them some."""
-        if not all(re.fullmatch(r"[A-Za-z]*[-_ ]?\d+", name) for name in names):
-            return
-        count = len(names)
-        sets = [name for name in DATASETS if name != "imagenet" or count == 1000]
-        if self.named:
-            sets = [self.named[0]]
-        fits = [name for name in sets if len(class_names(name)) == count]
+        fits = [
+            name
+            for name in DATASETS
+            if self.named in (None, name)
+            and (name != "imagenet" or count == 1000)  # whose list costs seconds
+            and len(class_names(name)) == count
+        ]
         advice = "dataset= (--dataset) if they are a known data set's"
         if len(fits) == 1:
             advice = f"dataset={fits[0]!r} (--dataset {fits[0]}) if they are its"
         self.doubt(f"nothing names the {count} classes; pass {advice}")
 
     def finish(
-        self, images: Any, labels: Tensor, names: Sequence[str] = ()
+        self,
+        images: Any,
+        labels: Tensor,
+        names: Sequence[str] = (),
+        soft: Tensor | None = None,
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
-        soft = None
-        if labels.ndim == 2:
+        hard = labels.ndim == 1
+        if not hard:
             soft = labels
             labels = soft.argmax(dim=1)
-            self.record["soft_labels"] = soft_kind(soft)
-            if self.format == "datm":  # its trainer applies a softmax, whatever it is
-                self.record["soft_labels"] = "logits"
             if len(images) % soft.shape[1] == 0:  # does the order say another class?
                 order = _class_major(len(images), soft.shape[1])
                 self.record["argmax_not_class_major"] = int((labels != order).sum())
+        if soft is not None:
+            self.record.setdefault("soft_labels", soft_kind(soft))
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
         if self.dataset:
             names = names or class_names(self.dataset)
-            self.doubt_dataset(images, labels, hard=soft is None)
+            self.doubt_dataset(images, labels, hard)
         else:
             classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
             names = names or numbered(classes)
-            self.doubt_names(names)
+            if all(re.fullmatch(r"[A-Za-z]*[-_ ]?\d+", name) for name in names):
+                self.doubt_names(len(names))
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -261,6 +220,18 @@ def _class_major(count: int, num_classes: int) -> Tensor:
 
 
 # --- One reader per format ---------------------------------------------------------
+
+
+def _read_own(job: _Job) -> DistilledSet:
+    """Read our own file, or folder of files. Nothing is undone."""
+    result = DistilledSet.load(job.path)
+    told = result.provenance.get("dataset")
+    guessed = "dataset_from" in job.record or job.dataset is None
+    ensure(
+        guessed or told in (None, job.dataset),
+        f"dataset {job.dataset!r} was asked for, but the file says {told!r}",
+    )
+    return result
 
 
 def _read_dc(job: _Job) -> DistilledSet:
@@ -289,8 +260,8 @@ def _read_trajectory(job: _Job) -> DistilledSet:
     ndim, expected = _LABELS[job.format]
     job.expect(labels.ndim == ndim, f"labels: found {describe(labels)}", expected)
     job.record["lr"] = None  # MTT's was learned, but never saved
-    if job.format == "datm":
-        job.record["lr"] = learned_lr(job.path)
+    if job.format == "datm":  # whose trainer applies a softmax, whatever it is
+        job.record |= {"lr": learned_lr(job.path), "soft_labels": "logits"}
     return job.finish(_undo_zca_or_mean(job, images), labels)
 
 
@@ -351,8 +322,9 @@ def _read_ncfm(job: _Job) -> DistilledSet:
                 "nothing in the pictures looks like the edge of a tile, so they are "
                 "read whole; factor=2 cuts each into NCFM's 2 x 2 tiles"
             )
-    highest = min(images.shape[-2:])
-    factor = checks.integer(factor, "factor (tiles per side)", 1, highest)
+    factor = checks.integer(
+        factor, "factor (tiles per side)", 1, min(images.shape[-2:])
+    )
     if factor > 1:
         images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
@@ -381,8 +353,11 @@ def _read_predd(job: _Job) -> DistilledSet:
     """
     images, labels = _chosen_entry(job)
     largest = images.abs().max().item()
-    expected = "about [-1, 1] (normalised images with a 'res' are format 'dc')"
-    job.expect(largest <= _DECODED, f"found values up to {largest:.1f}", expected)
+    job.expect(
+        largest <= _DECODED,
+        f"found values up to {largest:.1f}",
+        "about [-1, 1] (normalised images with a 'res' are format 'dc')",
+    )
     if in_unit_range(images):  # a decoder's blacks are at -1
         job.doubt("all values lie in [0, 1] instead of [-1, 1]: read as stored")
         return job.finish(job.as_stored(images), labels)
@@ -401,8 +376,9 @@ def _read_numpy(job: _Job) -> DistilledSet:
     if job.path.is_dir():
         job.paths = [job.path / "images.npy"]
     arrays = load_numpy(job.path)
-    found = f"found arrays {[*arrays][:9]}"
-    job.expect({"images", "labels"} <= {*arrays}, found, "'images' and 'labels'")
+    job.expect(
+        is_both(arrays), f"found arrays {[*arrays][:9]}", "'images' and 'labels'"
+    )
     images = arrays["images"]
     if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] > 3:
         images = images.permute(0, 3, 1, 2)  # stored as (N, H, W, C)
@@ -415,7 +391,7 @@ def _read_numpy(job: _Job) -> DistilledSet:
         "the pixels are whitened; pass the real training images as zca_reference= "
         "(--read zca_reference=cifar10, for example)",
     )
-    return job.finish(job.undo_kip(images, job.options["zca_reference"]), labels)
+    return job.finish(job.undo_whitening(images, job.options["zca_reference"]), labels)
 
 
 def _read_image_folder(job: _Job) -> DistilledSet:
@@ -426,7 +402,7 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     training loop and stays where it is.
     """
     job.expect(job.path.is_dir(), "found a file", "a folder")
-    job.paths = [_innermost(job.path)]
+    job.paths = [innermost(job.path)]
     if job.record.pop("dataset_from", None):  # too weak a hint to name classes by
         job.dataset = None
     inside = sorted(class_folders(job.path), key=natural)
@@ -435,8 +411,10 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     if tensors:
         files = {f.name: sorted(f.glob("*.pt"), key=natural) for f in inside}
     folders = [name for name, images in files.items() if images]
-    found = f"found {len(files)} folders and no images directly in them; {ONE_EACH}"
-    ensure(len(folders) > 0, found)
+    ensure(
+        len(folders) > 0,
+        f"found {len(files)} folders and no images directly in them; {ONE_EACH}",
+    )
     fits = tensors or "normalisation" not in job.options
     job.expect(fits, "normalisation= was given", "none of pictures")
     if len(folders) < len(files):  # FKD labels, for example
@@ -447,17 +425,14 @@ def _read_image_folder(job: _Job) -> DistilledSet:
     paths = [path for _, folder in order for path in files[folder]]
     labels = torch.tensor([label for label, folder in order for _ in files[folder]])
     images = job.undo(stacked(paths), "dc") if tensors else open_images(paths)
-    result = job.finish(images, labels, names)
-    if (soft := stored_soft_labels(job.path, paths)) is None:
-        return result
-    kind = {"soft_labels": soft_kind(soft)}
-    return replace(result, soft_labels=soft, provenance=result.provenance | kind)
+    return job.finish(images, labels, names, stored_soft_labels(job.path, paths))
 
 
 _ZCA = ("normalisation", "zca", "zca_reference")
 _NUMPY = ("normalisation", "zca_reference")
 # format -> its reader, and the arguments of `load_distilled` that have a meaning for it
 _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
+    "diver-lite": (_read_own, ()),
     "dc": (_read_dc, ("experiment", "normalisation")),
     "mtt": (_read_trajectory, _ZCA),
     "datm": (_read_trajectory, _ZCA),
@@ -478,9 +453,11 @@ def _entries(job: _Job) -> list[Any]:
     """Return what 'data' lists."""
     payload = job.payload
     known = isinstance(payload, dict) and isinstance(payload.get("data"), list)
-    expected = "a dict whose 'data' lists [images, labels]"
-    fits = known and payload["data"] != []
-    job.expect(fits, f"found {describe(payload)}", expected)
+    job.expect(
+        known and payload["data"] != [],
+        f"found {describe(payload)}",
+        "a dict whose 'data' lists [images, labels]",
+    )
     return payload["data"]
 
 
@@ -489,9 +466,7 @@ def _chosen_entry(job: _Job) -> tuple[Tensor, Tensor]:
     data = _entries(job)
     last = len(data) - 1
     snapshots = last > 0 and _are_snapshots(data, job.path)
-    default = 0
-    if snapshots:
-        default = last
+    default = last if snapshots else 0
     chosen = job.options.get("experiment", default)
     chosen = checks.integer(chosen, "experiment", 0, last)
     job.record |= {"experiment": chosen, "experiments": len(data)}
@@ -509,8 +484,8 @@ def _are_snapshots(data: list[Any], path: Path) -> bool:
     """Tell snapshots, which have detail in common, from repetitions."""
     sets = [pair(entry)[0] for entry in data]
     likeness = median(same_detail(*neighbours) for neighbours in pairwise(sets))
-    iteration = re.search(r"_\d+\.pt$", path.name)
-    return likeness > (SNAPSHOT_IF_NUMBERED if iteration else SNAPSHOT)
+    numbered_file = re.search(r"_\d+\.pt$", path.name)
+    return likeness > (SNAPSHOT_IF_NUMBERED if numbered_file else SNAPSHOT)
 
 
 # --- Trajectories: images_*.pt with what lies beside -------------------------------
@@ -538,7 +513,7 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     if all(path.name.startswith("images_zca_") for path in job.paths):
         return _writers_copy(job, images, given=True)
     if reference is not None:
-        read = job.undo_zca(images, reference)
+        read = job.undo_whitening(images, reference)
     elif zca:
         read = _writers_copy(job, images, given=False)
     else:
@@ -552,16 +527,15 @@ def _undo_mean(job: _Job, images: Tensor, told: bool) -> Tensor:
     exact = job.exact(images) is not None
     looks = not exact and looks_whitened(images)
     if not told:
+        job.record["zca_assumed"] = False
         if not exact and not in_unit_range(images):
             _ask_whether_whitened(job, looks)
-        job.record["zca_assumed"] = False
     read = job.undo(images, "mtt")
     if looks and job.dataset not in SUBSETS and job.undone:
-        waves = slow_shares(images)["waves"]
         job.doubt(
             "mean and std were undone, but the pixels look ZCA-whitened: only "
-            f"{waves:.0%} of the variance is in slow waves; pass zca=True, or the real "
-            "training images as zca_reference="
+            f"{slow_shares(images)['waves']:.0%} of the variance is in slow waves; "
+            "pass zca=True, or the real training images as zca_reference="
         )
     return read
 
@@ -570,13 +544,19 @@ def _ask_whether_whitened(job: _Job, looks: bool | None) -> None:
     """Raise if pixels are called whitened or look so, or if nothing tells."""
     ask = "pass the real training images as zca_reference=, or zca=True or zca=False"
     often = f"{job.dataset} sets of this format are often ZCA-whitened"
-    called = job.called_whitened
-    ensure(not called, f"the path calls the pixels ZCA-whitened; {ask}")
+    words = re.compile(r"(?<![a-z])(non?|without)?[-_ ]?zca(?![a-z])")
+    found = [match for name in job.names if (match := words.search(name.lower()))]
+    ensure(
+        not found or bool(found[0][1]),  # "no ZCA"
+        f"the path calls the pixels ZCA-whitened; {ask}",
+    )
     if job.dataset in _OFTEN_WHITENED:
         ensure(not looks, f"{often}, and these look whitened; {ask}")
-        if called is None:
-            unclear = f"{often}, which the file doesn't tell"
-            ensure(looks is not None, f"{unclear}; pass zca=True or zca=False")
+        if not found:
+            ensure(
+                looks is not None,
+                f"{often}, which the file doesn't tell; pass zca=True or zca=False",
+            )
             job.doubt(f"{often}; these don't look so and are read as normalised alone")
 
 
@@ -587,12 +567,12 @@ def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
     """
     kind = "images" if given else "images_zca"
     others = [partner(path, kind) for path in job.paths]
-    absent = [path.name for path in others if not path.is_file()]
+    absent = ", ".join(path.name for path in others if not path.is_file())
+    reference = "the real training images as zca_reference="
     ensure(
         given or not absent,
-        f"zca=True, but its inverse-whitened copy {', '.join(absent)} is absent; pass "
-        "images_zca_{iteration}.pt itself, or the real training images as "
-        "zca_reference=",
+        f"zca=True, but its inverse-whitened copy {absent} is absent; pass "
+        f"images_zca_{{iteration}}.pt itself, or {reference}",
     )
     job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
     if not absent:
@@ -603,8 +583,9 @@ def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
             f"{others[0].name} is of another run: its finest detail correlates "
             f"{alike:.2f} with this file's, 0.99 if they were of the same one"
         )
-        advice = "pass the real training images as zca_reference="
-        ensure(given or alike >= SAME_DETAIL, f"zca=True, but {found}; {advice}")
+        ensure(
+            given or alike >= SAME_DETAIL, f"zca=True, but {found}; pass {reference}"
+        )
         if alike < SAME_DETAIL:
             job.doubt(f"{found}: the labels beside it may not be those of these images")
         if not given:
@@ -620,9 +601,9 @@ def _detect(job: _Job) -> str:
     """Name the format if only one fits; otherwise say which ones could."""
     path = job.path
     if path.is_dir():
-        return _detect_folder(job)
-    if path.suffix in _ARRAYS:
-        return _ARRAYS[path.suffix]
+        return _detect_folder(job, path)
+    if path.suffix in _ENDINGS:
+        return _ENDINGS[path.suffix]
     payload = job.payload
     if isinstance(payload, dict) and "data" in payload:
         return _detect_entries(job)
@@ -630,20 +611,18 @@ def _detect(job: _Job) -> str:
         return "ncfm"
     if isinstance(payload, Tensor):
         return _detect_trajectory(job, path)
-    if not is_both(payload):
-        found = f"found {describe(payload)}, which no known format has"
-        raise InputError(f"{found}; formats: {[*FORMATS]}")
-    labels = payload["labels"]
-    soft = isinstance(labels, Tensor) and labels.ndim == 2
+    ensure(
+        is_both(payload),
+        f"found {describe(payload)}, which no known format has; formats: {[*FORMATS]}",
+    )
+    soft = getattr(dict(payload)["labels"], "ndim", 1) == 2
     return "dd-ranking" if soft else "mtt"
 
 
-def _detect_folder(job: _Job) -> str:
-    folder = job.path
-    if (folder / "images.pt").is_file():
-        return "dd-ranking"
-    if (folder / "images.npy").is_file():
-        return "kip"
+def _detect_folder(job: _Job, folder: Path) -> str:
+    """Go by a file in a folder, or else by what there is most of."""
+    if told := [name for name in _INSIDE if (folder / name).is_file()]:
+        return _INSIDE[told[0]]
     if runs(folder):
         return _detect_trajectory(job, best(folder))
     strange = [file.name for file in folder.glob("*.*")] or ["nothing"]
@@ -656,28 +635,28 @@ def _detect_folder(job: _Job) -> str:
 
 def _detect_entries(job: _Job) -> str:
     """Tell normalised sets from raw decoder output, in a dict with 'data'."""
-    name = job.path.name
-    if name.startswith("imagenet_distill_"):
+    if job.path.name.startswith("imagenet_distill_"):
         return "predd"
-    called = re.match(r"res_(\d+_)?(DC|DSA|DM)_", name)
-    if called or "accs_all_exps" in job.payload:
-        return "dc"
     images, _ = pair(_entries(job)[0])
-    if images.abs().max() > _DECODED:
+    if (
+        re.match(r"res_(\d+_)?(DC|DSA|DM)_", job.path.name)
+        or "accs_all_exps" in job.payload
+        or images.abs().max() > _DECODED
+    ):
         return "dc"
     raise _ambiguous(describe(job.payload), "dc", "predd")
 
 
 def _detect_trajectory(job: _Job, images: Path) -> str:
     """Tell the formats of images_*.pt apart, by names, labels and pixels."""
-    if images.name == "images.pt":
-        return "dd-ranking"
+    if images.name in _INSIDE:
+        return _INSIDE[images.name]
     labels = tensor(load_torch(partner(images, "labels")), "labels")
     if labels.ndim == 2 and labels.is_floating_point():
         return "datm"
     if re.fullmatch(r"images_0\d{4}\.pt", images.name):
         return "glad"  # it pads iterations with zeros to five digits
-    if "images_zca_" in images.name or re.fullmatch(r"images_\d{1,4}\.pt", images.name):
+    if re.fullmatch(r"images_(zca_.*|\d{1,4})\.pt", images.name):
         return "mtt"
     stored = pixels(load_torch(images))
     if job.dataset is None and not in_unit_range(stored):
@@ -685,10 +664,9 @@ def _detect_trajectory(job: _Job, images: Path) -> str:
     found = job.better_family(stored)
     if found is None:
         return "mtt"
-    (other,) = {"mtt", "glad"} - {found}
     job.doubt(
         f"{images.name} with hard labels may be MTT's or GLaD's: taken for {found!r}, "
-        f"as its mean and std fit; format={other!r} reads it as the other"
+        "as its mean and std fit; format='mtt' or format='glad' reads it as either"
     )
     return found
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, instance, one_of, path, require
-from diver_lite.sets.classes import in_order_of, is_numbered
-from diver_lite.sets.distilled import INDEX, DistilledSet
+from diver_lite.checks import ensure, instance, naming, one_of, path, require
+from diver_lite.sets.contents import is_archive, unpacked
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.formats import FORMATS, read
-from diver_lite.sets.names import SUBSETS, class_names, dataset_name, imagenet_subset
+from diver_lite.sets.names import dataset_name
 from diver_lite.sets.normalisation import Statistics
+from diver_lite.sets.stored import StoredImages
 
 _SHIPPED = "distilled/"
 # the arguments of `load_distilled` that say how a published file is to be read
@@ -102,53 +101,18 @@ def load_distilled(
         "normalisation": normalisation,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    ours = paths[0].suffix == ".safetensors" or (paths[0] / INDEX).is_file()
-    if format == "diver-lite" or (format == "auto" and ours):
-        if options or len(paths) > 1:
-            raise InputError(
-                f"{paths[0]}: format 'diver-lite' is one file and has nothing to undo; "
-                f"found {len(paths)} file(s) and {[*options]}"
+    first = paths[0]
+    with naming(first):
+        if not is_archive(first):
+            return read(paths, first, format, dataset, options)
+        ensure(len(paths) == 1, f"found {len(paths)} sources; expected one archive")
+        with unpacked(first) as (inside, place), naming(place):
+            result = read([inside], place, format, dataset, options, source=first.name)
+            ensure(  # they would be read from a folder that is gone by then
+                not isinstance(result.images, StoredImages),
+                "its pictures fill more than a GiB; unzip it, and pass the folder",
             )
-        stored = DistilledSet.load(paths[0])
-        if dataset and stored.provenance.get("dataset") not in (None, dataset):
-            raise InputError(
-                f"{paths[0]}: dataset {dataset!r} was asked for, but the file says "
-                f"{stored.provenance['dataset']!r}"
-            )
-        return stored
-    return read(paths, format, dataset, options)
-
-
-def as_subset(distilled: DistilledSet, subset: str) -> tuple[DistilledSet, str]:
-    """Check that a set's classes are those of an ImageNet subset, and name them.
-
-    Args:
-        distilled: classes that have only numbers get the subset's names, classes in
-            another order its order; `InputError` for other names or another number.
-        subset: any spelling of an ImageNet subset, or "imagenet".
-
-    Returns:
-        The set, and the subset's canonical name: NCFM's variant if the set is NCFM's.
-    """
-    subset = imagenet_subset(subset)
-    if distilled.provenance.get("dataset") == f"{subset}-ncfm":
-        subset = f"{subset}-ncfm"
-    names = class_names(subset)
-    found = distilled.class_names
-    if len(found) != len(names):
-        raise InputError(
-            f"the set has {len(found)} classes; subset {subset!r} has {len(names)}"
-        )
-    if is_numbered(found):
-        return replace(distilled, class_names=names), subset
-    if strange := [*(Counter(found) - Counter(names))]:
-        lacking = [*(Counter(names) - Counter(found))]
-        message = f"the set's classes are not those of subset {subset!r}: it has "
-        message += f"{strange[0]!r} instead of {lacking[0]!r}"
-        if fits := [name for name in SUBSETS if class_names(name) == found]:
-            message += f"; they are those of {fits[0]!r}"
-        raise InputError(message)
-    return in_order_of(distilled, names, theirs=f"subset {subset!r}"), subset
+        return result
 
 
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -156,11 +120,12 @@ def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
         return [asset_path(f"{_SHIPPED}{source}.safetensors")]
     files = [source] if isinstance(source, str | Path) else source
     instance(files, "source", list | tuple)
+    require(len(files) > 0, "source", source, "at least one file")
     paths = [path(file, "source") for file in files]
-    if absent := [str(path) for path in paths if not path.exists()]:
-        raise InputError(
-            f"source {absent[0]!r}: no such file or folder, and not the name of a "
-            f"shipped set (shipped: {', '.join(list_shipped()) or 'none'})"
-        )
-    require(len(paths) > 0, "source", source, "at least one file")
+    absent = [str(path) for path in paths if not path.exists()]
+    ensure(
+        not absent,
+        f"source {', '.join(absent)!r}: no such file or folder, and not the name of a "
+        f"shipped set (shipped: {', '.join(list_shipped()) or 'none'})",
+    )
     return paths

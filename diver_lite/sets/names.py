@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError, describe
+from diver_lite.checks import describe, ensure
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -24,8 +24,12 @@ SUBSETS = {
     subset: tuple((index, TABLES["imagenet"][str(index)][1]) for index in indices)
     for subset, indices in TABLES["subsets"].items()
 }
-_CLASSES = {dataset: tuple(names) for dataset, names in TABLES["classes"].items()}
-_CLASSES["tiny-imagenet"] = numbered(200)  # its files name them by WordNet id only
+# subset, or all of ImageNet -> the index of each of its classes, in label order
+_INDICES = TABLES["subsets"] | {"imagenet": range(1000)}
+_CLASSES = {
+    **{dataset: tuple(names) for dataset, names in TABLES["classes"].items()},
+    "tiny-imagenet": numbered(200),  # its files name them by WordNet id only
+}
 FASHION_MNIST_CLASSES = _CLASSES["fashion-mnist"]
 CIFAR10_CLASSES = _CLASSES["cifar10"]
 DATASETS = (*_CLASSES, "imagenet", *SUBSETS)
@@ -41,8 +45,10 @@ def _key(name: str) -> str:
     return re.sub(r"[-_ ]", "", str(name).lower())
 
 
-_KEYS = {_key(name): name for name in DATASETS}
-_KEYS |= {_key(alias): name for alias, name in ALIASES.items()}
+_KEYS = {
+    **{_key(name): name for name in DATASETS},
+    **{_key(alias): name for alias, name in ALIASES.items()},
+}
 # What may be read out of a file name: no bare words ("yellow", "tiny"), and not plain
 # "imagenet", which in practice stands for any of its subsets.
 _IN_NAMES = sorted(
@@ -58,14 +64,21 @@ _IN_NAMES = sorted(
 _IN_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(_IN_NAMES)})(?![a-z0-9])")
 
 
-def dataset_name(name: str) -> str:
+def dataset_name(
+    name: str, argument: str = "dataset", allowed: Collection[str] = DATASETS
+) -> str:
     """Return the canonical name of a data set, whatever its spelling.
 
-    Raises `InputError` if it is none of `DATASETS` and none of their aliases.
+    Raises `InputError` if it is none of those allowed and none of their aliases.
 
     Source: ours: every repository spells these names in its own way.
     """
-    return _known(name, "dataset", DATASETS)
+    found = _KEYS.get(_key(name), "")
+    ensure(
+        found in allowed,
+        f"{argument} {describe(name)} is unknown; expected one of {', '.join(allowed)}",
+    )
+    return found
 
 
 def dataset_in(text: str) -> str | None:
@@ -80,13 +93,11 @@ def class_names(dataset: str) -> tuple[str, ...]:
     Source: `TABLES`; torchvision's list for all of ImageNet. Tiny ImageNet's are only
     numbered.
     """
-    if dataset in SUBSETS:
-        return tuple(name for _, name in SUBSETS[dataset])
     if dataset == "imagenet":
         from torchvision.models import ResNet18_Weights
 
         return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
-    return _CLASSES[dataset]
+    return _CLASSES.get(dataset) or tuple(name for _, name in SUBSETS[dataset])
 
 
 def imagenet_subset(name: str) -> str:
@@ -94,15 +105,7 @@ def imagenet_subset(name: str) -> str:
 
     Raises `InputError` for any other name.
     """
-    return _known(name, "subset", (*SUBSETS, "imagenet"))
-
-
-def _known(name: str, what: str, allowed: Sequence[str]) -> str:
-    found = _KEYS.get(_key(name))
-    if found is None or found not in allowed:
-        wanted = f"expected one of {', '.join(allowed)}"
-        raise InputError(f"{what} {describe(name)} is unknown; {wanted}")
-    return found
+    return dataset_name(name, "subset", _INDICES)
 
 
 def imagenet_indices(subset: str) -> tuple[int, ...]:
@@ -111,9 +114,7 @@ def imagenet_indices(subset: str) -> tuple[int, ...]:
     With them as `class_map`, `recover` refines a subset with a prior for ImageNet.
     The subset is one of `SUBSETS`, or "imagenet" for all 1000.
     """
-    if subset == "imagenet":
-        return tuple(range(1000))
-    return tuple(index for index, _ in SUBSETS[subset])
+    return tuple(_INDICES[subset])
 
 
 def to_cell(text: str) -> str:

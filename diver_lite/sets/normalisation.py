@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError, ensure, floats, is_one_of, require
-from diver_lite.sets.names import SUBSETS, TABLES
+from diver_lite.checks import InputError, ensure, floats, require
+from diver_lite.sets.names import SUBSETS, TABLES, dataset_in
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
@@ -135,9 +136,12 @@ def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
 
 def _check_reference(images: Tensor, reference: Any) -> None:
     floats(reference, "zca_reference", ("M", *images.shape[1:]))
-    known = len(reference) > 1 and in_unit_range(reference)
-    expected = "the real training images, values in [0, 1]"
-    require(known, "zca_reference", reference, expected)
+    require(
+        len(reference) > 1 and in_unit_range(reference),
+        "zca_reference",
+        reference,
+        "the real training images, values in [0, 1]",
+    )
 
 
 def _covariance(images: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
@@ -302,11 +306,10 @@ def better_neighbour(count: int, before: Fit, here: Fit, after: Fit) -> str | No
     All are what `measure` gives: `here` of the images as they were read, the others
     with one undoing of mean and std less and more. Fewer than 10 images tell nothing.
     """
-    if count < _ENOUGH_IMAGES:
-        return None
-    if here["contrast"] < _PALE and fits_better(before, here):
+    enough = count >= _ENOUGH_IMAGES
+    if enough and here["contrast"] < _PALE and fits_better(before, here):
         return "before"
-    if here["contrast"] > _GLARING and fits_better(after, here):
+    if enough and here["contrast"] > _GLARING and fits_better(after, here):
         return "after"
     return None
 
@@ -347,6 +350,16 @@ class Undoing:
     record: dict[str, Any] = field(default_factory=dict)
     undone: dict[str, Any] = field(default_factory=dict)  # every change to the pixels
 
+    def __post_init__(self) -> None:
+        place = self.place.absolute()
+        self.names = [folder.name for folder in (place, *place.parents)]
+        # the data set that the path names, and the name that does
+        found = ((dataset_in(name), name) for name in self.names)
+        self.named, self.naming = next((n for n in found if n[0]), (None, ""))
+        if self.dataset is None and self.named:
+            self.dataset = self.named
+            self.record["dataset_from"] = f"name {self.naming!r}"
+
     @property
     def path(self) -> Path:
         return self.paths[0]
@@ -383,22 +396,14 @@ class Undoing:
         settled = told or looks_whitened(images) or self.exact(images)
         if settled or own is None or mtt is None or glad is None:
             return None
-        as_mtt = measure(denormalise(images, mtt), own)
-        as_glad = measure(denormalise(images, glad), own)
+        as_mtt, as_glad = (measure(denormalise(images, s), own) for s in (mtt, glad))
         return "glad" if fits_better(as_glad, as_mtt) else "mtt"
 
     def as_stored(self, images: Tensor, assumed: str = "") -> Tensor:
         """Return the images as they are, and warn if they seem to be normalised."""
         images = images.float()
         stored = "stored in [0, 1]" if in_unit_range(images) else "stored as they are"
-        fit = self.judge(images, assumed or stored)
-        if own := self.own():
-            undone = measure(denormalise(images, own), own)
-            if better_neighbour(len(images), fit, fit, undone):
-                self.doubt(
-                    f"read as stored, but the pixels look normalised: {_fits(fit)}; "
-                    f"with mean and std of {self.dataset!r} undone {_fits(undone)}"
-                )
+        self._weigh(images, images, None, assumed or stored, "read as stored")
         return images
 
     def undo(self, images: Tensor, family: str) -> Tensor:
@@ -407,7 +412,7 @@ class Undoing:
         What is in [0, 1] already stays as it is, unless normalisation= was given.
         """
         given = self.options.get("normalisation")
-        if is_one_of(given, ("none",)):
+        if isinstance(given, str) and given == "none":
             return self.as_stored(images)
         if given is not None:
             return self._denormalise(images, _checked(given))
@@ -424,27 +429,22 @@ class Undoing:
             "nor in [0, 1]; expected one of them (8-bit values must be divided by 255)",
         )
         if exact := self.exact(images):
-            read = self._denormalise(images, exact)
-            self.record["assumed"] += "; 8-bit values then, as of real pictures"
-            return read
-        return self._denormalise(images, self._statistics(family, images.shape[-1]))
-
-    def _statistics(self, family: str, size: int) -> Statistics:
-        if self.dataset:
-            advice = "; pass normalisation=(mean, std)"
-            return known_statistics(self.dataset, family, advice)
-        message = (
+            told = "mean and std; 8-bit values then, as of real pictures"
+            return self._denormalise(images, exact, told)
+        ensure(
+            self.dataset is not None,
             "pixels are normalised with the mean and std of a data set that neither "
             f"file nor name tells; pass dataset= (one of {[*_STATISTICS[family]]} or "
             "an ImageNet subset), normalisation=(mean, std), or normalisation='none' "
-            "to read them as stored"
+            "to read them as stored; MedMNIST's numbers stand in its own code",
         )
-        if size == 28:
-            message += "; MedMNIST's numbers stand in its own code"
-        raise InputError(message)
+        advice = "; pass normalisation=(mean, std)"
+        known = known_statistics(self.dataset or "", family, advice)
+        return self._denormalise(images, known)
 
-    def _denormalise(self, images: Tensor, used: Statistics) -> Tensor:
-        """Undo mean and std; warn if images fit better as stored, or undone twice."""
+    def _denormalise(
+        self, images: Tensor, used: Statistics, assumed: str = "mean and std"
+    ) -> Tensor:
         mean, std = used
         ensure(
             len(mean) == len(std) and len(mean) in (1, images.shape[1]),
@@ -453,59 +453,70 @@ class Undoing:
         )
         self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
         read = denormalise(images, used)
-        fit = self.judge(read, "mean and std", used)
+        self._weigh(images, read, used, assumed, "mean and std were undone")
+        return read
+
+    def _weigh(
+        self,
+        stored: Tensor,
+        read: Tensor,
+        used: Statistics | None,
+        assumed: str,
+        done: str,
+    ) -> None:
+        """Judge pixels; warn if they fit better as stored, or undone once more."""
+        fit = self.judge(read, assumed, used)
         own = self.own() or used
-        before = measure(images, own)
-        after = measure(denormalise(read, used), own)
-        better = better_neighbour(len(images), before, fit, after)
-        if in_unit_range(images) and not torch.equal(images, read):
+        if own is None:
+            return
+        before = measure(stored, own)
+        after = measure(denormalise(read, used or own), own)
+        better = better_neighbour(len(read), before, fit, after)
+        if in_unit_range(stored) and not torch.equal(stored, read):
             better = "before"  # normalisation= was given, but nothing normalised
         looks = {
             "before": "as if they had never been applied: "
             f"{_fits(fit)}, as stored {_fits(before)}; "
             "normalisation='none' reads them as stored",
-            "after": f"normalised still: {_fits(fit)}, undone twice {_fits(after)}",
+            "after": f"normalised still: {_fits(fit)}, with mean and std undone once "
+            f"more {_fits(after)}",
         }
         if better:
-            self.doubt(f"mean and std were undone, but the pixels look {looks[better]}")
-        return read
+            self.doubt(f"{done}, but the pixels look {looks[better]}")
 
-    def undo_kip(self, images: Tensor, reference: Any) -> Tensor:
-        """Invert KIP's or RFAD's whitening; refuse what explodes."""
-        unit_norm = self.format == "kip"
-        read = invert_kip(images, reference, unit_norm)
-        fit = self.judge(read, f"{self.format.upper()}'s whitening")
-        self.record["fit"] = fit | slow_shares(images)
-        self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
-        if unit_norm:
-            self.undone["norm"] = "each image's contrast is the average real one's"
-        ensure(
-            fit["outside"] <= _EXPLODED,
-            f"the pixels were not whitened as {self.format} would have done with "
-            f"zca_reference: its inverse has {fit['outside']:.0%} outside [0, 1]; pass "
-            "another reference, or normalisation='none' to read as stored",
-        )
-        return read
-
-    def undo_zca(self, images: Tensor, reference: Any) -> Tensor:
-        """Invert the whitening; refuse what explodes because it wasn't whitened."""
-        read = invert_zca(images, reference)
+    def undo_whitening(self, images: Tensor, reference: Any) -> Tensor:
+        """Invert the whitening; refuse what explodes because it wasn't whitened so."""
+        known = ("ZCA", invert_zca, "leave it out and pass zca=False")
+        name, invert, advice = _WHITENINGS.get(self.format, known)
+        read = invert(images, reference)
         growth = (read.std() / images.float().std()).item()
-        fit = self.judge(read, "ZCA whitening")
-        fit["growth"] = round(growth, 2)
+        fit = self.judge(read, f"{name} whitening")
+        fit |= slow_shares(images)
         self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
-        if growth > _GROWTH:
-            found = (
-                "the pixels were not whitened as zca_reference would have done: its "
-                f"inverse makes them {growth:.1f} times as large, and "
-                f"{fit['outside']:.0%} lie outside [0, 1]"
-            )
-            advice = "as stored all lie in it: pass normalisation='none'"
-            ensure(not in_unit_range(images), f"{found}; {advice}")
-            advice = "leave it out and pass zca=False"
-            ensure(fit["outside"] <= _EXPLODED, f"{found}; {advice}")
+        found = (
+            f"the pixels were not whitened as {self.format} would have done with "
+            f"zca_reference: its inverse makes them {growth:.1f} times as large, and "
+            f"{fit['outside']:.0%} lie outside [0, 1]"
+        )
+        if self.format == "kip":
+            self.undone["norm"] = "each image's contrast is the average real one's"
+        if name == "ZCA":
+            fit["growth"] = round(growth, 2)
+            stored = growth > _GROWTH and in_unit_range(images)
+            told = f"{found}; as stored all lie in it: pass normalisation='none'"
+            ensure(not stored, told)
+        ensure(fit["outside"] <= _EXPLODED, f"{found}; {advice}")
+        if name == "ZCA" and growth > _GROWTH:
             self.doubt(f"{found}; if the colours are wrong, {advice}")
         return read
+
+
+_ANOTHER = "pass another reference, or normalisation='none' to read as stored"
+# format -> the name of its whitening, the inverse, what to do where that explodes
+_WHITENINGS = {
+    "kip": ("KIP's", partial(invert_kip, unit_norm=True), _ANOTHER),
+    "rfad": ("RFAD's", partial(invert_kip, unit_norm=False), _ANOTHER),
+}
 
 
 def _checked(given: Any) -> Statistics:

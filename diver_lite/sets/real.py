@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from diver_lite import checks
 from diver_lite.assets import asset_path
-from diver_lite.checks import InputError, naming
+from diver_lite.checks import InputError, ensure, naming
 from diver_lite.sets.folder import (
     ONE_EACH,
     class_folders,
@@ -106,27 +107,28 @@ def load_dataset(
     checks.one_of(split, "split", SPLITS)
     if image_size is not None:
         checks.integer(image_size, "image_size", 1, 4096)
-    if name == "fashion-mnist" and subset is None:
-        return *_fashion_mnist(split, _root(root)), FASHION_MNIST_CLASSES
-    if name == "cifar10" and subset is None:
-        return *_cifar10(split, _root(root)), CIFAR10_CLASSES
-    if Path(name).is_dir():
-        return _image_folder(Path(name), split, image_size, subset)
-    if subset is not None:
-        raise InputError(
-            f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder"
-        )
-    raise InputError(
-        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
-        "existing folder with train/ and test/ sub-folders of class folders"
+    if subset is None and name in _SMALL:
+        read, names = _SMALL[name]
+        return *read(split, _root(root)), names
+    ensure(
+        subset is None or Path(name).is_dir(),
+        f"subset {subset!r} is of a folder of images; {str(name)!r} is no folder",
     )
+    ensure(
+        Path(name).is_dir(),
+        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
+        "existing folder with train/ and test/ sub-folders of class folders",
+    )
+    return _image_folder(Path(name), split, image_size, subset)
 
 
 def _root(root: str | Path | None) -> Path | None:
     root = root or os.environ.get("DIVER_LITE_DATA")
-    if root and not checks.path(root, "data root").is_dir():
-        raise InputError(f"data root {root} is not a folder")
-    return Path(root) if root else None
+    if not root:
+        return None
+    folder = checks.path(root, "data root")
+    ensure(folder.is_dir(), f"data root {root} is not a folder")
+    return folder
 
 
 def split_indices(labels: Tensor, split: str) -> Tensor:
@@ -139,15 +141,16 @@ def split_indices(labels: Tensor, split: str) -> Tensor:
     """
     if split in ("train", "test"):
         return torch.arange(len(labels))
-    chosen = []
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        cut = len(rows) - min(VALIDATION_PER_CLASS, len(rows) // 5)
-        fit, validation = rows.tensor_split([cut])
-        sample = fit[:SAMPLE_PER_CLASS]
-        parts = {"fit": fit, "validation": validation, "sample": sample}
-        chosen.append(parts[split])
-    return torch.cat(chosen).sort().values
+    classes = pd.Series(labels.numpy()).groupby(labels.numpy())
+    count: Any = classes.transform("size")
+    cut = count - (count // 5).clip(upper=VALIDATION_PER_CLASS)
+    place = classes.cumcount()  # of an image among those of its class
+    parts = {
+        "fit": place < cut,
+        "validation": place >= cut,
+        "sample": place < cut.clip(upper=SAMPLE_PER_CLASS),
+    }
+    return torch.from_numpy(np.flatnonzero(parts[split]))
 
 
 def _take(pixels: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
@@ -187,11 +190,10 @@ def _read_idx(path: Path) -> np.ndarray:
         opener = {".gz": gzip.open}.get(path.suffix, open)
         with opener(path, "rb") as stream:
             content = stream.read(2**26)  # the largest official one has 47 MB
-        if content[:3] != b"\0\0\x08":
-            raise ValueError(f"it begins with {content[:3]!r}")
+        ensure(content[:3] == b"\0\0\x08", f"it begins with {content[:3]!r}")
         shape = np.frombuffer(content, ">u4", content[3], 4)
-        body = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape))
-        return body.reshape(shape).copy()
+        start = 4 + 4 * len(shape)
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 def describe_source(
@@ -235,11 +237,11 @@ def find_source(
     for place, file in product(places, forms):
         if (place / file).exists():
             return place, forms[file]
-    if root:
-        raise InputError(
-            f"data root {root} holds none of {tuple(forms)} (for the {part} split of "
-            f"{name}); put one there ({_ORIGINS[name]})"
-        )
+    ensure(
+        not root,
+        f"data root {root} holds none of {tuple(forms)} (for the {part} split of "
+        f"{name}); put one there ({_ORIGINS[name]})",
+    )
     import platformdirs
     from torchvision import datasets
 
@@ -264,12 +266,12 @@ def _cifar10(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
     part = _part(split)
     if form == "image folder":
         images, labels, names = _image_folder(folder, split, None, None)
-        if names != CIFAR10_CLASSES or images.shape[-2:] != (32, 32):
-            raise InputError(
-                f"image folder {folder}: found classes {names} of "
-                f"{tuple(images.shape[-2:])} pixels; expected {CIFAR10_CLASSES} of "
-                "(32, 32)"
-            )
+        ensure(
+            names == CIFAR10_CLASSES and images.shape[-2:] == (32, 32),
+            f"image folder {folder}: found classes {names} of "
+            f"{tuple(images.shape[-2:])} pixels; expected {CIFAR10_CLASSES} of "
+            "(32, 32)",
+        )
         return images, labels
     if form == "JPEG re-encoding":
         pixels, labels = _packed_jpeg(folder / "cifar10_jpeg.npz", part)
@@ -290,8 +292,8 @@ def _packed_jpeg(path: Path, part: str) -> tuple[Tensor, Tensor]:
             blob, offs, y = (packed[f"{part}_{key}"] for key in ("blob", "offs", "y"))
         files = (io.BytesIO(blob[a:b].tobytes()) for a, b in pairwise(offs))
         pixels = np.stack([np.asarray(Image.open(f, formats=["JPEG"])) for f in files])
-        if pixels.shape[1:] != (32, 32, 3):
-            raise ValueError(f"the images are of shape {pixels.shape[1:]}")
+        size = pixels.shape[1:]
+        ensure(size == (32, 32, 3), f"the images are of shape {size}")
         labels = torch.from_numpy(y)
         checks.class_indices(labels, "labels", len(pixels), len(CIFAR10_CLASSES))
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
@@ -305,9 +307,8 @@ def _split_folder(folder: Path, split: str, subset: str | None) -> Path:
     if subset is None:
         return folder / part
     inside = sorted(path for path in folder.glob("imagenette2*") if path.is_dir())
-    if len(inside) > 1:
-        names = ", ".join(path.name for path in inside)
-        raise InputError(f"image folder {folder} holds {names}; pass one of them")
+    names = ", ".join(path.name for path in inside)
+    ensure(len(inside) < 2, f"image folder {folder} holds {names}; pass one of them")
     folder = [*inside, folder][0]
     if part == "train" or (folder / "test").is_dir():
         return folder / part
@@ -334,8 +335,8 @@ def _image_folder(
         known = [folder for folder in folders if folder.name in labels_of]
         files = {folder.name: image_files(folder, "**/*") for folder in known}
         empty = [name for name, images in files.items() if not images]
-        if empty or not files:
-            raise InputError(f"no images in {empty or 'sub-folders'}; {ONE_EACH}")
+        found = f"no images in {empty or 'sub-folders'}; {ONE_EACH}"
+        ensure(bool(files) and not empty, found)
     paths = [path for images in files.values() for path in images]
     labels = torch.tensor([labels_of[name] for name in files for _ in files[name]])
     indices = split_indices(labels, split)
@@ -346,6 +347,13 @@ def _image_folder(
     chosen = [paths[i] for i in indices]
     images = read_images(chosen, v2.Compose(steps), "; pass image_size to resize them")
     return images, labels[indices], names
+
+
+# the small ones, which have no sub-folders: how each is read, and its classes
+_SMALL = {
+    "fashion-mnist": (_fashion_mnist, FASHION_MNIST_CLASSES),
+    "cifar10": (_cifar10, CIFAR10_CLASSES),
+}
 
 
 def one_channel(images: Tensor) -> Tensor:

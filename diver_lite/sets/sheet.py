@@ -22,6 +22,7 @@ _SETTINGS = ("prior", "ipc", "seed", "data")  # of who made a set, worth a word
 _INK = (40, 40, 40)
 _GAP = 4  # pixels between pictures
 _LINE = 16  # pixels for a line of text
+_CELL = "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀"  # the upper pixel, the lower one
 
 
 def contact_sheet(
@@ -64,9 +65,8 @@ def contact_sheet(
         left = column * wide + _GAP
         name = printable(distilled.class_names[label])
         shorter = (f"{name[:end]}…" for end in range(len(name) - 2, 0, -1))
-        texts = (name, *shorter, "")
-        fitting = (t for t in texts if draw.textlength(t, font) <= size[0])
-        draw.text((left, 1), next(fitting), _INK, font)
+        texts = (t for t in (name, *shorter, "") if draw.textlength(t, font) <= size[0])
+        draw.text((left, 1), next(texts), _INK, font)
         for row, i in enumerate(index):
             picture = as_picture(distilled.images[i]).resize(size, smoothing)
             sheet.paste(picture, (left, row * high + _LINE + _GAP))
@@ -80,16 +80,11 @@ def pixels_as_text(images: Tensor, side: int = 16) -> str:
     pixels, one above the other, in 24-bit colour (ISO 8613-6).
     """
     small = adaptive_avg_pool2d(images.detach().float().cpu().clamp(0, 1), side)
-    pixels = (255 * small).round().int().permute(2, 0, 3, 1).tolist()  # (H, N, W, 3)
+    pixels = (255 * small).round().int().unflatten(2, (-1, 2))  # (N, 3, H / 2, 2, W)
     lines = []
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
-        line = ""
-        for above, below in zip(upper, lower, strict=True):
-            for top, bottom in zip(above, below, strict=True):
-                fore, back = (";".join(map(str, c)) for c in (top, bottom))
-                line += f"\x1b[38;2;{fore}m\x1b[48;2;{back}m▀"
-            line += "\x1b[0m "
-        lines.append(line)
+    for line in pixels.permute(2, 0, 4, 3, 1).flatten(3).tolist():  # (N, W, 6)
+        pictures = ("".join(_CELL.format(*cell) for cell in row) for row in line)
+        lines.append("".join(f"{picture}\x1b[0m " for picture in pictures))
     return "\n".join(lines)
 
 

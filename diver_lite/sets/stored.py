@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from diver_lite.checks import InputError, finite, floats, naming
+from diver_lite.checks import ensure, finite, floats, naming
 
 WHOLE = "a whole .safetensors file"
 LARGE = 2**30  # bytes of float32 pixels, beyond which they are left in their files
@@ -44,6 +44,12 @@ def soft_kind(soft: Tensor) -> str:
     if is_one and bool((soft >= 0).all()):
         return "probabilities"
     return "logits"
+
+
+def checked(value: Any, name: str, shape: Sequence[int | str]) -> Tensor:
+    """Return a finite float tensor of a shape as float32 in memory, or raise."""
+    floats(value, name, shape)
+    return finite(value, name).to("cpu", torch.float32)
 
 
 def doubt_scale(images: Tensor) -> None:
@@ -90,8 +96,7 @@ class StoredImages:
         if rows.numel() == 0:
             return torch.empty(*rows.shape, *self.shape[1:])
         images = self._read(rows.flatten().tolist())
-        floats(images, "images", (rows.numel(), *self.shape[1:]))
-        images = finite(images, "images").to("cpu", torch.float32)
+        images = checked(images, "images", (rows.numel(), *self.shape[1:]))
         return images.reshape(*rows.shape, *self.shape[1:])
 
     def __getattr__(self, name: str) -> Any:
@@ -114,8 +119,10 @@ def stored_images(files: Sequence[Path], rows: int = 2**63) -> StoredImages:
 
     first, *sides = _shape(files[0])
     last, *_ = _shape(files[-1])
-    if len(files) > 1 and first != rows:
-        raise InputError(f"{files[0]} holds {first} images; expected {rows}")
+    ensure(
+        len(files) == 1 or first == rows,
+        f"{files[0]} holds {first} images; expected {rows}",
+    )
     whole = (rows * (len(files) - 1) + last, *sides)
     return StoredImages(whole, partial(_rows, files, rows))
 

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 
 from diver_lite import __version__
-from diver_lite.checks import InputError, one_of, printable
+from diver_lite.checks import ensure, one_of, printable
 from diver_lite.files import atomic_path, fingerprint, save_torch
-from diver_lite.sets.classes import in_order_of, is_numbered, origin
+from diver_lite.sets.classes import named_as, origin
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import write_pictures
-from diver_lite.sets.names import DATASETS, class_names
+from diver_lite.sets.names import DATASETS
 from diver_lite.sets.normalisation import Statistics, known_statistics
 
-# name -> what it is, and the ending that its output's name must have ("": a folder)
+# name -> what it is, and the ending that its output's name must have
 TARGETS = {
-    "dc": ("DatasetCondensation's dict (DC, DSA, DM), normalised", ".pt"),
-    "mtt": ("MTT's images_best.pt and labels_best.pt, normalised", ""),
-    "dd-ranking": ("DD-Ranking's images.pt and labels.pt, normalised", ""),
-    "folder": ("PNG files in class folders, with labels.csv", ""),
-    "hf": ("the same for Hugging Face's datasets, with a card", ""),
+    "dc": ("a file with DatasetCondensation's dict (DC, DSA, DM), normalised", ".pt"),
+    "mtt": ("a folder of MTT's images_best.pt and labels_best.pt, normalised", ""),
+    "dd-ranking": ("a folder of DD-Ranking's images.pt and labels.pt, normalised", ""),
+    "folder": ("a folder of PNG files in class folders, with labels.csv", ""),
+    "hf": ("a folder of them for Hugging Face's datasets, with a card", ""),
 }
 PICTURES = ("folder", "hf")
 _ROWS = 100  # images in memory at once
@@ -66,11 +66,11 @@ def convert(
     path = check_target(path, to)
     distilled = as_published(distilled, to)
     lost = what_is_lost(distilled, to)
-    if lost and not lossy:
-        raise InputError(
-            f"format {to!r} would lose {'; '.join(lost)}; pass lossy (--lossy) to "
-            "write it nevertheless, or keep the .safetensors file"
-        )
+    ensure(
+        lossy or not lost,
+        f"format {to!r} would lose {'; '.join(lost)}; pass lossy (--lossy) to write it "
+        "nevertheless, or keep the .safetensors file",
+    )
     with atomic_path(path, overwrite=overwrite) as temporary:
         if to in PICTURES:
             _write_pictures(distilled, temporary, card=to == "hf")
@@ -81,11 +81,12 @@ def convert(
 
 def check_target(path: str | Path, to: str) -> Path:
     """Return the output's path, or raise `InputError`: unknown format, wrong ending."""
-    ending = TARGETS[one_of(to, "to", [*TARGETS])][1]
+    about, ending = TARGETS[one_of(to, "to", [*TARGETS])]
     path = Path(path)
-    if path.suffix != ending:
-        wanted = f"a name ending in {ending}" if ending else "a folder, without ending"
-        raise InputError(f"output {path}: format {to!r} is {wanted}")
+    ensure(
+        path.suffix == ending,
+        f"output {path}: format {to!r} is {about}; expected the ending {ending!r}",
+    )
     return path
 
 
@@ -127,15 +128,12 @@ def in_published_order(distilled: DistilledSet) -> DistilledSet:
     Tools that store numbers for labels take them to be in the data set's own order.
     """
     found = origin(distilled) or ""
-    if found not in DATASETS:
-        raise InputError(
-            "the set doesn't say which data set it distils, so neither the order of "
-            "its classes nor mean and std are known; pass dataset= (--dataset)"
-        )
-    names = class_names(found)
-    if is_numbered(distilled.class_names) and len(distilled.class_names) == len(names):
-        distilled = replace(distilled, class_names=names)
-    ordered = in_order_of(distilled, names, theirs=f"data set {found!r}")
+    ensure(
+        found in DATASETS,
+        "the set doesn't say which data set it distils, so neither the order of its "
+        "classes nor mean and std are known; pass dataset= (--dataset)",
+    )
+    ordered = named_as(distilled, found)
     return replace(ordered, provenance=ordered.provenance | {"dataset": found})
 
 
@@ -166,13 +164,12 @@ def _normalised(
     mean, std = statistics_of(distilled.provenance["dataset"], to)
     shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
     shape = (len(order), len(mean), *distilled.images.shape[2:])
-    with scratch.open("wb") as stream:
-        for rows in order.split(_ROWS):
-            # grey sets have one channel there
-            part = distilled.images[rows][:, : len(mean)]
-            stream.write(((part - shift) / scale).contiguous().numpy().tobytes())
-    count = math.prod(shape)
-    return torch.from_file(str(scratch), size=count, dtype=torch.float32).view(shape)
+    images = torch.from_file(str(scratch), shared=True, size=math.prod(shape))
+    images = images.view(shape)
+    for part, rows in zip(images.split(_ROWS), order.split(_ROWS), strict=True):
+        # grey sets have one channel there
+        part.copy_((distilled.images[rows][:, : len(mean)] - shift) / scale)
+    return images
 
 
 # --- Pictures ----------------------------------------------------------------------

@@ -31,9 +31,9 @@ from diver_lite import assets
 from diver_lite.checks import InputError
 from diver_lite.priors.loading import load_prior
 from diver_lite.sets import real
-from diver_lite.sets.classes import prior_classes
+from diver_lite.sets.classes import as_subset, prior_classes
 from diver_lite.sets.distilled import DistilledSet
-from diver_lite.sets.load import as_subset, load_distilled
+from diver_lite.sets.load import load_distilled
 from diver_lite.sets.real import CIFAR10_CLASSES, load_dataset
 
 try:

@@ -20,9 +20,9 @@ from published_files import (
 from torchvision.datasets import Imagenette
 
 from diver_lite.checks import InputError
+from diver_lite.sets.classes import as_subset
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import match_folders
-from diver_lite.sets.load import as_subset
 from diver_lite.sets.names import (
     SUBSETS,
     WORDNET_IDS,
