@@ -98,8 +98,10 @@ def _extract(path: Path, folder: Path, members: list[zipfile.ZipInfo]) -> Path:
                 ".." not in place.parts and not place.anchor,
                 f"the archive holds {name!r}, a path that leads out of it",
             )
-            link = stat.S_ISLNK(member.external_attr >> 16)
-            ensure(not link, f"the archive holds a link, {name!r}; expected files")
+            ensure(
+                not stat.S_ISLNK(member.external_attr >> 16),
+                f"the archive holds a link, {name!r}; expected files",
+            )
         folder.mkdir()  # though there may be nothing to put into it
         try:
             archive.extractall(folder)
@@ -149,8 +151,7 @@ def load_torch(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can fail in any way
             found = _what_it_is(path, str(error))
-            message = f"{found}; expected tensors from torch.save"
-            raise InputError(message) from None
+            raise InputError(f"{found}; expected tensors from torch.save") from None
 
 
 def _what_it_is(path: Path, error: str) -> str:
@@ -177,8 +178,10 @@ def load_numpy(path: Path) -> dict[str, Tensor]:
     Source: ours.
     """
     if path.suffix == ".npy":
-        labels = partner(path, "labels")
-        return {"images": _load_array(path), "labels": _load_array(labels)}
+        return {
+            "images": _load_array(path),
+            "labels": _load_array(partner(path, "labels")),
+        }
     with naming(path, _ARRAYS):
         with zipfile.ZipFile(path) as archive:
             _check_total(archive.infolist())
@@ -216,8 +219,10 @@ def is_both(content: Any) -> TypeGuard[dict[str, Any]]:
 
 def pair(item: Any) -> tuple[Tensor, Tensor]:
     """Return images and labels of a list of both."""
-    is_pair = isinstance(item, list | tuple) and len(item) == 2
-    ensure(is_pair, f"found {describe(item)}; expected [images, labels]")
+    ensure(
+        isinstance(item, list | tuple) and len(item) == 2,
+        f"found {describe(item)}; expected [images, labels]",
+    )
     images = pixels(item[0])
     return images, targets(item[1], len(images))
 
@@ -243,8 +248,9 @@ def pixels(item: Any) -> Tensor:
     """Return images (N, 1 or 3, H, W), finite floats as stored."""
     images = tensor(item, "images")
     checks.floats(images, "images", "NCHW")
-    known = images.shape[1] in (1, 3)
-    checks.require(known, "images", images, "1 or 3 channels (N, C, H, W)")
+    checks.require(
+        images.shape[1] in (1, 3), "images", images, "1 or 3 channels (N, C, H, W)"
+    )
     return checks.finite(images, "images")
 
 

@@ -57,8 +57,12 @@ class DistilledSet:
             self.images = checked(self.images, "images", ("N", 3, "H", "W"))
             on_disk.doubt_scale(self.images)
         names = self.class_names
-        named = isinstance(names, tuple | list) and len(names) > 0
-        require(named, "class_names", names, "one name per class")
+        require(
+            isinstance(names, tuple | list) and len(names) > 0,
+            "class_names",
+            names,
+            "one name per class",
+        )
         self.class_names = tuple(map(str, names))
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
@@ -139,10 +143,14 @@ class DistilledSet:
         Raises `InputError`: wrong ending or dtype, or it can't be written.
         """
         path = Path(path)
-        ending = f"output {path}: expected a name ending in .safetensors"
-        ensure(path.suffix == ".safetensors", ending)
-        known = dtype in (torch.float32, torch.float16)
-        ensure(known, f"dtype {dtype}: expected torch.float32 or torch.float16")
+        ensure(
+            path.suffix == ".safetensors",
+            f"output {path}: expected a name ending in .safetensors",
+        )
+        ensure(
+            dtype in (torch.float32, torch.float16),
+            f"dtype {dtype}: expected torch.float32 or torch.float16",
+        )
         images = self.images.to(dtype)
         ensure(
             bool(images.isfinite().all()),

@@ -53,8 +53,10 @@ def image_files(folder: Path, pattern: str = "*") -> list[Path]:
     known = {
         s for s, format in Image.registered_extensions().items() if format in _FORMATS
     }
-    images = (file for file in inside if file.suffix.lower() in known)
-    return sorted(images, key=lambda file: (str(file.parent), file.name))
+    return sorted(
+        (file for file in inside if file.suffix.lower() in known),
+        key=lambda file: (str(file.parent), file.name),
+    )
 
 
 def natural(name: Path | str) -> list[tuple[int, str]]:
@@ -129,8 +131,9 @@ def folder_labels(
         if indices and max(numbers) >= len(indices) and set(numbers) <= set(indices):
             labels = [indices.index(number) for number in numbers]
             return labels, (), "ImageNet indices in folder names"
-        named = dict(zip(numbers, folders, strict=True))
-        names = known or _names_in_table(root / "labels.csv", named)
+        names = known or _names_in_table(
+            root / "labels.csv", dict(zip(numbers, folders, strict=True))
+        )
         return numbers, names, "numbers in folder names"
     if not dataset:
         return list(range(len(folders))), folders, "sorted folder names"
@@ -219,8 +222,9 @@ def _rows(files: Sequence[Path], rows: Sequence[int]) -> Tensor:
 
 def _decoded(file: Path) -> Tensor:
     """Return (3, H, W): uint8, or float32 in [0, 1] where the file has 16 bits."""
-    bomb = Image.DecompressionBombWarning
-    with warnings.catch_warnings(action="error", category=bomb):
+    with warnings.catch_warnings(
+        action="error", category=Image.DecompressionBombWarning
+    ):
         image = Image.open(file, formats=_FORMATS)
     with image:
         frames = getattr(image, "n_frames", 1)

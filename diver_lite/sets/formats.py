@@ -121,8 +121,9 @@ def read(
             f"{name}= has no meaning for format {job.format!r}; it is for "
             f"{', '.join(fitting)}",
         )
-    enough = len(paths) == 1 or job.format in _SPLIT
-    job.expect(enough, f"found {len(paths)} files", "one")
+    job.expect(
+        len(paths) == 1 or job.format in _SPLIT, f"found {len(paths)} files", "one"
+    )
     return reader(job)
 
 
@@ -415,8 +416,11 @@ def _read_image_folder(job: _Job) -> DistilledSet:
         len(folders) > 0,
         f"found {len(files)} folders and no images directly in them; {ONE_EACH}",
     )
-    fits = tensors or "normalisation" not in job.options
-    job.expect(fits, "normalisation= was given", "none of pictures")
+    job.expect(
+        tensors or "normalisation" not in job.options,
+        "normalisation= was given",
+        "none of pictures",
+    )
     if len(folders) < len(files):  # FKD labels, for example
         job.record["folders_left_out"] = [name for name in files if name not in folders]
     numbers, names, told_by = folder_labels(job.path, folders, job.dataset)
@@ -615,7 +619,8 @@ def _detect(job: _Job) -> str:
         is_both(payload),
         f"found {describe(payload)}, which no known format has; formats: {[*FORMATS]}",
     )
-    soft = getattr(dict(payload)["labels"], "ndim", 1) == 2
+    labels = dict(payload)["labels"]
+    soft = isinstance(labels, Tensor) and labels.ndim == 2
     return "dd-ranking" if soft else "mtt"
 
 

@@ -429,8 +429,9 @@ class Undoing:
             "nor in [0, 1]; expected one of them (8-bit values must be divided by 255)",
         )
         if exact := self.exact(images):
-            told = "mean and std; 8-bit values then, as of real pictures"
-            return self._denormalise(images, exact, told)
+            return self._denormalise(
+                images, exact, "mean and std; 8-bit values then, as of real pictures"
+            )
         ensure(
             self.dataset is not None,
             "pixels are normalised with the mean and std of a data set that neither "
@@ -438,8 +439,9 @@ class Undoing:
             "an ImageNet subset), normalisation=(mean, std), or normalisation='none' "
             "to read them as stored; MedMNIST's numbers stand in its own code",
         )
-        advice = "; pass normalisation=(mean, std)"
-        known = known_statistics(self.dataset or "", family, advice)
+        known = known_statistics(
+            self.dataset or "", family, "; pass normalisation=(mean, std)"
+        )
         return self._denormalise(images, known)
 
     def _denormalise(
@@ -503,8 +505,10 @@ class Undoing:
         if name == "ZCA":
             fit["growth"] = round(growth, 2)
             stored = growth > _GROWTH and in_unit_range(images)
-            told = f"{found}; as stored all lie in it: pass normalisation='none'"
-            ensure(not stored, told)
+            ensure(
+                not stored,
+                f"{found}; as stored all lie in it: pass normalisation='none'",
+            )
         ensure(fit["outside"] <= _EXPLODED, f"{found}; {advice}")
         if name == "ZCA" and growth > _GROWTH:
             self.doubt(f"{found}; if the colours are wrong, {advice}")

@@ -175,8 +175,12 @@ def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
         files = [folder / f"train-{kind}-ubyte.gz" for kind in kinds]
     pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
     with naming(files[0]):
-        fits = pixels.ndim == 3 and len(pixels) > 0 and pixels.shape[1:] == (28, 28)
-        checks.require(fits, "its array", pixels, "images (N, 28, 28)")
+        checks.require(
+            pixels.ndim == 3 and len(pixels) > 0 and pixels.shape[1:] == (28, 28),
+            "its array",
+            pixels,
+            "images (N, 28, 28)",
+        )
     with naming(files[1]):
         checks.class_indices(labels, "labels", len(pixels), len(FASHION_MNIST_CLASSES))
     return _take(F.pad(pixels.unsqueeze(1), (2, 2, 2, 2)), labels.long(), split)
@@ -335,8 +339,10 @@ def _image_folder(
         known = [folder for folder in folders if folder.name in labels_of]
         files = {folder.name: image_files(folder, "**/*") for folder in known}
         empty = [name for name, images in files.items() if not images]
-        found = f"no images in {empty or 'sub-folders'}; {ONE_EACH}"
-        ensure(bool(files) and not empty, found)
+        ensure(
+            bool(files) and not empty,
+            f"no images in {empty or 'sub-folders'}; {ONE_EACH}",
+        )
     paths = [path for images in files.values() for path in images]
     labels = torch.tensor([labels_of[name] for name in files for _ in files[name]])
     indices = split_indices(labels, split)
@@ -344,8 +350,11 @@ def _image_folder(
     if image_size:
         resize = v2.Resize(image_size, antialias=True)
         steps = [resize, v2.CenterCrop(image_size), *steps]
-    chosen = [paths[i] for i in indices]
-    images = read_images(chosen, v2.Compose(steps), "; pass image_size to resize them")
+    images = read_images(
+        [paths[i] for i in indices],
+        v2.Compose(steps),
+        "; pass image_size to resize them",
+    )
     return images, labels[indices], names
 
 
@@ -378,8 +387,12 @@ def labelled_images(value: Any, name: str, size: int = 3) -> tuple:
         size: how many parts there must be at least.
     """
     parts = ", ".join(("images", "labels", "class names")[:size])
-    several = isinstance(value, tuple | list) and len(value) >= size
-    checks.require(several, name, value, f"({parts})")
+    checks.require(
+        isinstance(value, tuple | list) and len(value) >= size,
+        name,
+        value,
+        f"({parts})",
+    )
     images, labels, *rest = value
     checks.floats(images, f"{name}: images", "NCHW")
     classes = 2**31

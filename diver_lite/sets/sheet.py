@@ -57,8 +57,9 @@ def contact_sheet(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     wide, high = (pixels + _GAP for pixels in size)
     tallest = max(map(len, columns.values()))
-    whole = (len(columns) * wide + _GAP, tallest * high + _LINE + _GAP)
-    sheet = Image.new("RGB", whole, "white")
+    sheet = Image.new(
+        "RGB", (len(columns) * wide + _GAP, tallest * high + _LINE + _GAP), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
     for column, (label, index) in enumerate(columns.items()):
