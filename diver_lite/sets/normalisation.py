@@ -480,8 +480,8 @@ class Undoing:
             "before": "as if they had never been applied: "
             f"{_fits(fit)}, as stored {_fits(before)}; "
             "normalisation='none' reads them as stored",
-            "after": f"normalised still: {_fits(fit)}, with mean and std undone once "
-            f"more {_fits(after)}",
+            "after": f"normalised still: {_fits(fit)}; undoing mean and std gives "
+            f"{_fits(after)}",
         }
         if better:
             self.doubt(f"{done}, but the pixels look {looks[better]}")

@@ -158,24 +158,24 @@ def test_the_prior_s_size_can_be_kept(cli, recover):
         (
             lambda: class_names("imagewoof"),
             ("--subset", "imagefruit"),
-            "it has 'Australian terrier' instead of 'pineapple'; they are those of "
-            "'imagewoof'",
+            "'Australian terrier' of the set is not among those of subset 'imagefruit'",
         ),
         (
             lambda: class_names("imagefruit-ncfm"),
             ("--subset", "imagefruit"),
-            "it has 'custard apple' instead of 'Granny Smith'; they are those of "
-            "'imagefruit-ncfm'",
+            "); the set's classes are those of 'imagefruit-ncfm'",
         ),
         (
             lambda: ["class 0", "class 1", "class 2"],
             ("--subset", "imagefruit"),
-            "the set has 3 classes; subset 'imagefruit' has 10",
+            "have no names, and can't be taken in order (subset 'imagefruit': "
+            "'pineapple', 'banana', 'strawberry', ..., 10 in all; the set: 'class 0', "
+            "'class 1', 'class 2')",
         ),
         (
             lambda: FRUIT,
             ("--subset", "imagenet"),
-            "the set has 10 classes; subset 'imagenet' has 1000",
+            "'tench' of subset 'imagenet' is not among those of the set",
         ),
     ],
 )
@@ -323,4 +323,4 @@ def test_judging_a_subset(cli):
         *("judge", "b.safetensors", "--data", "root", "--subset", "imagewoof", *options)
     )
     assert code == 2
-    assert "they are those of 'imagefruit-ncfm'" in err
+    assert "the set's classes are those of 'imagefruit-ncfm'" in err
