@@ -119,7 +119,7 @@ class Run:
     def shards(self) -> dict[str, int]:
         """Return the finished shards, and when each was written."""
         found = {}
-        for path in self.folder.glob("[0-9]*.safetensors"):
+        for path in self.folder.glob("set/[0-9]*.safetensors"):
             try:
                 found[path.name] = path.stat().st_mtime_ns
             except FileNotFoundError:  # the run has just ended

@@ -8,8 +8,7 @@ again. What isn't recorded is the machine, whose rounding differs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pandas as pd
 from torch import Tensor
 
 from diver_lite import files
-from diver_lite.checks import InputError, first_line, require
+from diver_lite.checks import InputError, naming
 from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
@@ -69,22 +68,9 @@ class Cells:
         if self.path and self.path.exists():
             self._read(self.path)
 
-    @classmethod
-    @contextmanager
-    def locked(
-        cls, path: str | Path | None, protocol: Protocol, test: tuple[Tensor, Tensor]
-    ) -> Iterator[Cells]:
-        """Hold the file meanwhile: two runs would lose each other's rows."""
-        with ExitStack() as stack:
-            if path is not None:
-                files.check_writable(path, overwrite=True)
-                stack.enter_context(files.exclusive(path))
-            yield cls(path, protocol, test)
-
     def _read(self, path: Path) -> None:
-        require(path.is_file(), "out", str(path), "a regular file, a .csv")
         types: Any = dict.fromkeys(IN_FILE, str) | NUMBERS
-        try:
+        with naming(path, "a table of trainings, or a file that isn't there yet"):
             table = pd.read_csv(
                 path,
                 dtype=types,
@@ -92,11 +78,6 @@ class Cells:
                 na_values={"accuracy": [""]},
             )
             check_columns(table, *IN_FILE)
-        except (ValueError, OSError) as error:  # parser errors are ValueErrors
-            raise InputError(
-                f"out {path}: not a table of trainings ({first_line(error)}); choose "
-                "another file"
-            ) from None
         for column, words in MADE_WITH.items():
             if {*table[column]} - {self.shas[column]}:
                 raise InputError(
@@ -153,8 +134,8 @@ def is_drawn(provenance: dict) -> bool:
     Stage-I sets count as fixed, and so does what clipping or a VAE makes of them: other
     runs of Stage I are other sets, and claims are about the sets in hand.
     """
-    methods = [record.get("method") for record in records(provenance)]
-    return "DIVER" in methods or "random real" in methods
+    methods = {record.get("method") for record in records(provenance)}
+    return not methods.isdisjoint(("DIVER", "random real"))
 
 
 def set_fingerprint(train: DistilledSet) -> str:

@@ -8,6 +8,7 @@ side in `workers`, and what a table of trainings says in `compare`. Source: ours
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,18 +21,17 @@ from tqdm.auto import tqdm
 
 from diver_lite import checks
 from diver_lite.checks import InputError, instance, integer, require
+from diver_lite.files import check_writable, exclusive
 from diver_lite.judge.networks import PROXY, check_judge, judge_name
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells
 from diver_lite.judge.training import judge_one
-from diver_lite.judge.workers import Workers, devices_of
+from diver_lite.judge.workers import default_count, devices_of, side_by_side
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import labelled_images
 
 Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]
-# several draws of the sets are held at once, so that no worker waits for the next one
-TASKS_PER_WORKER = 8
 
 
 def cross_architecture(
@@ -44,7 +44,6 @@ def cross_architecture(
     steps: int | None = None,
     out: str | Path | None = None,
     n_jobs: int | None = None,
-    scheduler: str | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -67,8 +66,6 @@ def cross_architecture(
         n_jobs: how many trainings run side by side, each in a process with one thread,
             or, if it is 1, in this one. Default: one per core that this process may
             use, on GPUs one per card. It changes no result.
-        scheduler: address of a Dask scheduler, whose workers train instead; they need
-            this package. Asks for the extra `cluster`.
         device: default: all CUDA cards, if there are any.
         progress: show a progress bar.
 
@@ -89,11 +86,9 @@ def cross_architecture(
     cards = devices_of(device)
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
-    if out is not None:
-        checks.path(out, "out")
-    if n_jobs is not None:
-        n_jobs = integer(n_jobs, "n_jobs", 1)
-    instance(scheduler, "scheduler", str | None)
+    if n_jobs is None:
+        n_jobs = default_count(cards)
+    n_jobs = integer(n_jobs, "n_jobs", 1)
     images, labels, *more = labelled_images(test, "test", 2)
     names = more[0] if more else None
     instance(judges, "judges", list | tuple)
@@ -102,40 +97,35 @@ def cross_architecture(
     protocol = with_statistics(protocol, images)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
     named = bool(names)
-    with (
-        Cells.locked(out, protocol, (images, labels)) as cells,
-        Workers(n_jobs, cards, scheduler) as workers,
-        # not at once: no bar above what is wrong with a set
-        tqdm(total=len(keys), desc="judges", disable=not progress, delay=1) as bar,
-    ):
+    lock = nullcontext()
+    if out is not None:
+        check_writable(checks.path(out, "out"), overwrite=True)
+        lock = exclusive(out)  # two runs would lose each other's rows
+    # not at once: no bar above what is wrong with a set
+    bar = tqdm(total=len(keys), desc="judges", disable=not progress, delay=1)
+    with lock, bar:
+        cells = Cells(out, protocol, (images, labels))
+        drawn: dict[tuple[str, int], DistilledSet] = {}
+        for seed, name in product(seeds, sets):
+            given = sets[name]
+            train = given(seed) if callable(given) else given
+            instance(train, f"set {name!r}", DistilledSet)
+            names = names or train.class_names
+            train = _fitted(f"set {name!r}", train, (images, labels, names), named)
+            cells.register(name, seed, train, drawn=callable(given))
+            drawn[name, seed] = train
         shared = (images.numpy(), labels.numpy())
-        each = len(sets) * len(judges)
-        at_once = -(-TASKS_PER_WORKER * workers.count // each)  # seeds
-        for start in range(0, len(seeds), at_once):
-            block = seeds[start : start + at_once]
-            drawn: dict[tuple[str, int], DistilledSet] = {}
-            for seed, name in product(block, sets):
-                what = f"set {name!r}"
-                given = sets[name]
-                train = given(seed) if callable(given) else given
-                instance(train, what, DistilledSet)
-                names = names or train.class_names
-                train = _joined(what, train, names, named)
-                _check_fit(what, train, images, labels)
-                cells.register(name, seed, train, drawn=callable(given))
-                drawn[name, seed] = train
-            mine = [key for key in keys if key[2] in block]
-            tasks = {
-                (name, judge, seed): (judge, seed, drawn[name, seed], protocol, shared)
-                for name, judge, seed in mine
-                if (name, judge, seed) not in cells.rows
-            }
-            bar.update(len(mine) - len(tasks))
-            for (name, judge, seed), found in workers(judge_one, tasks):
-                unseen = judge_name(judge).base != PROXY
-                about = {"set": name, "judge": judge, "unseen": unseen, "seed": seed}
-                cells.add(about | found)
-                bar.update()
+        tasks = {
+            (name, judge, seed): (judge, seed, drawn[name, seed], protocol, shared)
+            for name, judge, seed in keys
+            if (name, judge, seed) not in cells.rows
+        }
+        bar.update(len(keys) - len(tasks))
+        for (name, judge, seed), found in side_by_side(judge_one, tasks, cards, n_jobs):
+            unseen = judge_name(judge).base != PROXY
+            about = {"set": name, "judge": judge, "unseen": unseen, "seed": seed}
+            cells.add(about | found)
+            bar.update()
         return cells.table(keys)
 
 
@@ -160,27 +150,23 @@ def _check_lists(
     return seeds
 
 
-def _joined(
-    what: str, train: DistilledSet, names: Sequence[str], named: bool
-) -> DistilledSet:
-    """Return a set with its classes in the order of the test labels."""
+def _fitted(what: str, train: DistilledSet, test: tuple, named: bool) -> DistilledSet:
+    """Return a set with its classes in the order of the test labels, or raise."""
+    images, labels, names = test
     theirs = "the test images" if named else "the first set"
-    joined = in_order_of(train, names, what, theirs)
-    if not named and joined is not train:
+    ordered = in_order_of(train, names, what, theirs)
+    if not named and ordered is not train:
         raise InputError(
             f"{what}: its classes are in another order than the first set's, and the "
             "test labels can't be in both; pass class names with the test images"
         )
-    return joined
-
-
-def _check_fit(what: str, train: DistilledSet, images: Tensor, labels: Tensor) -> None:
     shape = tuple(train.images.shape[1:])
     wanted = tuple(images.shape[1:])
     expected = f"that of the test images, {wanted}"
     require(shape == wanted, f"{what}: shape of an image", shape, expected)
-    classes = len(train.class_names)
+    classes = len(names)
     checks.class_indices(labels, f"{what}: test labels", len(labels), classes)
-    if empty := sorted({*range(classes)} - {*train.labels.tolist()}):
-        found = ", ".join(repr(train.class_names[label]) for label in empty)
+    if empty := sorted({*range(classes)} - {*ordered.labels.tolist()}):
+        found = ", ".join(repr(names[label]) for label in empty)
         raise InputError(f"{what}: no image of {found}; expected some of every class")
+    return ordered

@@ -40,13 +40,13 @@ def choose_batch_size(prior: Prior, free_bytes: int | None = None) -> int:
 
     Source: ours.
     """
-    device = device_of(prior)
-    if device.type != "cuda" and free_bytes is None:
-        return CPU_BATCH
     if free_bytes is None:
-        free_bytes = torch.cuda.mem_get_info(device)[0]
+        device = device_of(prior)
+        if device.type != "cuda":
+            return CPU_BATCH
         reserved = torch.cuda.memory_reserved(device)
-        free_bytes += reserved - torch.cuda.memory_allocated(device)
+        unused = reserved - torch.cuda.memory_allocated(device)
+        free_bytes = torch.cuda.mem_get_info(device)[0] + unused
     networks: Any = prior  # of diffusers
     config = networks.transformer.config
     if not hasattr(config, "patch_size"):  # a UNet, of which this says nothing

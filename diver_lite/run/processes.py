@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -81,14 +80,6 @@ class Processes:
         if outcome[1] is not None:
             raise InputError(outcome[1])
         return outcome[0]
-
-    def see(self, path: Path) -> None:
-        """Raise `InputError` if a file that process 0 wrote isn't here."""
-        if not path.exists():
-            raise InputError(
-                f"process {self.index} of {self.count} doesn't see {path.parent}; all "
-                "processes need one shared folder for --out"
-            )
 
     def wait(self) -> None:
         """Wait until all processes are here.

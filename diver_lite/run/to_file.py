@@ -6,10 +6,10 @@ the merged file has the same bytes however often a run was interrupted and howev
 processes and threads shared it, as long as machine, the libraries' versions and the
 code that computes are the same (all but the first are compared, like settings).
 
-The folder OUT.parts beside the output holds the shards, each with a digest; what they
-are part of (`manifest.json`); and a lock, which the system frees when its owner ends.
-Everything in it is written whole or not at all. Where the output is a folder, the
-shards are the result: nothing is merged, so memory doesn't grow with the set.
+The folder OUT.parts beside the output holds what the run is (`manifest.json`) and the
+shards, each with a digest (`set/`). Everything in it is written whole or not at all.
+Where the output is a file, the shards are joined; where it is a folder, they are the
+result, so memory doesn't grow with the set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -53,18 +54,18 @@ from diver_lite.recovery import Recovery, RecoveryConfig
 from diver_lite.run.batches import choose_batch_size, in_parts
 from diver_lite.run.processes import Processes
 from diver_lite.sets.distilled import INDEX, DistilledSet
-from diver_lite.sets.folder import write_pictures
+from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.stored import stored_images
 
 MANIFEST = "manifest.json"
-RESULT = "result.json"
-LOCK = "lock"
-# the output, until it is moved to its place: a file, or a folder of shards
+SHARDS = "set"
+# the output, until it is moved to its place; if it is a folder, that of the shards is
 WHOLE = "whole.safetensors"
-SET = "set"
-_TENSORS = re.compile(r"(\d{6,}|whole|set)\.safetensors")  # shards, and what follows
-# half-written when killed
-_SCRATCH = re.compile(rf"\.({_TENSORS.pattern}|(manifest|result)\.json)\.\w{{8}}")
+RESULT = "result"  # the digest of the output, from just before it is moved
+_FILES = r"(\d{6,}|whole)\.safetensors|manifest\.json"
+_SCRATCH = rf"\.({_FILES}|set\.safetensors)\.\w{{8}}"  # half-written when killed
+# older versions had their shards, a lock and another result beside the manifest
+_OURS = rf"{_FILES}|{_SCRATCH}|set|lock|result(\.json)?"
 _PACKAGES = ("torch", "diffusers", "safetensors")
 # the files of the package whose code decides what a shard holds
 COMPUTING = (
@@ -140,35 +141,33 @@ def recover_to(
     sides = distilled.images.shape[-2:]
     if size is not None:
         sides = (checks.integer(size, "size", 1, 2**12),) * 2
+    on_cpu = device_of(prior).type == "cpu"
     if compile is None:
         compile = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
-    compile = fast and compile
     if fast:
         job.prior = accelerate_prior(job.prior, compile=compile)
+    settings = asdict(config) | {
+        "seed": job.seed, "size": [*sides], "fast": fast, "compile": fast and compile,
+    }  # fmt: skip
+    processes = Processes(cpu=on_cpu)
+    shards = Shards(out, len(distilled), overwrite, images)
 
     def refine(indices: range) -> Tensor:
         return job.finish(job.refine(indices), sides)
 
-    settings = asdict(config) | {
-        "seed": job.seed, "size": [*sides], "fast": fast, "compile": compile,
-    }  # fmt: skip
-    processes = Processes(cpu=device_of(prior).type == "cpu")
-    shards = Shards(out, len(distilled), overwrite, images)
+    def make(index: int) -> None:
+        shards.write(index, in_parts(refine, shards.batch(index)))
+
     with ExitStack() as stack:
 
         def begin() -> tuple[dict, list[int]]:
-            stack.enter_context(shards.locked(alone=processes.count == 1))
+            stack.enter_context(shards.locked())
             facts = run_facts(distilled, job.classes, job.prior, noise, settings)
-            pending = shards.begin(facts, batch_size, choose_batch_size(prior))
-            return shards.manifest, pending
-
-        def make(index: int) -> None:
-            shards.write(index, in_parts(refine, shards.batch(index)))
+            return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
-        processes.see(shards.folder / MANIFEST)
         threads = 1
-        if device_of(prior).type == "cpu":  # so many batches at a time, each on one
+        if on_cpu:  # so many batches at a time, each on one
             threads = torch.get_num_threads()
         parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
         bar = tqdm(
@@ -204,30 +203,14 @@ class Shards:
     images: Path | None = None
     manifest: dict = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        """The working folder, OUT.parts."""
-        return parts_folder(self.out)
-
-    @property
-    def joined(self) -> bool:
-        """Whether the output is one file, rather than the folder of all shards."""
-        return self.out.suffix != ""
-
-    @property
-    def shards(self) -> Path:
-        """Where the shards are: in a folder that is moved to `out`, or above."""
-        return self.folder if self.joined else self.folder / SET
-
-    @property
-    def run(self) -> str:
-        """Digest of the manifest, which every shard of this run carries."""
-        return fingerprint([], json.dumps(self.manifest, sort_keys=True))
+    def __post_init__(self) -> None:
+        self.folder = parts_folder(self.out)
+        self.shards = self.folder / SHARDS
 
     def batch(self, index: int) -> range:
         """Return which images shard `index` holds."""
         size = self.manifest["batch_size"]
-        return range(index * size, min((index + 1) * size, self.count))
+        return range(self.count)[index * size :][:size]
 
     def path(self, index: int) -> Path:
         """Return the file of shard `index`."""
@@ -238,45 +221,24 @@ class Shards:
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        names = {path.name for path in self.shards.glob("*")}
-        return sum(
-            len(self.batch(index))
-            for index in self._indices()
-            if self.path(index).name in names
-        )
+        shards = [*self.shards.glob("[0-9]*")]
+        return min(self.count, len(shards) * self.manifest["batch_size"])
 
     @contextmanager
-    def locked(self, *, alone: bool):
-        """Make the folder, and keep other runs out of it."""
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out; a folder in which nothing is worth keeping goes."""
         check_output(self.out, self.images, overwrite=self.overwrite)
-        if strange := self._strange():
-            raise InputError(
-                f"output {self.out}: its working folder {self.folder} would hide "
-                f"{strange!r}, which is none of ours; move that, or choose another "
-                "--out"
-            )
-        with exclusive(self.out, self.folder / LOCK):
+        with exclusive(self.out):
             try:
                 yield
-            except BaseException:
-                if alone and self.manifest and not self.images_done():
-                    self.remove()  # nothing in it is worth keeping
-                raise
+            finally:
+                if self.manifest and not self.images_done():
+                    self.remove()
 
-    def _strange(self) -> str | None:
-        """Return the name of something in the working folder that isn't ours."""
-        if not os.path.lexists(self.folder):
-            return None
-        if self.folder.is_symlink() or not self.folder.is_dir():
-            return self.folder.name
-        names = os.listdir(self.folder)
-        known = {LOCK, *filter(_SCRATCH.fullmatch, names)}
-        if MANIFEST in names:  # comes before the first shard, and goes after the last
-            known |= {MANIFEST, RESULT, SET, *filter(_TENSORS.fullmatch, names)}
-        return min({*names} - known, default=None)
-
-    def begin(self, facts: dict, batch_size: int | None, default: int) -> list[int]:
-        """Compare the folder with the run that begins, and return what is to do.
+    def begin(
+        self, facts: dict, batch_size: int | None, default: int
+    ) -> tuple[dict, list[int]]:
+        """Compare the folder with the run that begins, and find what is to do.
 
         Args:
             facts: what the result depends on.
@@ -284,54 +246,35 @@ class Shards:
             default: what to take in a new folder.
 
         Returns:
-            Indices of the shards to make; none if even the output is finished.
+            The manifest; indices of the shards to make, none if the output is finished.
 
         Raises:
             InputError: the folder, or the output, holds another run.
         """
         self._sweep()
-        stored = self._stored()
+        stored = read_manifest(self.out)
+        finished = is_finished(self.out)
         size = batch_size or stored.get("batch_size") or default
         facts = facts | {"batch_size": size, "count": self.count}
         manifest = json.loads(json.dumps(facts))
-        ours = stored == manifest
-        finished = is_finished(self.out)
-        if finished and not ours:  # left over from a run that was done
+        if stored and stored != manifest:
+            if not finished:
+                raise InputError(
+                    f"working folder {self.folder} belongs to another run "
+                    f"({_differences(stored, manifest)}); go on with the settings of "
+                    "that run, delete the folder, or choose another --out"
+                )
             check_writable(self.out, overwrite=self.overwrite)
-            self._empty()
-        elif stored and not ours:
-            raise InputError(
-                f"working folder {self.folder} belongs to another run "
-                f"({_differences(stored, manifest)}); go on with the settings of "
-                "that run, delete the folder, or choose another --out"
-            )
+            self.remove()  # left over from a run that was done
         self.manifest = manifest
-        if finished and ours:  # killed after the last step of all
-            return []
-        if self.images:
-            check_writable(self.images, overwrite=self._may_replace(self.images))
-        if not ours:
-            self._write_json(MANIFEST, self.manifest)
-        self.shards.mkdir(exist_ok=True)
-        for name in (RESULT, WHOLE):
-            (self.folder / name).unlink(missing_ok=True)
-        return [index for index in self._indices() if self.read(index) is None]
-
-    def _stored(self) -> dict:
-        """Return the manifest that is there; an empty one if there is none."""
-        path = self.folder / MANIFEST
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(stored, dict):
-                raise ValueError("not an object")
-            return stored
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path} can't be read ({first_line(error)}), so nobody knows which "
-                f"run its shards belong to; delete the folder {self.folder}"
-            ) from None
+        if stored == manifest and finished:  # killed after the output was moved
+            return manifest, []
+        with (
+            self._naming(),
+            atomic_path(self.folder / MANIFEST, overwrite=True) as path,
+        ):
+            path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        return manifest, [i for i in self._indices() if self.read(i) is None]
 
     def read(self, index: int) -> Tensor | None:
         """Return a shard's images, or None if there is no whole and right shard."""
@@ -356,7 +299,8 @@ class Shards:
         return images
 
     def _tags(self, index: int, images: Tensor) -> dict[str, str]:
-        tags = {"run": self.run, "index": index, "images": fingerprint([images])}
+        run = fingerprint([], json.dumps(self.manifest, sort_keys=True))
+        tags = {"run": run, "index": index, "images": fingerprint([images])}
         return {"shard": json.dumps(tags)}  # safetensors shuffles several
 
     def write(self, index: int, images: Tensor) -> None:
@@ -365,10 +309,11 @@ class Shards:
         Raises:
             InputError: it can't be written, or the folder isn't this run's any more.
         """
-        if self._stored() != self.manifest:
+        if read_manifest(self.out) != self.manifest:
             raise InputError(
                 f"working folder {self.folder} was removed or replaced during this "
-                "run; expected it to stay until the end: run the same command again"
+                "run, or a process doesn't see it; expected it to stay until the end, "
+                "where all processes see it: run the same command again"
             )
         images = images.contiguous()
         content = safetensors.torch.save({"images": images}, self._tags(index, images))
@@ -376,40 +321,36 @@ class Shards:
             path.write_bytes(content)
 
     def finish(self, assemble: Callable[[Any], DistilledSet]) -> None:
-        """Make the output of all shards, if it isn't there, and remove the folder.
+        """Make the output of all shards, and the pictures; remove the folder.
+
+        What a run that was killed in between has made already stays.
 
         Raises:
-            InputError: a shard is missing by now, or the output can't be written.
+            InputError: a shard is missing by now, or an output can't be written.
         """
         if not is_finished(self.out):
             with self._naming():
-                whole = self._join(assemble) if self.joined else self._index(assemble)
-                # from here on a new start finds out that only tidying up is left
-                self._write_json(RESULT, {"sha256": _digest(whole)})
+                whole = self._join(assemble)
+                (self.folder / RESULT).write_text(_digest(whole))
                 move(whole, self.out, overwrite=self.overwrite)
+        if self.images and (self.overwrite or not self.images.exists()):
+            result = DistilledSet.load(self.out)
+            save_image_folder(result, self.images, self.overwrite)
         self.remove()
 
     def _join(self, assemble: Callable[[Any], DistilledSet]) -> Path:
-        """Write a file with the images of all shards, and the pictures."""
-        images = torch.empty(self.count, 3, *self.manifest["size"])
-        for index in self._indices():
-            rows = self.batch(index)
-            images[rows.start : rows.stop] = self._finished(index)
-        result = assemble(images)
-        whole = result.save(self.folder / WHOLE, overwrite=True)
-        self._write_images(result)
-        return whole
-
-    def _index(self, assemble: Callable[[Any], DistilledSet]) -> Path:
-        """Write what makes a set of the folder of shards, and the pictures."""
-        for index in self._indices():
-            self._finished(index)
-        rows = self.manifest["batch_size"]
-        paths = [self.path(index) for index in self._indices()]
-        result = assemble(stored_images(paths, rows))
-        result.save_index(self.shards, rows)
+        """Write all images to one file; or, beside them, what makes a set of shards."""
+        size = self.manifest["batch_size"]
+        parts = (self._finished(index) for index in self._indices())
+        if self.out.suffix:
+            images = torch.empty(self.count, 3, *self.manifest["size"])
+            for rows, part in zip(images.split(size), parts, strict=True):
+                rows.copy_(part)
+            return assemble(images).save(self.folder / WHOLE, overwrite=True)
+        deque(parts, maxlen=0)  # looks at each
+        files = [self.path(index) for index in self._indices()]
+        assemble(stored_images(files, size)).save_index(self.shards, size)
         (self.shards / MARKER).touch()
-        self._write_images(result)
         return self.shards
 
     def _finished(self, index: int) -> Tensor:
@@ -422,50 +363,20 @@ class Shards:
             )
         return images
 
-    def _write_images(self, result: DistilledSet) -> None:
-        """Write the PNG folder; that of a run killed since then is replaced."""
-        if self.images:
-            overwrite = self._may_replace(self.images)
-            with atomic_path(self.images, overwrite=overwrite) as folder:
-                write_pictures(result, folder)
-                (folder / MARKER).write_text(self.run)
-
-    def _may_replace(self, images: Path) -> bool:
-        try:
-            return self.overwrite or (images / MARKER).read_text() == self.run
-        except (OSError, UnicodeDecodeError):
-            return False
-
     def remove(self) -> None:
-        """Remove what is ours, and the folder if nothing else is left in it."""
-        self._empty()
+        """Remove what is ours, the manifest last; the folder, if nothing else is in."""
         self._sweep()
-        with suppress(OSError):  # Windows keeps a lock's file while it is held
-            (self.folder / LOCK).unlink(missing_ok=True)
-            self.folder.rmdir()
-
-    def _empty(self) -> None:
-        for path in self._named(_TENSORS):
-            path.unlink()
-        with suppress(OSError):
-            (self.folder / SET / MARKER).unlink(missing_ok=True)
-            (self.folder / SET).rmdir()
-        for name in (RESULT, MANIFEST):
+        shutil.rmtree(self.shards, ignore_errors=True)
+        for name in (WHOLE, RESULT, MANIFEST):
             (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _sweep(self) -> None:
         """Remove what was half-written when a run was killed."""
-        for path in self._named(_SCRATCH):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _named(self, pattern: re.Pattern) -> list[Path]:
-        """Return what has such a name, in the folder or the one for shards in it."""
-        there = [*self.folder.glob("*"), *self.folder.glob(f"{SET}/*")]
-        return [path for path in there if pattern.fullmatch(path.name)]
-
-    def _write_json(self, name: str, content: dict) -> None:
-        with self._naming(), atomic_path(self.folder / name, overwrite=True) as path:
-            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        for path in self.folder.rglob(".*"):
+            if re.fullmatch(_SCRATCH, path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _naming(self):
         advice = (
@@ -480,14 +391,23 @@ def parts_folder(out: str | Path) -> Path:
     return Path(out).with_suffix(".parts")
 
 
+def read_manifest(out: str | Path) -> dict:
+    """Return what the shards beside an output are of; {} where there are none."""
+    path = parts_folder(out) / MANIFEST
+    if not path.exists():
+        return {}
+    expected = f"the settings of a run; delete the folder {path.parent}"
+    with checks.naming(path, expected):
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+
+
 def is_finished(out: str | Path) -> bool:
     """Return whether a run ended with `out` in place and only its folder left over."""
     folder = parts_folder(out)
-    try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return (folder / MANIFEST).exists() and result["sha256"] == _digest(Path(out))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    with suppress(OSError, UnicodeDecodeError):
+        digest = (folder / RESULT).read_text()
+        return (folder / MANIFEST).exists() and digest == _digest(Path(out))
+    return False
 
 
 def _digest(whole: Path) -> str:
@@ -509,10 +429,28 @@ def check_output(
             f"output {out}: expected a name ending in .safetensors, or a folder's name "
             "without an ending"
         )
-    check_writable(out, overwrite=overwrite or is_finished(out))
-    check_apart({"--out": out, "--images": images, "working folder": parts_folder(out)})
-    if images and not parts_folder(out).exists():  # else the run knows if it is its own
+    folder = parts_folder(out)
+    if strange := _strange(folder):
+        raise InputError(
+            f"output {out}: its working folder {folder} would hide {strange!r}, which "
+            "is none of ours; move that, or choose another --out"
+        )
+    finished = is_finished(out)
+    check_writable(out, overwrite=overwrite or finished)
+    check_apart({"--out": out, "--images": images, "working folder": folder})
+    if images and not finished:
         check_writable(images, overwrite=overwrite)
+
+
+def _strange(folder: Path) -> str | None:
+    """Return the name of something in a working folder that isn't ours."""
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        return folder.name
+    names = {path.name for path in folder.glob("*")}
+    known = _SCRATCH
+    if MANIFEST in names:  # which comes before all else, and goes after it
+        known = _OURS
+    return min((n for n in names if not re.fullmatch(known, n)), default=None)
 
 
 def run_facts(

@@ -114,7 +114,7 @@ def test_a_process_that_fails_ends_the_run(command, tmp_path, port):
     assert "the GPU fell off the bus" in errors
     assert "process 0 of 2: another process of this run has ended" in errors
     assert not (tmp_path / "two.safetensors").exists()
-    kept = sorted(p.name for p in (tmp_path / "two.parts").glob("*.safetensors"))
+    kept = sorted(p.name for p in (tmp_path / "two.parts").rglob("*.safetensors"))
     assert "000001.safetensors" in kept  # of the process that failed
     assert "000003.safetensors" not in kept
     # one process goes on with what two began
@@ -154,9 +154,9 @@ def test_a_lost_process_is_reported(monkeypatch):
 # --- Two runs, one output -----------------------------------------------------------
 
 HOLD = """
-import sys, time
+import time
 from diver_lite.files import exclusive
-with exclusive("out.safetensors", sys.argv[1]):
+with exclusive("out.safetensors"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -164,23 +164,25 @@ with exclusive("out.safetensors", sys.argv[1]):
 
 def test_a_second_run_is_refused_until_the_first_is_dead(command, tmp_path, capsys):
     """Another process holds the lock: refused; kill -9 frees it without a trace."""
-    lock = tmp_path / "out.parts" / "lock"
+    lock = tmp_path / ".out.safetensors.lock"
+    before = {lock, *tmp_path.iterdir()}
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout.readline() == "held\n"
         assert alone(command("out.safetensors")) == 2
         error = capsys.readouterr().err
         assert "out.safetensors is being written by another process" in error
-        assert [p.name for p in lock.parent.iterdir()] == ["lock"]
+        assert {*tmp_path.iterdir()} == before
     finally:
         holder.kill()
         holder.wait()
     assert holder.returncode == (1 if os.name == "nt" else -signal.SIGKILL)
     assert lock.exists()
     assert alone(command("out.safetensors")) == 0
-    assert not lock.parent.exists()
+    assert not lock.exists()
+    assert not (tmp_path / "out.parts").exists()
 
 
 def test_a_lock_is_held_by_one(tmp_path):

@@ -22,6 +22,7 @@ from diver_lite.priors.interval import IntervalPrior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run import to_file as shards
 from diver_lite.run.to_file import recover_to
+from diver_lite.sets import folder
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.stored import StoredImages
 
@@ -92,7 +93,7 @@ def halfway(go, stop_after, batches=4):
 
 
 def parts(out):
-    return sorted(out.with_suffix(".parts").glob("*.safetensors"))
+    return sorted(out.with_suffix(".parts").rglob("*.safetensors"))
 
 
 # --- Going on -----------------------------------------------------------------------
@@ -514,7 +515,7 @@ def test_a_strange_file_that_comes_later_stays(go, out, whole, stop_after):
     folder.symlink_to(elsewhere)
     with pytest.raises(InputError, match=r"would hide 'out\.parts'"):
         go()
-    assert len([*elsewhere.glob("0*.safetensors")]) == 4
+    assert len([*elsewhere.rglob("0*.safetensors")]) == 4
 
 
 def test_what_is_put_there_during_the_run_stays(go, out, monkeypatch):
@@ -580,19 +581,16 @@ def test_a_stopped_folder_goes_on(go, large, stop_after, batches):
     assert len([*large.parent.iterdir()]) == 2
 
 
-@pytest.mark.parametrize("stage", ["save_index", "_write_json", "remove"])
+@pytest.mark.parametrize("stage", ["save_index", "move", "remove"])
 def test_a_folder_stopped_while_finishing(go, large, stop_after, monkeypatch, stage):
     go(out=large.with_name("whole"))
-    holder = DistilledSet if stage == "save_index" else shards.Shards
-    done = getattr(holder, stage)
+    holders = {"save_index": DistilledSet, "move": shards, "remove": shards.Shards}
 
-    def stopped(self, *args):
-        if stage != "_write_json" or args[0] == shards.RESULT:
-            raise Stopped
-        return done(self, *args)
+    def stopped(*_, **__):
+        raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(holder, stage, stopped)
+        patch.setattr(holders[stage], stage, stopped)
         with pytest.raises(Stopped):
             go(out=large)
     assert large.exists() == (stage == "remove")
@@ -634,8 +632,8 @@ def test_a_set_on_disk_is_read_in_batches(go, large, monkeypatch):
     assert counts == [20, 3, 3, 3, 3, 3, 3, 2]
 
 
-@pytest.mark.parametrize("target", ["write_pictures", "sha256"])
-def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, target):
+@pytest.mark.parametrize("stage", ["written", "removed"])
+def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, stage):
     """Killed while they are written, or after, the same command ends well."""
     pictures = tmp_path / "png"
     go(images=pictures, out=tmp_path / "whole.safetensors")
@@ -643,21 +641,25 @@ def test_pictures_belong_to_the_run(go, out, stop_after, monkeypatch, tmp_path, 
     assert len(expected) == 22  # 20 pictures, labels.csv, and our mark
     shutil.rmtree(pictures)
 
-    real = getattr(shards, target)
+    real = folder.write_pictures
 
     def stopped(*arguments):
-        real(*arguments)
+        if stage == "written":
+            real(*arguments)
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, target, stopped)
-        patch.setattr(shards.shutil, "rmtree", lambda *_, **__: None)  # kill -9
+        if stage == "written":
+            patch.setattr(folder, "write_pictures", stopped)
+            patch.setattr(shards.shutil, "rmtree", lambda *_, **__: None)  # kill -9
+        else:
+            patch.setattr(shards.Shards, "remove", stopped)
         with pytest.raises(Stopped):
             go(images=pictures)
-    (held,) = tmp_path.glob(f".png.*/{HELD}")
-    os.utime(held, (0, 0))  # not of somebody who has just begun
-    assert not out.exists()
-    assert pictures.exists() == (target == "sha256")
+    for held in tmp_path.glob(f".png.*/{HELD}"):
+        os.utime(held, (0, 0))  # not of somebody who has just begun
+    assert out.exists()
+    assert pictures.exists() == (stage == "removed")
     calls = stop_after(10**6)
     go(images=pictures)
     assert calls == []
@@ -766,8 +768,8 @@ def test_a_full_disk_loses_nothing(go, out, whole, stop_after, monkeypatch):
         with pytest.raises(InputError, match="No space left on device") as error:
             go()
     assert "make room and run the same command again" in str(error.value)
-    names = sorted(p.name for p in out.with_suffix(".parts").iterdir())
-    assert names == ["000000.safetensors", "000001.safetensors", "manifest.json"]
+    assert [p.name for p in parts(out)] == ["000000.safetensors", "000001.safetensors"]
+    assert len([*out.with_suffix(".parts").rglob("*")]) == 4  # and folder, manifest
     calls = stop_after(10**6)
     go()
     assert sum(calls) == 20 - 2 * BATCH
