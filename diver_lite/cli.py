@@ -7,7 +7,7 @@ import enum
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib import metadata
 from itertools import pairwise
@@ -18,8 +18,7 @@ import typer
 from typer import Argument, Option
 
 from diver_lite import __version__
-from diver_lite.checks import InputError, printable, require
-from diver_lite.devices import use_free_cores
+from diver_lite.checks import InputError, ensure, printable, require
 from diver_lite.files import atomic_path, check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
@@ -49,22 +48,20 @@ def echo(text: object, err: bool = False) -> None:
 
 
 def _set(config: str, example: str):
-    text = f"change a field of {config}, e.g. {example}; repeatable"
-    return Option("--set", metavar="FIELD=VALUE", help=text)
+    return Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help=f"change a field of {config}, e.g. {example}; repeatable",
+    )
 
 
-def _tell_version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def common(
+    version: Annotated[bool, Option("--version", help="tell the version")] = False,
+) -> None:
+    if version:
         echo(f"diver-lite {__version__}")
         raise typer.Exit
-
-
-VERSION = Option("--version", help="tell the version", callback=_tell_version)
-
-
-@app.callback()
-def common(version: Annotated[bool, VERSION] = False) -> None:
-    pass
 
 
 # Options that several commands share.
@@ -101,13 +98,6 @@ DataRoot = Annotated[
     Option(help="folder with the dataset's files (or set DIVER_LITE_DATA)"),
 ]
 SetFile = Annotated[Path, Option("-o", "--out", help="the .safetensors file to write")]
-To = Annotated[
-    str | None,
-    Option(  # spelled out, as --help shall not wait for torch
-        help="also write OUT for another tool, beside it: dc, mtt, dd-ranking, folder, "
-        "hf"
-    ),
-]
 Trainings = Annotated[int, Option(help="trainings per table cell")]
 RecipeSteps = Annotated[int | None, Option(help="change the recipe")]
 Compile = Annotated[
@@ -181,7 +171,6 @@ def recover(
     dataset: Dataset = None,
     read: Read = None,
     data_root: DataRoot = None,
-    to: To = None,
     images: Annotated[
         Path | None, Option(help="also write a folder of PNG files")
     ] = None,
@@ -195,7 +184,7 @@ def recover(
     ] = None,
     seed: Annotated[int, Option(help="of the noise")] = 0,
     batch_size: Annotated[
-        int | None, Option(help="images at a time; default: what memory allows")
+        int | None, Option(help="images at a time; halved where memory runs out")
     ] = None,
     plain: Annotated[
         bool, Option("--plain", help="without the fast path, as a reference")
@@ -228,17 +217,20 @@ def recover(
 
     to_file.check_output(out, images, overwrite=overwrite)
     parse_config(preset, set_)  # say what is wrong before the prior is read
-    if subset and class_map:
-        raise InputError("--subset and --class-map were given; expected one of them")
+    both = bool(subset and class_map)
+    ensure(not both, "--subset and --class-map were given; expected one of them")
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
-    export = _export(out, to, overwrite, distilled)
     mapping = None
     if class_map:
-        mapping = _integers(class_map)
+        mapping = _value(class_map)
+        expected = "integers like 3,1,4"
+        require(isinstance(mapping, tuple), "--class-map", class_map, expected)
     prior = prior or _prior_of(distilled)
-    words = _given(prompt=prompt, negative_prompt=negative_prompt, size=prior_size)
-    words["device"] = processes.launched_device(device)
-    loaded = loading.load_prior(prior, **words)
+    options = _given(
+        prompt=prompt, negative_prompt=negative_prompt, size=prior_size,
+        device=processes.launched_device(device),
+    )  # fmt: skip
+    loaded = loading.load_prior(prior, **options)
     config = parse_config(preset, set_, loaded)
     if subset:
         mapping = _map_of_subset(subset, distilled, prior, loaded)
@@ -254,20 +246,15 @@ def recover(
     echo(f"wrote {out}: {result!r}")
     if images:
         echo(f"wrote {images}/ ({len(result)} PNG files)")
-    export(result)
 
 
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        expected = "integers like 3,1,4"
-        raise InputError(f"--class-map is {text!r}; expected {expected}") from None
-
-
-def _check_suffix(out: Path, suffix: str) -> None:
-    if out.suffix != suffix:
-        raise InputError(f"--out is {out}; expected a name ending in {suffix}")
+def _check_out(out: Path | None, suffix: str, overwrite: bool) -> None:
+    """Raise `InputError` now if a result couldn't be written at the end."""
+    if out is None:
+        return
+    expected = f"expected a name ending in {suffix}"
+    ensure(out.suffix == suffix, f"--out is {out}; {expected}")
+    check_writable(out, overwrite=overwrite)
 
 
 def _load(
@@ -290,47 +277,19 @@ def _load(
     return classes.as_subset(distilled, subset) if subset else (distilled, None)
 
 
-def _export(
-    out: Path, to: str | None, overwrite: bool, source: DistilledSet | str
-) -> Callable[[DistilledSet], None]:
-    """Check now that a result can be written for another tool; return what does it.
-
-    `source` is the set that is recovered, or the name of the data that is distilled.
-    What the other format can't hold is lost only there: OUT has everything.
-    """
-    if to is None:
-        return lambda result: None
-    from diver_lite.sets import writers
-
-    require(to in writers.TARGETS, "--to", to, f"one of {[*writers.TARGETS]}")
-    path = out.with_name(f"{out.stem}_{to}{writers.TARGETS[to][1]}")
-    check_apart({"--out": out, f"what --to {to} writes": path})
-    check_writable(path, overwrite=overwrite)
-    if not isinstance(source, str):
-        writers.as_published(source, to)
-    elif to not in writers.PICTURES:
-        writers.statistics_of(source, to)
-
-    def export(result: DistilledSet) -> None:
-        lost = writers.convert(result, path, to, lossy=True, overwrite=overwrite)
-        echo(f"wrote {path}" + (f", without {'; '.join(lost)}" if lost else ""))
-
-    return export
-
-
 def _prior_of(distilled: DistilledSet) -> str:
     """Return the shipped prior of what a set was distilled from."""
     from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.classes import origin
 
     found = origin(distilled)
-    if found not in shipped_priors():
-        what = f"distils {found!r}" if found else "doesn't say what it distils"
-        raise InputError(
-            f"--prior is needed: INPUT {what}, and priors ship for "
-            f"{', '.join(shipped_priors())} only"
-        )
-    return found
+    shipped = shipped_priors()
+    ensure(
+        found in shipped,
+        f"--prior is needed: INPUT distils {found or 'something unknown'}, and priors "
+        f"ship for {', '.join(shipped)} only",
+    )
+    return str(found)
 
 
 def _map_of_subset(
@@ -343,11 +302,11 @@ def _map_of_subset(
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms
-    if len(prior.class_names) < 1000:
-        raise InputError(
-            f"--prior {name} knows {len(prior.class_names)} classes; subset {subset!r} "
-            "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256"
-        )
+    ensure(
+        len(prior.class_names) >= 1000,
+        f"--prior {name} knows {len(prior.class_names)} classes; subset {subset!r} "
+        "needs a prior of ImageNet's 1000, such as facebook/DiT-XL-2-256",
+    )
     return imagenet_indices(subset)
 
 
@@ -374,9 +333,9 @@ def _changes(
     values = {}
     for text in texts or []:
         name, found, value = text.partition("=")
-        if not found or (names and name not in names):
-            expected = f" with a field of {[*names]}" if names else ""
-            raise InputError(f"{option} {text!r}: expected FIELD=VALUE{expected}")
+        expected = f" with a field of {[*names]}" if names else ""
+        known = bool(found) and name in (names or [name])
+        ensure(known, f"{option} {text!r}: expected FIELD=VALUE{expected}")
         values[name] = _value(value)
     return values
 
@@ -423,7 +382,6 @@ def distill(
     bfloat16: Annotated[
         bool, Option("--bfloat16", help="compute features in bfloat16")
     ] = False,
-    to: To = None,
     data_root: DataRoot = None,
     device: Device = None,
     overwrite: Overwrite = False,
@@ -440,15 +398,12 @@ def distill(
     from diver_lite.make import distill as stage1
     from diver_lite.sets import real
 
-    _check_suffix(out, ".safetensors")
+    _check_out(out, ".safetensors", overwrite)
     state = out.with_suffix(".checkpoint")
     expert = experts and experts / "expert_000.safetensors"
     check_apart({"--out": out, "checkpoint": state, "a file of --experts": expert})
     changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
     stage1.recipe(method, ipc, **changes)  # say what is wrong before the data is read
-    check_writable(out, overwrite=overwrite)
-    export = _export(out, to, overwrite, data)
-    use_free_cores()
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
         images = real.load_dataset(data, split, root=data_root)
@@ -462,7 +417,6 @@ def distill(
         result.save(out, overwrite=overwrite)
         state.unlink(missing_ok=True)
     echo(f"wrote {out}: {result!r}")
-    export(result)
 
 
 @app.command()
@@ -514,7 +468,7 @@ def judge(
         ),
     ] = None,
     table: Annotated[
-        Path | None, Option(help="also write the printed table, as .csv, .md or .tex")
+        Path | None, Option(help="also write the printed table, as .csv or .md")
     ] = None,
     test_images: Annotated[
         int | None, Option(help="how many test images, evenly spaced; default: all")
@@ -525,14 +479,6 @@ def judge(
             "--jobs",
             help="trainings side by side; default: one per core that may be used, or "
             "per GPU",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        Option(
-            metavar="ADDRESS",
-            help="of a Dask scheduler whose workers train instead, e.g. "
-            "tcp://10.0.0.1:8786",
         ),
     ] = None,
     format: Annotated[str, Option(help="how the sets are stored")] = "auto",
@@ -559,14 +505,14 @@ def judge(
     from diver_lite.judge.table import cross_architecture
     from diver_lite.sets.real import describe_source
 
-    if out is not None:
-        _check_suffix(out, ".csv")
+    _check_out(out, ".csv", overwrite=True)
     check_apart({"--out": out, "--table": table})
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
-    reading = (format, dataset, subset, read, data_root)
-    sets, firsts, subset = _read_sets(sources, seeds, reading)
+    sets, firsts, subset = _read_sets(
+        sources, seeds, (format, dataset, subset, read, data_root)
+    )
     baseline = baseline or next(iter(sets))
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
     data = data or _data_of(firsts)
@@ -577,7 +523,7 @@ def judge(
         recipe = replace(recipe, labels="soft")
     trainings = cross_architecture(
         sets, test, judges=_panel(judges), seeds=seeds, protocol=recipe, steps=steps,
-        out=out, n_jobs=n_jobs, scheduler=scheduler, device=device,
+        out=out, n_jobs=n_jobs, device=device,
     )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
     how = f"mean ± std of {seeds} seeds, protocol {protocol}"
@@ -599,11 +545,10 @@ def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
             "AdaBN is a diagnosis: batch norm with the statistics of the (unlabelled) "
             "test images. It counts in no mean."
         )
-    tables, verdicts = blocks(summary)
-    for each in tables:
+    for each in blocks(summary):
         echo(f"\n{each.to_string()}")
     echo(f"\nscored on {source}")
-    if notes := footnote(verdicts):
+    if notes := footnote(summary.filter(like=": verdict").stack()):
         echo(notes)
     for message in trainings.loc[trainings["error"] != "", "error"].unique():
         echo(f"failed: {message}", err=True)
@@ -614,34 +559,29 @@ def _read_sets(
 ) -> tuple[dict[str, Any], dict[str, DistilledSet], str | None]:
     """Read the sets to judge: name -> set, or a function of the seed for {seed}.
 
-    Also return the first draw of each, and the canonical name of the ImageNet subset
-    that all of them are of.
+    Also return the first draw of each, and the canonical name of their ImageNet subset.
     """
     sets = {}
     firsts = {}
-    subsets = {}
+    subset = None
     for source in sources:
         name = Path(source).stem
         file = source
         if "=" in source and not Path(source).exists():
             name, _, file = source.partition("=")
         require(name != "", "name of SET", source, "NAME=FILE")
-        if name in sets:
-            raise InputError(
-                f"SET {source!r}: there is a set {name!r} already; name one of them "
-                "NAME=FILE"
-            )
-        firsts[name], subsets[name] = _load(file.replace("{seed}", "0"), *how)
+        ensure(
+            name not in sets,
+            f"SET {source!r}: there is a set {name!r} already; name one of them "
+            "NAME=FILE",
+        )
+        firsts[name], subset = _load(file.replace("{seed}", "0"), *how)
         sets[name] = firsts[name]
         if "{seed}" in file:
             others = [file.replace("{seed}", str(seed)) for seed in range(1, seeds)]
             draws = [firsts[name], *(_load(each, *how)[0] for each in others)]
             sets[name] = draws.__getitem__
-    if len(set(subsets.values())) > 1:
-        raise InputError(
-            f"the sets are of different subsets, {subsets}; no test images fit them all"
-        )
-    return sets, firsts, next(iter(subsets.values()))
+    return sets, firsts, subset
 
 
 def _data_of(sets: dict[str, DistilledSet]) -> str:
@@ -652,21 +592,19 @@ def _data_of(sets: dict[str, DistilledSet]) -> str:
     from diver_lite.sets.classes import origin
 
     found = {name: data for name, each in sets.items() if (data := origin(each))}
-    if len({*found.values()}) > 1:
-        raise InputError(
-            f"the sets distil different data, {found}; judge them one by one, or "
-            "choose --data"
-        )
-    data = next(iter(found.values()), None)
-    tested = ("fashion-mnist", "cifar10")
-    if data is None or not (data in tested or Path(data).is_dir()):
-        what = f"distil {data!r}" if data else "don't say what they distil"
-        raise InputError(
-            f"--data is needed: the sets {what}, and test images are known for "
-            "fashion-mnist and cifar10 only; pass a folder with the pictures of the "
-            "test split as test/CLASS/*.png, or for --subset ImageNet's val/n01440764/"
-            "*.JPEG and so on (of two subsets at https://github.com/fastai/imagenette)"
-        )
+    ensure(
+        len({*found.values()}) < 2,
+        f"the sets distil different data, {found}; judge them one by one, or choose "
+        "--data",
+    )
+    data = next(iter(found.values()), "something unknown")
+    ensure(
+        data in ("fashion-mnist", "cifar10") or Path(data).is_dir(),
+        f"--data is needed: the sets distil {data}, and test images are known for "
+        "fashion-mnist and cifar10 only; pass a folder with the pictures of the test "
+        "split as test/CLASS/*.png, or for --subset ImageNet's val/n01440764/*.JPEG "
+        "and so on (of two subsets at https://github.com/fastai/imagenette)",
+    )
     return data
 
 
@@ -726,8 +664,7 @@ def relabel(
     """
     from diver_lite.judge import relabel as soft
 
-    _check_suffix(out, ".safetensors")
-    check_writable(out, overwrite=overwrite)
+    _check_out(out, ".safetensors", overwrite)
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
     network, outputs = soft.load_teacher(teacher, weights)
     classes = soft.teacher_classes(distilled, outputs, subset)
@@ -765,9 +702,10 @@ def train_prior(
 
     changes = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
     changes |= _changes(set_)
-    options = {"data_root": data_root, "device": device, "compile": compile}
-    use_free_cores()
-    if run(name, out, minutes=minutes, **options, **changes):
+    if run(
+        name, out, minutes=minutes, data_root=data_root, device=device, compile=compile,
+        **changes,
+    ):  # fmt: skip
         echo(f"finished: the prior is in {out / 'prior'}")
     else:
         echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
@@ -797,9 +735,7 @@ def show(
     """
     from diver_lite.sets.sheet import contact_sheet, in_words
 
-    if out is not None:
-        _check_suffix(out, ".png")
-        check_writable(out, overwrite=overwrite)
+    _check_out(out, ".png", overwrite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the words tell the doubts
         distilled, _ = _load(source, format, dataset, subset, read, data_root)
@@ -894,7 +830,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-    others = warnings.formatwarning
     warnings.formatwarning = _sentence
     try:
         for before, each in pairwise(["", *arguments]):
@@ -903,8 +838,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise InputError(f"{name} is empty; leave it out")
         app(arguments)
     except (InputError, OSError) as error:  # OSError: of a file that is read
-        message = " ".join(str(error).split())
-        echo(f"diver-lite: error: {message}", err=True)
+        echo(f"diver-lite: error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None
     except FloatingPointError as error:  # a training that diverged
         echo(f"diver-lite: failed: {error}", err=True)
@@ -913,8 +847,6 @@ def main(arguments: list[str] | None = None) -> None:
         if exit.code == 130:  # what typer makes of Ctrl-C
             echo("\ndiver-lite: interrupted; nothing half-written remains", err=True)
         raise
-    finally:
-        warnings.formatwarning = others
 
 
 if __name__ == "__main__":

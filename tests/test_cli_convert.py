@@ -19,8 +19,7 @@ from published_files import (
 
 from diver_lite.checks import InputError
 from diver_lite.sets.distilled import DistilledSet
-from diver_lite.sets.load import load_distilled
-from diver_lite.sets.names import CIFAR10_CLASSES, FASHION_MNIST_CLASSES
+from diver_lite.sets.names import CIFAR10_CLASSES
 
 pytestmark = pytest.mark.usefixtures("no_network")
 REC = ("--set", "num_inference_steps=2", "--device", "cpu", "-o", "out.safetensors")
@@ -113,51 +112,6 @@ def test_convert_says_what_is_lost(cli):
     assert err.startswith("lost: what lies outside [0, 1]")
     assert len([*Path("out").glob("*/*.png")]) == 20
     refused(cli("convert", save_two(), "out", "--to", "mtt"), "out exists already")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of a random prior
-def test_recover_also_writes_for_a_tool(cli, tiny_prior_folder):
-    prior = ("--prior", tiny_prior_folder, *REC)
-    code, out, _ = cli("recover", "fashion-mnist-dm-ipc1", *prior, "--to", "dc")
-    assert code == 0 and "wrote out_dc.pt\n" in out
-    found, whole = (
-        load_distilled("out_dc.pt", dataset="fashion-mnist"),
-        "out.safetensors",
-    )
-    assert found.class_names == FASHION_MNIST_CLASSES
-    grey = DistilledSet.load(whole).images[:, :1]
-    assert (found.images - grey).abs().max() < 1e-6
-    again = ("recover", "fashion-mnist-dm-ipc1", *prior, "--to", "hf", "--overwrite")
-    assert cli(*again)[0] == 0
-    assert Path("out_hf/README.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("to", "words"),
-    [
-        ("tar", "--to is 'tar'; expected one of"),
-        ("mtt", "data set 'fashion-mnist': no mean and std are known"),
-        ("folder", "output out_folder is a folder that diver_lite did not write"),
-    ],
-)
-def test_recover_refuses_before_it_works(cli, tiny_prior_folder, to, words):
-    Path("out_folder/mine").mkdir(parents=True)
-    prior = ("--prior", tiny_prior_folder, *REC, "--overwrite")
-    refused(cli("recover", "fashion-mnist-dm-ipc1", *prior, "--to", to), words)
-    assert {p.name for p in Path().iterdir()} == {"out_folder"}
-
-
-def test_distill_also_writes_for_a_tool(cli):
-    small = ("--split", "sample", "--steps", 1, "--real-batch", 4, "--device", "cpu")
-    code, out, _ = cli("distill", "dm", *small, "-o", "a.safetensors", "--to", "dc")
-    assert code == 0 and "wrote a_dc.pt" in out
-    found = load_distilled("a_dc.pt", dataset="fashion-mnist")
-    expected = DistilledSet.load("a.safetensors").images[:, :1]
-    assert (found.images - expected).abs().max() < 1e-5
-    refused(
-        cli("distill", "dm", *small, "-o", "b.safetensors", "--to", "mtt"),
-        "no mean and std are known for this format",
-    )
 
 
 def test_show(cli):

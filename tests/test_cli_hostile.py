@@ -109,7 +109,6 @@ HOSTILE = {
         "--baseline": ("", "b", "Good"),
         "--test-images": (*turn(NO_COUNT, 2, 4), "7"),
         "--jobs": turn(NO_COUNT, 3, 4),
-        "--scheduler": ("nowhere", "tcp://127.0.0.1:9", LONG),
         "--format": ("", "zip", "DC"),
         "--dataset": ("", "cifar11", LONG),
         "--subset": ("", "imagenot", LONG),

@@ -68,7 +68,7 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("diver_lite", ["text", "cluster"]),
+        ("diver_lite", ["text"]),
         ("scripts", [*EXTRAS]),
         ("tests", [*EXTRAS]),
         ("notebooks", ["book", "test"]),

@@ -74,23 +74,20 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     summary = summary.reindex(index=sets, columns=judges)
     for group in groups:
         if len(members[group]) > 1:
-            mean = means[members[group]].mean(axis=1)
             several = trainings[members[group]].count(axis=1) > 1  # of its judges
-            summary[group] = mean[several].dropna().map("{:.1f}".format)
-        columns = {f"vs {baseline}": _points, "verdict": _marked}
-        for column, say in columns.items():
-            cells = {name: say(compared[name, group]) for name in others}
-            summary[f"{group}: {column}"] = pd.Series(cells, dtype=object)
+            mean = means[members[group]].mean(axis=1)[several]
+            summary[group] = mean.dropna().map("{:.1f}".format)
+        rows = pd.Series({name: compared[name, group] for name in others}, dtype=object)
+        summary[f"{group}: vs {baseline}"] = rows.map(_points)
+        summary[f"{group}: verdict"] = rows.map(_marked)
     return summary.fillna("-").rename_axis(index=None, columns=None)
 
 
-def blocks(summary: pd.DataFrame) -> tuple[list[pd.DataFrame], list[str]]:
-    """Return a summary's judges and each of its groups as tables, and all verdicts."""
-    groups = [group for group in GROUPS if f"{group}: verdict" in summary]
-    judges: Any = summary[[c for c in summary if not str(c).startswith(GROUPS)]]
-    parts = [summary.filter(regex=f"^{group}(: |$)") for group in groups]
-    verdicts = [word for g in groups for word in summary[f"{g}: verdict"]]
-    return [judges, *parts], verdicts
+def blocks(summary: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return a summary's judges, and each of its groups, as tables."""
+    judges = summary.loc[:, ~summary.columns.str.startswith(GROUPS)]
+    groups = [summary.filter(regex=f"^{group}(: |$)") for group in GROUPS]
+    return [judges, *(group for group in groups if not group.empty)]
 
 
 def _mean_and_std(values: pd.Series) -> str:
@@ -141,13 +138,13 @@ def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     With N = 1 the interval is NaN, with N = 0 the mean, too. Source: Student 1908.
     """
     count = values.shape[-1]
-    if count < 2:
-        nothing = np.full(values.shape[:-1], np.nan)
-        mean = values[..., 0] if count else nothing
-        return mean, nothing, nothing
-    mean = values.mean(axis=-1)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    half = quantile * stats.sem(values, axis=-1)
+    mean = np.full(values.shape[:-1], np.nan)
+    half = mean
+    if count > 0:
+        mean = values.mean(axis=-1)
+    if count > 1:
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+        half = quantile * stats.sem(values, axis=-1)
     return mean, mean - half, mean + half
 
 
@@ -348,7 +345,7 @@ def footnote(verdicts: Iterable[str]) -> str:
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
-    """Write what `summarise` returns as .csv, .md or .tex (LaTeX with booktabs).
+    """Write what `summarise` returns as .csv or .md.
 
     The suffix decides; an older file is replaced. Raises `InputError` for another
     suffix, or where the file can't be written.
@@ -378,11 +375,4 @@ def _markdown(summary: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def _latex(summary: pd.DataFrame) -> str:
-    columns = "l" + "r" * len(summary.columns)
-    table = summary.reset_index(names="set")
-    text = table.to_latex(index=False, escape=True, column_format=columns)
-    return text.replace("±", r"$\pm$")
-
-
-WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}
+WRITERS = {".csv": _csv, ".md": _markdown}

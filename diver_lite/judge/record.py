@@ -17,7 +17,7 @@ import pandas as pd
 from torch import Tensor
 
 from diver_lite import files
-from diver_lite.checks import InputError, naming
+from diver_lite.checks import ensure, naming
 from diver_lite.files import fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
@@ -79,11 +79,11 @@ class Cells:
             )
             check_columns(table, *IN_FILE)
         for column, words in MADE_WITH.items():
-            if {*table[column]} - {self.shas[column]}:
-                raise InputError(
-                    f"out {path} was made with {words}; choose another file, or delete "
-                    "it to start anew"
-                )
+            ensure(
+                {*table[column]} <= {self.shas[column]},
+                f"out {path} was made with {words}; choose another file, or delete it "
+                "to start anew",
+            )
         table[TEXTS] = table[TEXTS].map(from_cell)
         rows = table.to_dict("records")
         self.rows = {(row["set"], row["judge"], row["seed"]): row for row in rows}
@@ -102,12 +102,12 @@ class Cells:
         self.sets[name, seed] = found
         for row in self.rows.values():
             if (row["set"], row["seed"]) == (name, seed):
-                if row["set_sha"] != found["set_sha"]:
-                    raise InputError(
-                        f"out {self.path}: its rows of set {name!r} are of another "
-                        "set; give this one another name, choose another file, or "
-                        "delete those rows"
-                    )
+                ensure(
+                    row["set_sha"] == found["set_sha"],
+                    f"out {self.path}: its rows of set {name!r} are of another set; "
+                    "give this one another name, choose another file, or delete those "
+                    "rows",
+                )
                 row |= found
 
     def add(self, row: dict) -> None:

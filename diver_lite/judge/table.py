@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.checks import InputError, instance, integer, require
+from diver_lite.checks import InputError, ensure, instance, integer, require
 from diver_lite.files import check_writable, exclusive
 from diver_lite.judge.networks import PROXY, check_judge, judge_name
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
@@ -155,11 +155,11 @@ def _fitted(what: str, train: DistilledSet, test: tuple, named: bool) -> Distill
     images, labels, names = test
     theirs = "the test images" if named else "the first set"
     ordered = in_order_of(train, names, what, theirs)
-    if not named and ordered is not train:
-        raise InputError(
-            f"{what}: its classes are in another order than the first set's, and the "
-            "test labels can't be in both; pass class names with the test images"
-        )
+    ensure(
+        named or ordered is train,
+        f"{what}: its classes are in another order than the first set's, and the test "
+        "labels can't be in both; pass class names with the test images",
+    )
     shape = tuple(train.images.shape[1:])
     wanted = tuple(images.shape[1:])
     expected = f"that of the test images, {wanted}"

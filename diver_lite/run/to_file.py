@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -35,7 +34,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import first_line
 from diver_lite.devices import one_thread
 from diver_lite.files import (
     MARKER,
@@ -110,8 +109,8 @@ def recover_to(
             numbered files, which `DistilledSet.load` opens without reading them.
         distilled, prior, config, seed, noise, class_map: as of `recover`.
         batch_size: images at a time; default: as in the folder, if a run was
-            interrupted, else 5 on the CPU, on CUDA what fits into the free memory, up
-            to 64. Halved where memory runs out.
+            interrupted, else 5 on the CPU, on CUDA 64 (5 for a UNet). Halved where
+            memory runs out.
         size: height and width of the results in pixels; default: as the set's images.
         fast: prepare the conditioning (`priors.fast`): the same up to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
@@ -129,8 +128,11 @@ def recover_to(
     out = checks.path(out, "out")
     if images is not None:
         images = checks.path(images, "images")
-    switches = {"fast": fast, "overwrite": overwrite, "progress": progress}
-    for name, value in switches.items():
+    for name, value in {
+        "fast": fast,
+        "overwrite": overwrite,
+        "progress": progress,
+    }.items():
         checks.instance(value, name, bool)
     checks.instance(compile, "compile", bool | None)
     if batch_size is not None:
@@ -253,21 +255,17 @@ class Shards:
         """
         self._sweep()
         stored = read_manifest(self.out)
-        finished = is_finished(self.out)
         size = batch_size or stored.get("batch_size") or default
         facts = facts | {"batch_size": size, "count": self.count}
         manifest = json.loads(json.dumps(facts))
-        if stored and stored != manifest:
-            if not finished:
-                raise InputError(
-                    f"working folder {self.folder} belongs to another run "
-                    f"({_differences(stored, manifest)}); go on with the settings of "
-                    "that run, delete the folder, or choose another --out"
-                )
-            check_writable(self.out, overwrite=self.overwrite)
-            self.remove()  # left over from a run that was done
+        checks.ensure(
+            stored in ({}, manifest),
+            f"working folder {self.folder} belongs to another run "
+            f"({_differences(stored, manifest)}); go on with the settings of that run, "
+            "delete the folder, or choose another --out",
+        )
         self.manifest = manifest
-        if stored == manifest and finished:  # killed after the output was moved
+        if is_finished(self.out):  # killed after it was moved
             return manifest, []
         with (
             self._naming(),
@@ -309,12 +307,12 @@ class Shards:
         Raises:
             InputError: it can't be written, or the folder isn't this run's any more.
         """
-        if read_manifest(self.out) != self.manifest:
-            raise InputError(
-                f"working folder {self.folder} was removed or replaced during this "
-                "run, or a process doesn't see it; expected it to stay until the end, "
-                "where all processes see it: run the same command again"
-            )
+        checks.ensure(
+            read_manifest(self.out) == self.manifest,
+            f"working folder {self.folder} was removed or replaced during this run, or "
+            "a process doesn't see it; expected it to stay until the end, where all "
+            "processes see it: run the same command again",
+        )
         images = images.contiguous()
         content = safetensors.torch.save({"images": images}, self._tags(index, images))
         with self._naming(), atomic_path(self.path(index), overwrite=True) as path:
@@ -340,28 +338,20 @@ class Shards:
 
     def _join(self, assemble: Callable[[Any], DistilledSet]) -> Path:
         """Write all images to one file; or, beside them, what makes a set of shards."""
-        size = self.manifest["batch_size"]
-        parts = (self._finished(index) for index in self._indices())
-        if self.out.suffix:
-            images = torch.empty(self.count, 3, *self.manifest["size"])
-            for rows, part in zip(images.split(size), parts, strict=True):
-                rows.copy_(part)
-            return assemble(images).save(self.folder / WHOLE, overwrite=True)
-        deque(parts, maxlen=0)  # looks at each
         files = [self.path(index) for index in self._indices()]
-        assemble(stored_images(files, size)).save_index(self.shards, size)
+        for index, file in enumerate(files):
+            checks.ensure(
+                self.read(index) is not None,
+                f"{file} is missing or damaged although it was finished; run the same "
+                "command again (several processes need one shared folder for --out)",
+            )
+        size = self.manifest["batch_size"]
+        result = assemble(stored_images(files, size))
+        if self.out.suffix:
+            return result.save(self.folder / WHOLE, overwrite=True)
+        result.save_index(self.shards, size)
         (self.shards / MARKER).touch()
         return self.shards
-
-    def _finished(self, index: int) -> Tensor:
-        images = self.read(index)
-        if images is None:
-            raise InputError(
-                f"{self.path(index)} is missing or damaged although it was finished; "
-                "run the same command again (several processes need one shared folder "
-                "for --out)"
-            )
-        return images
 
     def remove(self) -> None:
         """Remove what is ours, the manifest last; the folder, if nothing else is in."""
@@ -424,17 +414,18 @@ def check_output(
     the same command ends well when it is run again. See `files.check_writable`.
     """
     out = Path(out)
-    if out.suffix not in (".safetensors", "") or out.name in ("", ".."):
-        raise InputError(
-            f"output {out}: expected a name ending in .safetensors, or a folder's name "
-            "without an ending"
-        )
+    checks.ensure(
+        out.suffix in (".safetensors", "") and out.name not in ("", ".."),
+        f"output {out}: expected a name ending in .safetensors, or a folder's name "
+        "without an ending",
+    )
     folder = parts_folder(out)
-    if strange := _strange(folder):
-        raise InputError(
-            f"output {out}: its working folder {folder} would hide {strange!r}, which "
-            "is none of ours; move that, or choose another --out"
-        )
+    strange = _strange(folder)
+    checks.ensure(
+        strange is None,
+        f"output {out}: its working folder {folder} would hide {strange!r}, which is "
+        "none of ours; move that, or choose another --out",
+    )
     finished = is_finished(out)
     check_writable(out, overwrite=overwrite or finished)
     check_apart({"--out": out, "--images": images, "working folder": folder})

@@ -294,13 +294,13 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
     """A folder, another table, a picture, a damaged number: named, and left alone."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(InputError, match=r"^out is .*; expected a regular file"):
+    with pytest.raises(InputError, match=r"/folder can't be read .*; expected a table"):
         study(folder)
     out = tmp_path / "cells.csv"
     for content, message in (
-        (b"", "not a table of trainings"),
+        (b"", "expected a table of trainings"),
         (b"set,accuracy\na,0.5\n", r"lacks the columns \['judge'"),
-        (b"\x89PNG\x00\xff\xfe", "not a table of trainings"),
+        (b"\x89PNG\x00\xff\xfe", "expected a table of trainings"),
     ):
         out.write_bytes(content)
         with pytest.raises(InputError, match=message):
@@ -310,7 +310,7 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
     study(out, seeds=1, judges=["ConvNet"])
     table = pd.read_csv(out, keep_default_na=False).astype(str)
     table.assign(accuracy="high").to_csv(out, index=False)
-    with pytest.raises(InputError, match="not a table of trainings"):
+    with pytest.raises(InputError, match="expected a table of trainings"):
         study(out)
 
 

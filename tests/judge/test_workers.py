@@ -1,6 +1,5 @@
-"""Trainings side by side: equal tables, lost workers, Ctrl-C, several machines."""
+"""Trainings side by side: equal tables, lost workers, Ctrl-C."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from toy_sets import toy, toy_set
 
 from diver_lite.checks import InputError
 from diver_lite.judge.table import cross_architecture
-from diver_lite.judge.workers import Workers, devices_of
+from diver_lite.judge.workers import default_count, devices_of, side_by_side
 
 CPU = [torch.device("cpu")]
 SETS = {"a": toy_set(count=1), "b": lambda seed: toy_set(count=1, seed=seed)}
@@ -86,22 +85,20 @@ def killed(x, device):
 
 def test_every_task_is_answered_once():
     """Also where there are fewer tasks than workers, or none."""
-    with Workers(2, CPU) as workers:
-        for count in (0, 1, 7):
-            tasks = {f"task {x}": (x,) for x in range(count)}
-            found = dict(workers(square, tasks))
-            assert found == {f"task {x}": x * x for x in range(count)}
+    for count in (0, 1, 7):
+        tasks = {f"task {x}": (x,) for x in range(count)}
+        found = dict(side_by_side(square, tasks, CPU, 2))
+        assert found == {f"task {x}": x * x for x in range(count)}
 
 
 def test_large_arrays_are_shared_and_threads_are_one():
     """Workers see test images as a map of one file, not as copies of their own."""
     large = torch.zeros(1_000_000).numpy()
-    with Workers(2, CPU) as workers:
-        found = dict(workers(pid_and_address, dict.fromkeys(range(4), (large,))))
+    tasks = dict.fromkeys(range(4), (large,))
+    found = dict(side_by_side(pid_and_address, tasks, CPU, 2))
     assert os.getpid() not in {pid for pid, *_ in found.values()}
     assert {tuple(rest) for _, *rest in found.values()} == {("memmap", 1)}
-    with Workers(1, CPU) as workers:
-        ((_, (pid, *_)),) = workers(pid_and_address, {0: (large,)})
+    ((_, (pid, *_)),) = side_by_side(pid_and_address, {0: (large,)}, CPU, 1)
     assert pid == os.getpid()
 
 
@@ -109,11 +106,9 @@ def test_large_arrays_are_shared_and_threads_are_one():
 def test_a_killed_worker_is_replaced(tmp_path):
     """What it was at is done again; a warning says so."""
     tasks = {x: (str(tmp_path / "killed"), x) for x in range(6)}
-    with (
-        Workers(2, CPU) as workers,
-        pytest.warns(UserWarning, match=r"a worker process was killed; \d trainings"),
-    ):
-        assert dict(workers(killed_once, tasks)) == {x: x for x in range(6)}
+    with pytest.warns(UserWarning, match=r"a worker process was killed; \d trainings"):
+        found = dict(side_by_side(killed_once, tasks, CPU, 2))
+    assert found == {x: x for x in range(6)}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -121,8 +116,8 @@ def test_a_killed_worker_is_replaced(tmp_path):
 def test_workers_that_are_killed_again_and_again():
     """An error names them, after what could be done was done."""
     found = []
-    with Workers(2, CPU) as workers, pytest.raises(InputError) as error:
-        found.extend(workers(killed, {x: (x,) for x in range(6)}))
+    with pytest.raises(InputError) as error:
+        found.extend(side_by_side(killed, {x: (x,) for x in range(6)}, CPU, 2))
     assert 3 not in dict(found)
     assert "n_jobs is 2: a worker process was killed 3 times" in str(error.value)
 
@@ -184,54 +179,9 @@ def test_control_c_ends_the_workers_and_keeps_the_rows(tmp_path):
 def test_one_training_per_card():
     """The default count is that of the cards, and they take turns."""
     cards = [torch.device("cuda", i) for i in range(3)]
-    assert Workers(None, cards).count == 3
-    assert Workers(5, cards).count == 5
-    assert Workers(None, CPU).count == 1  # what the tests' environment allows
+    assert default_count(cards) == 3
+    assert default_count(CPU) == 1  # what the tests' environment allows
+    tasks = dict.fromkeys(range(5), ())
+    found = dict(side_by_side(str, tasks, cards, 1))
+    assert [found[x] for x in range(5)] == [*map(str, cards), *map(str, cards[:2])]
     assert devices_of("cpu") == CPU
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    """Start a Dask scheduler with two workers, and return its address."""
-    distributed = pytest.importorskip("dask.distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
-def test_the_workers_of_a_dask_scheduler(alone, tmp_path, scheduler):
-    """The table and its file are those of one job here."""
-    out = tmp_path / "cells.csv"
-    found = cross_architecture(SETS, out=out, scheduler=scheduler, **STUDY)
-    pd.testing.assert_frame_equal(found.drop(columns="seconds"), alone[0])
-    assert content(out) == alone[1]
-    with Workers(None, CPU, scheduler) as workers:
-        assert workers.count == 2
-        tasks = {x: (torch.zeros(10).numpy(),) for x in range(8)}
-        pids = {pid for pid, *_ in dict(workers(pid_and_address, tasks)).values()}
-    assert os.getpid() not in pids
-
-
-def test_a_scheduler_is_found_from_a_notebook(scheduler):
-    """Whose cells run inside an event loop."""
-
-    async def cell():
-        with Workers(None, CPU, scheduler) as workers:
-            return workers.count
-
-    assert asyncio.run(cell()) == 2
-
-
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "x://y", ""])
-def test_a_scheduler_that_is_not_there(address, monkeypatch):
-    """One line names the address."""
-    pytest.importorskip("dask.distributed")
-    if address:
-        with (
-            pytest.raises(InputError, match=r"scheduler is '.*'; expected the address"),
-            Workers(None, CPU, address),
-        ):
-            pass
-    else:  # nobody asked for one
-        assert Workers(1, CPU, address).count == 1
