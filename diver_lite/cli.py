@@ -17,17 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from diver_lite import __version__
+import diver_lite  # reads what it names at first use: --help waits for nothing
 from diver_lite.checks import InputError, ensure, printable, require
 from diver_lite.files import atomic_path, check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
 
-if TYPE_CHECKING:  # --help doesn't wait for torch
+if TYPE_CHECKING:  # --help doesn't wait for pandas
     import pandas as pd
-
-    from diver_lite.priors.contract import Prior
-    from diver_lite.recovery import RecoveryConfig
-    from diver_lite.sets.distilled import DistilledSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +56,7 @@ def common(
     version: Annotated[bool, Option("--version", help="tell the version")] = False,
 ) -> None:
     if version:
-        echo(f"diver-lite {__version__}")
+        echo(f"diver-lite {diver_lite.__version__}")
         raise typer.Exit
 
 
@@ -252,8 +248,7 @@ def _check_out(out: Path | None, suffix: str, overwrite: bool) -> None:
     """Raise `InputError` now if a result couldn't be written at the end."""
     if out is None:
         return
-    expected = f"expected a name ending in {suffix}"
-    ensure(out.suffix == suffix, f"--out is {out}; {expected}")
+    ensure(out.suffix == suffix, f"--out is {out}; expected a name ending in {suffix}")
     check_writable(out, overwrite=overwrite)
 
 
@@ -264,7 +259,7 @@ def _load(
     subset: str | None,
     read: list[str] | None,
     data_root: Path | None,
-) -> tuple[DistilledSet, str | None]:
+) -> tuple[diver_lite.DistilledSet, str | None]:
     """Read a set; with an ImageNet subset also return that one's canonical name."""
     from diver_lite.sets import classes, load, real
 
@@ -277,7 +272,7 @@ def _load(
     return classes.as_subset(distilled, subset) if subset else (distilled, None)
 
 
-def _prior_of(distilled: DistilledSet) -> str:
+def _prior_of(distilled: diver_lite.DistilledSet) -> str:
     """Return the shipped prior of what a set was distilled from."""
     from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.classes import origin
@@ -293,7 +288,7 @@ def _prior_of(distilled: DistilledSet) -> str:
 
 
 def _map_of_subset(
-    subset: str, distilled: DistilledSet, name: str, prior: Prior
+    subset: str, distilled: diver_lite.DistilledSet, name: str, prior: diver_lite.Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
     from diver_lite.priors.contract import told_of
@@ -311,19 +306,19 @@ def _map_of_subset(
 
 
 def parse_config(
-    preset: Preset, changes: list[str] | None, prior: Prior | None = None
-) -> RecoveryConfig:
+    preset: Preset, changes: list[str] | None, prior: diver_lite.Prior | None = None
+) -> diver_lite.RecoveryConfig:
     """Build a RecoveryConfig from a preset, FIELD=VALUE strings, a prior's advice."""
-    from diver_lite.recovery import RecoveryConfig as Config
-
-    values = _changes(changes, names=[field.name for field in fields(Config)])
+    values = _changes(
+        changes, names=[field.name for field in fields(diver_lite.RecoveryConfig)]
+    )
     if preset == Preset.published:
-        return Config.published(**values)
+        return diver_lite.RecoveryConfig.published(**values)
     if preset == Preset.quick:
         values.setdefault("num_inference_steps", 10)
     if prior is None or preset == Preset.default:
-        return Config(**values)
-    return Config.recommended(prior, **values)
+        return diver_lite.RecoveryConfig(**values)
+    return diver_lite.RecoveryConfig.recommended(prior, **values)
 
 
 def _changes(
@@ -412,8 +407,11 @@ def distill(
             dtype=torch.bfloat16 if bfloat16 else torch.float32, device=device,
             checkpoint=state, **changes,
         )  # fmt: skip
-        source = real.describe_source(data, root=data_root)
-        result.provenance |= {"data": data, "source": source, "split": split}
+        result.provenance |= {
+            "data": data,
+            "source": real.describe_source(data, root=data_root),
+            "split": split,
+        }
         result.save(out, overwrite=overwrite)
         state.unlink(missing_ok=True)
     echo(f"wrote {out}: {result!r}")
@@ -441,8 +439,7 @@ def judge(
         Option(
             metavar="NAME,NAME,...",
             help="with a suffix for another norm, if you like: ShuffleNetV2-GN (BN, "
-            "GN, IN; AdaBN is a diagnosis); 'unseen' stands for the paper's five, "
-            "'all' for all",
+            "GN, IN; AdaBN is a diagnosis)",
         ),
     ] = "ConvNet,ShuffleNetV2,MobileNetV2",
     seeds: Trainings = 5,
@@ -522,12 +519,14 @@ def judge(
     if soft_labels:
         recipe = replace(recipe, labels="soft")
     trainings = cross_architecture(
-        sets, test, judges=_panel(judges), seeds=seeds, protocol=recipe, steps=steps,
-        out=out, n_jobs=n_jobs, device=device,
+        sets, test, judges=[name.strip() for name in judges.split(",")], seeds=seeds,
+        protocol=recipe, steps=steps, out=out, n_jobs=n_jobs, device=device,
     )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
-    how = f"mean ± std of {seeds} seeds, protocol {protocol}"
-    echo(f"Top-1 accuracy in % on {len(test[0])} real images, {how}.")
+    echo(
+        f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
+        f"seeds, protocol {protocol}."
+    )
     _tell(trainings, summary, describe_source(data, root=data_root, split="test"))
     if table is not None:
         echo(f"\nwrote {compare.write_table(summary, table)}")
@@ -556,7 +555,7 @@ def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
 
 def _read_sets(
     sources: list[str], seeds: int, how: tuple
-) -> tuple[dict[str, Any], dict[str, DistilledSet], str | None]:
+) -> tuple[dict[str, Any], dict[str, diver_lite.DistilledSet], str | None]:
     """Read the sets to judge: name -> set, or a function of the seed for {seed}.
 
     Also return the first draw of each, and the canonical name of their ImageNet subset.
@@ -584,7 +583,7 @@ def _read_sets(
     return sets, firsts, subset
 
 
-def _data_of(sets: dict[str, DistilledSet]) -> str:
+def _data_of(sets: dict[str, diver_lite.DistilledSet]) -> str:
     """Return the data that all sets were distilled from, if its test images are known.
 
     A set whose origin isn't known is scored on the others' data, if it has its classes.
@@ -612,9 +611,7 @@ def _test_data(
     data: str, root: Path | None, subset: str | None, size: int, count: int | None
 ) -> tuple:
     """Return test images, labels and class names; of the images `count`, if given."""
-    from diver_lite.sets.real import load_dataset
-
-    images, labels, names = load_dataset(
+    images, labels, names = diver_lite.load_dataset(
         data, "test", root=root, image_size=size, subset=subset
     )
     if count is not None:
@@ -625,16 +622,6 @@ def _test_data(
     return images, labels, names
 
 
-def _panel(text: str) -> list[str]:
-    """Return the judges that are named, each once, groups of them spelled out."""
-    from diver_lite.judge.networks import JUDGES, UNSEEN
-
-    groups = {"unseen": UNSEEN, "all": tuple(JUDGES)}
-    names = [name.strip() for name in text.split(",")]
-    panel = [judge for name in names for judge in groups.get(name, (name,))]
-    return list(dict.fromkeys(panel))
-
-
 @app.command()
 def relabel(
     source: Source,
@@ -643,7 +630,7 @@ def relabel(
         str, Option(help="a classifier of torchvision's, such as resnet18")
     ],
     weights: Annotated[
-        Path, Option(help="its state dict: a .pt, .pth or .safetensors file")
+        Path, Option(help="its state dict, of torch.save: a .pt or .pth file")
     ],
     size: Annotated[int, Option(help="height and width that the teacher takes")] = 224,
     format: Format = "auto",
@@ -671,8 +658,10 @@ def relabel(
     result = soft.relabel(distilled, network, classes=classes, size=size, device=device)
     result.provenance |= {"teacher": teacher, "weights": weights.name}
     result.save(out, overwrite=overwrite)
-    agree = result.provenance["agreement"]
-    echo(f"wrote {out}: {result!r}; the teacher agrees with {agree:.0%} of the labels")
+    echo(
+        f"wrote {out}: {result!r}; the teacher agrees with "
+        f"{result.provenance['agreement']:.0%} of the labels"
+    )
 
 
 @app.command()
@@ -700,11 +689,10 @@ def train_prior(
     """
     from diver_lite.make.train_prior import train_prior as run
 
-    changes = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
-    changes |= _changes(set_)
+    given = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
     if run(
         name, out, minutes=minutes, data_root=data_root, device=device, compile=compile,
-        **changes,
+        **(given | _changes(set_)),
     ):  # fmt: skip
         echo(f"finished: the prior is in {out / 'prior'}")
     else:
@@ -804,14 +792,15 @@ def check() -> None:
     from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.load import list_shipped
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    packages = ("torch", "torchvision", "diffusers", "safetensors")
     sizes = [asset_path(name).stat().st_size for name in list_assets()]
     facts = {
         "python": sys.version.split()[0],
-        "diver-lite": __version__,
-        **{name: metadata.version(name) for name in packages},
-        "CUDA GPU": gpu,
+        "diver-lite": diver_lite.__version__,
+        "torch": metadata.version("torch"),
+        "torchvision": metadata.version("torchvision"),
+        "diffusers": metadata.version("diffusers"),
+        "safetensors": metadata.version("safetensors"),
+        "CUDA GPUs": torch.cuda.device_count(),
         "CPU threads": torch.get_num_threads(),
         "assets": f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, sha256 ok",
         "priors": ", ".join(shipped_priors()),

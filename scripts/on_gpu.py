@@ -134,8 +134,8 @@ PIECES = (
         "the budget of 60 s for six judges of five seeds, side by side",
         (
             "-m", "diver_lite.cli", "judge", "fashion-mnist-dm-ipc10", "--judges",
-            "ConvNet,unseen", "--jobs", str(JOBS), "--device", "cuda", "-o",
-            "results/judges_cuda.csv",
+            "ConvNet,ResNet18,ShuffleNetV2,MobileNetV2,EfficientNet-B0,ViT",
+            "--jobs", str(JOBS), "--device", "cuda", "-o", "results/judges_cuda.csv",
         ),
         5,
         ("results/judges_cuda.csv",),

@@ -192,7 +192,7 @@ def test_check(cli):
     """`check` verifies every shipped file and reports versions."""
     code, out, err = cli("check")
     assert (code, err) == (0, "")
-    for part in ("python", "torch", "diffusers", "CUDA GPU", "sha256 ok", "priors"):
+    for part in ("python", "torch", "diffusers", "CUDA GPUs", "sha256 ok", "priors"):
         assert part in out
 
 

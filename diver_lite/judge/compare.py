@@ -66,12 +66,13 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     stars = holm([row["p"] for row in compared.values()])
     for row, star in zip(compared.values(), stars, strict=True):
         row["star"] = star
-    percent: Any = table.assign(accuracy=100 * table["accuracy"])
-    scores = percent.groupby(["set", "judge"])["accuracy"]
+    percent: Any = 100 * table["accuracy"]
+    scores = percent.groupby([table["set"], table["judge"]])
     means = scores.mean().unstack("judge")  # sets x judges
     trainings = scores.size().unstack("judge")
-    summary = scores.agg(_mean_and_std).unstack("judge")
-    summary = summary.reindex(index=sets, columns=judges)
+    summary = (
+        scores.agg(_mean_and_std).unstack("judge").reindex(index=sets, columns=judges)
+    )
     for group in groups:
         if len(members[group]) > 1:
             several = trainings[members[group]].count(axis=1) > 1  # of its judges
@@ -209,8 +210,7 @@ def seed_differences(
     pairs = zip(names, baselines, strict=True)
     differences: Any = [(wide[a] - wide[b]).unstack("judge") for a, b in pairs]
     wide = pd.concat(differences, axis=1)  # seeds x (set, judge)
-    by_seed = wide.mean(axis=1, skipna=False)
-    return cast(pd.Series, by_seed.dropna())
+    return cast(pd.Series, wide.mean(axis=1, skipna=False).dropna())
 
 
 def _several(names: Names) -> list[str]:

@@ -19,7 +19,6 @@ from diver_lite.checks import (
     first_line,
     instance,
     integer,
-    naming,
 )
 from diver_lite.judge.protocols import PROTOCOLS, Protocol
 from diver_lite.priors.loading import resolve_device
@@ -111,8 +110,8 @@ def load_teacher(name: str, weights: str | Path) -> tuple[nn.Module, int]:
 
     Args:
         name: as torchvision calls it, such as "resnet18".
-        weights: a state dict, from torch.save or .safetensors, alone or under
-            "state_dict", of as many classes as its last layer has.
+        weights: a state dict, from torch.save, alone or under "state_dict", of as many
+            classes as its last layer has.
 
     Returns the network and its number of outputs.
 
@@ -139,13 +138,7 @@ def load_teacher(name: str, weights: str | Path) -> tuple[nn.Module, int]:
 
 
 def _state_dict(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        with naming(path, "weights"):
-            state: Any = load_file(path)
-    else:
-        state = load_torch(path)
+    state: Any = load_torch(path)
     try:
         weights = state.get("state_dict", state)
         return {name.removeprefix("module."): value for name, value in weights.items()}

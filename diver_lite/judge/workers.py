@@ -7,7 +7,6 @@ per training waits for nobody. joblib starts the processes. Source: ours.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 from typing import Any, TypeVar
@@ -20,7 +19,6 @@ from diver_lite.checks import InputError, first_line
 from diver_lite.devices import one_thread
 from diver_lite.priors.loading import resolve_device
 
-ATTEMPTS = 3  # times that a killed worker is replaced without a finished training
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
@@ -34,9 +32,7 @@ def devices_of(device: str | torch.device | None) -> list[torch.device]:
 
 def default_count(devices: list[torch.device]) -> int:
     """Return how many processes are worth it: per core that may be used, or card."""
-    if devices[0].type == "cpu":
-        return cpu_count()
-    return len(devices)
+    return cpu_count() if devices[0].type == "cpu" else len(devices)
 
 
 def side_by_side(
@@ -47,8 +43,7 @@ def side_by_side(
 ) -> Iterator[tuple[Key, Result]]:
     """Call a function with many arguments; yield each task's key and result.
 
-    They come as they are finished, in any order. A task whose process was killed is
-    done again.
+    They come as they are finished, in any order.
 
     Args:
         function: known to pickle.
@@ -58,40 +53,27 @@ def side_by_side(
         count: how many processes; 1 stays in this one.
 
     Raises:
-        InputError: processes are killed again and again, and nothing is finished.
+        InputError: a process was killed.
 
     Source: joblib; the processes are loky's.
     """
-    left = dict(tasks)
-    attempts = 0
-    while left:
-        calls = [
-            delayed(_alone)(function, key, task, device)
-            for (key, task), device in zip(left.items(), cycle(devices), strict=False)
-        ]
-        parallel = Parallel(
-            min(count, len(left)),
-            return_as="generator_unordered",
-            mmap_mode="c",  # a private view: torch can't take one that is read-only
-        )
-        try:
-            finished: Any = parallel(calls)
-            for key, result in finished:
-                del left[key]
-                attempts = 0
-                yield key, result
-        except TerminatedWorkerError as error:
-            attempts += 1
-            if attempts == ATTEMPTS:
-                raise InputError(
-                    f"n_jobs is {count}: a worker process was killed {ATTEMPTS} times "
-                    f"({first_line(error)}), perhaps for want of memory. What is "
-                    "finished is kept; try fewer"
-                ) from None
-            warnings.warn(
-                f"a worker process was killed; {len(left)} trainings go on in new ones",
-                stacklevel=2,
-            )
+    calls = [
+        delayed(_alone)(function, key, task, device)
+        for (key, task), device in zip(tasks.items(), cycle(devices), strict=False)
+    ]
+    parallel: Any = Parallel(
+        max(1, min(count, len(tasks))),
+        return_as="generator_unordered",
+        mmap_mode="c",  # a private view: torch can't take one that is read-only
+    )
+    try:
+        yield from parallel(calls)
+    except TerminatedWorkerError as error:
+        raise InputError(
+            f"n_jobs is {count}: a worker process was killed ({first_line(error)}), "
+            "perhaps for want of memory. What is finished is kept, if there is a file "
+            "for it (--out): run the same again, perhaps with fewer"
+        ) from None
 
 
 def _alone(

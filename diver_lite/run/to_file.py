@@ -168,9 +168,8 @@ def recover_to(
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
-        threads = 1
-        if on_cpu:  # so many batches at a time, each on one
-            threads = torch.get_num_threads()
+        # so many batches at a time, each on one
+        threads = torch.get_num_threads() if on_cpu else 1
         parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
         bar = tqdm(
             desc="recover", unit="img", total=len(distilled),
@@ -223,8 +222,8 @@ class Shards:
 
     def images_done(self) -> int:
         """Return how many images have a shard, whichever process made it."""
-        shards = [*self.shards.glob("[0-9]*")]
-        return min(self.count, len(shards) * self.manifest["batch_size"])
+        shards = sum(1 for _ in self.shards.glob("[0-9]*"))
+        return min(self.count, shards * self.manifest["batch_size"])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -369,11 +368,12 @@ class Shards:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _naming(self):
-        advice = (
-            f"; finished images are kept in {self.folder}: make room and run the same "
-            "command again"
+        return checks.naming(
+            self.out,
+            output=True,
+            advice=f"; finished images are kept in {self.folder}: make room and run "
+            "the same command again",
         )
-        return checks.naming(self.out, output=True, advice=advice)
 
 
 def parts_folder(out: str | Path) -> Path:
@@ -395,8 +395,8 @@ def is_finished(out: str | Path) -> bool:
     """Return whether a run ended with `out` in place and only its folder left over."""
     folder = parts_folder(out)
     with suppress(OSError, UnicodeDecodeError):
-        digest = (folder / RESULT).read_text()
-        return (folder / MANIFEST).exists() and digest == _digest(Path(out))
+        written = (folder / RESULT).read_text() == _digest(Path(out))
+        return written and (folder / MANIFEST).exists()
     return False
 
 
@@ -438,9 +438,8 @@ def _strange(folder: Path) -> str | None:
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         return folder.name
     names = {path.name for path in folder.glob("*")}
-    known = _SCRATCH
-    if MANIFEST in names:  # which comes before all else, and goes after it
-        known = _OURS
+    # the manifest comes before all else, and goes after it
+    known = _OURS if MANIFEST in names else _SCRATCH
     return min((n for n in names if not re.fullmatch(known, n)), default=None)
 
 

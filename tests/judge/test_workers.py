@@ -69,14 +69,6 @@ def pid_and_address(array, device):
     return os.getpid(), type(array).__name__, torch.get_num_threads()
 
 
-def killed_once(path, x, device):
-    """Kill the own process, unless somebody was killed before."""
-    if x == 3 and not Path(path).exists():
-        Path(path).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return x
-
-
 def killed(x, device):
     if x == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -103,23 +95,12 @@ def test_large_arrays_are_shared_and_threads_are_one():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_killed_worker_is_replaced(tmp_path):
-    """What it was at is done again; a warning says so."""
-    tasks = {x: (str(tmp_path / "killed"), x) for x in range(6)}
-    with pytest.warns(UserWarning, match=r"a worker process was killed; \d trainings"):
-        found = dict(side_by_side(killed_once, tasks, CPU, 2))
-    assert found == {x: x for x in range(6)}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.filterwarnings("ignore:a worker process was killed")
-def test_workers_that_are_killed_again_and_again():
-    """An error names them, after what could be done was done."""
+def test_a_killed_worker_ends_the_run():
+    """An error says so, and what was done before is there."""
     found = []
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="n_jobs is 2: a worker process was killed"):
         found.extend(side_by_side(killed, {x: (x,) for x in range(6)}, CPU, 2))
     assert 3 not in dict(found)
-    assert "n_jobs is 2: a worker process was killed 3 times" in str(error.value)
 
 
 SCRIPT = """
