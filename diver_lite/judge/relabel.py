@@ -131,7 +131,7 @@ def load_teacher(name: str, weights: str | Path) -> tuple[nn.Module, int]:
             outputs = len(state[last]) if last in state and state[last].ndim else 1000
             teacher = get_model(name, weights=None, num_classes=outputs)
         teacher.load_state_dict(state, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # AttributeError: of no tensor
         details = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the weights don't fit {name} ({details})") from None
     return teacher.float(), outputs
