@@ -39,7 +39,8 @@ PARTS = {
 TABLE_BYTES = 64 * 2**20
 WALKS = 2  # that one thread may take in turns, each with a table
 COMPILE_FROM = 1000  # images
-_GRAPHS = threading.Lock()  # each has one place for its inputs and outputs
+GRAPHS = 2  # of the newest numbers of rows: with guidance, and without
+_LOCK = threading.Lock()  # a graph has one place for its inputs and outputs
 
 
 class FastPrior(Wrapped):
@@ -50,8 +51,7 @@ class FastPrior(Wrapped):
     consecutive steps as fit into 64 MiB, at least one, and is refilled when they are
     used up: once for the 50 steps of one image, every second step for a batch of 64
     classes, where a filling reads 0.45 GB of weights between steps of 30 TFLOP each.
-    The weights of query, key and value become views of one matrix, in place: their
-    fused product costs no memory, and saving or training them works as before.
+    Two such tables are kept until a walk ends.
 
     Args:
         prior: the prior to speed up; its networks are shared, not copied.
@@ -82,9 +82,10 @@ class FastPrior(Wrapped):
 class _Prepared(threading.local):
     """What a thread is likely to visit, and the tables that it has made for walks."""
 
-    def __init__(self) -> None:
+    def __init__(self, tabulate: Callable) -> None:
         self.places: tuple[int | float, ...] = ()
-        self.tables: dict[tuple, tuple[list, dict]] = {}
+        self.weights: list[tuple[int, int]] = []  # where they lay, and their versions
+        self.table = functools.lru_cache(WALKS)(tabulate)
 
 
 class _Network:
@@ -97,101 +98,82 @@ class _Network:
     def __init__(self, prior: DiTPrior, compile: bool) -> None:
         self.transformer = prior.transformer
         self._block = _block
-        if compile and _can_compile(prior):
+        if compile and prior.device.type == "cuda" and find_spec("triton"):
             self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
-        self.local = _Prepared()
-        blocks = prior.transformer.transformer_blocks
-        self._conditioning = [*prior.transformer.proj_out_1.parameters()]
-        for block in blocks:
-            self._conditioning += block.norm1.parameters()
-        self._fuse()
+        self.local = _Prepared(self._tabulate)
 
     def __call__(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         labels = class_labels.cpu()
         null = torch.tensor([self.transformer.config.num_embeds_ada_norm])
         classes = torch.cat([labels, null]).unique()  # "no class" serves every image
-        modulation, last = self._modulation(place, classes, x)
+        modulation, last = self._modulation(place, tuple(classes.tolist()))
         rows = torch.searchsorted(classes, labels).to(x.device)
         inputs = (x, modulation.index_select(-3, rows), last.index_select(-3, rows))
         if x.device.type != "cuda":
             return self._run(*inputs)
-        with _GRAPHS, torch.cuda.device(x.device):
+        with _LOCK, torch.cuda.device(x.device):
             return self._graph(inputs)(*inputs)
-
-    def _fuse(self) -> None:
-        blocks = self.transformer.transformer_blocks
-        # of each block: itself, weight and bias of query, key and value
-        self._blocks = [(block, *_fused(block.attn1)) for block in blocks]
-        self._weights = [w.data_ptr() for w in self.transformer.parameters()]
 
     def _graph(self, inputs: Sequence[Tensor]) -> _Graph:
         """Return the graph for so many rows, with the weights where they are now."""
-        stream = torch.cuda.current_stream().cuda_stream
-        wanted = (len(inputs[0]), stream, *self._weights)
+        places = [w.data_ptr() for w in self.transformer.parameters()]
+        wanted = (len(inputs[0]), torch.cuda.current_stream().cuda_stream, *places)
         if wanted not in self._graphs:
-            # they hold memory, and sizes rarely come back: with guidance, and without
-            kept = [key for key in self._graphs if key[1:] == wanted[1:]][-1:]
-            others = [key for key in self._graphs if key[2:] == wanted[2:]]
-            others = [key for key in others if key[1] != stream]
-            self._graphs = {key: self._graphs[key] for key in (*others, *kept)}
+            while len(self._graphs) >= GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
             self._graphs[wanted] = _Graph(self._run, inputs)
         return self._graphs[wanted]
 
-    def _modulation(self, place: float, classes: Tensor, x: Tensor) -> tuple:
+    def _modulation(self, place: float, classes: tuple[int, ...]) -> tuple:
         """Return what modulates a step: (blocks, classes, 6, D) and (classes, 2, D)."""
-        tables = self.local.tables
-        places = self.local.places
-        key = (places, *classes.tolist())
-        state = [(w.data_ptr(), w._version) for w in self._conditioning]
-        known, table = tables.get(key, ([], {}))
-        if known != state or place not in table:
-            tables.pop(key, None)
-            table = {}  # free the old one first
-            while len(tables) >= WALKS:
-                del tables[next(iter(tables))]
-            table = self._tabulate(place, places, classes, x)
-            state = [(w.data_ptr(), w._version) for w in self._conditioning]
-            tables[key] = (state, table)
-        if place in places[-1:]:  # a walk ends here, and its memory is wanted
-            del tables[key]
-        return table[place]
+        local = self.local
+        weights = [(w.data_ptr(), w._version) for w in self.transformer.parameters()]
+        if weights != local.weights:
+            local.table.cache_clear()
+            local.weights = weights
+        found = local.table(self._part(place, len(classes)), classes)[place]
+        if place in local.places[-1:]:  # a walk ends here, and its memory is wanted
+            local.table.cache_clear()
+        return found
 
-    def _tabulate(
-        self, place: float, places: Sequence[float], classes: Tensor, x: Tensor
-    ) -> dict:
-        """Tabulate modulations of `place`, and of its part of the grid.
+    def _part(self, place: float, classes: int) -> tuple[int | float, ...]:
+        """Return the part of the grid that is tabulated together with a timestep.
 
         The parts begin at fixed places: the number of rows decides about rounding, and
         where a walk began shouldn't.
         """
-        self._fuse()  # the weights may have moved since
+        places = self.local.places
+        if place not in places:
+            return (place,)
         dit = self.transformer
-        width = dit.inner_dim
-        count = len(dit.transformer_blocks)
-        step_bytes = count * len(classes) * 6 * width * x.dtype.itemsize
+        blocks = len(dit.transformer_blocks)
+        step_bytes = blocks * classes * 6 * dit.inner_dim * dit.dtype.itemsize
         size = max(1, TABLE_BYTES // step_bytes)
-        steps = [place]
-        if place in places:
-            start = places.index(place) // size * size
-            steps = [*places[start : start + size]]
-        t = torch.tensor(steps, device=x.device)
-        y = classes.to(x.device)
+        start = places.index(place) // size * size
+        return places[start : start + size]
+
+    def _tabulate(self, steps: tuple[int | float, ...], classes: tuple) -> dict:
+        """Tabulate the modulations of some timesteps."""
+        dit = self.transformer
+        dtype = dit.dtype
+        t = torch.tensor(steps, device=dit.device)
+        y = torch.tensor(classes, device=dit.device)
 
         def embed(block: Any) -> Tensor:
             emb = block.norm1.emb
-            of_time = emb.timestep_embedder(emb.time_proj(t).to(x.dtype))
+            of_time = emb.timestep_embedder(emb.time_proj(t).to(dtype))
             of_class = emb.class_embedder.embedding_table(y)
             return F.silu(of_time[:, None] + of_class)  # (steps, classes, width)
 
-        shape = (len(steps), count, len(classes), 6, width)
-        modulation = torch.empty(shape, dtype=x.dtype, device=x.device)
-        for index, block in enumerate(dit.transformer_blocks):
+        blocks = dit.transformer_blocks
+        shape = (len(steps), len(blocks), len(classes), 6, dit.inner_dim)
+        modulation = torch.empty(shape, dtype=dtype, device=dit.device)
+        for index, block in enumerate(blocks):
             parts = block.norm1.linear(embed(block))
-            modulation[:, index] = parts.unflatten(-1, (6, width))
+            modulation[:, index] = parts.unflatten(-1, (6, -1))
         modulation[..., (1, 4), :] += 1  # the scales act as 1 + scale
-        first = dit.transformer_blocks[0]
-        last = dit.proj_out_1(embed(first)).unflatten(-1, (2, width))
+        last = dit.proj_out_1(embed(blocks[0])).unflatten(-1, (2, -1))
         last[..., 1, :] += 1
         return dict(zip(steps, zip(modulation, last, strict=True), strict=True))
 
@@ -199,8 +181,8 @@ class _Network:
         """Run the transformer: (R, C, h, w), (blocks, R, 6, D), (R, 2, D) -> output."""
         dit = self.transformer
         hidden = dit.pos_embed(x).contiguous()  # (R, tokens, D), from channels first
-        for block, of_block in zip(self._blocks, modulation, strict=True):
-            hidden = self._block(hidden, of_block, *block)
+        for block, of_block in zip(dit.transformer_blocks, modulation, strict=True):
+            hidden = self._block(hidden, of_block, block)
         shift, scale = last[:, :, None].unbind(1)
         hidden = dit.proj_out_2(torch.addcmul(shift, dit.norm_out(hidden), scale))
         side, patch = x.shape[-1] // dit.patch_size, dit.patch_size
@@ -208,16 +190,16 @@ class _Network:
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *x.shape[-2:])
 
 
-def _block(
-    hidden: Tensor, modulation: Tensor, block: Any, weight: Tensor, bias: Tensor | None
-) -> Tensor:
+def _block(hidden: Tensor, modulation: Tensor, block: Any) -> Tensor:
     """Apply one block: (R, tokens, D) -> the same, with (R, 6, D) modulations."""
     parts = modulation[:, :, None].unbind(1)  # six of (R, 1, D)
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
     attention = block.attn1
     x = torch.addcmul(shift, block.norm1.norm(hidden), scale)
-    x = F.linear(x, weight, bias).unflatten(-1, (3, attention.heads, -1))
-    q, k, v = x.permute(2, 0, 3, 1, 4).unbind(0)  # each (R, heads, tokens, D / heads)
+    q, k, v = (  # each (R, heads, tokens, D / heads)
+        project(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for project in (attention.to_q, attention.to_k, attention.to_v)
+    )
     x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     hidden = torch.addcmul(hidden, gate, attention.to_out[0](x))
     x = torch.addcmul(shift_mlp, block.norm3(hidden), scale_mlp)
@@ -228,35 +210,6 @@ def _block(
 def _compiled_block() -> Callable:
     # one block, not the network: all blocks share the result, so it takes seconds
     return torch.compile(_block, mode="max-autotune-no-cudagraphs", dynamic=False)
-
-
-def _can_compile(prior: DiTPrior) -> bool:
-    return prior.device.type == "cuda" and find_spec("triton") is not None
-
-
-def _fused(attention: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the three input projections as one matrix (3D, D) of which they are views.
-
-    Where they aren't, at first and after `Prior.to`, they become so.
-    """
-    projections = (attention.to_q, attention.to_k, attention.to_v)
-
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(projection, name) for projection in projections]
-        if parts[0] is None:
-            return None
-        start, size = parts[0].storage_offset(), parts[0].numel()
-        places = [(p.untyped_storage().data_ptr(), p.storage_offset()) for p in parts]
-        if places != [(places[0][0], start + i * size) for i in range(3)]:
-            joined = torch.cat([part.detach() for part in parts])
-            for part, view in zip(parts, joined.chunk(3), strict=True):
-                part.data = view
-        shape = (3 * len(parts[0]), *parts[0].shape[1:])
-        return parts[0].detach().as_strided(shape, parts[0].stride())
-
-    weight = join("weight")
-    assert weight is not None  # only a bias can be missing
-    return weight, join("bias")
 
 
 class _Graph:
