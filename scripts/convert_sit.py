@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diver_lite.checks import InputError, describe, file_error, first_line, path
 from diver_lite.files import atomic_path, check_writable
-from diver_lite.priors.loading import load_vae
+from diver_lite.priors.loading import load_network
 from diver_lite.sets.names import class_names
 
 HEAD_DIM = {1152: 72}  # SiT-XL; all smaller ones have 64
@@ -52,11 +52,19 @@ def convert_sit(checkpoint: str | Path, out: str | Path, *, vae: str | Path) -> 
     transformer = build_transformer(state, str(file))
     import diffusers
 
+    folder = path(vae, "vae")
+    if (folder / "vae").is_dir():
+        folder /= "vae"
+    try:
+        kind = diffusers.AutoencoderKL
+        autoencoder = load_network(kind, folder.parent, folder.name)
+    except Exception as error:  # diffusers raises many kinds
+        raise file_error(folder, f" can't be loaded: {first_line(error)}") from None
     scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler()
     with atomic_path(out) as temporary:
         diffusers.DiTPipeline(
             transformer=transformer,
-            vae=load_vae(vae),
+            vae=autoencoder,
             scheduler=scheduler,
         ).save_pretrained(temporary)
         file = temporary / "model_index.json"

@@ -13,18 +13,16 @@ import inspect
 import json
 import os
 import re
-from copy import deepcopy
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
-from diver_lite.checks import InputError, file_error, naming
+from diver_lite.checks import InputError, ensure, file_error, naming
 from diver_lite.priors.dit import DiTPrior
-from diver_lite.priors.text import LCM_SAYS, ConsistencyPrior, TextPrior
+from diver_lite.priors.text import TextPrior
 
 NETWORKS = {
     # facebook/DiT-XL-2-256 was written when diffusers still called it by the second
@@ -37,11 +35,23 @@ TEXT_NETWORKS = {
     "text_encoder": ("CLIPTextModel",),
 }
 LIBRARY = {"text_encoder": "transformers"}
-PARTS = (*NETWORKS, "scheduler")
+# what the UNet of another kind of pipeline says, and that of Stable Diffusion doesn't
+UNKNOWN = (
+    "addition_embed_type", "class_embed_type", "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)  # fmt: skip
+# their product is the size of a table that is built at once
+POSITIONS = ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
+# what says more of a schedule than its betas do, and the values that don't
+BETAS_ALONE = {
+    "prediction_type": ("epsilon", "v_prediction"),  # files of 2022 may lack it
+    "use_flow_sigmas": (False,),
+    "snr_shift_scale": (1,),
+}
 SUPPORTED = (
     "supported are DiT and SiT (DiTTransformer2DModel: noise, v_prediction or flow), "
-    "Stable Diffusion 1.x and 2.x, turbo and latent consistency models "
-    "(UNet2DConditionModel with one CLIPTextModel)"
+    "Stable Diffusion 1.x and 2.x, and turbo models (UNet2DConditionModel with one "
+    "CLIPTextModel)"
 )
 
 
@@ -128,7 +138,7 @@ def _download(name: str, instead: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        parts = dict.fromkeys((*PARTS, *TEXT_NETWORKS, "tokenizer"))
+        parts = {*NETWORKS, *TEXT_NETWORKS, "scheduler", "tokenizer"}
         patterns = ["model_index.json", *(f"{part}/*" for part in parts)]
         others = ["*.fp16.*", "*non_ema*", "*flax*", "*.onnx*", "*.msgpack"]
         return Path(
@@ -145,55 +155,48 @@ def _download(name: str, instead: str) -> Path:
 
 def _read_folder(root: Path, text: dict) -> DiTPrior:
     """Read a folder of diffusers' format; broken ones raise `InputError`."""
-    schedule = _read_config(root, "scheduler/scheduler_config.json")
+    schedule = _read_config(root, "scheduler")
     in_words = (root / "unet").is_dir() and not (root / "transformer").is_dir()
-    index = _read_json(root / "model_index.json", root)
-    if text and not in_words:
-        raise InputError(f"{min(text)} is for priors told in words; {root} is none")
-    if (root / "text_encoder_2").is_dir() or (root / "text_encoder_3").is_dir():
-        kind = checks.describe(index.get("_class_name"))
-        raise InputError(f"{root} is a {kind} of several text encoders; {SUPPORTED}")
     networks = NETWORKS
     if in_words:
         networks = TEXT_NETWORKS
+    index = _read_json(root / "model_index.json")
+    if text and not in_words:
+        raise InputError(f"{min(text)} is for priors told in words; {root} is none")
     for part, expected in networks.items():
-        config = _read_config(root, f"{part}/config.json")
-        found = config.get("_class_name")
-        if found is None:  # as transformers calls it
-            found = next(iter(config.get("architectures") or ()), None)
-        if found not in expected:
-            raise InputError(
-                f"{part} is a {found}, expected a {expected[0]}; {SUPPORTED}"
-            )
+        _check_kind(part, _read_config(root, part), expected)
     info = _read_info(root)
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
-    if in_words:
-        _need_transformers()
+    missing = in_words and importlib.util.find_spec("transformers") is None
+    needed = "a prior told in words needs the package transformers; install it with"
+    ensure(not missing, f"{needed} pip install 'diver-lite[text]'")
     models = {}
     try:
         scheduler = _build_scheduler(schedule)
         for part, (kind, *_) in networks.items():
             # costs seconds, so only when a prior is loaded
             library = importlib.import_module(LIBRARY.get(part, "diffusers"))
-            models[part] = _load_network(getattr(library, kind), root, part)
+            models[part] = load_network(getattr(library, kind), root, part)
         if in_words:
-            longest = models["text_encoder"].config.max_position_embeddings
-            models["tokenizer"] = _load_tokenizer(root, longest)
+            models["tokenizer"] = _load_tokenizer(root, models["text_encoder"])
     except Exception as error:  # diffusers raises many kinds for broken weights
         raise file_error(
             root, f" can't be loaded: {checks.first_line(error)}"
         ) from None
-    for part in networks:
-        models[part].eval().requires_grad_(False)
-    vae = models["vae"]
-    denoiser = models[next(iter(networks))]
-    if vae.config.latent_channels != denoiser.config.in_channels:
-        found = f"the VAE has {vae.config.latent_channels} latent channels"
-        wanted = denoiser.config.in_channels
-        raise InputError(f"{found}, the transformer expects {wanted}")
+    denoiser, vae, *words = models.values()
+    channels = vae.config.latent_channels
+    wanted = denoiser.config.in_channels
+    found = f"the VAE has {channels} latent channels"
+    ensure(channels == wanted, f"{found}, the transformer expects {wanted}")
     if in_words:
-        return _text_prior(models, scheduler, schedule, info, text)
+        encoder, tokenizer = words
+        width = encoder.config.hidden_size
+        wanted = denoiser.config.cross_attention_dim
+        found = f"the text encoder is {width} wide"
+        ensure(width == wanted, f"{found}, the unet expects {wanted}")
+        parts = (denoiser, vae, scheduler, (), info, tokenizer, encoder)
+        return TextPrior(*parts, **text)
     if info.get("timestep_embedding") == "sit":
         use_sit_timesteps(denoiser)
     count = denoiser.config.num_embeds_ada_norm
@@ -201,126 +204,62 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     return DiTPrior(denoiser, vae, scheduler, class_names, info)
 
 
+def _check_kind(part: str, config: dict, expected: tuple[str, ...]) -> None:
+    """Raise unless a part is what a prior has in its place."""
+    found = config.get("_class_name")
+    if found is None:  # as transformers calls it
+        found = next(iter(config.get("architectures") or ()), None)
+    known = f"expected a {expected[0]}; {SUPPORTED}"
+    ensure(found in expected, f"{part} is a {found}, {known}")
+    for name in UNKNOWN:
+        value = config.get(name)
+        ensure(value is None, f"{part} has {name} {value!r}; {SUPPORTED}")
+
+
 def _read_info(root: Path) -> dict:
     """Return what a folder says about itself in our own file, if it has one."""
     path = root / "diver_lite.json"
     if not os.path.lexists(path):
         return {}
-    info = _read_json(path, root)
+    info = _read_json(path)
     checks.instance(info.get("name", ""), f"name in {path.name}", str)
-    advice = info.get("recommended", {})  # settings of a recovery, by name
-    checks.instance(advice, f"recommended in {path.name}", dict)
+    # settings of a recovery, by name
+    checks.instance(info.get("recommended", {}), f"recommended in {path.name}", dict)
     how = info.get("image_fit", "resize")
     checks.one_of(how, f"image_fit in {path.name}", ("pad", "resize"))
     return info
 
 
-def _load_network(kind: Any, root: Path, part: str) -> Any:
-    """Load the weights of one part; raise `ValueError` where some don't fit."""
-    _typed(kind, _read_json(root / part / "config.json", root))
+def load_network(kind: Any, root: Path, part: str) -> Any:
+    """Load one part, frozen; raise where weights or numbers don't fit its class."""
+    config = _read_json(root / part / "config.json")
+    for name, hint in get_type_hints(kind.__init__).items():
+        if name in config and hint is float:
+            checks.number(config[name], name, -1e6, 1e6)
+        elif name in config and hint is int:
+            checks.integer(config[name], name, 0)
     network, report = kind.from_pretrained(
         root / part, torch_dtype=torch.float32, output_loading_info=True
     )
     # the library would fill some with random numbers, and leave out others
-    if lacking := sorted(report["missing_keys"]):
-        raise ValueError(f"{part} lacks {', '.join(lacking[:9])}")
+    lacking = sorted(report["missing_keys"])
+    ensure(not lacking, f"{part} lacks {', '.join(lacking[:9])}")
     left = [k for k in report["unexpected_keys"] if re.search(r"\.\d+\.", k)]
-    if left:
-        raise ValueError(f"{part} has no place for the weights {min(left)}")
-    return network
+    ensure(not left, f"{part} has no place for the weights {min(left, default='')}")
+    return network.eval().requires_grad_(False)
 
 
-def load_vae(folder: str | Path) -> Any:
-    """Load the `AutoencoderKL` of a prior's folder, or of a folder of its own."""
-    import diffusers
-
-    root = checks.path(folder, "vae")
-    if (root / "vae").is_dir():
-        root /= "vae"
-    config = _read_config(root, "config.json")
-    checks.one_of(config.get("_class_name"), "class of the VAE", NETWORKS["vae"])
-    try:
-        return _load_network(diffusers.AutoencoderKL, root.parent, root.name)
-    except Exception as error:
-        raise file_error(
-            root, f" can't be loaded: {checks.first_line(error)}"
-        ) from None
-
-
-def _need_transformers() -> None:
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError(
-            "a prior told in words needs the package transformers; install it with "
-            "pip install 'diver-lite[text]'"
-        )
-
-
-def _load_tokenizer(root: Path, longest: int) -> Any:
+def _load_tokenizer(root: Path, encoder: Any) -> Any:
     """Load a tokenizer that makes at most as many words as the encoder takes."""
     from transformers import CLIPTokenizer
 
-    if not (root / "tokenizer").is_dir():
-        raise ValueError("it lacks tokenizer/, with vocab.json and merges.txt")
+    _read_json(root / "tokenizer/tokenizer_config.json")  # it is there, and is JSON
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
     # in real folders it may be missing, which means 1e30
     found = checks.number(tokenizer.model_max_length, "model_max_length", 3)
+    longest = encoder.config.max_position_embeddings
     tokenizer.model_max_length = min(int(found), longest)
     return tokenizer
-
-
-def _text_prior(models: dict, scheduler: Any, schedule: dict, info: dict, text: dict):
-    """Return the prior of a Stable Diffusion folder; refuse what else a UNet takes."""
-    unet, encoder = models["unet"], models["text_encoder"]
-    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        if found := unet.config.get(name):
-            raise InputError(f"unet has {name} {found!r}, as SDXL has; {SUPPORTED}")
-    width = encoder.config.hidden_size
-    wanted = unet.config.cross_attention_dim
-    if width != wanted:
-        raise InputError(f"the text encoder is {width} wide, the unet expects {wanted}")
-    kind = TextPrior
-    if schedule.get("_class_name") == "LCMScheduler" or unet.config.time_cond_proj_dim:
-        kind = ConsistencyPrior
-    given = {name: schedule.get(name) for name in LCM_SAYS}
-    info = info | {name: value for name, value in given.items() if value is not None}
-    return kind(
-        unet, models["vae"], scheduler, (), info, models["tokenizer"], encoder, **text
-    )
-
-
-def _bounded(config: dict) -> None:
-    """Raise at sizes that nobody has: diffusers would make them before it looks."""
-    for name, value in config.items():
-        values = value if isinstance(value, list) else [value]
-        length = 100 if "block" in name else 100_000
-        checks.integer(len(values), f"length of {name}", 0, length)
-        highest = 1000 if "layers" in name else 100_000
-        for number in values:
-            if isinstance(number, int):
-                checks.require(number <= highest, name, number, f"at most {highest}")
-    table = ("sample_size", "patch_size", "num_attention_heads", "attention_head_dim")
-    numbers: list[Any] = [config.get(name) for name in table]
-    if all(isinstance(number, int) and number > 0 for number in numbers):
-        size, patch, heads, width = numbers  # of the positions, built at once
-        count = (size // patch) ** 2 * heads * width
-        checks.integer(count, "positions x channels of the transformer", 1, 2**26)
-
-
-def _typed(kind: Any, config: dict) -> None:
-    """Raise where a number isn't what a class of diffusers declares it to be."""
-    for name, hint in get_type_hints(kind.__init__).items():
-        kinds = {hint}
-        if get_origin(hint) in (Union, UnionType):
-            kinds = {*get_args(hint)}
-        value = config.get(name)
-        if value is None and (name not in config or NoneType in kinds):
-            continue
-        if isinstance(value, list) and kinds - {int, float, NoneType}:  # of tuples
-            continue
-        if float in kinds:
-            checks.number(value, name, -1e6, 1e6)
-        elif int in kinds:
-            checks.integer(value, name, 0)
 
 
 def _build_scheduler(config: dict):
@@ -329,7 +268,7 @@ def _build_scheduler(config: dict):
     Networks are trained with betas, not with a way to step along them: the class that
     the config names is never looked up. What else DDIM knows of it carries over.
     Straight paths have no betas, so flow matching keeps its own scheduler. Raises
-    `ValueError` and others for another schedule, or another prediction.
+    `InputError` and others for another schedule, or another prediction.
     """
     import diffusers
 
@@ -339,43 +278,33 @@ def _build_scheduler(config: dict):
     needed = ["num_train_timesteps"]
     if not config.get("trained_betas"):
         needed += ["beta_start", "beta_end", "beta_schedule"]
-    for name in needed:
-        if config.get(name) is None:
-            raise ValueError(f"the scheduler, a {kind}, has no {name}; expected betas")
-    # what says more of the schedule than its betas do, and the value that doesn't;
-    # files of 2022 may lack the first
-    velocity = config.get("prediction_type") == "v_prediction"
-    usual = {"use_flow_sigmas": False, "snr_shift_scale": 1}
-    if not velocity:
-        usual["prediction_type"] = "epsilon"
-    for name, value in usual.items():
-        if (config.get(name) or value) != value:
-            raise ValueError(
-                f"the scheduler, a {kind}, has {name} {config[name]!r}; expected "
-                f"{value!r} and the noise schedule that its betas give"
-            )
+    lacking = ", ".join(name for name in needed if config.get(name) is None)
+    ensure(not lacking, f"the scheduler, a {kind}, has no {lacking}; expected betas")
+    for name, usual in BETAS_ALONE.items():
+        value = config.get(name)
+        expected = f"{usual[0]!r} and the noise schedule that its betas give"
+        found = f"the scheduler, a {kind}, has {name} {value!r}"
+        ensure(not value or value in usual, f"{found}; expected {expected}")
     known = inspect.signature(diffusers.DDIMScheduler).parameters
     shared = {name: value for name, value in config.items() if name in known}
     scheduler = diffusers.DDIMScheduler(**shared)
     alphas = scheduler.alphas_cumprod
     total = config["num_train_timesteps"]
-    falling = bool((alphas.diff() < 0).all())
     lowest = 0.0
-    if velocity:  # which tells the image from pure noise, too
-        lowest = -1e-9
-    if not (
-        len(alphas) == total > 1 and falling and lowest < alphas[-1] < alphas[0] < 1
-    ):
-        raise ValueError(
-            f"the scheduler's betas give alphas_cumprod from {alphas[:1].tolist()} to "
-            f"{alphas[-1:].tolist()} in {len(alphas)} timesteps; expected a fall "
-            f"between 1 and 0 in num_train_timesteps ({total})"
-        )
-    trial = deepcopy(scheduler)
-    trial.set_timesteps(1)
-    if not 0 <= trial.timesteps[0] < total:
-        offset = config["steps_offset"]
-        raise ValueError(f"the scheduler's steps_offset is {offset}, beyond {total}")
+    if config.get("prediction_type") == "v_prediction":
+        lowest = -1e-9  # a velocity tells the image from pure noise, too
+    within = bool(lowest < alphas[-1] < alphas[0] < 1)
+    falling = bool((alphas.diff() < 0).all())
+    ensure(
+        within and falling and len(alphas) == total,
+        f"the scheduler's betas give alphas_cumprod from {alphas[:1].tolist()} to "
+        f"{alphas[-1:].tolist()} in {len(alphas)} timesteps; expected a fall between 1 "
+        f"and 0 in num_train_timesteps ({total})",
+    )
+    checks.integer(scheduler.config["steps_offset"], "steps_offset", 0, total - 1)
+    spacings = ("leading", "linspace", "trailing")
+    found = scheduler.config["timestep_spacing"]
+    checks.one_of(found, "timestep_spacing", spacings)
     return scheduler
 
 
@@ -383,20 +312,14 @@ def _build_flow(config: dict) -> Any:
     """Build the scheduler of straight paths, whose steps may be shifted, not more."""
     import diffusers
 
-    kind = diffusers.FlowMatchEulerDiscreteScheduler
-    known = {"num_train_timesteps": 1000, "shift": 1.0}
-    unusual = {
-        name: value
-        for name, value in config.items()
-        if name.startswith(("use_", "invert_", "stochastic_")) and value
-    }
-    if unusual:
-        name, value = min(unusual.items())
-        raise ValueError(f"the scheduler, a {kind.__name__}, has {name} {value!r}")
-    given = {name: config.get(name, usual) for name, usual in known.items()}
-    total = checks.integer(given["num_train_timesteps"], "num_train_timesteps", 2)
-    shift = checks.number(given["shift"], "shift", 1e-3, 1e3)
-    return kind(num_train_timesteps=total, shift=shift)
+    for name, value in config.items():
+        more = name.startswith(("use_", "invert_", "stochastic_")) and value
+        ensure(not more, f"the scheduler of flow matching has {name} {value!r}")
+    total = config.get("num_train_timesteps", 1000)
+    return diffusers.FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=checks.integer(total, "num_train_timesteps", 2),
+        shift=checks.number(config.get("shift", 1.0), "shift", 1e-3, 1e3),
+    )
 
 
 def use_sit_timesteps(transformer: Any) -> None:
@@ -419,20 +342,34 @@ class SiTTimesteps(torch.nn.Module):
         return get_timestep_embedding(t, 256, True, downscale_freq_shift=0)
 
 
-def _read_config(root: Path, name: str) -> dict:
-    """Return the config of a part, whose numbers are such as somebody may have."""
-    config = _read_json(root / name, root)
-    with naming(root / name):
-        _bounded(config)
+def _read_config(root: Path, part: str) -> dict:
+    """Return the config of a part; raise at sizes that nobody has.
+
+    diffusers would make them before it looks.
+    """
+    file = {"scheduler": "scheduler_config.json"}.get(part, "config.json")
+    path = root / part / file
+    config = _read_json(path, largest=2**17)
+    with naming(path):
+        for name, value in config.items():
+            highest = 100_000
+            if "layers" in name:
+                highest = 1000
+            for number in value if isinstance(value, list) else [value]:
+                fits = not isinstance(number, int) or number <= highest
+                checks.require(fits, name, number, f"at most {highest}")
+        sides: list[Any] = [config.get(name) for name in POSITIONS]
+        if all(isinstance(side, int) and side > 0 for side in sides):
+            size, patch, heads, width = sides
+            count = (size // patch) ** 2 * heads * width
+            checks.integer(count, "positions x channels of the transformer", 1, 2**26)
     return config
 
 
-def _read_json(path: Path, root: Path) -> dict:
-    if not os.path.lexists(path):
-        expected = f"diffusers' layout: model_index.json, {'/, '.join(PARTS)}/"
-        raise file_error(root, f" lacks {path.relative_to(root)}; expected {expected}")
-    with naming(path, "a JSON object"):
-        checks.integer(path.stat().st_size, "its size in bytes", 0, 2**25)
+def _read_json(path: Path, largest: int = 2**25) -> dict:
+    layout = f"model_index.json, {'/, '.join(NETWORKS)}/, scheduler/"
+    with naming(path, f"a JSON object of diffusers' layout ({layout})"):
+        checks.integer(path.stat().st_size, "its size in bytes", 0, largest)
         content = json.loads(path.read_text("utf-8"))
         checks.instance(content, "the JSON", dict)
     return content

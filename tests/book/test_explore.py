@@ -30,7 +30,7 @@ COLOUR = torch.rand(2, 3, 8, 8, generator=torch.manual_seed(0))
 RAMP = torch.linspace(-1, 3, 64).view(1, 1, 8, 8)
 PIXELS = {"flat": torch.full((1, 1, 8, 8), 0.5), "ramp": RAMP}
 REVERSE = list(range(9, -1, -1))
-KINDS = ("flow", "v", "lcm")  # the last two are of Stable Diffusion's schedule
+KINDS = ("flow", "v", "turbo")  # the last two are of Stable Diffusion's schedule
 
 
 def scale(_, prior):

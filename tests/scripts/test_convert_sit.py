@@ -168,7 +168,7 @@ def test_files_that_are_none(tmp_path, vae):
     for checkpoint, folder, message in (
         ("none.pt", vae, "none.pt.* can't be read"),
         ("b.pt", vae, "b.pt.* can't be read"),
-        ("a.pt", tmp_path / "nowhere", "lacks config.json"),
+        ("a.pt", tmp_path / "nowhere", "nowhere.*config.json: no such file"),
     ):
         with pytest.raises(InputError, match=message):
             convert_sit(tmp_path / checkpoint, tmp_path / "sit", vae=folder)
