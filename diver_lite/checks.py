@@ -187,10 +187,9 @@ def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
 
 def instance(value: Any, name: str, kind: Any) -> None:
     """Raise unless a value is of a class, or of one of a union."""
-    if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", str(kind))
-        found = f"{name} is of type {type(value).__name__}"
-        raise InputError(f"{found}; expected one of type {wanted}")
+    wanted = getattr(kind, "__name__", str(kind))
+    found = f"{name} is of type {type(value).__name__}"
+    ensure(isinstance(value, kind), f"{found}; expected one of type {wanted}")
 
 
 def path(value: Any, name: str) -> Path:
@@ -234,18 +233,17 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
     _tensor(value, name, (count,), "an integer")
     if value.device.type == "cpu":
         low, high = int(value.min()), int(value.max())
-        if low < 0 or high >= classes:
-            expected = f"0 .. {classes - 1}, an index for each class"
-            raise InputError(f"{name} are {low} .. {high}; expected {expected}")
+        expected = f"0 .. {classes - 1}, an index for each class"
+        within = low >= 0 and high < classes
+        ensure(within, f"{name} are {low} .. {high}; expected {expected}")
 
 
 def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:
     import torch
 
     expected = f"{kind} tensor {tuple(shape)}".replace("'", "")
-    if not isinstance(value, torch.Tensor):
-        found = type(value).__name__
-        raise InputError(f"{name} is of type {found}; expected {expected}")
+    found = f"of type {type(value).__name__}"
+    ensure(isinstance(value, torch.Tensor), f"{name} is {found}; expected {expected}")
     kinds = {
         # not float8, with which torch can't even compare
         "a float": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -263,5 +261,5 @@ def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:
         size == wanted or (isinstance(wanted, str) and size >= 1)
         for size, wanted in zip(sizes, shape, strict=True)
     )
-    if not (value.dtype in kinds[kind] and dense and fits):
-        raise InputError(f"{name} is {found}; expected {expected}")
+    fits = fits and dense and value.dtype in kinds[kind]
+    ensure(fits, f"{name} is {found}; expected {expected}")

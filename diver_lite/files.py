@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import glob
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from diver_lite.checks import InputError, naming
+from diver_lite.checks import InputError, ensure, naming
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -65,11 +66,11 @@ def move(new: Path, path: Path, *, overwrite: bool) -> None:
             os.link(new, path)  # which never replaces
             new.unlink()
             return
-        if os.path.lexists(path):
-            raise InputError(
-                f"output {path} has appeared during this run, and is not overwritten; "
-                "move it away and run again, or pass overwrite (--overwrite)"
-            )
+        ensure(
+            not os.path.lexists(path),
+            f"output {path} has appeared during this run, and is not overwritten; move "
+            "it away and run again, or pass overwrite (--overwrite)",
+        )
     elif new.is_dir() or path.is_dir():
         with suppress(FileNotFoundError):
             os.replace(path, _aside(path))
@@ -132,14 +133,15 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
     with naming(path, output=True):
         _settle(path)
         sweep(path)
-        if os.path.lexists(path) and not overwrite:
-            hint = "choose another path or pass overwrite (--overwrite)"
-            raise InputError(f"output {path} exists already; {hint}")
-        if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
-            raise InputError(
-                f"output {path} is a folder that diver_lite did not write; it is not "
-                "overwritten: choose another path or delete it yourself"
-            )
+        hint = "choose another path or pass overwrite (--overwrite)"
+        free = overwrite or not os.path.lexists(path)
+        ensure(free, f"output {path} exists already; {hint}")
+        foreign = path.is_dir() and not (path / MARKER).exists()
+        ensure(
+            not (foreign and any(path.iterdir())),
+            f"output {path} is a folder that diver_lite did not write; it is not "
+            "overwritten: choose another path or delete it yourself",
+        )
         # in the nearest folder there is: a check must not leave new ones behind
         folder = next(p for p in path.absolute().parents if os.path.lexists(p))
         _new_folder(folder / path.name).rmdir()
@@ -149,11 +151,11 @@ def check_apart(outputs: Mapping[str, str | Path | None]) -> None:
     """Refuse outputs one of which would replace another, or what is in it."""
     real = {name: Path(os.path.realpath(p)) for name, p in outputs.items() if p}
     for (one, outer), (other, inner) in permutations(real.items(), 2):
-        if outer in (inner, *inner.parents):
-            raise InputError(
-                f"{other} ({outputs[other]}) is in {one} ({outputs[one]}), or is the "
-                "same; expected outputs that don't replace each other"
-            )
+        ensure(
+            outer not in (inner, *inner.parents),
+            f"{other} ({outputs[other]}) is in {one} ({outputs[one]}), or is the same; "
+            "expected outputs that don't replace each other",
+        )
 
 
 @contextmanager
@@ -189,13 +191,9 @@ def save_torch(value: object, path: Path) -> None:
     """Write with torch.save; a full disk is an `OSError`, as with all other writers."""
     import torch
 
-    try:
-        with path.open("wb") as stream:
-            torch.save(value, stream)
-    except RuntimeError as error:  # torch's own, after the system's
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+    content = io.BytesIO()  # torch would raise its own error
+    torch.save(value, content)
+    path.write_bytes(content.getbuffer())
 
 
 def sha256(path: str | Path) -> str:

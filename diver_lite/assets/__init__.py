@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from diver_lite.checks import InputError
+from diver_lite.checks import ensure
 from diver_lite.files import sha256
 
 ROOT = Path(__file__).parent
@@ -38,19 +38,18 @@ def list_assets(prefix: str = "") -> tuple[str, ...]:
 def _verified(root: Path, relative: str) -> Path:
     expected = _digests(root).get(str(PurePosixPath(relative)))
     path = root / relative
-    if expected is None:
-        raise InputError(
-            f"asset {relative!r} is not listed in {root / SUMS}; expected one of the "
-            "shipped files (reinstall diver_lite if it should be there)"
-        )
-    if not path.is_file():
-        raise InputError(f"asset {path} is missing; reinstall diver_lite")
+    ensure(
+        expected is not None,
+        f"asset {relative!r} is not listed in {root / SUMS}; expected one of the "
+        "shipped files (reinstall diver_lite if it should be there)",
+    )
+    ensure(path.is_file(), f"asset {path} is missing; reinstall diver_lite")
     found = sha256(path)
-    if found != expected:
-        raise InputError(
-            f"asset {path} is corrupted: expected sha256 {expected}, found {found}; "
-            "reinstall diver_lite"
-        )
+    ensure(
+        found == expected,
+        f"asset {path} is corrupted: expected sha256 {expected}, found {found}; "
+        "reinstall diver_lite",
+    )
     return path
 
 
@@ -61,9 +60,9 @@ def _digests(root: Path) -> dict[str, str]:
     digests = {}
     if sums.is_file():
         for line in sums.read_text("utf-8").splitlines():
-            if not (match := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)):
-                raise InputError(
-                    f"{sums}: line {line!r} is not 'sha256  name'; reinstall diver_lite"
-                )
-            digests[match[2]] = match[1]
+            digest, _, name = line.partition("  ")
+            fits = bool(name and re.fullmatch("[0-9a-f]{64}", digest))
+            found = f"{sums}: line {line!r} is not 'sha256  name'"
+            ensure(fits, f"{found}; reinstall diver_lite")
+            digests[name] = digest
     return digests

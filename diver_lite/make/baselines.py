@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diver_lite.checks import InputError, integer
+from diver_lite.checks import ensure, integer
 from diver_lite.priors.contract import Prior, fit_images
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.sets.distilled import DistilledSet
@@ -37,8 +37,8 @@ def rows_by_class(labels: Tensor, class_names: Sequence[str], ipc: int) -> list[
     """Return the indices of each class's images, or raise if one has fewer than ipc."""
     rows = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
     for name, mine in zip(class_names, rows, strict=True):
-        if len(mine) < ipc:
-            raise InputError(f"ipc is {ipc}, but class {name!r} has {len(mine)} images")
+        found = f"ipc is {ipc}, but class {name!r} has {len(mine)} images"
+        ensure(len(mine) >= ipc, found)
     return rows
 
 

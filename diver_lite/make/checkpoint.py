@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, describe, naming
+from diver_lite.checks import describe, ensure, naming
 from diver_lite.files import atomic_path, save_torch, sweep
 
 SECONDS = 60  # between two checkpoints
@@ -63,11 +63,9 @@ class Training:
         if self.path.exists():
             with naming(self.path, f"a checkpoint {_ANEW}"):
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
-                if not {"record", *self.parts} <= {*state}:
-                    raise InputError(
-                        "another version of diver_lite wrote it; expected a checkpoint "
-                        f"{_ANEW}"
-                    )
+                known = {"record", *self.parts} <= {*state}
+                found = "another version of diver_lite wrote it"
+                ensure(known, f"{found}; expected a checkpoint {_ANEW}")
                 _compare(json.loads(state["record"]), self.record)
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
@@ -126,5 +124,4 @@ def _compare(found: dict, record: dict) -> None:
         for key, value in wanted.items()
         if found.get(key) != value
     ]
-    if different:
-        raise InputError(f"{'; '.join(different)}; expected a file {_ANEW}")
+    ensure(not different, f"{'; '.join(different)}; expected a file {_ANEW}")

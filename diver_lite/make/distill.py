@@ -15,7 +15,7 @@ what they ask of the images:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, integer, one_of, require, settings
+from diver_lite.checks import ensure, integer, one_of, require, settings
 from diver_lite.files import check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
@@ -84,9 +84,11 @@ class DistillConfig:
     def __post_init__(self) -> None:
         settings(self, {"inner_loops": 0})
         last = self.max_start_epoch + self.target_epochs - 1
-        expected = f"at least max_start_epoch + target_epochs - 1 = {last}"
-        enough = self.expert_epochs >= last
-        require(enough, "expert_epochs", self.expert_epochs, expected)
+        ensure(
+            self.expert_epochs >= last,
+            f"expert_epochs is {self.expert_epochs}; expected at least max_start_epoch "
+            f"+ target_epochs - 1 = {last}",
+        )
 
 
 def recipe(method: str, ipc: int, **changes: Any) -> DistillConfig:
@@ -161,10 +163,11 @@ class Task:
     syn_lr: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        functions: Sequence[Callable] = (self.network.embed, self.network)
+        self._embed: Callable = self.network.embed
+        self._classify: Callable = self.network
         if self.compile:
-            functions = [torch.compile(function) for function in functions]
-        self._embed, self._classify = functions
+            self._embed = torch.compile(self.network.embed)
+            self._classify = torch.compile(self.network)
         self.syn_lr = torch.tensor(
             self.config.syn_lr, device=self.images.device, requires_grad=True
         )
@@ -207,14 +210,10 @@ class Task:
             return images
         return dsa(images, self.generator, siamese=siamese)
 
-    def augment_alike(self, *batches: Tensor) -> list[Tensor]:
+    def augment_alike(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """Apply one random DSA operation to all batches, or nothing."""
-        operation = self.generator.get_state()
-        results = []
-        for batch in batches:
-            self.generator.set_state(operation)
-            results.append(self.augment(batch, siamese=True))
-        return results
+        together = self.augment(torch.cat(batches), siamese=True)
+        return together.split([len(batch) for batch in batches])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what changes from step to step: the source of chance."""
@@ -487,12 +486,13 @@ def _train_experts(
 
     Source: Cazenavette et al. 2022, section 3.2.
     """
-    if folder is None:
-        raise InputError(
-            "method 'mtt' needs a folder for its expert trajectories: pass experts "
-            "(--experts on the command line); missing ones are trained there"
-        )
-    check_writable(Path(folder, "expert_000.safetensors"), overwrite=True)
+    ensure(
+        folder is not None,
+        "method 'mtt' needs a folder for its expert trajectories: pass experts "
+        "(--experts on the command line); missing ones are trained there",
+    )
+    folder = Path(folder or ".")
+    check_writable(folder / "expert_000.safetensors", overwrite=True)
     config = task.config
     some = task.images[:: max(1, len(task.images) // 1000)].cpu()
     record = {

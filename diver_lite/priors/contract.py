@@ -128,11 +128,8 @@ class Wrapped:
         return self.denoise(latents, timestep, class_labels, guidance_scale)[1]
 
     def for_classes(self, class_names: Sequence[str]) -> Wrapped:
-        told = told_of(self.prior, class_names)
-        if told is self.prior:
-            return self
         other = copy(self)
-        other.prior = told
+        other.prior = told_of(self.prior, class_names)
         return other
 
     def to(self, *args: Any, **kwargs: Any) -> Wrapped:

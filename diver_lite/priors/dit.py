@@ -65,7 +65,7 @@ class DiTPrior:
     @property
     def num_classes(self) -> int:
         """Number of classes; this index itself stands for "no class"."""
-        return self.transformer.config.num_embeds_ada_norm
+        return len(self.class_names)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -128,13 +128,10 @@ class DiTPrior:
         Where the variance is preserved these are sqrt(abar) and sqrt(1 - abar), on
         straight paths 1 - s and s. Their ratio is that of DiT's timestep.
         """
-        end = timestep <= -1
         if self.prediction == "flow":
-            s = torch.tensor(0.0)
-            if not end:
-                s = torch.tensor(self.place(timestep) / self.num_timesteps)
+            s = torch.tensor(self.place(timestep) / self.num_timesteps)
             return 1 - s, s
-        if end:
+        if timestep <= -1:
             abar = torch.as_tensor(self.scheduler.final_alpha_cumprod)
             return abar.sqrt(), (1 - abar).sqrt()
         place = self.place(timestep)
@@ -240,9 +237,12 @@ class DiTPrior:
         self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> Tensor:
         """Return what the network predicts, guided: (B, C, h, w) float32."""
-        self.check_request(latents, timestep, class_labels, scale)
+        checks.floats(latents, "latents", ("B", *self.latent_shape))
+        place = self.place(checks.number(timestep, "timestep", -1, T))
+        classes = self.num_classes + 1  # the last one is "no class"
+        checks.class_indices(class_labels, "class_labels", len(latents), classes)
+        checks.number(scale, "guidance_scale", 1)
         x = latents.to(self.device, self.dtype)
-        place = self.place(timestep)
         channels = self.latent_shape[0]
         if scale == 1:
             return self.forward(x, place, class_labels)[:, :channels].float()
@@ -252,16 +252,6 @@ class DiTPrior:
         # a DiT that learned its variance gives 2C channels; the noise is the first C
         out_c, out_u = both[:, :channels].float().chunk(2)
         return out_u + scale * (out_c - out_u)
-
-    def check_request(
-        self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
-    ) -> None:
-        """Raise `InputError` where the prior can't answer."""
-        checks.floats(latents, "latents", ("B", *self.latent_shape))
-        self.place(checks.number(timestep, "timestep", -1, T))
-        classes = self.num_classes + 1  # the last one is "no class"
-        checks.class_indices(class_labels, "class_labels", len(latents), classes)
-        checks.number(scale, "guidance_scale", 1)
 
     def forward(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         """Ask the network itself: (B, C, h, w) at its own timestep -> its output."""

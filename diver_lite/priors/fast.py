@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError
+from diver_lite.checks import ensure
 from diver_lite.priors.contract import Prior, Wrapped
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.interval import IntervalPrior
@@ -65,8 +65,8 @@ class FastPrior(Wrapped):
     """
 
     def __init__(self, prior: DiTPrior, *, compile: bool = False) -> None:
-        if reason := why_not_fast(prior):
-            raise InputError(f"the fast path does not apply: {reason}")
+        reason = why_not_fast(prior)
+        ensure(reason is None, f"the fast path does not apply: {reason}")
         # it holds the same prior, but for the way in which the network is asked
         quick = copy(prior)
         self._network = quick.forward = _Network(prior, compile)

@@ -92,22 +92,22 @@ def load_prior(
     if dtype is None:
         dtype = {"cuda": torch.bfloat16}.get(device.type, torch.float32)
     known = (torch.float32, torch.float16, torch.bfloat16)
-    found = any(dtype is one for one in known)
-    checks.require(found, "dtype", dtype, f"one of {known}")
+    checks.require(dtype in known, "dtype", dtype, f"one of {known}")
     if str(name) in shipped_priors():
         files = [asset_path(file) for file in list_assets(f"priors/{name}/")]
         root = next(file.parent for file in files if file.name == "model_index.json")
-        if strange := {f for f in root.rglob("*") if not f.is_dir()} - {*files}:
-            raise InputError(f"{min(strange)} is no part of what ships; delete it")
+        for file in root.rglob("*"):
+            ours = file.is_dir() or file in files
+            ensure(ours, f"{file} is no part of what ships; delete it")
     elif Path(name).is_dir():
         root = Path(name)
     else:
         shipped = ", ".join(shipped_priors())
-        if str(name).count("/") != 1 or str(name)[0] in "./~":
-            raise InputError(
-                f"prior {name!r} is neither shipped ({shipped}), nor an existing "
-                "folder, nor a hub id of the form owner/name"
-            )
+        ensure(
+            str(name).count("/") == 1 and str(name)[0] not in "./~",
+            f"prior {name!r} is neither shipped ({shipped}), nor an existing folder, "
+            "nor a hub id of the form owner/name",
+        )
         root = _download(str(name), shipped)
     with naming(root):
         return _read_folder(root, text).to(device, dtype)
@@ -125,11 +125,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         raise InputError(
             f"device {checks.describe(device)} is unknown; expected cpu, cuda or cuda:N"
         ) from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; "
-            "use --device cpu"
-        )
+    ensure(
+        found.type != "cuda" or torch.cuda.is_available(),
+        "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; use "
+        "--device cpu",
+    )
     return found
 
 
@@ -161,8 +161,8 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     if in_words:
         networks = TEXT_NETWORKS
     index = _read_json(root / "model_index.json")
-    if text and not in_words:
-        raise InputError(f"{min(text)} is for priors told in words; {root} is none")
+    for option in text:
+        ensure(in_words, f"{option} is for priors told in words; {root} is none")
     for part, expected in networks.items():
         _check_kind(part, _read_config(root, part), expected)
     info = _read_info(root)

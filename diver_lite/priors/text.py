@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diver_lite import checks
-from diver_lite.checks import InputError, require
+from diver_lite.checks import ensure, require
 from diver_lite.priors.dit import DiTPrior, inference
 from diver_lite.sets.names import numbered
 
@@ -63,21 +63,17 @@ class TextPrior(DiTPrior):
             "size": self.size,
         }
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
     @inference()
     def for_classes(self, class_names: Sequence[str]) -> TextPrior:
         """Return a copy whose classes are a set's, with their prompts encoded."""
         names = tuple(class_names)
         if names == self.class_names:
             return self
-        if names == numbered(len(names)):
-            raise InputError(
-                "the classes of the set have no names, and a text-conditioned prior "
-                "needs them; name them with dataset= (--dataset, --subset)"
-            )
+        ensure(
+            names != numbered(len(names)),
+            "the classes of the set have no names, and a text-conditioned prior needs "
+            "them; name them with dataset= (--dataset, --subset)",
+        )
         words = [name.replace("_", " ") for name in names]
         prompts = [self.prompt.replace("{name}", word) for word in words]
         tokens = self.tokenizer(
