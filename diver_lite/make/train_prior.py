@@ -29,6 +29,7 @@ from diver_lite.checks import integer, number, require
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Training
 from diver_lite.priors.loading import load_prior, resolve_device
+from diver_lite.priors.schedule import DIT
 from diver_lite.sets.real import describe_source, load_dataset, one_channel
 
 CURVE_POINTS = 50  # of a loss curve, at least
@@ -82,9 +83,9 @@ class PriorRecipe:
 
     def __post_init__(self) -> None:
         checks.settings(self, {})
-        if self.objective == "flow":
-            expected = "None with objective 'flow', whose loss weighs all alike"
-            require(self.snr_gamma is None, "snr_gamma", self.snr_gamma, expected)
+        alike = self.objective != "flow" or self.snr_gamma is None
+        expected = "None with objective 'flow', whose loss weighs all alike"
+        require(alike, "snr_gamma", self.snr_gamma, expected)
         for name in ("heads", "head_dim", "layers", "latent_channels"):
             integer(getattr(self, name), name, 1, 1000)
         for name in ("label_dropout", "ema_decay"):
@@ -355,8 +356,7 @@ def _dit_loss(dit, latents: Tensor, labels: Tensor, recipe: PriorRecipe, generat
         velocity = dit(z_s, timestep=t, class_labels=y).sample
         return F.mse_loss(velocity.float(), noise - z_0)
     t = t.long().clamp_(max=999)
-    alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, device=device)).cumprod(0)
-    alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
+    alpha = DIT.to(device)[t].view(-1, 1, 1, 1)
     z_t = alpha.sqrt() * z_0 + (1 - alpha).sqrt() * noise
     noise_pred = dit(z_t, timestep=t, class_labels=y).sample
     errors = (noise_pred.float() - noise).square()

@@ -86,15 +86,10 @@ class DiTPrior:
             return "flow"
         return self.scheduler.config.prediction_type
 
-    @property
-    def num_timesteps(self) -> int:
-        """T, the number of its own training timesteps."""
-        return self.scheduler.config.num_train_timesteps
-
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
         """Return DiT's timesteps of the scheduler's own grid, noisiest first."""
         steps = num_inference_steps
-        total = self.num_timesteps
+        total = self.scheduler.config.num_train_timesteps
         require(steps <= total, "num_inference_steps", steps, f"at most T = {total}")
         scheduler = deepcopy(self.scheduler)
         scheduler.set_timesteps(steps)
@@ -112,15 +107,14 @@ class DiTPrior:
         Raises `InputError` where the schedule has none.
         """
         angle = angle_at(timestep)
-        total = self.num_timesteps
+        total = self.scheduler.config.num_train_timesteps
         if self.prediction == "flow":
             return snap(total * np.sin(angle) / (np.sin(angle) + np.cos(angle)))
         angles = noise_angles(self.scheduler.alphas_cumprod)
         first, last = dit_timesteps(angles[[1, -2]])
         expected = f"a noise level of the prior's schedule, {first:.5g} .. {last:.5g}"
         require(first <= timestep <= last, "timestep", timestep, expected)
-        place = np.interp(angle, angles[:-1], np.arange(-1, total))
-        return snap(max(place, 0))
+        return snap(max(np.interp(angle, angles[:-1], np.arange(-1, total)), 0))
 
     def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) of z = alpha z_0 + sigma noise, 0-d; -1 is the end.
@@ -129,7 +123,9 @@ class DiTPrior:
         straight paths 1 - s and s. Their ratio is that of DiT's timestep.
         """
         if self.prediction == "flow":
-            s = torch.tensor(self.place(timestep) / self.num_timesteps)
+            s = torch.tensor(
+                self.place(timestep) / self.scheduler.config.num_train_timesteps
+            )
             return 1 - s, s
         if timestep <= -1:
             abar = torch.as_tensor(self.scheduler.final_alpha_cumprod)
@@ -220,8 +216,8 @@ class DiTPrior:
             return (latents - sigma * output) / alpha, output
         if self.prediction == "flow":  # velocity eps - x_0
             return latents - sigma * output, latents + alpha * output
-        x_0 = alpha * latents - sigma * output  # velocity alpha eps - sigma x_0
-        return x_0, sigma * latents + alpha * output
+        # velocity alpha eps - sigma x_0
+        return alpha * latents - sigma * output, sigma * latents + alpha * output
 
     def predict_noise(
         self,

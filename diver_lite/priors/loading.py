@@ -168,9 +168,11 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     info = _read_info(root)
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
-    missing = in_words and importlib.util.find_spec("transformers") is None
-    needed = "a prior told in words needs the package transformers; install it with"
-    ensure(not missing, f"{needed} pip install 'diver-lite[text]'")
+    ensure(
+        not in_words or importlib.util.find_spec("transformers") is not None,
+        "a prior told in words needs the package transformers; install it with pip "
+        "install 'diver-lite[text]'",
+    )
     models = {}
     try:
         scheduler = _build_scheduler(schedule)
@@ -195,8 +197,7 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
         wanted = denoiser.config.cross_attention_dim
         found = f"the text encoder is {width} wide"
         ensure(width == wanted, f"{found}, the unet expects {wanted}")
-        parts = (denoiser, vae, scheduler, (), info, tokenizer, encoder)
-        return TextPrior(*parts, **text)
+        return TextPrior(denoiser, vae, scheduler, (), info, tokenizer, encoder, **text)
     if info.get("timestep_embedding") == "sit":
         use_sit_timesteps(denoiser)
     count = denoiser.config.num_embeds_ada_norm
@@ -257,8 +258,7 @@ def _load_tokenizer(root: Path, encoder: Any) -> Any:
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
     # in real folders it may be missing, which means 1e30
     found = checks.number(tokenizer.model_max_length, "model_max_length", 3)
-    longest = encoder.config.max_position_embeddings
-    tokenizer.model_max_length = min(int(found), longest)
+    tokenizer.model_max_length = min(int(found), encoder.config.max_position_embeddings)
     return tokenizer
 
 
@@ -285,11 +285,11 @@ def _build_scheduler(config: dict):
         expected = f"{usual[0]!r} and the noise schedule that its betas give"
         found = f"the scheduler, a {kind}, has {name} {value!r}"
         ensure(not value or value in usual, f"{found}; expected {expected}")
+    total = checks.integer(config["num_train_timesteps"], "num_train_timesteps", 2)
     known = inspect.signature(diffusers.DDIMScheduler).parameters
     shared = {name: value for name, value in config.items() if name in known}
     scheduler = diffusers.DDIMScheduler(**shared)
     alphas = scheduler.alphas_cumprod
-    total = config["num_train_timesteps"]
     lowest = 0.0
     if config.get("prediction_type") == "v_prediction":
         lowest = -1e-9  # a velocity tells the image from pure noise, too

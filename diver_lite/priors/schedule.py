@@ -67,9 +67,7 @@ def to_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
     the last one. A window's bounds (lowest = -1) may lie just outside, at T and at -1,
     which is what 0.0 means there. What else the caller takes is said in `also`.
     """
-    highest = T - 1
-    if lowest == -1:
-        highest = T
+    highest = T - 1 - lowest  # as far outside as the lowest is
     if isinstance(value, float) and 0 < value <= 1:
         return min(round(value * T), highest)
     if isinstance(value, float) and value == 0:
@@ -85,7 +83,7 @@ def to_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
 
 def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
     """Turn a pair (high, low), or its known name, into timesteps: high >= t > low."""
-    pair = value
+    pair: Any = value
     expected = "(high, low)"
     if known:
         expected = f"one of {[*known]} or (high, low)"

@@ -74,8 +74,7 @@ class TextPrior(DiTPrior):
             "the classes of the set have no names, and a text-conditioned prior needs "
             "them; name them with dataset= (--dataset, --subset)",
         )
-        words = [name.replace("_", " ") for name in names]
-        prompts = [self.prompt.replace("{name}", word) for word in words]
+        prompts = [self.prompt.replace("{name}", n.replace("_", " ")) for n in names]
         tokens = self.tokenizer(
             [*prompts, self.negative_prompt],
             padding="max_length",
