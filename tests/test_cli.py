@@ -501,17 +501,17 @@ BAD_PLACES = {
     "prior without transformer": (
         prior_without("transformer"),
         (*DC, "--prior", "prior"),
-        r"prior lacks transformer/config\.json",
+        r"prior.transformer.config\.json",
     ),
     "prior without VAE": (
         prior_without("vae"),
         (*DC, "--prior", "prior"),
-        r"prior lacks vae/config\.json",
+        r"prior.vae.config\.json",
     ),
     "prior without scheduler": (
         prior_without("scheduler"),
         (*DC, "--prior", "prior"),
-        r"prior lacks scheduler/",
+        r"prior.scheduler.scheduler_config\.json",
     ),
     "truncated prior": (truncated_prior, (*DC, "--prior", "prior"), "can't be loaded"),
     "prior is a file": (good, (*DC, "--prior", "set.pt"), r"'set\.pt' is neither"),

@@ -167,7 +167,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(command, tmp_path, caps
     lock = tmp_path / ".out.safetensors.lock"
     before = {lock, *tmp_path.iterdir()}
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, cwd=tmp_path
     )
     try:
         assert holder.stdout.readline() == "held\n"
