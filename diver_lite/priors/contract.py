@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -96,26 +95,48 @@ class Prior(Protocol):
         ...
 
 
-def _of_the_held(name: str) -> Any:
-    """Return an attribute, or a method, that the held prior answers."""
-    return property(attrgetter(f"prior.{name}"))
-
-
 class Wrapped:
     """A prior that holds another one and passes on what it doesn't answer itself."""
 
-    info = _of_the_held("info")
-    class_names = _of_the_held("class_names")
-    latent_shape = _of_the_held("latent_shape")
-    image_size = _of_the_held("image_size")
-    encode = _of_the_held("encode")
-    decode = _of_the_held("decode")
-    timesteps = _of_the_held("timesteps")
-    signal_and_noise = _of_the_held("signal_and_noise")
-    denoise = _of_the_held("denoise")
-
     def __init__(self, prior: Prior) -> None:
         self.prior: Any = prior
+
+    @property
+    def info(self) -> dict:
+        return self.prior.info
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.prior.class_names
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.prior.latent_shape
+
+    @property
+    def image_size(self) -> int:
+        return self.prior.image_size
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.prior.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.prior.decode(latents)
+
+    def timesteps(self, num_inference_steps: int) -> list[int | float]:
+        return self.prior.timesteps(num_inference_steps)
+
+    def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
+        return self.prior.signal_and_noise(timestep)
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        return self.prior.denoise(latents, timestep, class_labels, guidance_scale)
 
     def predict_noise(
         self,
@@ -128,8 +149,11 @@ class Wrapped:
         return self.denoise(latents, timestep, class_labels, guidance_scale)[1]
 
     def for_classes(self, class_names: Sequence[str]) -> Wrapped:
+        told = told_of(self.prior, class_names)
+        if told is self.prior:
+            return self
         other = copy(self)
-        other.prior = told_of(self.prior, class_names)
+        other.prior = told
         return other
 
     def to(self, *args: Any, **kwargs: Any) -> Wrapped:
