@@ -187,6 +187,7 @@ def prior_classes(
             ensure({*keys} == {*class_map}, expected)
             class_map = [class_map[key] for key in keys]
         table = torch.as_tensor(class_map).cpu()
+        ensure(table.ndim > 0, expected)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(expected) from None
     class_indices(table, "class_map", len(names), len(prior.class_names))

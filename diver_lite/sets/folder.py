@@ -95,11 +95,14 @@ def match_folders(folders: Sequence[str], subset: str) -> dict[str, int]:
             return found
     way = max(matches, key=lambda way: len(matches[way]))
     found = matches[way].values()
-    lacking = [repr(name) for i, name in enumerate(ways[way]) if i not in found]
+    lacking = [
+        f" (no {name!r}, for example)"
+        for i, name in enumerate(ways[way])
+        if i not in found
+    ]
     raise InputError(
         f"{len(folders)} class folders, of which {len(found)} are classes of "
-        f"{subset!r} by {way}; expected {len(names)}, each once (without a folder: "
-        f"{', '.join(lacking[:1]) or 'none'})"
+        f"{subset!r} by {way}; expected {len(names)}, each once{''.join(lacking[:1])}"
     )
 
 

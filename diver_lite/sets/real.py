@@ -194,7 +194,10 @@ def _read_idx(path: Path) -> np.ndarray:
         opener = {".gz": gzip.open}.get(path.suffix, open)
         with opener(path, "rb") as stream:
             content = stream.read(2**26)  # the largest official one has 47 MB
-        ensure(content[:3] == b"\0\0\x08", f"it begins with {content[:3]!r}")
+        ensure(
+            content[:3] == b"\0\0\x08",
+            f"it begins with {content[:3]!r}; expected a complete IDX file of bytes",
+        )
         shape = np.frombuffer(content, ">u4", content[3], 4)
         start = 4 + 4 * len(shape)
         return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
@@ -297,7 +300,10 @@ def _packed_jpeg(path: Path, part: str) -> tuple[Tensor, Tensor]:
         files = (io.BytesIO(blob[a:b].tobytes()) for a, b in pairwise(offs))
         pixels = np.stack([np.asarray(Image.open(f, formats=["JPEG"])) for f in files])
         size = pixels.shape[1:]
-        ensure(size == (32, 32, 3), f"the images are of shape {size}")
+        ensure(
+            size == (32, 32, 3),
+            f"the images are of shape {size}; expected (32, 32, 3)",
+        )
         labels = torch.from_numpy(y)
         checks.class_indices(labels, "labels", len(pixels), len(CIFAR10_CLASSES))
     # The packed files are sorted by class; a fixed shuffle makes order carry nothing.
