@@ -331,6 +331,11 @@ SAID_POOLED = {
         ("unseen, no BN", "inheritance 700", "prior"): "no difference",
         ("unseen, no BN", "DIVER 700", "inheritance 700"): "worse",
     },
+    "recovery_fashion-mnist_ipc1-proxy": {
+        ("proxy's kind", row, "Stage I"): "worse"
+        for row in ("VAE", "DIVER 700", "inheritance 700", "prior")
+    }
+    | {("proxy's kind", "DIVER 700", "inheritance 700"): "better"},
     "sources_cifar10_published-ipc1": {
         ("unseen, BN", "own 700", "another class 700"): "no difference",
         ("unseen, BN", "own 700", "prior"): "no difference",
