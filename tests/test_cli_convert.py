@@ -91,7 +91,7 @@ def test_whitened_sets_take_real_images_by_name(cli):
     ("arguments", "words"),
     [
         (("--to", "jpeg"), "--to is 'jpeg'; expected ['dc', 'mtt'"),
-        (("--to", "dc"), "output out: format 'dc' is a name ending in .pt"),
+        (("--to", "dc"), "normalised; expected the ending '.pt'"),
         (("--to", "diver-lite"), "expected a name ending in .safetensors"),
         (("--to", "folder"), "would lose what lies outside [0, 1]"),
         (("--to", "mtt", "--read", "experiment"), "--read 'experiment': expected F"),

@@ -45,7 +45,7 @@ _BEGINNINGS = {
     r"\x93NUMPY": "a NumPy array, of formats 'kip' and 'rfad' only",
     r"[\x81-\x8f\xde\xdf].{0,4}[\xa1-\xbf\xd9]": "msgpack (RCIG's), which isn't read "
     "here; store its x_proto and y_proto as images and labels of an .npz (RFAD's)",
-    r"PK|\x80": "truncated or damaged, or not from torch.save",
+    r"PK|\x80": "damaged, or not from torch.save",
     r"version http": "a Git LFS pointer, not the data it points to",
 }
 
@@ -163,6 +163,8 @@ def _what_it_is(path: Path, error: str) -> str:
     if code:
         name = ".".join(code.groups())
         return f"the file holds code ({name}), which was not executed"
+    if text.startswith("PK") and not zipfile.is_zipfile(path):
+        return "the file is truncated or damaged (a zip archive without end)"
     for beginning, name in _BEGINNINGS.items():
         if re.match(beginning, text, re.DOTALL):
             return f"the file is {name}"
