@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
-        "Refine distilled datasets with DIVER, so that any network can learn from "
+        "Refine distilled datasets with DIVER, so that other networks learn from "
         "them.\n\nStart with 'diver-lite demo -o demo': it needs no network, no GPU "
         "and no other files. Exit codes: 0 done, 1 a training diverged, 2 bad input "
         "(one line says what), 130 interrupted."

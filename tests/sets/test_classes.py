@@ -481,7 +481,7 @@ def test_the_judge_says_what_it_scored_on(cli):
             class_names("imagefruit"),
             {},
             ("--subset", "imagefruit"),
-            "INPUT distils 'imagefruit'",
+            "INPUT distils imagefruit,",
         ),
     ],
 )
