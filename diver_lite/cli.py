@@ -611,7 +611,9 @@ def _test_data(
     data: str, root: Path | None, subset: str | None, size: int, count: int | None
 ) -> tuple:
     """Return test images, labels and class names; of the images `count`, if given."""
-    images, labels, names = diver_lite.load_dataset(
+    from diver_lite.sets import real
+
+    images, labels, names = real.load_dataset(
         data, "test", root=root, image_size=size, subset=subset
     )
     if count is not None:

@@ -152,7 +152,6 @@ JUDGED = {
     "steps": 1,
     "out": None,
     "n_jobs": 1,
-    "scheduler": None,
     "device": "cpu",
 }
 DISTILLED = {

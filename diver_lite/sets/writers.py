@@ -164,12 +164,12 @@ def _normalised(
     mean, std = statistics_of(distilled.provenance["dataset"], to)
     shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
     shape = (len(order), len(mean), *distilled.images.shape[2:])
-    images = torch.from_file(str(scratch), shared=True, size=math.prod(shape))
-    images = images.view(shape)
-    for part, rows in zip(images.split(_ROWS), order.split(_ROWS), strict=True):
-        # grey sets have one channel there
-        part.copy_((distilled.images[rows][:, : len(mean)] - shift) / scale)
-    return images
+    with scratch.open("wb") as stream:  # not mapped: a full disk would end the process
+        for rows in order.split(_ROWS):
+            # grey sets have one channel there
+            part = distilled.images[rows][:, : len(mean)]
+            stream.write(((part - shift) / scale).contiguous().numpy().tobytes())
+    return torch.from_file(str(scratch), size=math.prod(shape)).view(shape)
 
 
 # --- Pictures ----------------------------------------------------------------------
