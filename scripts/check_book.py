@@ -240,21 +240,23 @@ LIVE = r"""
 })()
 """
 
-# In the page of the search: whether all results have words, and what is missing.
+# In the page of the search: whether it is done, and the results that show no words
+# around what was found. Names in the reference say what they are instead.
 SEARCHED = """(() => {
   const results = [...document.querySelectorAll("ul.search > li")];
-  return results.length > 0 && results.every((e) => e.querySelector(".context"));
+  const done = document.querySelector(".search-summary")?.innerText;
+  return Boolean(done) && results.every((e) => e.querySelector(".context, a + span"));
 })()"""
 RESULTS = r"""
 (() => {
   const results = [...document.querySelectorAll("ul.search > li")];
   if (!results.length) return ["the search finds nothing"];
-  return results.filter((e) => !e.querySelector(".context")?.innerText.trim()).map(
+  return results.filter((e) => !e.querySelector(".context, a + span")).map(
     (e) => "found without its words: " + e.innerText);
 })()
 """
 WORD = "picture"  # on most pages
-PATIENCE = 20  # seconds for the search, on a busy machine
+PATIENCE = 60  # seconds for the search, on a busy machine
 SCREENS = [(1366, 768), (390, 844)]  # a laptop's and a phone's
 
 
