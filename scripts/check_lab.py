@@ -117,6 +117,13 @@ STANDS = r"""
 })()
 """
 
+# Whether a page stands there, and not the one before.
+SHOWN = """
+(({context, node}) => context?.path === %s &&
+  !!node.querySelector(".jp-MarkdownViewer .myst")?.innerText
+)(jupyterapp.shell.currentWidget ?? {})
+"""
+
 # Runs in the page; returns a list of complaints.
 AUDIT = r"""
 (() => {
@@ -347,8 +354,7 @@ class Tab(Page):
         )
         options = json.dumps({"path": path, "factory": "Markdown Preview"})
         self.evaluate(f"void jupyterapp.commands.execute('docmanager:open', {options})")
-        text = "!!document.querySelector('.jp-MarkdownViewer .myst')?.innerText"
-        if not self.becomes("true", text, START):
+        if not self.becomes("true", SHOWN % json.dumps(path), START):
             raise TimeoutError(f"{path} did not open within {START} s")
 
     def hover(self) -> list[str]:
