@@ -21,7 +21,8 @@ for one set, judge or seed after the other:
 
 results/QUESTION_NAME_trainings.csv    one row per training; NAME is DATASET_ipcN
 results/QUESTION_NAME.csv              one row per set and variant, means and deviations
-results/QUESTION_NAME_comparisons.csv  differences per group of judges, with intervals
+results/QUESTION_NAME_comparisons.csv  differences per group of judges, with intervals;
+                                       `settings` has none, its table is read by a test
 results/QUESTION_NAME.json             provenance
 """
 
@@ -177,9 +178,10 @@ def main() -> None:
     summary = summary_of(table)
     comparisons = comparisons_of(table, args.sets, COMPARISONS.get(args.question, ()))
     write_csv(f"{stem}.csv", summary)
-    write_csv(f"{stem}_comparisons.csv", comparisons)
-    print(comparisons.to_string(index=False))
-    print(footnote(comparisons["verdict"]))
+    if len(comparisons):
+        write_csv(f"{stem}_comparisons.csv", comparisons)
+        print(comparisons.to_string(index=False))
+        print(footnote(comparisons["verdict"]))
     failed = table[table["error"] != ""]
     write_result(
         f"{stem}.json",
