@@ -81,6 +81,12 @@ CHOICES = (  # of `choices`: one change each
 NOISE = (0, 300, 400, 500, 600, 700, 800)
 PULLS = (0.0, 0.05, 0.1, 0.2)
 
+
+def told(change: dict) -> str:
+    """Return a change as a row's name: "window = late"."""
+    return ", ".join(f"{name} = {value}" for name, value in change.items())
+
+
 # what is compared, (row, against); rows that weren't asked for are left out
 COMPARISONS = {
     "recovery": (
@@ -107,19 +113,12 @@ COMPARISONS = {
         for level in LEVELS
         for against in ("prior", *(f"{source} {level}" for source in SOURCES[1:]))
     ),
+    "choices": (
+        ("DIVER 700", "Stage I"),
+        ("DIVER 700", "inheritance 700"),
+        *((told(change), "DIVER 700") for change in CHOICES),
+    ),
 }
-
-
-def told(change: dict) -> str:
-    """Return a change as a row's name: "window = late"."""
-    return ", ".join(f"{name} = {value}" for name, value in change.items())
-
-
-COMPARISONS["choices"] = (
-    ("DIVER 700", "Stage I"),
-    ("DIVER 700", "inheritance 700"),
-    *((told(change), "DIVER 700") for change in CHOICES),
-)
 
 
 def main() -> None:
@@ -215,6 +214,7 @@ class Rows:
         self.ipc = ipc
         self.work = work
         self.plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+        self.diver = replace(self.plain, guidance_factor=0.1)  # with the pull
 
     def of(self, question: str, distilled: DistilledSet) -> dict:
         """Return the rows of a question about one set, and those that all share."""
@@ -255,8 +255,7 @@ class Rows:
         for level in LEVELS:
             inheritance = replace(self.plain, noise_timestep=level)
             rows[f"inheritance {level}"] = self.recovered(distilled, inheritance)
-        pull = replace(self.plain, guidance_factor=0.1)
-        rows["DIVER 700"] = self.recovered(distilled, pull)
+        rows["DIVER 700"] = self.recovered(distilled, self.diver)
         paper = RecoveryConfig.published()
         rows["DIVER, the paper's settings"] = self.recovered(distilled, paper)
         return rows
@@ -290,15 +289,14 @@ class Rows:
 
     def choices(self, distilled: DistilledSet) -> dict:
         """Change one setting of DIVER at a time, if the change is one."""
-        diver = replace(self.plain, guidance_factor=0.1)
         rows: dict = {
             "Stage I": distilled,
             "inheritance 700": self.recovered(distilled, self.plain),
-            "DIVER 700": self.recovered(distilled, diver),
+            "DIVER 700": self.recovered(distilled, self.diver),
         }
         for change in CHOICES:
-            config = replace(diver, **change)
-            if config != diver:
+            config = replace(self.diver, **change)
+            if config != self.diver:
                 rows[told(change)] = self.recovered(distilled, config)
         return rows
 

@@ -50,10 +50,7 @@ JUDGES = {  # column of a table, name of its group, label, colour
 }
 
 
-RECOVERY = {
-    "Garments": "recovery_fashion-mnist_ipc1",
-    "Photographs": "recovery_cifar10_published-ipc1",
-}
+RECOVERY = {title: study for title, (study, _) in STUDIES.items()}
 CHOICES = {
     "Garments": "choices_fashion-mnist_dm-ipc1",
     "Photographs": "choices_cifar10_mtt_published-ipc1",
@@ -131,7 +128,7 @@ def forest() -> plt.Figure:
         2, 2, figsize=(9, 7), layout="constrained", sharex="row", sharey=True
     )
     for line, (title, (study, row)) in zip(axes, STUDIES.items(), strict=True):
-        table = pd.read_csv(ROOT / "results" / f"{study}_comparisons.csv")
+        table = pd.read_csv(comparisons(study))
         table = table[(table["row"] == row) & table["against"].isin(AGAINST)]
         sets = [name for name in table["set"].unique() if name != "all, pooled"]
         for ax, (group, label, _) in zip(line, JUDGES.values(), strict=True):
@@ -232,9 +229,9 @@ def main() -> None:
     parser.add_argument("--pictures", action="store_true")
     args = parser.parse_args()
     set_theme()
-    tables = [study for study, _ in STUDIES.values()]
+    tables = RECOVERY.values()
     store(findings(), "findings.png", [f"{study}.csv" for study in tables])
-    store(forest(), "forest.png", [f"{study}_comparisons.csv" for study in tables])
+    store(forest(), "forest.png", [comparisons(study).name for study in tables])
     for name, (studies, pairs) in QUESTIONS.items():
         files = [
             path.name for path in map(comparisons, studies.values()) if path.exists()

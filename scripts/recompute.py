@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from answer import COMPARISONS, QUESTIONS, comparisons_of
+from answer import COMPARISONS, comparisons_of
 from provenance import COMMIT, begin
 
 from diver_lite.files import atomic_path
@@ -39,8 +39,6 @@ def to_csv(table: pd.DataFrame) -> str:
 def answer(stem: str, record: dict) -> dict[str, str]:
     """Return the new texts of what answer.py wrote: name of the file -> text."""
     question = stem.partition("_")[0]
-    if question not in COMPARISONS:
-        return {}
     table = runs_of(stem)
     sets = record["provenance"]["settings"]["sets"]
     found = comparisons_of(table, sets, COMPARISONS[question])
@@ -68,7 +66,7 @@ def stale() -> dict[Path, str]:
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
         kind = path.stem.partition("_")[0]
-        if kind in QUESTIONS:
+        if kind in COMPARISONS:
             texts = answer(path.stem, record)
         elif kind == "shortcuts":
             texts = shortcuts(path.stem, record)

@@ -9,9 +9,9 @@ took. Four distributions: normal; heavy-tailed (t with 3 degrees of freedom); sk
 (exponential); and "stored", the seeds' differences of results/shortcuts_*, which have
 15 seeds each, every comparison centred and divided by its standard deviation.
 
-Where there are fewer draws of noise than seeds, draws are used in
-turns, and a difference is normal: a draw's part, shared by its seeds, plus a seed's
-own. `draw_share` is the draw's share of the variance.
+Where there are fewer draws of noise than seeds, draws are used in turns, and a
+difference is normal: a draw's part, shared by its seeds, plus a seed's own.
+`draw_share` is the draw's share of the variance.
 
 results/false_verdicts.csv   one row per case, with the share of false verdicts
 results/false_verdicts.json  provenance
