@@ -189,13 +189,6 @@ def recover(
         bool | None,
         Option(help="use torch.compile; default: on CUDA, from 1,000 images on"),
     ] = None,
-    guidance_interval: Annotated[
-        str | None,
-        Option(
-            metavar="HIGH,LOW",
-            help="classifier-free guidance while HIGH >= t > LOW only, e.g. 500,100",
-        ),
-    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -208,7 +201,7 @@ def recover(
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.priors import interval, loading
+    from diver_lite.priors import loading
     from diver_lite.run import processes, to_file
 
     to_file.check_output(out, images, overwrite=overwrite)
@@ -230,8 +223,6 @@ def recover(
     config = parse_config(preset, set_, loaded)
     if subset:
         mapping = _map_of_subset(subset, distilled, prior, loaded)
-    if guidance_interval:
-        loaded = interval.IntervalPrior(loaded, _value(guidance_interval))
     result = to_file.recover_to(
         out, distilled, loaded, config, seed=seed, class_map=mapping, size=size,
         batch_size=batch_size, fast=not plain, compile=compile, images=images,

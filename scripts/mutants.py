@@ -35,7 +35,6 @@ GUARDS = {
     "recovery.py": ("test_recovery.py", "sets/test_pins.py"),
     "priors/dit.py": ("priors/test_dit.py", "test_recovery.py"),
     "priors/contract.py": ("priors/test_dit.py", "sets/test_pins.py"),
-    "priors/interval.py": ("test_recovery.py",),
     "priors/schedule.py": ("priors/test_dit.py", "test_recovery.py"),
     "judge/augment.py": ("judge/test_augment.py",),
     "judge/protocols.py": ("judge/test_protocols.py", "sets/test_pins.py"),
@@ -107,12 +106,6 @@ MUTANTS = [
         "window closed below",
         "if timestep > low:",
         "if timestep >= low:",
-    ),
-    Mutant(
-        "priors/interval.py",
-        "interval of guidance one off",
-        "if not high >= timestep > low:",
-        "if not high > timestep >= low:",
     ),
     Mutant(
         "priors/dit.py",

@@ -20,7 +20,7 @@ from answer import COMPARISONS, comparisons_of
 from provenance import COMMIT, begin
 
 from diver_lite.files import atomic_path
-from diver_lite.judge.compare import compare, tally
+from diver_lite.judge.compare import tally
 
 RESULTS = Path("results")
 WHAT = "comparisons, from the stored training runs"
@@ -46,32 +46,15 @@ def answer(stem: str, record: dict) -> dict[str, str]:
     return {f"{stem}_comparisons.csv": to_csv(found)}
 
 
-def shortcuts(stem: str, record: dict) -> dict[str, str]:
-    """Return the new text of what measure_shortcuts.py wrote."""
-    table = runs_of(stem)
-    path = RESULTS / f"{stem}.csv"
-    summary = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows = [{} if name == "base" else compare(table, name, "base", "vs_base")
-            for name in summary["shortcut"]]  # fmt: skip
-    found = pd.DataFrame(rows).round(2)
-    columns = [name for name in found if name in summary]
-    fresh = summary.assign(**found[columns])
-    record["verdicts"] = tally(fresh["verdict"])
-    return {path.name: to_csv(fresh)}
-
-
 def stale() -> dict[Path, str]:
     """Return path -> new text of every file that says something else."""
     found: dict[Path, str] = {}
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text())
         kind = path.stem.partition("_")[0]
-        if kind in COMPARISONS:
-            texts = answer(path.stem, record)
-        elif kind == "shortcuts":
-            texts = shortcuts(path.stem, record)
-        else:
+        if kind not in COMPARISONS:
             continue
+        texts = answer(path.stem, record)
         changed = {RESULTS / name: text for name, text in texts.items()}
         changed = {p: t for p, t in changed.items() if p.read_text() != t}
         if changed:

@@ -6,8 +6,8 @@ Nothing is trained: paired differences, one per seed, are drawn from distributio
 mean zero, and each interval that excludes zero is a false verdict. Two intervals: the t
 interval, which `judge.compare` takes, and the percentile bootstrap, which it once
 took. Four distributions: normal; heavy-tailed (t with 3 degrees of freedom); skewed
-(exponential); and "stored", the seeds' differences of results/shortcuts_*, which have
-15 seeds each, every comparison centred and divided by its standard deviation.
+(exponential); and "stored", the seeds' differences of results/choices_*, ten of each
+row to DIVER, every comparison centred and divided by its standard deviation.
 
 Where there are fewer draws of noise than seeds, draws are used in turns, and a
 difference is normal: a draw's part, shared by its seeds, plus a seed's own.
@@ -40,6 +40,7 @@ DRAWS = (1, 2)  # and one for each seed
 BETWEEN_DRAWS, WITHIN_DRAWS = 3.3, 16.1
 SHARES = (round(BETWEEN_DRAWS / (BETWEEN_DRAWS + WITHIN_DRAWS), 2), 0.5)
 RESAMPLES = 2_000
+BASELINE = "dm: DIVER 700"  # of the stored training runs
 
 
 def bootstrap_interval(
@@ -67,11 +68,11 @@ INTERVALS = {"t": t_interval, "percentile bootstrap": bootstrap_interval}
 def stored_differences(folder: Path) -> np.ndarray:
     """Return differences of trained judges without what their settings differ by."""
     pool = []
-    for path in sorted(folder.glob("shortcuts_*_trainings.csv")):
+    for path in sorted(folder.glob("choices_*_trainings.csv")):
         table = pd.read_csv(path)
         for name in dict.fromkeys(table["set"]):
-            if name != "base":
-                found = seed_differences(table, name, "base").to_numpy()
+            if name != BASELINE:
+                found = seed_differences(table, name, BASELINE).to_numpy()
                 pool.append((found - found.mean()) / found.std(ddof=1))
     return np.concatenate(pool)
 

@@ -17,7 +17,6 @@ from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError
 from diver_lite.priors.contract import Wrapped
 from diver_lite.priors.fast import FastPrior
-from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import shipped_priors
 from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import (
@@ -238,7 +237,7 @@ def naive_encode(prior, image, o):
     return (latent.mean[0] * prior.vae.config.scaling_factor).double().numpy()
 
 
-def naive_diver(prior, z_0, label, noise, o, interval):
+def naive_diver(prior, z_0, label, noise, o):
     """Return the final latent of one image, and how often SG acted."""
     window = o["window"]
     high, low = PHASES[window] if isinstance(window, str) else window
@@ -251,8 +250,7 @@ def naive_diver(prior, z_0, label, noise, o, interval):
         abar = ABAR[t]
         final = position == len(visited) - 1
         abar_next = 1.0 if final else ABAR[visited[position + 1]]
-        scale = o["guidance_scale"] if interval[0] >= t > interval[1] else 1.0
-        eps = naive_eps(prior, z_k, t, label, scale)
+        eps = naive_eps(prior, z_k, t, label, o["guidance_scale"])
         x_0 = (z_k - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         s = math.sqrt(abar_next) * x_0 + math.sqrt(1 - abar_next) * eps
         gradient = 0.0
@@ -281,15 +279,10 @@ class Spy(Wrapped):
         return torch.zeros(2, 3, 32, 32)
 
 
-def check_against_equations(
-    prior, distilled, config, seed=11, pixels=True, interval=(1000, -1), of=(0, 1)
-):
+def check_against_equations(prior, distilled, config, seed=11, pixels=True, of=(0, 1)):
     """Compare latents and pixels of some images of two; return how often SG acted."""
     o = asdict(config)
-    held = prior
-    if interval != (1000, -1):
-        held = IntervalPrior(prior, interval)
-    spy = Spy(held)
+    spy = Spy(prior)
     spy.for_real = pixels
     result = recover(distilled, spy, config, seed=seed, progress=False)
     assert len(distilled) == 2
@@ -297,9 +290,7 @@ def check_against_equations(
         noise = draw_noise(prior.latent_shape, [index], seed)[0]
         z_0 = naive_encode(prior, distilled.images[index], o)
         label = int(distilled.labels[index])
-        expected, acted = naive_diver(
-            prior, z_0, label, noise.double().numpy(), o, interval
-        )
+        expected, acted = naive_diver(prior, z_0, label, noise.double().numpy(), o)
         expected = torch.from_numpy(expected)
         assert worst(spy.decoded[index], expected) < 1e-5, config
         if pixels:
@@ -377,8 +368,7 @@ def test_random_settings_follow_the_equations(
     )
     names = tuple(tiny_learned_sigma_prior.class_names)
     pair = DistilledSet(tiny_set.images[:2], torch.tensor([7, 998]), names)
-    interval = draw.choice([(1000, -1), (400, -1), (high, high // 2)])
-    check_against_equations(tiny_learned_sigma_prior, pair, config, interval=interval)
+    check_against_equations(tiny_learned_sigma_prior, pair, config)
 
 
 def test_the_published_settings_are_literally_those(tiny_prior, tiny_set):
@@ -505,33 +495,6 @@ def test_late_early_and_full_windows():
         "refinement",
     ]
     assert {full.phase(t) for t in range(1000)} == {"concrete"}
-
-
-def test_outside_the_interval_only_the_conditional_half_runs(
-    tiny_prior, tiny_set, monkeypatch
-):
-    """Guidance in an interval: twice the batch inside, once outside, other images."""
-    rows, forward = {}, tiny_prior.transformer.forward
-
-    def count(x, *, timestep, **given):
-        rows[int(timestep[0])] = len(x)
-        return forward(x, timestep=timestep, **given)
-
-    base = RecoveryConfig(num_inference_steps=5, start="published", window="none")
-    interval = IntervalPrior(tiny_prior, (0.6, 200))
-    full = run(tiny_set[:2], tiny_prior, config=base)
-    with monkeypatch.context() as patch:
-        patch.setattr(tiny_prior.transformer, "forward", count)
-        result = recover(tiny_set[:2], interval, base, seed=3, progress=False)
-    assert rows == {800: 2, 600: 4, 400: 4, 200: 2, 0: 2}
-    assert worst(result.images, full) > 1e-3
-    assert result.provenance["prior"] == "tiny, guided in 600 >= t > 200"
-
-
-@pytest.mark.parametrize("pair", ["late", (100, 500), (900.0, 100.0), (1,), None, 3])
-def test_a_bad_interval_is_named(tiny_prior, pair):
-    with pytest.raises(InputError, match=r"^guidance_interval is "):
-        IntervalPrior(tiny_prior, pair)
 
 
 @pytest.mark.parametrize("sigma", ["posterior", "marginal", "signal", "one"])

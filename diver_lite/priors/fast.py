@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from diver_lite.checks import ensure
 from diver_lite.priors.contract import Prior, Wrapped
 from diver_lite.priors.dit import DiTPrior
-from diver_lite.priors.interval import IntervalPrior
 
 # The parts a DiT of diffusers consists of. Another part (an adapter, a quantised
 # layer, another attention) may compute something else, so it takes the plain path.
@@ -39,7 +38,7 @@ PARTS = {
 TABLE_BYTES = 64 * 2**20
 WALKS = 2  # that one thread may take in turns, each with a table
 COMPILE_FROM = 1000  # images
-GRAPHS = 2  # of the newest numbers of rows: with guidance, and without
+GRAPHS = 2  # of the newest numbers of rows: of a whole batch, and of the last
 _LOCK = threading.Lock()  # a graph has one place for its inputs and outputs
 
 
@@ -270,9 +269,6 @@ def accelerate_prior(prior: Prior, *, compile: bool = False) -> Prior:
     """
     if isinstance(prior, FastPrior):
         return prior
-    if isinstance(prior, IntervalPrior):
-        fast = accelerate_prior(prior.prior, compile=compile)
-        return IntervalPrior(fast, prior.interval)
     reason = why_not_fast(prior)
     if reason is None:
         return FastPrior(prior, compile=compile)  # type: ignore[arg-type]

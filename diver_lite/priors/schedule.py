@@ -84,11 +84,9 @@ def to_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
 def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
     """Turn a pair (high, low), or its known name, into timesteps: high >= t > low."""
     pair: Any = value
-    expected = "(high, low)"
-    if known:
-        expected = f"one of {[*known]} or (high, low)"
     if isinstance(value, str):
         pair = known.get(value)
+    expected = f"one of {[*known]} or (high, low)"
     require(isinstance(pair, tuple) and len(pair) == 2, name, value, expected)
     high, low = (to_timestep(bound, name, lowest=-1) for bound in pair)
     require(high >= low, name, value, "high >= low")

@@ -69,7 +69,7 @@ _PACKAGES = ("torch", "diffusers", "safetensors")
 # the files of the package whose code decides what a shard holds
 COMPUTING = (
     "recovery.py", "priors/contract.py", "priors/dit.py", "priors/fast.py",
-    "priors/interval.py", "priors/loading.py", "priors/schedule.py", "priors/text.py",
+    "priors/loading.py", "priors/schedule.py", "priors/text.py",
 )  # fmt: skip
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {

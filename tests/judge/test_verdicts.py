@@ -94,7 +94,7 @@ def test_the_bootstrap_is_the_usual_one():
 def test_the_simulation_runs(tmp_path, monkeypatch):
     """A row per case and interval, from a folder of its own; draws share what is so."""
     (tmp_path / "results").mkdir()
-    for path in (ROOT / "results").glob("shortcuts_*_trainings.csv"):
+    for path in (ROOT / "results").glob("choices_*_trainings.csv"):
         shutil.copy(path, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     simulate.main(["--runs", "100"])
@@ -102,7 +102,7 @@ def test_the_simulation_runs(tmp_path, monkeypatch):
     assert len(table) == 3 * (4 + 2 * 2) * 2
     assert not table.duplicated([*table.columns[:5]]).any()
     stored = simulate.stored_differences(Path("results"))
-    assert len(stored) == 28 * 15
+    assert len(stored) == 15 * 10
     for what, values in simulate.cases(20_000, stored, np.random.default_rng(1)):
         share = what.get("draw_share", 0)
         assert values.mean() == pytest.approx(0, abs=0.05)

@@ -16,7 +16,6 @@ from diver_lite.checks import InputError
 from diver_lite.priors import fast
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, accelerate_prior, why_not_fast
-from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover, recover_steps
 from diver_lite.run.to_file import recover_to
@@ -69,11 +68,10 @@ WINDOWS = st.sampled_from(["full", "published", "late", (700, 300)])
         start=st.sampled_from(["published", "matched", 850]),
         window=WINDOWS,
     ),
-    interval=st.sampled_from([(1000, -1), (400, -1), (700, 300)]),
     table_bytes=st.sampled_from([1, 30_000, 2**26]),
 )
 def test_fast_and_plain_agree_at_every_step(
-    request, which, labels, seed, config, interval, table_bytes
+    request, which, labels, seed, config, table_bytes
 ):
     """S6: float32 within 1e-4, whatever the settings, labels and table size."""
     prior = request.getfixturevalue(which)
@@ -85,10 +83,7 @@ def test_fast_and_plain_agree_at_every_step(
         patch.setattr(fast, "TABLE_BYTES", table_bytes)
         found, expected = (
             list(recover_steps(z_0, labels, p, config, noise=noise))
-            for p in (
-                accelerate_prior(IntervalPrior(prior, interval)),
-                IntervalPrior(prior, interval),
-            )
+            for p in (accelerate_prior(prior), prior)
         )
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.timestep == theirs.timestep

@@ -15,10 +15,9 @@ from draw_plane import run_page
 
 from diver_lite.checks import InputError
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.priors.contract import Prior, told_of
+from diver_lite.priors.contract import Prior, Wrapped, told_of
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
-from diver_lite.priors.interval import IntervalPrior
 from diver_lite.priors.loading import load_prior
 from diver_lite.priors.schedule import DIT, abar_at
 from diver_lite.priors.text import TextPrior
@@ -189,8 +188,8 @@ NAMES_OF_A_PRIOR = {
 }
 WRAPPERS = {
     "fast": FastPrior,
-    "interval": lambda prior: IntervalPrior(prior, (600, 300)),
-    "fast in an interval": lambda prior: IntervalPrior(FastPrior(prior), (600, 300)),
+    "held": Wrapped,
+    "fast and held": lambda prior: Wrapped(FastPrior(prior)),
 }
 
 
@@ -470,21 +469,28 @@ def test_flow_on_the_fast_path_is_the_same(folders):
     assert worst(quick, plain) < 1e-5
 
 
-def test_an_interval_around_any_kind_leaves_out_guidance(folders):
-    """Inside the interval the prior's own answer, outside that of scale 1."""
+class Unguided(Wrapped):
+    """Answers one question otherwise: at low noise it leaves guidance out."""
+
+    def denoise(self, latents, timestep, class_labels, guidance_scale):
+        scale = guidance_scale if timestep > 300 else 1.0
+        return self.prior.denoise(latents, timestep, class_labels, scale)
+
+
+def test_a_prior_around_any_kind_answers_what_it_wants(folders):
     for kind in ("flow", "v"):
         prior = load_prior(folders(kind), device="cpu")
-        inside = told_of(IntervalPrior(prior, (600, 300)), NAMES)
+        outer = told_of(Unguided(prior), NAMES)
         prior = told_of(prior, NAMES)
-        assert inside.class_names == prior.class_names == NAMES
-        assert inside.latent_shape == prior.latent_shape
-        assert inside.timesteps(4) == prior.timesteps(4)
+        assert outer.class_names == prior.class_names == NAMES
+        assert outer.latent_shape == prior.latent_shape
+        assert outer.timesteps(4) == prior.timesteps(4)
         z, labels = noise_for(prior, 3), torch.arange(3)
-        for timestep, scale in {650: 1.0, 600: 3.0, 301: 3.0, 300: 1.0}.items():
-            found = inside.denoise(z, timestep, labels, 3.0)
+        for timestep, scale in {650: 3.0, 301: 3.0, 300: 1.0}.items():
+            found = outer.denoise(z, timestep, labels, 3.0)
             expected = prior.denoise(z, timestep, labels, scale)
             assert all(map(torch.equal, found, expected))
-            noise = inside.predict_noise(z, timestep, labels, 3.0)
+            noise = outer.predict_noise(z, timestep, labels, 3.0)
             theirs = prior.predict_noise(z, timestep, labels, scale)
             assert torch.equal(noise, theirs)
 

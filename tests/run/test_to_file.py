@@ -16,9 +16,9 @@ from conftest import random_set
 
 from diver_lite.checks import InputError
 from diver_lite.files import HELD
+from diver_lite.priors.contract import Wrapped
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import accelerate_prior
-from diver_lite.priors.interval import IntervalPrior
 from diver_lite.recovery import RecoveryConfig, recover
 from diver_lite.run import to_file as shards
 from diver_lite.run.to_file import recover_to
@@ -346,10 +346,14 @@ def test_other_inputs_are_refused(go, tiny_set, tiny_prior, stop_after):
     weight.data[0] -= 1
 
 
-def test_another_interval_is_refused(go, tiny_prior, stop_after):
+class Held(Wrapped):
+    """Another kind of prior, which may answer otherwise than the one that it holds."""
+
+
+def test_a_prior_around_it_is_refused(go, tiny_prior, stop_after):
     halfway(go, stop_after)
     with pytest.raises(InputError, match=r"\(another prior\)"):
-        go(prior=IntervalPrior(tiny_prior, (500, 100)))
+        go(prior=Held(tiny_prior))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -438,7 +442,7 @@ def test_what_a_priors_folder_says_counts(tiny_prior, tiny_set):
     priors = [tiny_prior, Other(**parts), replace(tiny_prior, scheduler=flow)]
     for name in ("timestep_embedding", "timestep_scaling", "anything"):
         priors.append(replace(tiny_prior, info=tiny_prior.info | {name: "other"}))
-    priors += [IntervalPrior(prior, (500, 100)) for prior in priors[:2]]
+    priors += [Held(prior) for prior in priors[:2]]
     facts = [
         shards.run_facts(tiny_set, tiny_set.labels, prior, None, {})["prior"]
         for prior in priors

@@ -32,8 +32,6 @@ ALLOWED_OLD = {
     "metrics_fashion-mnist.json": MINUTES,
     "prior_cifar10.json": HALF_AN_HOUR,
     "rounding_dit-xl-2_cpu.json": MINUTES,
-    "shortcuts_cifar10-dsa-ipc1.json": HALF_AN_HOUR,
-    "shortcuts_fashion-mnist-dm-ipc1.json": HALF_AN_HOUR,
     "stage1_fashion-mnist_ipc1.json": MINUTES,
     "stage1_fashion-mnist_ipc10.json": HALF_AN_HOUR,
 }

@@ -157,24 +157,6 @@ def test_the_colour_measurements(work, run):
     assert (work / "results/embedding_cifar10.csv").exists()
 
 
-def test_the_shortcuts(work, run):
-    """A row for each, against the base; half the passes where guidance rests."""
-    run("distill_sets.py", "dm-real-ipc1")
-    run("measure_shortcuts.py", "cifar10-dm-real-ipc1", "--judges", "ConvNet",
-        "--seeds", 2, "--images", 20, "--base", "guidance_scale=4",
-        *PRIOR, *SETS)  # fmt: skip
-    stem = "shortcuts_cifar10-dm-real-ipc1"
-    rows = pd.read_csv(work / f"results/{stem}.csv").set_index("shortcut")
-    assert "guidance_scale=4" in result(work, stem)["base"]
-    assert result(work, stem)["split"] == "validation"
-    assert rows.loc["base", "pixels_apart"] == 0
-    assert rows.loc["base, other noise", "pixels_apart"] > 0
-    assert rows.loc["bfloat16", "pixels_apart"] > 0
-    assert rows.loc["base", "passes"] == 4  # timesteps 700 and 300
-    assert rows.loc["guidance from 500", "passes"] == 3
-    assert rows["verdict"].drop("base").notna().all()
-
-
 def test_the_colour_prior_is_measured(work, run):
     """On the test split, except for the choice of a guidance scale."""
     run("measure_prior.py", "--judge-steps", 2, "--unseen", "ConvNet",
