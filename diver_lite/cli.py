@@ -616,48 +616,6 @@ def _test_data(
 
 
 @app.command()
-def relabel(
-    source: Source,
-    out: SetFile,
-    teacher: Annotated[
-        str, Option(help="a classifier of torchvision's, such as resnet18")
-    ],
-    weights: Annotated[
-        Path, Option(help="its state dict, of torch.save: a .pt or .pth file")
-    ],
-    size: Annotated[int, Option(help="height and width that the teacher takes")] = 224,
-    format: Format = "auto",
-    dataset: Dataset = None,
-    read: Read = None,
-    subset: Subset = None,
-    data_root: DataRoot = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Give the images of a set the soft labels of a teacher.
-
-    As tables on ImageNet-1K do: then judge with --protocol imagenet, which has random
-    resized crops, CutMix and soft cross-entropy.
-
-    Example: diver-lite relabel refined.safetensors -o soft.safetensors --teacher
-    resnet18 --weights resnet18-f37072fd.pth --subset imagenet
-    """
-    from diver_lite.judge import relabel as soft
-
-    _check_out(out, ".safetensors", overwrite)
-    distilled, subset = _load(source, format, dataset, subset, read, data_root)
-    network, outputs = soft.load_teacher(teacher, weights)
-    classes = soft.teacher_classes(distilled, outputs, subset)
-    result = soft.relabel(distilled, network, classes=classes, size=size, device=device)
-    result.provenance |= {"teacher": teacher, "weights": weights.name}
-    result.save(out, overwrite=overwrite)
-    echo(
-        f"wrote {out}: {result!r}; the teacher agrees with "
-        f"{result.provenance['agreement']:.0%} of the labels"
-    )
-
-
-@app.command()
 def train_prior(
     name: Annotated[str, Argument(help="a recipe: fashion-mnist or cifar10")],
     out: Annotated[

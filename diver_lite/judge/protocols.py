@@ -23,7 +23,7 @@ imagenet: what tables on ImageNet-1K do since SRe2L: random resized crops, flips
     CutMix of every batch, cross-entropy with a teacher's soft labels, AdamW 0.001 with
     weight decay 0.01 and a cosine for 300 epochs, accuracy after the last.
     Not reproduced: soft labels for each crop of each epoch, stored at temperature 20
-    (here: one per image, from `relabel`); batches of 1,024 (here: 128).
+    (here: one per image, as the set has them); batches of 1,024 (here: 128).
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision import models
 from toy_sets import score, toy, toy_set
 
 from diver_lite.checks import InputError
 from diver_lite.judge import training as fit
 from diver_lite.judge.protocols import PROTOCOLS, Protocol, learned_lr, with_statistics
 from diver_lite.judge.training import predict, train_judge
+from diver_lite.sets.distilled import DistilledSet
+from diver_lite.sets.names import class_names
 
 LITERATURE = PROTOCOLS["literature"]
 
@@ -172,6 +176,33 @@ def test_soft_labels_are_learned():
         found[kind] = predict(network, images, protocol).softmax(1).max(1)[0].mean()
     assert found["hard"] > 0.95
     assert found["soft"] == pytest.approx(0.8, abs=0.05)
+
+
+def test_the_imagenet_protocol_learns_what_a_teacher_says():
+    """Not what the labels say, although crops and rectangles are mixed."""
+    images, labels, names = toy()
+    logits = 8.0 * F.one_hot(labels, 3)
+    wrong = DistilledSet(images, labels.roll(8), names)
+    record = {"soft_labels": "logits"}
+    soft = replace(wrong, soft_labels=logits, provenance=record)
+    recipe = replace(PROTOCOLS["imagenet"], epochs=40)
+    assert score("ConvNet", soft, toy(seed=1), protocol=recipe) > 0.9
+
+
+def test_the_page_gives_a_set_soft_labels(tmp_path, monkeypatch):
+    """Its code, with a network of random weights in place of the trained one."""
+    page = (Path(__file__).parents[2] / "book/command_line.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    untrained = models.ResNet(models.resnet.BasicBlock, [1] * 4)
+    monkeypatch.setattr(models, "resnet18", lambda weights: untrained)
+    names = class_names("imagenet")
+    DistilledSet(torch.rand(2, 3, 48, 48), [7, 900], names).save("refined.safetensors")
+    exec(compile(code, "command_line.md", "exec"), {})
+    soft = DistilledSet.load("soft.safetensors")
+    assert soft.soft_labels.shape == (2, 1000)
+    expected = soft.soft_labels.softmax(1)
+    assert torch.equal(PROTOCOLS["imagenet"].targets(soft), expected)
 
 
 def test_learned_step_sizes():
