@@ -188,8 +188,10 @@ def settings(holder: Any, lowest: Mapping[str, int] | None = None) -> None:
 def instance(value: Any, name: str, kind: Any) -> None:
     """Raise unless a value is of a class, or of one of a union."""
     wanted = getattr(kind, "__name__", str(kind))
-    found = f"{name} is of type {type(value).__name__}"
-    ensure(isinstance(value, kind), f"{found}; expected one of type {wanted}")
+    ensure(
+        isinstance(value, kind),
+        f"{name} is of type {type(value).__name__}; expected one of type {wanted}",
+    )
 
 
 def path(value: Any, name: str) -> Path:
@@ -233,9 +235,11 @@ def class_indices(value: Any, name: str, count: int, classes: int) -> None:
     _tensor(value, name, (count,), "an integer")
     if value.device.type == "cpu":
         low, high = int(value.min()), int(value.max())
-        expected = f"0 .. {classes - 1}, an index for each class"
-        within = low >= 0 and high < classes
-        ensure(within, f"{name} are {low} .. {high}; expected {expected}")
+        ensure(
+            low >= 0 and high < classes,
+            f"{name} are {low} .. {high}; expected 0 .. {classes - 1}, an index for "
+            "each class",
+        )
 
 
 def _tensor(value: Any, name: str, shape: Sequence, kind: str) -> None:

@@ -206,14 +206,16 @@ def recover(
 
     to_file.check_output(out, images, overwrite=overwrite)
     parse_config(preset, set_)  # say what is wrong before the prior is read
-    both = bool(subset and class_map)
-    ensure(not both, "--subset and --class-map were given; expected one of them")
+    ensure(
+        not (subset and class_map),
+        "--subset and --class-map were given; expected one of them",
+    )
     distilled, subset = _load(source, format, dataset, subset, read, data_root)
     mapping = None
     if class_map:
         mapping = _value(class_map)
-        expected = "integers like 3,1,4"
-        require(isinstance(mapping, tuple), "--class-map", class_map, expected)
+        whole = isinstance(mapping, tuple)
+        require(whole, "--class-map", class_map, "integers like 3,1,4")
     prior = prior or _prior_of(distilled)
     options = _given(
         prompt=prompt, negative_prompt=negative_prompt, size=prior_size,
@@ -320,8 +322,10 @@ def _changes(
     for text in texts or []:
         name, found, value = text.partition("=")
         expected = f" with a field of {[*names]}" if names else ""
-        known = bool(found) and name in (names or [name])
-        ensure(known, f"{option} {text!r}: expected FIELD=VALUE{expected}")
+        ensure(
+            bool(found) and name in (names or [name]),
+            f"{option} {text!r}: expected FIELD=VALUE{expected}",
+        )
         values[name] = _value(value)
     return values
 
@@ -728,8 +732,9 @@ def convert(
     if to == "diver-lite":
         distilled.save(out, overwrite=overwrite)
     else:
-        how = {"lossy": lossy, "overwrite": overwrite}
-        for lost in writers.convert(distilled, out, to, **how):
+        for lost in writers.convert(
+            distilled, out, to, lossy=lossy, overwrite=overwrite
+        ):
             echo(f"lost: {lost}", err=True)
     echo(f"wrote {out}: {distilled!r}")
 

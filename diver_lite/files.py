@@ -133,9 +133,11 @@ def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
     with naming(path, output=True):
         _settle(path)
         sweep(path)
-        hint = "choose another path or pass overwrite (--overwrite)"
-        free = overwrite or not os.path.lexists(path)
-        ensure(free, f"output {path} exists already; {hint}")
+        ensure(
+            overwrite or not os.path.lexists(path),
+            f"output {path} exists already; choose another path or pass overwrite "
+            "(--overwrite)",
+        )
         foreign = path.is_dir() and not (path / MARKER).exists()
         ensure(
             not (foreign and any(path.iterdir())),
@@ -174,8 +176,10 @@ def exclusive(output: str | Path, path: str | Path | None = None) -> Iterator[No
         try:
             lock.acquire()
         except Timeout:
-            held = "is being written by another process; wait for it, or choose another"
-            raise InputError(f"output {output} {held}") from None
+            raise InputError(
+                f"output {output} is being written by another process; wait for it, "
+                "or choose another"
+            ) from None
     try:
         yield
     finally:

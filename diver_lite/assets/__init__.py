@@ -62,7 +62,9 @@ def _digests(root: Path) -> dict[str, str]:
         for line in sums.read_text("utf-8").splitlines():
             digest, _, name = line.partition("  ")
             fits = bool(name and re.fullmatch("[0-9a-f]{64}", digest))
-            found = f"{sums}: line {line!r} is not 'sha256  name'"
-            ensure(fits, f"{found}; reinstall diver_lite")
+            ensure(
+                fits,
+                f"{sums}: line {line!r} is not 'sha256  name'; reinstall diver_lite",
+            )
             digests[name] = digest
     return digests

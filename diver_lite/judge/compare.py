@@ -359,8 +359,7 @@ def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
 
 def check_suffix(path: Path) -> None:
     """Raise `InputError` unless `write_table` knows what to write there."""
-    expected = f"one of {[*WRITERS]}"
-    require(path.suffix in WRITERS, f"table {path}: the suffix", path.suffix, expected)
+    one_of(path.suffix, f"table {path}: the suffix", [*WRITERS])
 
 
 def _csv(summary: pd.DataFrame) -> str:

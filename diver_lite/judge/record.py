@@ -16,9 +16,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from diver_lite import files
 from diver_lite.checks import ensure, naming
-from diver_lite.files import fingerprint
+from diver_lite.files import atomic_path, code_of, fingerprint
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
 from diver_lite.judge.protocols import Protocol, learned_lr
@@ -119,7 +118,7 @@ class Cells:
             rows = [self.rows[key] for key in sorted(self.rows)]
             table = pd.DataFrame(rows, columns=IN_FILE)
             table[TEXTS] = table[TEXTS].map(to_cell)
-            with files.atomic_path(self.path, overwrite=True) as temporary:
+            with atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:
@@ -150,5 +149,5 @@ def set_fingerprint(train: DistilledSet) -> str:
 def protocol_fingerprint(protocol: Protocol) -> str:
     """Return a digest of all fields of a protocol, and of the code that follows it."""
     here = Path(__file__).parent
-    facts = [asdict(protocol), files.code_of(*(here / name for name in TRAINING))]
+    facts = [asdict(protocol), code_of(*(here / name for name in TRAINING))]
     return fingerprint([], json.dumps(facts, sort_keys=True))

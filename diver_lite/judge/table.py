@@ -19,8 +19,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite import checks
-from diver_lite.checks import InputError, ensure, instance, integer, require
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    ensure,
+    instance,
+    integer,
+    path,
+    require,
+)
 from diver_lite.files import check_writable, exclusive
 from diver_lite.judge.networks import PROXY, check_judge, judge_name
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
@@ -99,7 +106,7 @@ def cross_architecture(
     named = bool(names)
     lock = nullcontext()
     if out is not None:
-        check_writable(checks.path(out, "out"), overwrite=True)
+        check_writable(path(out, "out"), overwrite=True)
         lock = exclusive(out)  # two runs would lose each other's rows
     # not at once: no bar above what is wrong with a set
     bar = tqdm(total=len(keys), desc="judges", disable=not progress, delay=1)
@@ -162,10 +169,14 @@ def _fitted(what: str, train: DistilledSet, test: tuple, named: bool) -> Distill
     )
     shape = tuple(train.images.shape[1:])
     wanted = tuple(images.shape[1:])
-    expected = f"that of the test images, {wanted}"
-    require(shape == wanted, f"{what}: shape of an image", shape, expected)
+    require(
+        shape == wanted,
+        f"{what}: shape of an image",
+        shape,
+        f"that of the test images, {wanted}",
+    )
     classes = len(names)
-    checks.class_indices(labels, f"{what}: test labels", len(labels), classes)
+    class_indices(labels, f"{what}: test labels", len(labels), classes)
     if empty := sorted({*range(classes)} - {*ordered.labels.tolist()}):
         found = ", ".join(repr(names[label]) for label in empty)
         raise InputError(f"{what}: no image of {found}; expected some of every class")

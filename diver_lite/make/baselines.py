@@ -37,8 +37,10 @@ def rows_by_class(labels: Tensor, class_names: Sequence[str], ipc: int) -> list[
     """Return the indices of each class's images, or raise if one has fewer than ipc."""
     rows = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
     for name, mine in zip(class_names, rows, strict=True):
-        found = f"ipc is {ipc}, but class {name!r} has {len(mine)} images"
-        ensure(len(mine) >= ipc, found)
+        ensure(
+            len(mine) >= ipc,
+            f"ipc is {ipc}, but class {name!r} has {len(mine)} images",
+        )
     return rows
 
 

@@ -63,9 +63,11 @@ class Training:
         if self.path.exists():
             with naming(self.path, f"a checkpoint {_ANEW}"):
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
-                known = {"record", *self.parts} <= {*state}
-                found = "another version of diver_lite wrote it"
-                ensure(known, f"{found}; expected a checkpoint {_ANEW}")
+                ensure(
+                    {"record", *self.parts} <= {*state},
+                    "another version of diver_lite wrote it; expected a checkpoint "
+                    f"{_ANEW}",
+                )
                 _compare(json.loads(state["record"]), self.record)
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])

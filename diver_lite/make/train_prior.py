@@ -24,8 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from diver_lite import checks
-from diver_lite.checks import integer, number, require
+from diver_lite.checks import (
+    instance,
+    integer,
+    number,
+    one_of,
+    path,
+    require,
+    settings,
+)
 from diver_lite.files import atomic_path, check_writable, exclusive
 from diver_lite.make.checkpoint import Training
 from diver_lite.priors.loading import load_prior, resolve_device
@@ -82,22 +89,29 @@ class PriorRecipe:
     vae: str | None = None
 
     def __post_init__(self) -> None:
-        checks.settings(self, {})
-        alike = self.objective != "flow" or self.snr_gamma is None
-        expected = "None with objective 'flow', whose loss weighs all alike"
-        require(alike, "snr_gamma", self.snr_gamma, expected)
+        settings(self, {})
+        require(
+            self.objective != "flow" or self.snr_gamma is None,
+            "snr_gamma",
+            self.snr_gamma,
+            "None with objective 'flow', whose loss weighs all alike",
+        )
         for name in ("heads", "head_dim", "layers", "latent_channels"):
             integer(getattr(self, name), name, 1, 1000)
         for name in ("label_dropout", "ema_decay"):
             number(getattr(self, name), name, 0, 1)
-        checks.instance(self.vae_channels, "vae_channels", tuple)
+        instance(self.vae_channels, "vae_channels", tuple)
         count = integer(len(self.vae_channels), "number of vae_channels", 1, 6)
         for each in self.vae_channels:
             whole = integer(each, "vae_channels", 16, 10_000) % 16 == 0
             require(whole, "vae_channels", each, "a multiple of 16")
         side = 32 // 2 ** (count - 1)
-        expected = f"a divisor of {side}, the side of the latents"
-        require(side % self.patch_size == 0, "patch_size", self.patch_size, expected)
+        require(
+            side % self.patch_size == 0,
+            "patch_size",
+            self.patch_size,
+            f"a divisor of {side}, the side of the latents",
+        )
 
 
 RECIPES = {
@@ -158,14 +172,14 @@ def train_prior(
     epsilon loss; the sizes: ours.
     """
     for field in changes:
-        checks.one_of(field, "field of the recipe", [*vars(PriorRecipe())])
-    recipe = recipe or RECIPES[checks.one_of(name, "recipe", [*RECIPES])]
+        one_of(field, "field of the recipe", [*vars(PriorRecipe())])
+    recipe = recipe or RECIPES[one_of(name, "recipe", [*RECIPES])]
     recipe = replace(recipe, **changes)
     deadline = math.inf
     if minutes is not None:
         deadline = time.monotonic() + 60 * number(minutes, "minutes", 0)
     device = resolve_device(device)
-    out = checks.path(out, "out")
+    out = path(out, "out")
     require(not out.is_file(), "output", str(out), "a working folder, not a file")
     for part in ("vae.pt", "dit.pt", "prior"):
         check_writable(out / part, overwrite=True)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diver_lite import checks
-from diver_lite.checks import require
+from diver_lite.checks import class_indices, finite, floats, number, require
 from diver_lite.priors.schedule import (
     T,
     abar_at,
@@ -96,8 +95,12 @@ class DiTPrior:
         grid = scheduler.timesteps.double().numpy()
         if self.prediction == "flow":
             return dit_timesteps(np.arctan2(grid, total - grid))  # s and 1 - s
-        expected = f"steps that the schedule's steps_offset leaves below T = {total}"
-        require(grid[0] < total, "num_inference_steps", steps, expected)
+        require(
+            grid[0] < total,
+            "num_inference_steps",
+            steps,
+            f"steps that the schedule's steps_offset leaves below T = {total}",
+        )
         angles = noise_angles(self.scheduler.alphas_cumprod)
         return dit_timesteps(angles[grid.astype(int) + 1])
 
@@ -112,8 +115,12 @@ class DiTPrior:
             return snap(total * np.sin(angle) / (np.sin(angle) + np.cos(angle)))
         angles = noise_angles(self.scheduler.alphas_cumprod)
         first, last = dit_timesteps(angles[[1, -2]])
-        expected = f"a noise level of the prior's schedule, {first:.5g} .. {last:.5g}"
-        require(first <= timestep <= last, "timestep", timestep, expected)
+        require(
+            first <= timestep <= last,
+            "timestep",
+            timestep,
+            f"a noise level of the prior's schedule, {first:.5g} .. {last:.5g}",
+        )
         return snap(max(np.interp(angle, angles[:-1], np.arange(-1, total)), 0))
 
     def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
@@ -165,8 +172,8 @@ class DiTPrior:
         (B, C, h, w) float32, about unit variance over the training data.
         """
         size = self.image_size
-        checks.floats(images, "images", ("B", 3, size, size))
-        checks.finite(images, "images")
+        floats(images, "images", ("B", 3, size, size))
+        finite(images, "images")
         modes = [
             self.vae.encode(x.to(self.device, self.vae.dtype) * 2 - 1)
             .latent_dist.mode()
@@ -178,7 +185,7 @@ class DiTPrior:
     @inference()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
-        checks.floats(latents, "latents", ("B", *self.latent_shape))
+        floats(latents, "latents", ("B", *self.latent_shape))
         z = latents / self.vae.config.scaling_factor + self._shift
         z = z.to(self.device, self.vae.dtype)
         parts = [self.vae.decode(part).sample for part in z.split(VAE_BATCH)]
@@ -233,11 +240,11 @@ class DiTPrior:
         self, latents: Tensor, timestep: float, class_labels: Tensor, scale: float
     ) -> Tensor:
         """Return what the network predicts, guided: (B, C, h, w) float32."""
-        checks.floats(latents, "latents", ("B", *self.latent_shape))
-        place = self.place(checks.number(timestep, "timestep", -1, T))
+        floats(latents, "latents", ("B", *self.latent_shape))
+        place = self.place(number(timestep, "timestep", -1, T))
         classes = self.num_classes + 1  # the last one is "no class"
-        checks.class_indices(class_labels, "class_labels", len(latents), classes)
-        checks.number(scale, "guidance_scale", 1)
+        class_indices(class_labels, "class_labels", len(latents), classes)
+        number(scale, "guidance_scale", 1)
         x = latents.to(self.device, self.dtype)
         channels = self.latent_shape[0]
         if scale == 1:

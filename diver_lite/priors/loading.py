@@ -189,14 +189,18 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     denoiser, vae, *words = models.values()
     channels = vae.config.latent_channels
     wanted = denoiser.config.in_channels
-    found = f"the VAE has {channels} latent channels"
-    ensure(channels == wanted, f"{found}, the transformer expects {wanted}")
+    ensure(
+        channels == wanted,
+        f"the VAE has {channels} latent channels, the transformer expects {wanted}",
+    )
     if in_words:
         encoder, tokenizer = words
         width = encoder.config.hidden_size
         wanted = denoiser.config.cross_attention_dim
-        found = f"the text encoder is {width} wide"
-        ensure(width == wanted, f"{found}, the unet expects {wanted}")
+        ensure(
+            width == wanted,
+            f"the text encoder is {width} wide, the unet expects {wanted}",
+        )
         return TextPrior(denoiser, vae, scheduler, (), info, tokenizer, encoder, **text)
     if info.get("timestep_embedding") == "sit":
         use_sit_timesteps(denoiser)
@@ -210,8 +214,10 @@ def _check_kind(part: str, config: dict, expected: tuple[str, ...]) -> None:
     found = config.get("_class_name")
     if found is None:  # as transformers calls it
         found = next(iter(config.get("architectures") or ()), None)
-    known = f"expected a {expected[0]}; {SUPPORTED}"
-    ensure(found in expected, f"{part} is a {found}, {known}")
+    ensure(
+        found in expected,
+        f"{part} is a {found}, expected a {expected[0]}; {SUPPORTED}",
+    )
     for name in UNKNOWN:
         value = config.get(name)
         ensure(value is None, f"{part} has {name} {value!r}; {SUPPORTED}")
@@ -282,9 +288,11 @@ def _build_scheduler(config: dict):
     ensure(not lacking, f"the scheduler, a {kind}, has no {lacking}; expected betas")
     for name, usual in BETAS_ALONE.items():
         value = config.get(name)
-        expected = f"{usual[0]!r} and the noise schedule that its betas give"
-        found = f"the scheduler, a {kind}, has {name} {value!r}"
-        ensure(not value or value in usual, f"{found}; expected {expected}")
+        ensure(
+            not value or value in usual,
+            f"the scheduler, a {kind}, has {name} {value!r}; expected {usual[0]!r} and "
+            "the noise schedule that its betas give",
+        )
     total = checks.integer(config["num_train_timesteps"], "num_train_timesteps", 2)
     known = inspect.signature(diffusers.DDIMScheduler).parameters
     shared = {name: value for name, value in config.items() if name in known}
@@ -302,9 +310,11 @@ def _build_scheduler(config: dict):
         f"and 0 in num_train_timesteps ({total})",
     )
     checks.integer(scheduler.config["steps_offset"], "steps_offset", 0, total - 1)
-    spacings = ("leading", "linspace", "trailing")
-    found = scheduler.config["timestep_spacing"]
-    checks.one_of(found, "timestep_spacing", spacings)
+    checks.one_of(
+        scheduler.config["timestep_spacing"],
+        "timestep_spacing",
+        ("leading", "linspace", "trailing"),
+    )
     return scheduler
 
 

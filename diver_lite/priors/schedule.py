@@ -73,11 +73,13 @@ def to_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
     if isinstance(value, float) and value == 0:
         return lowest
     valid = isinstance(value, int) and not isinstance(value, bool)
-    expected = (
+    require(
+        valid and lowest <= value <= highest,
+        name,
+        value,
         f"{also}a training timestep (an integer in {lowest} .. {highest}) or a "
-        "fraction (a float in [0, 1])"
+        "fraction (a float in [0, 1])",
     )
-    require(valid and lowest <= value <= highest, name, value, expected)
     return int(value)
 
 
@@ -86,8 +88,12 @@ def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
     pair: Any = value
     if isinstance(value, str):
         pair = known.get(value)
-    expected = f"one of {[*known]} or (high, low)"
-    require(isinstance(pair, tuple) and len(pair) == 2, name, value, expected)
+    require(
+        isinstance(pair, tuple) and len(pair) == 2,
+        name,
+        value,
+        f"one of {[*known]} or (high, low)",
+    )
     high, low = (to_timestep(bound, name, lowest=-1) for bound in pair)
     require(high >= low, name, value, "high >= low")
     return high, low

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diver_lite import checks
-from diver_lite.checks import ensure, require
+from diver_lite.checks import ensure, instance, integer, require
 from diver_lite.priors.dit import DiTPrior, inference
 from diver_lite.sets.names import numbered
 
@@ -44,18 +43,26 @@ class TextPrior(DiTPrior):
     size: int | None = None
 
     def __post_init__(self) -> None:
-        checks.instance(self.prompt, "prompt", str)
-        checks.instance(self.negative_prompt, "negative_prompt", str)
-        expected = f"{{name}} in it, as in {PROMPT!r}"
-        require("{name}" in self.prompt, "prompt", self.prompt, expected)
+        instance(self.prompt, "prompt", str)
+        instance(self.negative_prompt, "negative_prompt", str)
+        require(
+            "{name}" in self.prompt,
+            "prompt",
+            self.prompt,
+            f"{{name}} in it, as in {PROMPT!r}",
+        )
         self.embeddings = torch.empty(0)
         own = self.transformer.config.sample_size
-        factor = self.image_size // checks.integer(own, "sample_size of the unet", 1)
+        factor = self.image_size // integer(own, "sample_size of the unet", 1)
         if self.size is None:
             self.size = self.image_size
-        checks.integer(self.size, "prior_size", factor, 2**13)
-        expected = f"a multiple of {factor}, by which the VAE makes images smaller"
-        require(self.size % factor == 0, "prior_size", self.size, expected)
+        integer(self.size, "prior_size", factor, 2**13)
+        require(
+            self.size % factor == 0,
+            "prior_size",
+            self.size,
+            f"a multiple of {factor}, by which the VAE makes images smaller",
+        )
         self.transformer.register_to_config(sample_size=self.size // factor)
         self.info = self.info | {
             "prompt": self.prompt,

@@ -34,7 +34,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.checks import first_line
 from diver_lite.devices import one_thread
 from diver_lite.files import (
     MARKER,
@@ -287,8 +286,8 @@ class Shards:
         except (SafetensorError, OSError, ValueError) as error:
             where = self.batch(index)
             tqdm.write(
-                f"shard {file} is damaged ({first_line(error)}): images {where[0]} .. "
-                f"{where[-1]} are recovered again",
+                f"shard {file} is damaged ({checks.first_line(error)}): images "
+                f"{where[0]} .. {where[-1]} are recovered again",
                 file=sys.stderr,
             )
             file.unlink(missing_ok=True)
@@ -386,8 +385,7 @@ def read_manifest(out: str | Path) -> dict:
     path = parts_folder(out) / MANIFEST
     if not path.exists():
         return {}
-    expected = f"the settings of a run; delete the folder {path.parent}"
-    with checks.naming(path, expected):
+    with checks.naming(path, f"the settings of a run; delete the folder {path.parent}"):
         return {**json.loads(path.read_text(encoding="utf-8"))}
 
 

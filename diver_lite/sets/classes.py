@@ -172,11 +172,14 @@ def prior_classes(
     """
     names = distilled.class_names
     if class_map is None:
-        advice = (
+        class_map = join(
+            names,
+            prior.class_names,
+            "the set",
+            "the prior",
             "pass class_map (--class-map) with the prior's class for each class of the "
-            f"set, or {_NAME_THEM}"
+            f"set, or {_NAME_THEM}",
         )
-        class_map = join(names, prior.class_names, "the set", "the prior", advice)
     expected = (
         f"class_map is {describe(class_map)}; expected {len(names)} integers, in order "
         "or by the index or name of each class of the set"

@@ -19,8 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diver_lite import checks
-from diver_lite.checks import InputError, ensure, naming, reason
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    ensure,
+    finite,
+    floats,
+    instance,
+    integer,
+    naming,
+    number,
+    reason,
+    require,
+)
 from diver_lite.sets import stored
 from diver_lite.sets.folder import class_folders, natural
 
@@ -106,8 +117,9 @@ def _extract(path: Path, folder: Path, members: list[zipfile.ZipInfo]) -> Path:
         try:
             archive.extractall(folder)
         except OSError as error:
-            where = f"can't be unpacked to {gettempdir()} ({reason(error)})"
-            raise InputError(where) from None
+            raise InputError(
+                f"can't be unpacked to {gettempdir()} ({reason(error)})"
+            ) from None
     return innermost(folder)
 
 
@@ -231,16 +243,16 @@ def pair(item: Any) -> tuple[Tensor, Tensor]:
 
 def tensor(item: Any, name: str) -> Tensor:
     """Return a dense tensor, all of whose values are in the file."""
-    checks.instance(item, name, Tensor)
-    dense = item.layout is torch.strided and not item.is_nested
+    instance(item, name, Tensor)
     ensure(
-        dense and not item.is_quantized and not item.is_meta,
+        item.layout is torch.strided
+        and not (item.is_nested or item.is_quantized or item.is_meta),
         f"{name} is nested, sparse, quantised or has no values",
     )
-    stored = item.untyped_storage().nbytes()  # fewer if values are repeated
+    in_file = item.untyped_storage().nbytes()  # fewer if values are repeated
     ensure(
-        item.nbytes <= max(16 * stored, 2**20),
-        f"{name} is of {item.nbytes:,} bytes, of which the file has {stored:,}; "
+        item.nbytes <= max(16 * in_file, 2**20),
+        f"{name} is of {item.nbytes:,} bytes, of which the file has {in_file:,}; "
         "expected all of them",
     )
     return item.detach()
@@ -249,24 +261,22 @@ def tensor(item: Any, name: str) -> Tensor:
 def pixels(item: Any) -> Tensor:
     """Return images (N, 1 or 3, H, W), finite floats as stored."""
     images = tensor(item, "images")
-    checks.floats(images, "images", "NCHW")
-    checks.require(
-        images.shape[1] in (1, 3), "images", images, "1 or 3 channels (N, C, H, W)"
-    )
-    return checks.finite(images, "images")
+    floats(images, "images", "NCHW")
+    require(images.shape[1] in (1, 3), "images", images, "1 or 3 channels (N, C, H, W)")
+    return finite(images, "images")
 
 
 def targets(item: Any, count: int) -> Tensor:
     """Return labels for so many images: class indices (N,), or floats (N, K)."""
     labels = tensor(item, "labels")
     if labels.ndim == 2:
-        checks.floats(labels, "labels", (count, "K"))
-        checks.integer(labels.shape[1], "labels: K", 1, _MOST_CLASSES)
+        floats(labels, "labels", (count, "K"))
+        integer(labels.shape[1], "labels: K", 1, _MOST_CLASSES)
     else:
-        floats = labels.is_floating_point() and labels.itemsize > 1  # no float8
-        if floats and bool((labels % 1 == 0).all()):
+        is_float = labels.is_floating_point() and labels.itemsize > 1  # no float8
+        if is_float and bool((labels % 1 == 0).all()):
             labels = labels.to(torch.int64)  # DC-BENCH, DataDAM
-        checks.class_indices(labels, "labels", count, _MOST_CLASSES)
+        class_indices(labels, "labels", count, _MOST_CLASSES)
     return labels
 
 
@@ -319,7 +329,7 @@ def learned_lr(images: Path) -> float | None:
     if path == images or not path.exists():
         return None  # of a dict of everything, for one
     with naming(path):
-        return checks.number(tensor(load_torch(path), "lr").squeeze(), "lr", 0)
+        return number(tensor(load_torch(path), "lr").squeeze(), "lr", 0)
 
 
 def stacked(paths: Sequence[Path]) -> Tensor:
@@ -329,7 +339,7 @@ def stacked(paths: Sequence[Path]) -> Tensor:
         with naming(path):
             picture = tensor(load_torch(path), "picture")
             picture = picture.reshape(-1, *picture.shape[-3:])
-            checks.require(len(pixels(picture)) == 1, "picture", picture, "one a file")
+            require(len(pixels(picture)) == 1, "picture", picture, "one a file")
             pictures.append(picture)
     return joined(pictures, "images")
 

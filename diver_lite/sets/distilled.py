@@ -14,8 +14,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diver_lite import checks
-from diver_lite.checks import InputError, ensure, naming, require
+from diver_lite.checks import (
+    InputError,
+    class_indices,
+    describe,
+    ensure,
+    instance,
+    integer,
+    naming,
+    printable,
+    require,
+)
 from diver_lite.files import atomic_path
 from diver_lite.sets import stored as on_disk
 from diver_lite.sets.stored import StoredImages, checked
@@ -67,14 +76,15 @@ class DistilledSet:
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
-            found = f"labels are {checks.describe(self.labels)}"
-            raise InputError(f"{found}; expected integer class indices") from None
-        checks.class_indices(labels, "labels", len(self), len(names))
+            raise InputError(
+                f"labels are {describe(self.labels)}; expected integer class indices"
+            ) from None
+        class_indices(labels, "labels", len(self), len(names))
         self.labels = labels.to(torch.int64)
         if self.soft_labels is not None:
             shape = (len(self), len(names))
             self.soft_labels = checked(self.soft_labels, "soft_labels", shape)
-        checks.instance(self.provenance, "provenance", dict)
+        instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
         except (TypeError, ValueError) as error:
@@ -104,7 +114,7 @@ class DistilledSet:
         return (
             f"DistilledSet({len(self)} images {shape}, {len(self.class_names)} "
             f"classes, ipc {self.ipc}, values {values}, "
-            f"from {checks.printable(str(self.provenance.get('format', 'memory')))})"
+            f"from {printable(str(self.provenance.get('format', 'memory')))})"
         )
 
     def _repr_html_(self) -> str:
@@ -206,7 +216,7 @@ class DistilledSet:
             tensors = {name: stored.get_tensor(name) for name in names}
         with naming(file):
             if numbered:
-                rows = checks.integer(header.get("rows"), "rows of a file", 1)
+                rows = integer(header.get("rows"), "rows of a file", 1)
                 count = tensors["labels"].numel()
                 require(count > 0, "labels", tensors["labels"], "one for each image")
                 files = [
@@ -229,7 +239,7 @@ def _header(metadata: Any, names: Sequence[str], numbered: bool) -> dict:
     )
     try:
         header = json.loads(text)
-        version = checks.integer(header["format_version"], "format_version", 1)
+        version = integer(header["format_version"], "format_version", 1)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"damaged metadata ({error})") from None
     ensure(

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite import checks
-from diver_lite.checks import InputError, ensure
+from diver_lite.checks import InputError, ensure, integer, one_of, require
 from diver_lite.sets.contents import (
     IMAGES,
     best,
@@ -300,7 +299,7 @@ def _read_glad(job: _Job) -> DistilledSet:
 
     Undone: GLaD's own mean and std (space "wp"), or the data set's (space "p").
     """
-    space = checks.one_of(job.options.get("space", "wp"), "space", (*_SPACES,))
+    space = one_of(job.options.get("space", "wp"), "space", (*_SPACES,))
     job.record["space"] = space
     images, labels = _trajectory(job)
     return job.finish(job.undo(images, _SPACES[space]), labels)
@@ -323,9 +322,7 @@ def _read_ncfm(job: _Job) -> DistilledSet:
                 "nothing in the pictures looks like the edge of a tile, so they are "
                 "read whole; factor=2 cuts each into NCFM's 2 x 2 tiles"
             )
-    factor = checks.integer(
-        factor, "factor (tiles per side)", 1, min(images.shape[-2:])
-    )
+    factor = integer(factor, "factor (tiles per side)", 1, min(images.shape[-2:]))
     if factor > 1:
         images = _split_tiles(images, factor)
         labels = labels.repeat_interleave(factor**2, dim=0)
@@ -472,7 +469,7 @@ def _chosen_entry(job: _Job) -> tuple[Tensor, Tensor]:
     snapshots = last > 0 and _are_snapshots(data, job.path)
     default = last if snapshots else 0
     chosen = job.options.get("experiment", default)
-    chosen = checks.integer(chosen, "experiment", 0, last)
+    chosen = integer(chosen, "experiment", 0, last)
     job.record |= {"experiment": chosen, "experiments": len(data)}
     if last > 0:
         job.record["entries_are"] = "snapshots" if snapshots else "repetitions"
@@ -507,7 +504,7 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
     """Undo whichever of the two was done; the file itself can't tell."""
     zca = job.options.get("zca")
     reference = job.options.get("zca_reference")
-    checks.require(isinstance(zca, bool | None), "zca", zca, "True or False")
+    require(isinstance(zca, bool | None), "zca", zca, "True or False")
     told = "normalisation" in job.options or zca is False
     ensure(
         not (told and (zca or reference is not None)),

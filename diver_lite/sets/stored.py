@@ -66,8 +66,11 @@ def doubt_scale(images: Tensor) -> None:
     if -1.5 < low < -0.5 and high < 1.25 and (images < -0.5).float().mean() > 0.05:
         scale = "-1 .. 1"
     if scale:
-        found = f"images hold {low:.2f} .. {high:.2f}, which looks like {scale}"
-        warnings.warn(f"{found}; expected black at 0 and white at 1", stacklevel=4)
+        warnings.warn(
+            f"images hold {low:.2f} .. {high:.2f}, which looks like {scale}; expected "
+            "black at 0 and white at 1",
+            stacklevel=4,
+        )
 
 
 def as_picture(pixels: Tensor) -> Image.Image:
