@@ -11,6 +11,7 @@ from toy_sets import toy, toy_set
 from diver_lite.judge import table as evaluate
 from diver_lite.judge import training
 from diver_lite.judge.protocols import PROTOCOLS
+from diver_lite.sets import load
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
@@ -115,17 +116,26 @@ def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
     def judge_one(*_):
         return {"accuracy": next(score) / 10_000, "error": "", "seconds": 0.0}
 
+    real, loaded = load.load_distilled, []
+
+    def load_one(source, **options):
+        loaded.append(source)
+        return real(source, **options)
+
     monkeypatch.setattr(evaluate, "judge_one", judge_one)
+    monkeypatch.setattr(load, "load_distilled", load_one)
     tiny_set.save("a.safetensors")
+    draws = [f"rec_{seed}.safetensors" for seed in range(5)]
     for seed in range(5):
         images = (tiny_set.images + 0.01 * seed).clamp(0, 1)
         record = {"method": "DIVER", "seed": seed}
         names = tiny_set.class_names
         recovered = DistilledSet(images, tiny_set.labels, names, provenance=record)
-        recovered.save(f"rec_{seed}.safetensors")
+        recovered.save(draws[seed])
     command = ("a.safetensors", "one=rec_0.safetensors", "each=rec_{seed}.safetensors")
     code, out, err = cli(*command, "--judges", "ViT", *FAST)
     assert code == 0, err
+    assert loaded == ["a.safetensors", draws[0], *draws]  # each once
     verdicts = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert verdicts["one"].endswith("  1 draw for 5 seeds")
     assert verdicts["each"].endswith("  better*")

@@ -15,6 +15,7 @@ from published_files import class_major, kip_whitening, pixels, write_images
 
 from diver_lite.checks import InputError
 from diver_lite.sets import stored
+from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 
 REFERENCE = torch.rand(300, 3, 6, 6, generator=torch.Generator().manual_seed(5))
@@ -155,6 +156,34 @@ def test_a_zip_of_one_file(tmp_path):
     torch.save({"data": [[pixels(), class_major()]], "accs_all_exps": {}}, stream)
     path = zipped(tmp_path / "a.zip", {"res_DC_CIFAR10.pt": stream.getvalue()})
     assert load_distilled(path, dataset="cifar10").provenance["format"] == "dc"
+
+
+def save_own(folder):
+    """Write one of our own files, and a .zip of it."""
+    distilled = DistilledSet(IMAGES, class_major(), [f"c{i}" for i in range(10)])
+    distilled.provenance = {"method": "DM"}
+    file = distilled.save(folder / "mine.safetensors")
+    with zipfile.ZipFile(folder / "mine.zip", "w") as archive:
+        archive.write(file, file.name)
+    return distilled, file, folder / "mine.zip"
+
+
+def test_a_zip_of_our_own_file(tmp_path):
+    """As the file itself, with names and record."""
+    distilled, _, archive = save_own(tmp_path)
+    loaded = load_distilled(archive)
+    assert torch.equal(loaded.images, distilled.images)
+    assert torch.equal(loaded.labels, distilled.labels)
+    assert loaded.class_names == distilled.class_names
+    assert loaded.provenance == {"method": "DM"}
+
+
+def test_an_archive_is_no_part_of_a_set(tmp_path):
+    _, file, archive = save_own(tmp_path)
+    for others in ([archive], [file], [file, file]):
+        words = rf"mine\.zip: found {1 + len(others)} sources; expected one archive$"
+        with pytest.raises(InputError, match=words):
+            load_distilled([archive, *others])
 
 
 @pytest.mark.parametrize(
