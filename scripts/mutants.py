@@ -164,6 +164,12 @@ MUTANTS = [
     ),
     Mutant(
         "priors/schedule.py",
+        "a window upside down is taken",
+        'require(high >= low, name, value, "high >= low")',
+        'require(True, name, value, "high >= low")',
+    ),
+    Mutant(
+        "priors/schedule.py",
         "a fraction of 1 is beyond the schedule",
         "min(round(value * T), highest)",
         "round(value * T)",
