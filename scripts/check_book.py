@@ -217,10 +217,13 @@ LIVE = r"""
   if (!page || page.form.hidden) return complaints;
   const seen = (element, what, when) => {
     const {top, bottom} = element.getBoundingClientRect();
-    if (top < 0 || bottom > innerHeight)
+    if (top < bar().bottom || bottom > innerHeight)
       complaints.push(`${what} off a screen of ${innerWidth} x ${innerHeight} px ` +
         `${when}: from ${Math.round(top)} to ${Math.round(bottom)}`);
   };
+  // the theme's buttons, which stay at the top
+  const buttons = document.querySelector(".bd-header-article");
+  const bar = () => buttons.getBoundingClientRect();
   const picture = page.slots[0].predicted.canvas, slider = page.get("t");
   for (let i = 0; i < 100 && picture.width === 1; i++)
     await new Promise((done) => setTimeout(done, 50));
@@ -229,11 +232,12 @@ LIVE = r"""
   for (const when of ["as it opens", "after scrolling on"]) {
     seen(picture, "the recovered picture", when);
     seen(slider, "the noise level's slider", when);
-    const stage = (page.find(".live-stage") ?? picture).getBoundingClientRect();
+    const stage = page.find(".live-stage").getBoundingClientRect();
     const behind = slider.getBoundingClientRect().top < stage.bottom;
     if (behind) complaints.push(`the pictures cover the slider ${when}`);
-    scrollBy({top: slider.getBoundingClientRect().top - 0.7 * innerHeight,
-      behavior: "instant"});
+    // until the slider stands right below the pictures, which stay, too
+    const target = bar().bottom + stage.height + 8;
+    scrollBy({top: slider.getBoundingClientRect().top - target, behavior: "instant"});
     await new Promise((done) => setTimeout(done, 100));
   }
   return complaints;
