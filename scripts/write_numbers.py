@@ -15,7 +15,8 @@ In a table the bar is escaped. Whole tables stand between two comments:
     columns: names, that are shown
     across: a column whose values get a column each
     part: a table inside a .json
-    rest: yes  (leaves out what the page has shown before)
+    brief: yes  (device, commit and date are left to the list of origins)
+    origins: yes  (no table, but that list: where each file is from)
     -->
     ...
     <!-- end of table -->
@@ -32,7 +33,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -125,6 +126,18 @@ def sidecar(path: Path) -> Path | None:
 
 def origin(path: Path) -> str:
     """Return where numbers are from: data, seeds, device, commit, date, and whose."""
+    return " · ".join(fact for fact in facts_about(path).values() if fact)
+
+
+def known(path: Path, names: Iterable[str]) -> list[str]:
+    """Return of the facts about a file those that were recorded."""
+    facts = facts_about(path)
+    found = [facts[name] for name in names]
+    return [fact for fact in found if fact and MISSING not in fact]
+
+
+def facts_about(path: Path) -> dict[str, str]:
+    """Return name -> what is known about a file of results/, in a few words."""
     content = load(found) if (found := sidecar(path)) else {}
     record = content.get("provenance", {})
     settings = record.get("settings", {})
@@ -151,17 +164,16 @@ def origin(path: Path) -> str:
     commit = record.get("commit", MISSING)
     if "recomputed" in record:
         commit += f", intervals recomputed by {record['recomputed']['commit']}"
-    facts = [
-        ", ".join(filter(None, data)),
-        _repeated(seeds, settings.get("runs")),
-        device or f"device {MISSING}",
-        f"commit {commit}",
-        record.get("date", f"date {MISSING}"),
-        content.get("whose", "our numbers"),
-        content.get("note", ""),
-        _chance(path, content.get("verdicts")),
-    ]
-    return " · ".join(filter(None, map(str, facts)))
+    return {
+        "data": ", ".join(filter(None, data)),
+        "seeds": _repeated(seeds, settings.get("runs")),
+        "device": device or f"device {MISSING}",
+        "commit": f"commit {commit}",
+        "date": str(record.get("date", f"date {MISSING}")),
+        "whose": content.get("whose", "our numbers"),
+        "note": content.get("note", ""),
+        "chance": _chance(path, content.get("verdicts")),
+    }
 
 
 def _repeated(seeds: int | None, runs: int | None) -> str:
@@ -331,12 +343,11 @@ SHOWN = r"[+\N{MINUS SIGN}-]?\d[\d.,]*(?: %)?(?: \[[^\]\n]*\])?"
 NUMBER = re.compile(rf"(?:{SHOWN}|\?)<!-- results/(.*?) -->", re.DOTALL)
 TABLE = re.compile(r"(<!-- table (.*?)\n?-->\n).*?(<!-- end of table -->)", re.DOTALL)
 WORKS = re.compile(r"(<!-- references -->\n).*?(<!-- end of references -->)", re.DOTALL)
-OPTIONS = {"where", "columns", "across", "part", "rest"}
+OPTIONS = {"where", "columns", "across", "part", "brief", "origins"}
 
 
 def written(text: str, folder: Path, works: str = "") -> str:
     """Return a page's text with the numbers that are in a folder's files now."""
-    shown: set[str] = set()  # names of files, for tables of the rest
 
     def number(found: re.Match) -> str:
         address = " ".join(found[1].split())
@@ -348,36 +359,45 @@ def written(text: str, folder: Path, works: str = "") -> str:
         options = dict(re.split(r": *", line, maxsplit=1) for line in lines)
         if unknown := set(options) - OPTIONS:
             raise ValueError(f"table {patterns}: no option {sorted(unknown)}")
-        blocks = "\n\n".join(block(folder, patterns.split(), options, shown))
+        there = files(folder, patterns.split())
+        if not there:
+            raise FileNotFoundError(f"no file in {folder} is {patterns}")
+        if "origins" in options:
+            blocks = "\n".join(map(listed_origin, there))
+        else:
+            blocks = "\n\n".join(block(there, options))
         return f"{found[1]}\n{blocks}\n\n{found[3]}"
 
     text = TABLE.sub(table, NUMBER.sub(number, text))
     return WORKS.sub(lambda found: f"{found[1]}\n{works}\n\n{found[2]}", text)
 
 
-def block(folder: Path, patterns: list[str], options: dict, shown: set[str]):
-    """Yield each table with the line that says where its numbers are from."""
-    known = set(shown) if "rest" in options else set()
-    found = [path for path in files(folder, patterns) if path.name not in known]
-    if not found and "rest" not in options:
-        raise FileNotFoundError(f"no file in {folder} is {patterns}")
-    for path in found:
-        shown.add(path.name)
+def block(there: list[Path], options: dict) -> Iterator[str]:
+    """Yield each table of some files below a line that names its file.
+
+    A table that is too long to print has the line alone.
+    """
+    for path in there:
+        line = f"`results/{path.name}` · {origin(path)}"
+        if "brief" in options:
+            facts = known(path, ("data", "seeds"))
+            line = " · ".join([f"`results/{path.name}`", *facts])
         for table in tables(path, options.get("part")):
-            yield from with_origin(path, chosen(table, options), options.get("across"))
+            shown = printable(chosen(table, options))
+            if "across" in options:
+                shown = spread(shown, options["across"])
+            if len(shown) > MAX_ROWS:
+                yield f"{line} · {len(shown)} rows, too many to print"
+                continue
+            yield line
+            yield "\n".join(markdown(shown))
 
 
-def with_origin(path: Path, table: pd.DataFrame, across: str | None) -> Iterator[str]:
-    """Yield the line above a table, and the table unless it is too long to print."""
-    line = f"`results/{path.name}` · {origin(path)}"
-    table = printable(table)
-    if across:
-        table = spread(table, across)
-    if len(table) > MAX_ROWS:
-        yield f"{line} · {len(table)} rows, too many to print"
-        return
-    yield line
-    yield "\n".join(markdown(table))
+def listed_origin(path: Path) -> str:
+    """Return a line of a list: a file, and what was recorded about where it is from."""
+    facts = known(path, facts_about(path))
+    facts = [fact for fact in facts if fact != "our numbers"]
+    return " · ".join([f"- `results/{path.name}`", *facts])
 
 
 def _with_numbers(path: Path) -> list:
@@ -386,12 +406,19 @@ def _with_numbers(path: Path) -> list:
 
 
 def files(folder: Path, patterns: list[str]) -> list[Path]:
-    """Return the files that the patterns match, without their attachments."""
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    """Return the files that the patterns match, in their order.
+
+    Without attachments.
+    """
+    found = [
+        path
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern), key=_with_numbers)
+    ]
     named = {folder / pattern for pattern in patterns}
     return [
         path
-        for path in sorted(found, key=_with_numbers)
+        for path in dict.fromkeys(found)
         if path.suffix in (".csv", ".json")
         # a .json beside a .csv of the same name is its provenance, and single
         # trainings are summarised in a file of their own: shown only if named
