@@ -34,7 +34,7 @@ STUDIES = {
     "Photographs": ("recovery_cifar10_published-ipc1", "inheritance 700"),
 }
 ROWS = {
-    "Stage I, as distilled": "Stage I",
+    "as distilled (Stage I)": "Stage I",
     "pixels clipped": "clip",
     "through the VAE": "VAE",
     "inheritance (t = 700)": "inheritance 700",
@@ -93,14 +93,14 @@ def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
 
 def findings() -> plt.Figure:
     """Draw what one network learns from each treatment, by its normalisation."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained", sharey=True)
-    limits = ((5, 55), (8, 26))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 6), layout="constrained", sharey=True)
+    limits = ((5, 55), (8.5, 20))
     for ax, (title, (study, _)), limit in zip(
         axes, STUDIES.items(), limits, strict=True
     ):
         table = pd.read_csv(ROOT / "results" / f"{study}.csv")
         for judge, (_, label, color) in JUDGES.items():
-            above = 7 if judge.endswith("-BN") else -16
+            above = 8 if judge.endswith("-BN") else -16
             for y, row in enumerate(ROWS.values()):
                 found = table.loc[table["row"] == row, judge]
                 mean = found.mean()
@@ -111,7 +111,10 @@ def findings() -> plt.Figure:
                     ha="center", fontsize="x-small", color=color,
                 )  # fmt: skip
         ax.axvline(10, color="0.6", linestyle=":", linewidth=1)
-        ax.annotate("guessing", (10.2, -0.45), fontsize="x-small", color="0.4")
+        ax.annotate(
+            "guessing", (10, len(ROWS) / 2), (-3, 0), textcoords="offset points",
+            rotation=90, ha="right", va="center", fontsize="x-small", color="0.4",
+        )  # fmt: skip
         ax.set_yticks(range(len(ROWS)), ROWS)
         ax.set(xlim=limit, ylim=(len(ROWS) - 0.4, -0.7))
         ax.set(xlabel="accuracy on real test pictures (%)")
@@ -143,8 +146,8 @@ def forest() -> plt.Figure:
             ax.axvline(0, color="0.3", linewidth=1)
             ax.set_yticks(range(len(AGAINST)), [f"vs {name}" for name in AGAINST])
             ax.set(ylim=(len(AGAINST) - 0.5, -0.5), xlabel="points")
-            ax.set_title(f"{title}, {row}, {label}", fontsize="small", loc="left")
-        line[1].legend(fontsize="x-small", loc="upper right")
+            ax.set_title(f"{title}, {row}\n{label}", fontsize="small", loc="left")
+        line[1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 
