@@ -46,8 +46,10 @@ METHOD_COLORS: dict[str, str] = {
 
 
 def set_theme() -> None:
-    """Give every figure of the book the same look."""
+    """Give every figure of the book the same look, and tables whole rows as text."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    # a row stays on one line where a page shows no HTML
+    pd.set_option("display.width", 160)
 
 
 def method_colors(names: Iterable[str]) -> dict[str, str]:

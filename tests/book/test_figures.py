@@ -57,6 +57,13 @@ def test_each_method_has_its_own_colour():
     assert set(colors.values()) == set(sns.color_palette("colorblind").as_hex())
 
 
+def test_a_wide_table_keeps_its_rows_on_one_line_as_text():
+    with pd.option_context("display.width", 80, "display.max_columns", 20):
+        figures.set_theme()
+        text = repr(pd.DataFrame({f"a rather long name {i}": [i] for i in range(6)}))
+    assert len(text.splitlines()) == 2
+
+
 def test_unknown_names_get_distinct_colours_and_leave_known_ones_alone():
     colors = figures.method_colors(["DM", "DIVER", "MTT"])
     assert colors["DIVER"] == figures.METHOD_COLORS["DIVER"]
