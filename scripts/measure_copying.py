@@ -48,7 +48,7 @@ def main() -> None:
     held_out = random_real(validation, args.held_out, args.seed)
     training = random_real(fit, 10, args.seed)
     new = random_real(validation, min(10, args.held_out), args.seed + 1)
-    recovered = {"DIVER of training real": training, "DIVER of held-out real": new}
+    recovered = {"recovered training real": training, "recovered held-out real": new}
     names = args.sets or [f"{args.dataset}-dm-ipc10"]
     sets = {
         "held-out real, VAE": vae_only(held_out, prior),
@@ -60,7 +60,7 @@ def main() -> None:
     for name in names:
         source = find_distilled(name, args.sets_folder)
         short = Path(name).stem.removeprefix(f"{args.dataset}-")
-        sets[f"DIVER of {short}"] = recover(source, prior, seed=args.seed)
+        sets[f"recovered {short}"] = recover(source, prior, seed=args.seed)
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
 
     spaces = {"pixels": None}

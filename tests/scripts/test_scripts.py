@@ -139,14 +139,14 @@ def test_the_colour_measurements(work, run):
     run("measure_copying.py", name, "--held-out", 3, *JUDGE, *PRIOR, *SETS)
     table = pd.read_csv(work / "results/copying_cifar10.csv")
     assert set(table["space"]) == {"pixels", "ConvNet features"}
-    assert "DIVER of dm-real-ipc1" in set(table["set"])
+    assert "recovered dm-real-ipc1" in set(table["set"])
     copying = result(work, "copying_cifar10")
     assert copying["data"] == SOURCE
     assert len(copying["ratios"]["pixels"]["held-out real"]) == 30
-    assert len(copying["ratios"]["pixels"]["DIVER of held-out real"]) == 30
+    assert len(copying["ratios"]["pixels"]["recovered held-out real"]) == 30
     # nothing in the training images is nearer than the nearest of them
-    made_from = copying["ratios_to_own_source"]["DIVER of training real"]
-    nearest = copying["ratios"]["pixels"]["DIVER of training real"]
+    made_from = copying["ratios_to_own_source"]["recovered training real"]
+    nearest = copying["ratios"]["pixels"]["recovered training real"]
     assert all(a >= b - 1e-3 for a, b in zip(made_from, nearest, strict=True))
     run("measure_metrics.py", name, "--floors", 2, "--held-out", 2, *JUDGE,
         "--tuned", "guidance_factor=0.05", *PRIOR, *SETS)  # fmt: skip
