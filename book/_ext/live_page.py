@@ -3,7 +3,8 @@
 `{live} plane` is DIVER on points in the plane, `{live} play` runs the shipped priors.
 What the latter loads is made by live_files; where that can't be, the build goes on and
 the page says what is missing. Behind a cell that starts a live explorer, for which no
-kernel is here, stands a link that opens the page with the explorer's settings.
+kernel is here, stands a link that opens the page with the explorer's settings, or where
+the page has no such explorer, prior or set, a sentence that says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlencode
@@ -37,6 +39,11 @@ EXPLORERS = {
     "explore_window": {},
     "explore_guidance_factor": {"high": 1000, "low": -1},
 }
+STARTS = re.compile(r"(?m)^explore_\w+\(")
+NEEDS_KERNEL = (
+    "This explorer recomputes its pictures, so it needs a kernel: run the chapter in "
+    "JupyterLab (make lab)."
+)
 
 
 def page_html(kind: str, static: str) -> str:
@@ -170,23 +177,32 @@ def explorer_link(code: str, known: dict) -> dict | None:
 
 
 def link_explorers(app, doctree, docname: str) -> None:
-    """Offer the live page behind each cell that starts a live explorer."""
+    """Offer the live page below each cell that starts a live explorer.
+
+    Where it can't, say why nothing stands there.
+    """
     if PAGE not in app.env.found_docs or app.builder.format != "html":
         return
     known: dict = {}
+    target = app.builder.get_relative_uri(docname, PAGE)
     for block in [*doctree.findall(nodes.literal_block)]:
         settings = explorer_link(block.rawsource, known)
-        if settings is None:
-            continue
-        target = app.builder.get_relative_uri(docname, PAGE)
-        link = nodes.reference(
-            "",
-            "Run this here, in your browser",
-            refuri=f"{target}#{urlencode(settings)}",
-            classes=["live-here"],
-        )
-        code = block.parent  # the cell's input: the link stands below it, not in it
-        code.parent.insert(code.parent.index(code) + 1, nodes.paragraph("", "", link))
+        if settings:
+            link = nodes.reference(
+                "",
+                "Run this here, in your browser",
+                refuri=f"{target}#{urlencode(settings)}",
+                classes=["live-here"],
+            )
+            below(block, nodes.paragraph("", "", link))
+        elif STARTS.search(block.rawsource):
+            below(block, nodes.paragraph("", NEEDS_KERNEL, classes=["needs-kernel"]))
+
+
+def below(block: nodes.literal_block, text: nodes.paragraph) -> None:
+    """Put a text below a cell's input."""
+    cell_input = block.parent
+    cell_input.parent.insert(cell_input.parent.index(cell_input) + 1, text)
 
 
 def setup(app):

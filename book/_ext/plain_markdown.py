@@ -2,8 +2,8 @@
 
 Pages and chapters are written in what GitHub and JupyterLab read as well: headings,
 links, quotes, `<details>`. This extension finds in them what a reader of the built book
-expects: solutions are folded, captions and boxes look like such, a folded cell says
-what it holds, and an explorer that needs a kernel says so.
+expects: solutions are folded, captions and boxes look like such, and a folded cell
+says what it holds.
 
 Some places hold more in the built book than Markdown can: a live page, or the
 docstrings of modules. `<!-- built: live plane -->` or `<!-- built: reference -->`
@@ -16,15 +16,10 @@ from __future__ import annotations
 import re
 
 from docutils import nodes
-from live_page import EXPLORERS
 from sphinx.transforms import SphinxTransform
 
 SOLUTION = "Solution"
 FIGURE = "Figure."
-NEEDS_KERNEL = (
-    "This explorer recomputes its pictures, so it needs a kernel: run the chapter in "
-    "JupyterLab (make lab)."
-)
 BUILT = re.compile(r"(?s)<!-- built: ([\w ]+) -->\n(.*?)<!-- end of built -->")
 MODULE = re.compile(r"(?m)^- \[`([\w.]+)`\]")
 
@@ -71,7 +66,6 @@ class PlainMarkdown(SphinxTransform):
                 comment.parent.remove(comment)
         for cell in self.document.findall(is_code_cell):
             name_folded(cell)
-            mark_explorer(cell)
 
 
 def fold(section: nodes.section) -> None:
@@ -108,13 +102,6 @@ def name_folded(cell: nodes.container) -> None:
         whole = cell["hide_mode"] == "all"
         name = comment[1] if whole else f"Code: {comment[1][0].lower()}{comment[1][1:]}"
         cell["prompt_show"] = cell["prompt_hide"] = name
-
-
-def mark_explorer(cell: nodes.container) -> None:
-    """Say why nothing stands below a cell that starts a live explorer."""
-    call = re.search(r"(?m)^(explore_\w+)\(", code(cell))
-    if call and call[1] not in EXPLORERS:
-        cell += nodes.paragraph("", NEEDS_KERNEL, classes=["needs-kernel"])
 
 
 def setup(app):

@@ -375,7 +375,7 @@ def test_a_link_of_the_page_is_taken():
 # ---------------------------------------------------------------- in the book
 
 
-def explorer_links(*cells):
+def linked(*cells):
     document = nodes.container("")
     for code in cells:
         block = nodes.literal_block(code, code)
@@ -387,7 +387,11 @@ def explorer_links(*cells):
     live_page.link_explorers(
         SimpleNamespace(env=env, builder=builder), document, "notebooks/x"
     )
-    return [link["refuri"] for link in document.findall(nodes.reference)]
+    return document
+
+
+def explorer_links(*cells):
+    return [link["refuri"] for link in linked(*cells).findall(nodes.reference)]
 
 
 GARMENTS = """
@@ -434,21 +438,34 @@ def test_an_explorer_gets_a_link_with_its_prior_set_and_settings(
     assert link == f"../book/play.html#prior={settings}"
 
 
-def test_an_explorer_of_what_the_page_has_not_gets_none():
-    own = 'prior = load_prior(folder / "prior", device="cpu")'
-    assert explorer_links(GARMENTS, own, "explore_recovery(distilled, prior)") == []
+OWN = 'prior = load_prior(folder / "prior", device="cpu")'
+
+
+@pytest.mark.parametrize(
+    ("before", "code"),
+    [
+        (OWN, "explore_recovery(distilled, prior)"),
+        ("", "explore_cost(seconds)"),
+        ("", "from bookkit.explore import explore_cost\n\nexplore_cost(seconds)"),
+    ],
+)
+def test_an_explorer_of_what_the_page_has_not_says_what_it_needs(before, code):
+    document = linked(GARMENTS, before, code)
+    assert not [*document.findall(nodes.reference)]
+    (sentence,) = document.findall(nodes.paragraph)
+    assert sentence.astext() == live_page.NEEDS_KERNEL
+    assert sentence.parent is document[-1]
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "from bookkit.explore import explore_recovery",
-        "explore_cost(seconds)",
         "# explore_recovery(distilled, prior) is live",
     ],
 )
 def test_other_code_gets_none(code):
-    assert explorer_links(GARMENTS, code) == []
+    assert not [*linked(GARMENTS, code).findall(nodes.paragraph)]
 
 
 def test_settings_of_links_are_the_pages():
