@@ -84,7 +84,7 @@ def main() -> None:
         {
             "data": describe_source(args.dataset, root=args.data_root),
             "training_images": len(fit[1]),
-            "config": str(RecoveryConfig()),
+            "config": str(RecoveryConfig.recommended(prior)),
             "note": "ratio: distance to the nearest training image, in units of the "
             "mean for held-out real images of the class; share_near: below their 5 % "
             "quantile, with a 95 % Wilson interval",
