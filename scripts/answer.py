@@ -21,7 +21,8 @@ for one set, judge or seed after the other:
 
 results/QUESTION_NAME_trainings.csv    one row per training; NAME is DATASET_ipcN
 results/QUESTION_NAME.csv              one row per set and variant, means and deviations
-results/QUESTION_NAME_comparisons.csv  differences per group of judges, with intervals;
+results/QUESTION_NAME_comparisons.csv  differences per group of judges, or per judge
+                                       (--each-judge), with intervals;
                                        `settings` has none, its table is read by a test
 results/QUESTION_NAME.json             provenance
 """
@@ -134,6 +135,8 @@ def main() -> None:
         nargs="+",
         default=["ShuffleNetV2-BN", "ShuffleNetV2-GN", "ConvNet"],
     )
+    parser.add_argument("--each-judge", action="store_true", help="compare for each "
+                        "judge, not for each group of them")  # fmt: skip
     parser.add_argument("--seeds", default="5:15", help="FIRST:END")
     parser.add_argument("--protocol", default="quick")
     parser.add_argument("--scale", type=float, help="guidance scale; default: what is "
@@ -175,7 +178,8 @@ def main() -> None:
         n_jobs=args.jobs,
     )
     summary = summary_of(table)
-    comparisons = comparisons_of(table, args.sets, COMPARISONS.get(args.question, ()))
+    pairs = COMPARISONS.get(args.question, ())
+    comparisons = comparisons_of(table, args.sets, pairs, args.each_judge)
     write_csv(f"{stem}.csv", summary)
     if len(comparisons):
         write_csv(f"{stem}_comparisons.csv", comparisons)
@@ -339,15 +343,23 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).round(2)
 
 
-def comparisons_of(table: pd.DataFrame, sets: list[str], pairs: tuple) -> pd.DataFrame:
+def comparisons_of(
+    table: pd.DataFrame, sets: list[str], pairs: tuple, each: bool = False
+) -> pd.DataFrame:
     """Return one row per group of judges, set and pair, and one for all sets pooled.
 
-    "survives": of Holm's correction, for all of the table.
+    With `each` one row per judge instead of per group. "survives": of Holm's
+    correction, for all of the table.
     """
     there = {*table["set"]}
-    groups = [group for group in GROUPS if group in set(map(group_of, table["judge"]))]
+    panels = {group: group for group in GROUPS}
+    if each:
+        panels = {judge: group_of(judge) for judge in table["judge"]}
     rows = []
-    for group in groups:
+    for judges, group in panels.items():
+        mine = table[table["judge"] == judges] if each else table
+        if group not in set(map(group_of, mine["judge"])):
+            continue
         for pair in pairs:
             several = []  # set, its row, what that is compared with
             for name in sets:
@@ -356,14 +368,14 @@ def comparisons_of(table: pd.DataFrame, sets: list[str], pairs: tuple) -> pd.Dat
                     several.append((name, *full))
             if {*pair} <= {*SHARED}:  # no set has a part in it
                 several = [("-", *pair)] if {*pair} <= there else []
-            about = {"judges": group, "row": pair[0], "against": pair[1]}
+            about = {"judges": judges, "row": pair[0], "against": pair[1]}
             for name, first, other in several:
                 row = about | {"set": name}
-                rows.append(row | compare(table, first, other, "points", group))
+                rows.append(row | compare(mine, first, other, "points", group))
             if len(several) > 1:
                 _, firsts, others = zip(*several, strict=True)
                 row = about | {"set": "all, pooled"}
-                rows.append(row | compare(table, firsts, others, "points", group))
+                rows.append(row | compare(mine, firsts, others, "points", group))
     if not rows:
         return pd.DataFrame(columns=["verdict"])
     found = pd.DataFrame(rows)

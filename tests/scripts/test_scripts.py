@@ -127,6 +127,11 @@ def test_questions_are_answered(work, run):
         assert (record["data"], record["images"]) == (SOURCE, 20)
     compared = pd.read_csv(work / "results/sources_cifar10_ipc1_comparisons.csv")
     assert [*compared["verdict"]] == ["too few seeds"]
+    norms = ("ConvNet", "ConvNet-BN")
+    run("answer.py", "recovery", "--rows", "Stage I", "DIVER 700", *short,
+        "--judges", *norms, "--each-judge")  # fmt: skip
+    compared = pd.read_csv(work / "results/recovery_cifar10_ipc1_comparisons.csv")
+    assert [*compared["judges"]] == [*norms]
 
 
 JUDGE = ("--judge-steps", 2, "--judge-batch", 8, "--judges", "ConvNet")
