@@ -29,7 +29,6 @@ ALLOWED_OLD = {
     "metrics_fashion-mnist.json": MINUTES,
     "prior_cifar10.json": HALF_AN_HOUR,
     "stage1_fashion-mnist_ipc1.json": MINUTES,
-    "stage1_fashion-mnist_ipc10.json": HALF_AN_HOUR,
 }
 
 
