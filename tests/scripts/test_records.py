@@ -28,7 +28,6 @@ ALLOWED_OLD = {
     "baseline_gpu_stock.json": "measured by hand, before there was a script for it",
     "metrics_fashion-mnist.json": MINUTES,
     "prior_cifar10.json": HALF_AN_HOUR,
-    "stage1_fashion-mnist_ipc1.json": MINUTES,
 }
 
 
