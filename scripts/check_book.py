@@ -223,7 +223,7 @@ LIVE = r"""
   };
   // the theme's buttons, which stay at the top
   const buttons = document.querySelector(".bd-header-article");
-  const bar = () => buttons.getBoundingClientRect();
+  const bar = () => buttons ? buttons.getBoundingClientRect() : {bottom: 0};
   const picture = page.slots[0].predicted.canvas, slider = page.get("t");
   for (let i = 0; i < 100 && picture.width === 1; i++)
     await new Promise((done) => setTimeout(done, 50));
@@ -236,7 +236,8 @@ LIVE = r"""
     const behind = slider.getBoundingClientRect().top < stage.bottom;
     if (behind) complaints.push(`the pictures cover the slider ${when}`);
     // until the slider stands right below the pictures, which stay, too
-    const target = bar().bottom + stage.height + 8;
+    const top = parseFloat(getComputedStyle(page.find(".live-stage")).top) || 0;
+    const target = Math.max(bar().bottom, top) + stage.height + 8;
     scrollBy({top: slider.getBoundingClientRect().top - target, behavior: "instant"});
     await new Promise((done) => setTimeout(done, 100));
   }

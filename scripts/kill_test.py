@@ -254,12 +254,16 @@ def kill_and_compare(
         # only every other run goes on to its end, so some are killed several times
         if generator.random() < 0.5 or run.out.exists() or kills == arguments.kills:
             if run.folder.exists() or not run.out.exists():
+                if any(run.out.parent.glob(".out.png.*")):
+                    time.sleep(1.1)  # younger ones may be somebody's: `files.sweep`
                 run.finish()
             else:
                 # killed as it ended: an empty lock, which nobody holds, may be left
                 run.lock.unlink(missing_ok=True)
-            if run.outputs() != expected or run.folder.exists():
-                raise SystemExit("the bytes differ, or something is left")
+            found = run.outputs()
+            if found != expected or run.folder.exists():
+                odd = sorted(dict(found.items() ^ expected.items()))
+                raise SystemExit(f"the bytes differ, or something is left: {odd}")
             remove()
             outputs += 1
     print(

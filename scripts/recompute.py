@@ -41,7 +41,8 @@ def answer(stem: str, record: dict) -> dict[str, str]:
     question = stem.partition("_")[0]
     table = runs_of(stem)
     sets = record["provenance"]["settings"]["sets"]
-    found = comparisons_of(table, sets, COMPARISONS[question])
+    each = record["provenance"]["settings"].get("each_judge", False)
+    found = comparisons_of(table, sets, COMPARISONS[question], each)
     record["verdicts"] = tally(found["verdict"])
     return {f"{stem}_comparisons.csv": to_csv(found)}
 

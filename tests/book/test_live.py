@@ -534,7 +534,7 @@ def test_a_picture_and_its_slider_are_on_one_screen(site, tab):
     tab.open(path)
     assert check_book.live_complaints(tab, path) == []
     apart = path.with_name("apart.html")
-    style = "<style>.live-stage {position: static !important; padding-bottom: 90vh}"
+    style = "<style>.live-stage {position: static !important; margin-bottom: 90vh}"
     apart.write_text(path.read_text() + style)
     found = check_book.live_complaints(tab, apart)
     assert any(
