@@ -154,7 +154,7 @@ def recover(
     preset: Annotated[
         Preset,
         Option(
-            help="'recommended': what measured best with the prior, as its folder "
+            help="'recommended': what is recommended for the prior, as its folder "
             "says; 'quick': the same in ten steps; 'default': RecoveryConfig() "
             "whatever the prior; 'published': the paper's settings, literally"
         ),

@@ -90,7 +90,7 @@ class RecoveryConfig:
 
     @classmethod
     def recommended(cls, prior: Prior, **changes) -> RecoveryConfig:
-        """Return what measured best with a prior, see the record in its folder."""
+        """Return what is recommended for a prior; its folder's record says for whom."""
         checks.instance(prior, "prior", Prior)
         found = prior.info.get("recommended", {})
         for name in found:
