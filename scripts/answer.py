@@ -140,6 +140,8 @@ def main() -> None:
                         "judge, not for each group of them")  # fmt: skip
     parser.add_argument("--seeds", default="5:15", help="FIRST:END")
     parser.add_argument("--protocol", default="quick")
+    parser.add_argument("--steps", type=int, help="of training; default: the "
+                        "protocol's")  # fmt: skip
     parser.add_argument("--scale", type=float, help="guidance scale; default: what is "
                         "recommended for the prior")  # fmt: skip
     parser.add_argument("--split", default="test")
@@ -175,6 +177,7 @@ def main() -> None:
         judges=args.judges,
         seeds=range(first, end),
         protocol=args.protocol,
+        steps=args.steps,
         out=f"{stem}_trainings.csv",
         n_jobs=args.jobs,
     )
