@@ -276,13 +276,19 @@ def emptied(chapters: list[Path], target: Path) -> Path:
     return target
 
 
+def plain(title: str) -> str:
+    """Return what Sphinx's and jupyterlab-myst's name of a title have in common."""
+    return re.sub("[^a-z0-9]", "", title.lower())
+
+
 def dead(links: list, root: Path, titles: dict[str, set[str]]) -> list[str]:
     """Return complaints on links to files, or titles in pages, that are not there."""
     complaints = []
+    found = {file: {*map(plain, names)} for file, names in titles.items()}
     for file, title in links:
         if not (root / file).exists():
             complaints.append(f"link to no file: {file}")
-        elif title and title not in titles.get(file, {title}):
+        elif title and plain(title) not in found.get(file, {plain(title)}):
             complaints.append(f"link to no title: {file}#{title}")
     return sorted(set(complaints))
 
