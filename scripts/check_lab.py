@@ -276,19 +276,13 @@ def emptied(chapters: list[Path], target: Path) -> Path:
     return target
 
 
-def plain(title: str) -> str:
-    """Return what Sphinx's and jupyterlab-myst's name of a title have in common."""
-    return re.sub("[^a-z0-9]", "", title.lower())
-
-
 def dead(links: list, root: Path, titles: dict[str, set[str]]) -> list[str]:
     """Return complaints on links to files, or titles in pages, that are not there."""
     complaints = []
-    found = {file: {*map(plain, names)} for file, names in titles.items()}
     for file, title in links:
         if not (root / file).exists():
             complaints.append(f"link to no file: {file}")
-        elif title and plain(title) not in found.get(file, {plain(title)}):
+        elif title and title not in titles.get(file, {title}):
             complaints.append(f"link to no title: {file}#{title}")
     return sorted(set(complaints))
 
@@ -362,6 +356,10 @@ class Tab(Page):
         self.evaluate(f"void jupyterapp.commands.execute('docmanager:open', {options})")
         if not self.becomes("true", SHOWN % json.dumps(path), START):
             raise TimeoutError(f"{path} did not open within {START} s")
+        before, titles = None, self.evaluate(TITLES)
+        while titles != before:  # a long page shows its first titles first
+            time.sleep(1)
+            before, titles = titles, self.evaluate(TITLES)
 
     def hover(self) -> list[str]:
         """Rest the mouse on some terms; return complaints on what pops up."""

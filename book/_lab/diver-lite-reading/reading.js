@@ -18,9 +18,6 @@
       }
   };
 
-  // Sphinx drops an apostrophe where jupyterlab-myst writes a dash.
-  const plain = (id) => id.replace(/[^a-z0-9]/gi, "");
-
   // jupyterlab-myst opens the page at its top.
   const scrollTo = async (app, path, title) => {
     const end = Date.now() + PATIENCE;
@@ -28,8 +25,7 @@
       const widget = app.shell.currentWidget;
       const text = widget?.node.querySelector(".jp-MarkdownViewer .myst");
       if (text && widget.context.path === path) {
-        const titles = [...text.querySelectorAll("[id]")];
-        const target = titles.find(({ id }) => plain(id) === plain(title));
+        const target = text.querySelector(`[id="${CSS.escape(title)}"]`);
         if (target) {
           target.scrollIntoView();
           target.animate({ backgroundColor: ["gold", "transparent"] }, 2000);
