@@ -104,6 +104,8 @@ COMPARISONS = {
         ("DIVER 700", "prior"),
         ("DIVER, the paper's settings", "Stage I"),
         ("DIVER, the paper's settings", "DIVER 700"),
+        ("DIVER, the paper's settings", "inheritance 700"),
+        ("DIVER, the paper's settings", "prior"),
         ("prior", "Stage I"),
         ("Stage I", "random real"),
         ("DIVER 700", "random real"),
