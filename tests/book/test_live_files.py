@@ -145,12 +145,15 @@ def test_recovered_points_lie_on_their_curves():
 
 
 COVER = [  # what the cover says of its six draws, and the settings that it names
-    (r"on average (\S+) from the point", {"noise_timestep": 100}),
+    (r"on average (\S+) from the distilled point", {"noise_timestep": 100}),
     (
-        r"land all along the curve: (\S+)\. ",
+        r"from level 900 they land all along it, (\S+) away",
         {"noise_timestep": 900, "guidance_factor": 0.0},
     ),
-    (r"the pull remembers: (\S+)\. ", {"noise_timestep": 900, "guidance_factor": 0.2}),
+    (
+        r"factor of 0\.2, they end (\S+) away",
+        {"noise_timestep": 900, "guidance_factor": 0.2},
+    ),
 ]
 
 
@@ -164,8 +167,8 @@ def distances(**settings):
 @pytest.mark.parametrize(("sentence", "settings"), COVER)
 def test_numbers_of_the_cover_are_those_that_are_seen(sentence, settings):
     text = " ".join((live_page.HERE.parent / "intro.md").read_text().split())
-    for name, value in settings.items():
-        assert name == "noise_timestep" or f"{value:g}" in text
+    for value in settings.values():
+        assert value == 0 or f"{value:g}" in text
     (said,) = re.findall(sentence, text)
     assert said == f"{distances(**settings).mean():.2f}"
 
@@ -173,8 +176,7 @@ def test_numbers_of_the_cover_are_those_that_are_seen(sentence, settings):
 def test_sentences_of_the_cover_are_so():
     text = " ".join((live_page.HERE.parent / "intro.md").read_text().split())
     found = distances()
-    assert f"It ends on its curve, {found[5]:.2f} from where it was" in text
-    assert "Four end near the distilled point, two at the other end" in text
+    assert "four then end near the distilled point, two at the other end" in text
     assert (found < 1).sum() == 4
     assert (found > 3).sum() == 2  # the curve's ends are 4 apart
     near = distances(noise_timestep=100)
