@@ -23,8 +23,6 @@ QUOTING = [
 
 ALLOWED_OLD = {
     "baseline_gpu_stock.json": "measured by hand, before there was a script for it",
-    "prior_cifar10.json": "made before a script refused code that no commit holds; "
-    "takes about an hour",
 }
 
 
@@ -97,7 +95,7 @@ def test_the_commits_are_in_this_repository():
 def test_the_list_of_old_records_only_shrinks():
     gone = set(ALLOWED_OLD) - set(RECORDS)
     assert not gone, f"not in results/ any more: take {sorted(gone)} off ALLOWED_OLD"
-    assert len(ALLOWED_OLD) <= 2, "a new record is measured from committed code"
+    assert len(ALLOWED_OLD) <= 1, "a new record is measured from committed code"
 
 
 def test_every_table_has_a_record():
