@@ -151,7 +151,7 @@ def facts_about(path: Path) -> dict[str, str]:
         f"{content['split']} split" if "split" in content else None,
         f"{content['test_images']:,} pictures" if "test_images" in content else None,
     ]
-    seeds = settings.get("seeds")
+    seeds = settings.get("seeds", 1 if "seed" in settings else None)
     if seeds is None and path.suffix == ".csv" and "seed" in (table := load(path)):
         seeds = table["seed"].nunique()
     if isinstance(seeds, str):  # FIRST:END
@@ -308,15 +308,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def spread(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a printable table with one column of numbers per value of `column`.
 
-    The numbers are those of its last column; a column "verdict" is left out, and what
-    it tells apart is printed bold.
+    The numbers are those of its last column. Columns "verdict" and "survives" are left
+    out: what the one tells apart is printed bold, what the other names gets a star.
     """
-    *keys, numbers = (c for c in table if c not in (column, "verdict"))
+    left_out = (column, "verdict", "survives")
+    *keys, numbers = (c for c in table if c not in left_out)
     # a cell may break before an interval, not in it
     values = table[numbers].str.replace(", ", ",\N{NO-BREAK SPACE}")
     if "verdict" in table:
         told = table["verdict"].isin(["better", "worse"])
         values = values.where(~told, "**" + values + "**")
+    if "survives" in table:
+        values = values.where(table["survives"] != "True", values + "\\*")
     table = table.assign(**{numbers: values})
     order = table[keys].drop_duplicates()
     wide = table.pivot(index=keys, columns=column, values=numbers).reset_index()

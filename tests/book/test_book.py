@@ -487,13 +487,14 @@ def test_a_column_is_spread_across():
                 "low": [2.0, -3.0, -0.5],
                 "high": [6.0, 1.0, 1.5],
                 "verdict": ["better", "no difference", "no difference"],
+                "survives": [True, False, False],
             }
         )
     )
     wide = measured.spread(table, "set")
     assert [*wide.columns] == ["row", "dm", "mtt"]  # what's missing stays empty
     assert wide.to_numpy().tolist() == [
-        ["DIVER", "**+4.0 [+2.0,\xa0+6.0]**", "+0.5 [−0.5,\xa0+1.5]"],
+        ["DIVER", "**+4.0 [+2.0,\xa0+6.0]**\\*", "+0.5 [−0.5,\xa0+1.5]"],
         ["VAE only", "−1.0 [−3.0,\xa0+1.0]", ""],
     ]
     assert measured.markdown(wide)[1] == "| --- | ---: | ---: |"
