@@ -15,6 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from diver_lite.judge.compare import blocks, summarise
+
 pytest.importorskip("sphinx", reason="the tools of the book are not installed")
 
 ROOT = Path(__file__).parents[2]
@@ -270,6 +272,20 @@ def test_the_readme_is_short():
     shown = re.sub("<!--.*?-->", "", text)
     assert len(words(shown)) <= 700
     assert "(book/findings.md)" in text
+
+
+def test_the_first_hour_prints_our_own_study():
+    study = RESULTS / "recovery_cifar10_mtt_published-ipc10_trainings.csv"
+    rows = {"Stage I": "mtt", "VAE": "vae", "inheritance 700": "refined"}
+    rows |= {"prior": "prior", "random real": "real"}
+    table = pd.read_csv(study, keep_default_na=False)
+    table["set"] = table["set"].str.removeprefix("mtt_published: ").map(rows)
+    table["order"] = table["set"].map([*rows.values()].index)
+    summary = summarise(table.sort_values("order", kind="stable"), "mtt")
+    accuracies, _, last = (each.to_string() for each in blocks(summary))
+    text = (BOOK / "first_hour.md").read_text("utf-8")
+    for line in f"{accuracies}\n{last}".splitlines():
+        assert line.rstrip() in text
 
 
 # ---------------------------------------------------------------- numbers
