@@ -346,7 +346,7 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
             row[judge] = 100 * group.mean()
             row[f"{judge} std"] = 100 * group.std()
         rows.append(row)
-    return pd.DataFrame(rows).round(2)
+    return pd.DataFrame(rows).round(4)
 
 
 def comparisons_of(

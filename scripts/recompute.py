@@ -1,4 +1,4 @@
-"""Recompute the comparisons of results/ from the stored training runs.
+"""Recompute the means and comparisons of results/ from the stored training runs.
 
 Run: python scripts/recompute.py [--check]
 
@@ -16,14 +16,14 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from answer import COMPARISONS, comparisons_of
+from answer import COMPARISONS, comparisons_of, summary_of
 from provenance import COMMIT, begin
 
 from diver_lite.files import atomic_path
 from diver_lite.judge.compare import tally
 
 RESULTS = Path("results")
-WHAT = "comparisons, from the stored training runs"
+WHAT = "means and comparisons, from the stored training runs"
 
 
 def runs_of(stem: str) -> pd.DataFrame:
@@ -44,7 +44,10 @@ def answer(stem: str, record: dict) -> dict[str, str]:
     each = record["provenance"]["settings"].get("each_judge", False)
     found = comparisons_of(table, sets, COMPARISONS[question], each)
     record["verdicts"] = tally(found["verdict"])
-    return {f"{stem}_comparisons.csv": to_csv(found)}
+    return {
+        f"{stem}.csv": to_csv(summary_of(table)),
+        f"{stem}_comparisons.csv": to_csv(found),
+    }
 
 
 def stale() -> dict[Path, str]:
