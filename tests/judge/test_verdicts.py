@@ -31,23 +31,27 @@ STEM = "sources_cifar10_published-ipc1"
 
 
 def test_old_comparisons_are_brought_up_to_date(tmp_path, monkeypatch):
-    """The table as it is stored comes back, and its record says what was done."""
+    """The tables as they are stored come back, and the record says what was done."""
     (tmp_path / "results").mkdir()
-    for end in (".json", "_trainings.csv", "_comparisons.csv"):
+    for end in (".json", ".csv", "_trainings.csv", "_comparisons.csv"):
         shutil.copy(ROOT / f"results/{STEM}{end}", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     path = Path(f"results/{STEM}_comparisons.csv")
     stored = path.read_bytes()
     table = pd.read_csv(path)
     table.assign(low=1, high=2, verdict="better").to_csv(path, index=False)
+    means = Path(f"results/{STEM}.csv")
+    stored_means = means.read_bytes()
+    pd.read_csv(means).round(1).to_csv(means, index=False)
     with pytest.raises(SystemExit, match=rf"not as recomputed: .*{STEM}_comparisons"):
         recompute.main(["--check"])
     monkeypatch.setattr(recompute, "begin", lambda: 0.0)  # whatever is changed here
     recompute.main([])
     assert path.read_bytes() == stored
+    assert means.read_bytes() == stored_means
     record = json.loads(Path(f"results/{STEM}.json").read_text())
     old = json.loads((ROOT / f"results/{STEM}.json").read_text())
-    assert record["provenance"]["recomputed"]["what"].startswith("comparisons")
+    assert record["provenance"]["recomputed"]["what"].startswith("means and")
     assert record["provenance"]["commit"] == old["provenance"]["commit"]
     assert record["verdicts"] == old["verdicts"]
     recompute.main(["--check"])  # nothing is left to do
