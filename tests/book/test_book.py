@@ -226,11 +226,6 @@ def test_figures_are_as_new_as_their_numbers(name):
         assert hashlib.sha256((RESULTS / file).read_bytes()).hexdigest() == digest, file
 
 
-def words(text):
-    """Return the words of a page: the rules of its tables are none."""
-    return re.sub(r"(?m:^\|-.*$)|[|]", " ", text).split()
-
-
 def test_findings_are_read_in_a_minute():
     """The words beside its figure, its table of five rows and what is folded."""
     text = (BOOK / "findings.md").read_text("utf-8")
@@ -246,11 +241,9 @@ def test_findings_star_what_survives_holms_correction():
     text = (BOOK / "findings.md").read_text("utf-8")
     places = re.findall(r"<!-- (results/\S+_comparisons\.csv): (.*?) -->(\\\*)?", text)
     for file, keys, star in places:
-        judges, row, against, sets, _ = keys.partition(" |")[0].split(": ")
-        table = pd.read_csv(ROOT / file)
-        about = table[["judges", "row", "against", "set"]].agg(": ".join, axis=1)
-        (one,) = table[about == f"{judges}: {row}: {against}: {sets}"].itertuples()
-        assert one.survives == bool(star), f"{file}: {keys}"
+        *row, _ = keys.partition(" |")[0].split(": ")
+        survives = measured.lookup(ROOT, ": ".join((file, *row, "survives")))
+        assert survives == str(bool(star)), f"{file}: {keys}"
     assert len(places) > 10
 
 
@@ -274,7 +267,7 @@ def test_no_page_raises_the_pull_for_fewer_steps():
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     shown = re.sub("<!--.*?-->", "", text)
-    assert len(words(shown)) <= 700
+    assert len(shown.split()) <= 700
     assert "(book/findings.md)" in text
 
 
