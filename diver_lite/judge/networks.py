@@ -14,7 +14,6 @@ which instance and group normalisation cancel. Published tables mix them.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +22,8 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from diver_lite.checks import InputError, is_one_of, one_of, require
+from diver_lite.devices import plain_torch
+from diver_lite.judge.seeding import Seeded
 
 
 class ConvNet(nn.Module):
@@ -148,8 +149,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     # trained as BN; its statistics are those of the images that score (a diagnosis)
     "AdaBN": nn.BatchNorm2d,
 }
-# building draws from the one global generator, and threads of a worker share it
-_BUILDING = threading.Lock()
 
 
 class JudgeName(NamedTuple):
@@ -204,8 +203,7 @@ def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.M
     """
     check_judge(name, image_size)
     base, norm = judge_name(name)
-    with _BUILDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with plain_torch(grad=True), Seeded(torch.Generator().manual_seed(seed)):
         network = JUDGES[base](num_classes, image_size)
     if norm != OWN_NORM.get(base, "BN"):
         swap_norms(network, NORMS[norm])

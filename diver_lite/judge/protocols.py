@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ class Protocol:
             or "step" (a tenth of the rate, and a new momentum, for the second half).
         labels: "hard", or "soft": cross-entropy with a set's soft labels, where the
             set carries some.
-        judge_lr: judge -> peak learning rate, whatever its norm, where it isn't `lr`.
+        judge_lr: judge, with or without its norm, -> peak learning rate, where it isn't
+            `lr`.
         judge_norm: judge -> norm that its plain name stands for, where it isn't the
             judge's own.
         learned_lr: whether the proxy ConvNet takes the step size that trajectory
@@ -106,11 +107,7 @@ class Protocol:
         for judge, norm in self.judge_norm.items():
             one_of(norm, f"judge_norm: that of {judge}", [*NORMS])
         if self.statistics is not None:
-            pair = isinstance(self.statistics, tuple) and len(self.statistics) == 2
-            require(pair, "statistics", self.statistics, "(mean, std) or None")
-            for value in self.statistics:
-                for each in value if isinstance(value, tuple) else (value,):
-                    number(each, "statistics", -1e3, 1e3)
+            _check_statistics(self.statistics)
 
     def total_steps(self, count: int) -> int:
         """Return how many optimiser steps a set of `count` images gets."""
@@ -144,7 +141,8 @@ class Protocol:
             learned = learned_lr(train)
             if learned:
                 return learned
-        return self.judge_lr.get(known.base, self.lr)
+        whatever_norm = self.judge_lr.get(known.base, self.lr)
+        return self.judge_lr.get("-".join(known), whatever_norm)
 
     def judge(self, name: str) -> str:
         """Return a judge's name with the norm that this protocol gives it."""
@@ -185,6 +183,28 @@ class Protocol:
         expected = "probabilities, or logits that provenance['soft_labels'] calls so"
         require(soft_kind(soft) == "probabilities", "soft_labels", soft, expected)
         return soft
+
+
+def _check_statistics(statistics: object) -> None:
+    """Raise `InputError` unless they are (mean, std), numbers or three of each."""
+    expected = "(mean, std), two numbers or two tuples of 3, or None"
+    require(
+        isinstance(statistics, tuple) and len(statistics) == 2,
+        "statistics",
+        statistics,
+        expected,
+    )
+    mean, std = (v if isinstance(v, tuple) else (v,) for v in cast(tuple, statistics))
+    require(
+        len(mean) == len(std) and len(mean) in (1, 3),
+        "statistics",
+        statistics,
+        expected,
+    )
+    for value in mean:
+        number(value, "statistics: the mean", -1e3, 1e3)
+    for value in std:
+        number(value, "statistics: the std", 1e-6, 1e3)
 
 
 def learned_lr(train: DistilledSet) -> float | None:

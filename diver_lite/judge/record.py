@@ -1,42 +1,46 @@
 """The file of finished trainings that lets an interrupted evaluation go on.
 
-One row per training, with fingerprints of the set, the protocol, the code that trains
-and the test images: a number is only taken from the file if it would come out the same
-again. What isn't recorded is the machine, whose rounding differs.
+One row per training, with fingerprints of the set, the test images, and the protocol
+with the number of the code that trains (`training.RESULTS`) and torch's version: a
+number is only taken from the file if it would come out the same again. What isn't
+recorded is the machine, whose rounding differs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
-from diver_lite.checks import ensure, naming
-from diver_lite.files import atomic_path, code_of, fingerprint
+from diver_lite.checks import InputError, describe, ensure, naming
+from diver_lite.files import atomic_path, fingerprint
+from diver_lite.judge.answers import from_text, unpacked
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
 from diver_lite.judge.protocols import Protocol, learned_lr
+from diver_lite.judge.training import RESULTS
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import from_cell, to_cell
 from diver_lite.sets.stored import records
 
 TEXTS = ["set", "error"]  # a user may have chosen the words
-COLUMNS = ["set", "judge", "unseen", "seed", "draw", "accuracy", "seconds", "error"]
+SCORES = ["accuracy", "loss", "curve", "right"]
+COLUMNS = ["set", "judge", "unseen", "seed", "draw", *SCORES, "seconds", "error"]
 IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
 IN_TABLE = [*COLUMNS[:2], "norm", *COLUMNS[2:]]
-NUMBERS = {"unseen": bool, "seed": int, "accuracy": float, "seconds": float}
+NUMBERS = {"unseen": bool, "seed": int, "seconds": float}
+NUMBERS |= {"accuracy": float, "loss": float}
 # column of fingerprints: what must be the same
 MADE_WITH = {
-    "protocol_sha": "another protocol or other code",
+    "protocol_sha": "another protocol, or another version of diver_lite or torch",
     "test_sha": "other test images",
 }
-# the files whose code decides what a training gives
-TRAINING = ("augment.py", "networks.py", "protocols.py", "training.py")
 
 Key = tuple[str, str, int]  # set, judge, seed
 
@@ -74,7 +78,7 @@ class Cells:
                 path,
                 dtype=types,
                 keep_default_na=False,  # a set may be called "None" or "NA"
-                na_values={"accuracy": [""]},
+                na_values={"accuracy": [""], "loss": [""]},
             )
             check_columns(table, *IN_FILE)
         for column, words in MADE_WITH.items():
@@ -83,6 +87,7 @@ class Cells:
                 f"out {path} was made with {words}; choose another file, or delete it "
                 "to start anew",
             )
+        _check_rows(table, path)
         table[TEXTS] = table[TEXTS].map(from_cell)
         rows = table.to_dict("records")
         self.rows = {(row["set"], row["judge"], row["seed"]): row for row in rows}
@@ -147,7 +152,41 @@ def set_fingerprint(train: DistilledSet) -> str:
 
 
 def protocol_fingerprint(protocol: Protocol) -> str:
-    """Return a digest of all fields of a protocol, and of the code that follows it."""
-    here = Path(__file__).parent
-    facts = [asdict(protocol), code_of(*(here / name for name in TRAINING))]
+    """Return a digest of a protocol's fields, and of the code that follows them."""
+    versions = [metadata.version(name) for name in ("torch", "torchvision")]
+    facts = [asdict(protocol), RESULTS, versions]
     return fingerprint([], json.dumps(facts, sort_keys=True))
+
+
+def _check_rows(table: pd.DataFrame, path: Path) -> None:
+    """Raise `InputError`, which tells the line, for a row that no training wrote."""
+    accuracy = table["accuracy"]
+    failed = accuracy.isna() & (table["error"] != "")
+    scored = accuracy.between(0, 1) & (table["error"] == "")
+    expected = "an accuracy in 0 .. 1, or none and an error; that row may be deleted"
+    _refuse(table, ~(failed | scored), path, "accuracy", expected)
+    twice = table.duplicated(["set", "judge", "seed"])
+    _refuse(table, twice, path, "seed", "one row for each set, judge and seed")
+    for column, read in {"curve": from_text, "right": unpacked}.items():
+        strange = ~table[column].map(lambda text, read=read: _readable(read, text))
+        _refuse(table, strange, path, column, "what a training writes there")
+
+
+def _refuse(
+    table: pd.DataFrame, strange: Any, path: Path, column: str, expected: str
+) -> None:
+    """Raise `InputError` for the first row that is strange, if one is."""
+    if strange.any():
+        row = int(strange.to_numpy().argmax())
+        found = describe(table[column].tolist()[row])
+        raise InputError(
+            f"out {path}, line {row + 2}: {column} is {found}; expected {expected}"
+        )
+
+
+def _readable(read: Callable[[str], object], text: str) -> bool:
+    try:
+        read(text)
+    except ValueError:
+        return False
+    return True

@@ -49,6 +49,7 @@ def cross_architecture(
     seeds: int | Sequence[int] = 5,
     protocol: str | Protocol = "corrected",
     steps: int | None = None,
+    looks: Sequence[int] | None = None,
     out: str | Path | None = None,
     n_jobs: int | None = None,
     device: str | torch.device | None = None,
@@ -67,6 +68,8 @@ def cross_architecture(
         seeds: how many (0, 1, ...) or which.
         protocol: a name or a `Protocol`.
         steps: override the protocol's number of steps.
+        looks: numbers of steps after which a training tells how far it is, on the first
+            500 test images; default: powers of two from 64 on. It changes no result.
         out: a .csv file that keeps finished trainings, failed ones included, which are
             then not repeated; rows of other sets, judges and seeds stay in it. Without
             it, an interruption loses the table.
@@ -80,7 +83,9 @@ def cross_architecture(
         One row per training: set, judge, norm ("BN", "GN", "IN", "LN", "AdaBN" or
         "none"), unseen (bool), seed, draw ("" for a set that isn't random, else a
         fingerprint of the one drawn), accuracy in [0, 1] (NaN if training failed),
-        seconds, error ("" or why it failed).
+        loss (of training, at its end), curve (text for `judge.answers.curves`), right
+        (text for `judge.answers.unpacked`: which test images), seconds, error ("" or
+        why it failed).
 
     Raises:
         InputError: before anything is trained: an unknown judge, norm or protocol, a
@@ -101,6 +106,8 @@ def cross_architecture(
     instance(judges, "judges", list | tuple)
     judges = [protocol.judge(judge) for judge in judges]
     seeds = _check_lists(sets, judges, seeds, images)
+    if looks is not None:
+        looks = [integer(step, "looks: one of them", 1) for step in looks]
     protocol = with_statistics(protocol, images)
     keys = [(s, j, k) for k in seeds for j in judges for s in sets]
     named = bool(names)
@@ -123,7 +130,14 @@ def cross_architecture(
             drawn[name, seed] = train
         shared = (images.numpy(), labels.numpy())
         tasks = {
-            (name, judge, seed): (judge, seed, drawn[name, seed], protocol, shared)
+            (name, judge, seed): (
+                judge,
+                seed,
+                drawn[name, seed],
+                protocol,
+                shared,
+                looks,
+            )
             for name, judge, seed in keys
             if (name, judge, seed) not in cells.rows
         }

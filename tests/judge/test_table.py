@@ -1,5 +1,7 @@
 """The table of trainings: many at once, failures, resuming, and bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +9,11 @@ import torch
 from toy_sets import NAMES, toy, toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.files import code_of
 from diver_lite.judge import training
+from diver_lite.judge.answers import curves, unpacked
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import PROTOCOLS
-from diver_lite.judge.record import TRAINING
+from diver_lite.judge.record import protocol_fingerprint
 from diver_lite.judge.table import cross_architecture
 from diver_lite.sets.distilled import DistilledSet
 
@@ -37,6 +39,9 @@ def test_the_table_has_a_row_per_training():
         "seed",
         "draw",
         "accuracy",
+        "loss",
+        "curve",
+        "right",
         "seconds",
         "error",
     ]
@@ -373,19 +378,62 @@ def test_classes_without_images(trained):
     assert not trained
 
 
-def test_other_training_code_is_another_protocol(tmp_path):
-    """Comments, docstrings and imports may change; a number may not."""
-    texts = {
-        "a": 'def f():\n    """Say so."""\n    return 0.5\n',
-        "b": 'import os\n\ndef f():\n    """Say."""\n    return 0.5  # half\n',
-        "c": "def f():\n    return 0.25\n",
-    }
-    found = {}
-    for name, text in texts.items():
-        for file in TRAINING:
-            path = tmp_path / name / file
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        found[name] = code_of(*(tmp_path / name / file for file in TRAINING))
-    assert found["a"] == found["b"] != found["c"]
-    assert "augment.py" in TRAINING and "training.py" in TRAINING
+def test_another_version_of_the_code_is_another_protocol(trained, tmp_path):
+    """Trainings that the code of today wouldn't give again are not mixed with its."""
+    out = tmp_path / "t.csv"
+    study(out, seeds=1, judges=["ConvNet"])
+    table = pd.read_csv(out, dtype=str, keep_default_na=False)
+    older = replace(PROTOCOLS["corrected"], steps=QUICK["steps"])
+    assert {*table["protocol_sha"]} == {protocol_fingerprint(older)}
+    table.assign(protocol_sha="0123456789abcdef").to_csv(out, index=False)
+    with pytest.raises(InputError, match="another version of diver_lite or torch"):
+        study(out)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("accuracy", "7.3", r"line 3: accuracy is 7\.3; expected an accuracy in 0"),
+        ("accuracy", "-1", r"line 3: accuracy is -1\.0"),
+        ("accuracy", "inf", r"line 3: accuracy is inf"),
+        ("accuracy", "", r"line 3: accuracy is nan"),
+        ("error", "the loss became NaN", r"line 3: accuracy is 0\."),
+        ("curve", "64:high", r"line 3: curve is '64:high'"),
+        ("right", "24:AA", r"line 3: right is"),
+        ("seed", "0", r"line 3: seed is 0; expected one row for each"),
+    ],
+)
+def test_a_row_that_no_training_wrote_is_refused(
+    trained, tmp_path, column, value, message
+):
+    """With its line: it would count as done."""
+    out = tmp_path / "t.csv"
+    study(out, seeds=2, judges=["ConvNet"], sets={"a": toy_set()})
+    table = pd.read_csv(out, dtype=str, keep_default_na=False)
+    table.loc[1, column] = value
+    table.to_csv(out, index=False)
+    content = out.read_bytes()
+    with pytest.raises(InputError, match=message):
+        study(out)
+    assert out.read_bytes() == content
+
+
+def test_trainings_tell_how_they_went(tmp_path):
+    """Looks on the way, and which test images were right, change no result."""
+    test = toy(seed=9)
+    out = tmp_path / "t.csv"
+    options = {"judges": ["ConvNet"], "seeds": 1, "steps": 5, "progress": False}
+    table = cross_architecture({"a": toy_set()}, test, looks=[2, 4], out=out, **options)
+    found = curves(table)
+    assert found["step"].tolist() == [2, 4]
+    assert found["accuracy"].between(0, 1).all()
+    assert (found["loss"] > 0).all()
+    right = unpacked(table["right"][0])
+    assert len(right) == len(test[1])
+    assert right.float().mean().item() == pytest.approx(table["accuracy"][0])
+    without = cross_architecture({"a": toy_set()}, test, looks=[], **options)
+    assert without["curve"][0] == ""
+    assert without["accuracy"][0] == table["accuracy"][0]
+    assert without["right"][0] == table["right"][0]
+    again = cross_architecture({"a": toy_set()}, test, out=out, **options)
+    assert again["curve"][0] == table["curve"][0]

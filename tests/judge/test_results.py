@@ -1,0 +1,99 @@
+"""Trainings give what they gave: else `training.RESULTS` must be raised.
+
+Trainings that a file keeps are taken from it as long as that number is the same, so a
+change of what a training computes must change it. To store results anew after raising
+it: `PYTHONPATH=tests python tests/judge/test_results.py`.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_sets import toy, toy_set
+
+from diver_lite.judge.networks import JUDGES, build_judge
+from diver_lite.judge.protocols import PROTOCOLS, with_statistics
+from diver_lite.judge.training import RESULTS, adapt_statistics, predict, train_judge
+
+TRAIN = toy_set()
+TEST = toy(seed=9)[0]
+STORED = Path(__file__).with_name("results.json")
+# judge and protocol: every network, every norm, every protocol
+CASES = [(judge, "corrected") for judge in JUDGES]
+CASES += [(f"ShuffleNetV2-{norm}", "quick") for norm in ("GN", "IN", "AdaBN")]
+CASES += [("ConvNet", name) for name in ("real", "literature", "imagenet")]
+
+
+def logits_of(judge: str, name: str) -> list[float]:
+    """Return what a training of three steps says of one test image."""
+    protocol = with_statistics(PROTOCOLS[name], TEST)
+    protocol = replace(protocol, steps=3, epochs=None)
+    targets = protocol.targets(TRAIN)
+    network = train_judge(
+        judge, TRAIN.images, targets, seed=4, num_classes=3, protocol=protocol
+    )
+    if judge.endswith("AdaBN"):
+        adapt_statistics(network, TEST, protocol)
+    return [round(v, 4) for v in predict(network, TEST[:1], protocol)[0].tolist()]
+
+
+@pytest.mark.parametrize(("judge", "protocol"), CASES)
+def test_a_training_gives_what_it_gave(judge, protocol):
+    """Other numbers need another `RESULTS`, or kept trainings would be mixed."""
+    stored = json.loads(STORED.read_text())
+    assert stored["RESULTS"] == RESULTS, "store the results anew"
+    found = logits_of(judge, protocol)
+    assert found == pytest.approx(stored[f"{judge}, {protocol}"], abs=2e-3, rel=1e-2), (
+        "a training gives another result than before; if that is meant, raise RESULTS "
+        "in judge/training.py and store the results anew"
+    )
+
+
+def main() -> None:
+    found = {f"{judge}, {name}": logits_of(judge, name) for judge, name in CASES}
+    STORED.write_text(json.dumps({"RESULTS": RESULTS} | found, indent=1) + "\n")
+
+
+def test_building_leaves_the_global_generator_alone():
+    """Threads of the user draw from it meanwhile, and initial weights don't depend."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = build_judge("ShuffleNetV2", 3, 32, seed=0).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    second = build_judge("ShuffleNetV2", 3, 32, seed=0).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+AROUND = {
+    "autocast": lambda: torch.autocast("cpu"),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+SET = {
+    "float64": (torch.set_default_dtype, torch.float64, torch.float32),
+    "bfloat16 products": (torch.set_float32_matmul_precision, "medium", "highest"),
+    "two threads": (torch.set_num_threads, 2, 1),
+}
+
+
+@pytest.mark.parametrize("state", [*AROUND, *SET])
+def test_a_training_doesn_t_depend_on_what_stands_around_it(state):
+    """Neither does its score: under autocast a judge scored 0 once."""
+    plain = logits_of("ShuffleNetV2", "quick")
+    if state in AROUND:
+        with AROUND[state]():
+            assert logits_of("ShuffleNetV2", "quick") == plain
+        return
+    put, other, usual = SET[state]
+    put(other)
+    try:
+        assert logits_of("ShuffleNetV2", "quick") == plain
+    finally:
+        put(usual)
+
+
+if __name__ == "__main__":
+    main()
