@@ -61,7 +61,7 @@ RECOVERY = (
     "DIVER, the paper's settings",
 )
 SOURCES = ("own", "real of the class", "grey", "another class")
-SHARED = ("random real", "prior")  # rows that don't depend on a set
+SHARED = ("random real", "K-means", "prior")  # rows that don't depend on a set
 CHOICES = (  # of `choices`: one change each
     {"start": "published"},
     {"guidance_target": "latent"},
@@ -108,6 +108,8 @@ COMPARISONS = {
         ("DIVER, the paper's settings", "prior"),
         ("prior", "Stage I"),
         ("Stage I", "random real"),
+        ("Stage I", "K-means"),
+        ("K-means", "random real"),
         ("DIVER 700", "random real"),
         ("inheritance 700", "random real"),
         ("prior", "random real"),
@@ -132,6 +134,8 @@ def main() -> None:
     parser.add_argument("--prior", help="default: the one named like the dataset")
     parser.add_argument("--ipc", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=["dm", "dm-real", "dsa", "mtt"])
+    parser.add_argument("--kmeans", help="a set of K-means' pictures, of which every "
+                        "seed draws: the row K-means")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="default: all of the question's")
     parser.add_argument(
         "--judges",
@@ -164,6 +168,8 @@ def main() -> None:
     first, end = (int(number) for number in args.seeds.split(":"))
 
     rows = Rows(prior, fit, scale, args.ipc, args.work)
+    if args.kmeans:
+        rows.kmeans = find_distilled(args.kmeans, args.sets_folder)
     sets: dict[str, DistilledSet | Callable[[int], DistilledSet]] = {}
     for name in args.sets:
         full = f"{args.dataset}-{name}-ipc{args.ipc}"
@@ -216,6 +222,8 @@ def row_of(name: str) -> str:
 class Rows:
     """Make what is judged: name of the row -> set, or seed -> set if it is drawn."""
 
+    kmeans: DistilledSet | None = None
+
     def __init__(
         self, prior: Prior, fit: tuple, scale: float, ipc: int, work: Path
     ) -> None:
@@ -229,6 +237,10 @@ class Rows:
     def of(self, question: str, distilled: DistilledSet) -> dict:
         """Return the rows of a question about one set, and those that all share."""
         rows: dict = {"random real": self.real}
+        if self.kmeans is not None:
+            pool = self.kmeans.images.clamp(0, 1), self.kmeans.labels
+            pool = *pool, self.kmeans.class_names
+            rows["K-means"] = lambda seed: random_real(pool, self.ipc, seed)
         samples = replace(self.plain, inheritance=False)
         # samples depend on the labels alone: those of any set do
         rows["prior"] = self.recovered(self.real(0), samples)
