@@ -284,9 +284,9 @@ def _map_of_subset(
     subset: str, distilled: diver_lite.DistilledSet, name: str, prior: diver_lite.Prior
 ) -> tuple[int, ...] | None:
     """Return the ImageNet index of each class, unless the prior knows their names."""
-    from diver_lite.priors.contract import told_of
+    from diver_lite.priors.contract import for_classes
 
-    prior = told_of(prior, distilled.class_names)
+    prior = for_classes(prior, distilled.class_names)
     if {*distilled.class_names} <= {*prior.class_names}:
         return None
     # DiT-XL/2 has ImageNet's classes in its order, with all their synonyms

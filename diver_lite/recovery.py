@@ -10,19 +10,36 @@ Expressive Semantic Recovery", arXiv 2605.12649. What it leaves open is a settin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import wraps
 from itertools import pairwise
 from math import hypot
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.priors.contract import Prior, fit_images, known_level, name_of, told_of
-from diver_lite.priors.schedule import T, abar_at, draw_noise, to_timestep, to_window
+from diver_lite.devices import plain_torch
+from diver_lite.priors.contract import (
+    Checked,
+    Prior,
+    check_noise_level,
+    check_pixels,
+    fit_images,
+    for_classes,
+    name_of,
+)
+from diver_lite.priors.schedule import (
+    PAPER_STEP,
+    T,
+    abar_at,
+    check_timestep,
+    draw_noise,
+    window_bounds,
+)
 from diver_lite.sets.classes import prior_classes
 from diver_lite.sets.distilled import DistilledSet
 
@@ -39,8 +56,8 @@ WINDOWS = {  # guided while high >= t > low, in training timesteps of T = 1000
 class RecoveryConfig:
     """Everything that can be chosen about one recovery.
 
-    A timestep is one of DiT's schedule, 0 (clean) .. 999 (noise), or a float in [0, 1],
-    a fraction of 1000. It stands for the signal-to-noise ratio there, of any prior.
+    A timestep is an integer of DiT's schedule, 0 (clean) .. 999 (noise). It stands for
+    the signal-to-noise ratio there, of any prior.
 
     Attributes:
         num_inference_steps: of the full reverse process, 1 .. T (paper: 50).
@@ -49,12 +66,13 @@ class RecoveryConfig:
         noise_timestep: noise level of the inherited latent (paper: step 25 of 50).
         start: the grid's top, "published"; the noise level, "matched"; or a timestep.
         guidance_factor: gamma of semantic guidance (SG), >= 0 (paper: 0.1; NCFM: 0.02);
-            a pull per T / 50 timesteps, so that any number of steps pulls as much.
+            a pull per T / 50 timesteps, so that any number of steps pulls as much, and
+            at most the whole way.
         guidance_target: SG pulls the noisy "latent" (paper) or predicted "x0" (PReDD).
         guidance_sigma: sigma_k: std of DDPM's "posterior" of a step of T / 50,
             "marginal" sqrt(1 - abar_t), "signal" sqrt(abar_t), or "one".
         window: SG acts while high >= t > low (semantic fusion, SF): a pair (high, low),
-            in which -1 and 0.0 lie below all timesteps, or a name from `WINDOWS`.
+            in which -1 lies below all timesteps, or a name from `WINDOWS`.
         clip_input: clip distilled pixels to [0, 1], as the VAE never saw others.
 
     Raises `InputError`, which names the field. Source: paper; alternatives: ours.
@@ -63,12 +81,12 @@ class RecoveryConfig:
     num_inference_steps: int = 50
     guidance_scale: float = 1.5
     inheritance: bool = True
-    noise_timestep: int | float = 700
-    start: str | int | float = "matched"
+    noise_timestep: int = 700
+    start: str | int = "matched"
     guidance_factor: float = 0.1
     guidance_target: Literal["latent", "x0"] = "x0"
     guidance_sigma: Literal["posterior", "marginal", "signal", "one"] = "posterior"
-    window: str | tuple[int | float, int | float] = "published"
+    window: str | tuple[int, int] = "published"
     clip_input: bool = True
 
     def __post_init__(self) -> None:
@@ -76,10 +94,10 @@ class RecoveryConfig:
         checks.integer(self.num_inference_steps, "num_inference_steps", 1, T)
         checks.number(self.guidance_scale, "guidance_scale", 1, 1e4)
         checks.number(self.guidance_factor, "guidance_factor", 0, 1e4)
-        to_timestep(self.noise_timestep, "noise_timestep")
+        check_timestep(self.noise_timestep, "noise_timestep")
         if not checks.is_one_of(self.start, ("published", "matched")):
-            to_timestep(self.start, "start", also="'published', 'matched', ")
-        to_window(self.window, "window", WINDOWS)
+            check_timestep(self.start, "start", also="'published', 'matched' or ")
+        window_bounds(self.window, "window", WINDOWS)
 
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
@@ -109,19 +127,26 @@ class RecoveryConfig:
         checks.require(bool(grid) and falling, f"timesteps {whose}", grid, expected)
         if not self.inheritance:
             return grid
-        start = known_level(prior, self.noise_timestep, "noise_timestep")
+        check_noise_level(prior, self.noise_timestep, "noise_timestep")
         if self.start == "published":
             return grid
+        start: Any = self.noise_timestep
         if self.start != "matched":
-            start = known_level(prior, self.start, "start")
+            start = self.start
+            check_noise_level(prior, start, "start")
         return [start, *(t for t in grid if t < start)]
+
+    @property
+    def pulls(self) -> bool:
+        """Whether semantic guidance acts at all."""
+        return self.guidance_factor > 0 and self.window != "none"
 
     def phase(self, timestep: float) -> str:
         """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
         window = self.window
         if window == "none":
             window = "published"
-        high, low = to_window(window, "window", WINDOWS)
+        high, low = window_bounds(window, "window", WINDOWS)
         if timestep > high:
             return "chaotic"
         if timestep > low:
@@ -137,7 +162,7 @@ class Step:
     phase: str  #: "chaotic", "concrete" (the window) or "refinement"
     latents: Tensor  #: (B, C, h, w) z_{k-1}, after the update and the pull
     pred_original: Tensor  #: (B, C, h, w) clean latent predicted before the update
-    guided: bool  #: whether semantic guidance acted
+    guided: bool  #: whether semantic guidance pulled
 
 
 def inherit(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -176,6 +201,40 @@ def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
     return torch.ones_like(abar)
 
 
+def compounded(sigma: Tensor, gamma: float, passed: float) -> Tensor:
+    """Return sigma_k of a step that is as long as so many of the paper's.
+
+    One of the paper's leaves 1 - gamma sigma_k of a difference, `passed` of them that
+    to the power of `passed`, so that any number of steps pulls as much. No pull goes
+    beyond the inherited latents. Source: ours.
+    """
+    left = (1 - gamma * sigma.double()).clamp(min=0) ** passed
+    return (1 - left) / gamma
+
+
+def _checked(steps: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
+    """Check what `recover_steps` is called with, once, and what its prior answers."""
+
+    @wraps(steps)
+    def checked(
+        latents: Tensor,
+        class_labels: Tensor,
+        prior: Prior,
+        config: RecoveryConfig,
+        *,
+        noise: Tensor,
+    ) -> Iterator[Step]:
+        checks.instance(prior, "prior", Prior)
+        checks.instance(config, "config", RecoveryConfig)
+        checks.latents(prior.latent_shape, latents=latents, noise=noise)
+        classes = len(prior.class_names)
+        checks.class_indices(class_labels, "class_labels", len(latents), classes)
+        return steps(latents, class_labels, Checked(prior), config, noise=noise)
+
+    return checked
+
+
+@_checked
 def recover_steps(
     latents: Tensor,
     class_labels: Tensor,
@@ -193,20 +252,15 @@ def recover_steps(
 
     Yields a `Step` per visited timestep; the last one's `latents` are the result.
     Raises `InputError` for a noise level, start or number of steps that the schedule
-    lacks. Source: paper, algorithm 1; DDIM with eta = 0 (Song et al. 2021, eq. 12).
+    lacks, and for a prior that breaks its contract. Source: paper, algorithm 1; DDIM
+    with eta = 0 (Song et al. 2021, eq. 12).
     """
-    checks.instance(prior, "prior", Prior)
-    checks.instance(config, "config", RecoveryConfig)
-    checks.latents(prior.latent_shape, latents=latents, noise=noise)
-    classes = len(prior.class_names)
-    checks.class_indices(class_labels, "class_labels", len(latents), classes)
-    timesteps = config.timesteps(prior)
     z_0 = latents
     z = noise
     if config.inheritance:
-        level = to_timestep(config.noise_timestep, "noise_timestep")
-        z = inherit(z_0, noise, *prior.signal_and_noise(level))
-    for timestep, after in pairwise([*timesteps, -1]):
+        alpha, sigma = prior.signal_and_noise(config.noise_timestep)
+        z = inherit(z_0, noise, alpha, sigma)
+    for timestep, after in pairwise([*config.timesteps(prior), -1]):
         x_0, eps = prior.denoise(z, timestep, class_labels, config.guidance_scale)
         pulled = x_0
         if config.guidance_target == "latent":  # before the update, as in the paper
@@ -215,20 +269,25 @@ def recover_steps(
         z = alpha * x_0 + sigma * eps  # DDIM
 
         phase = config.phase(timestep)
-        guided = phase == "concrete" and config.window != "none"
-        # nothing would denoise after a pull in the last step
-        if guided and config.guidance_factor > 0 and after > -1:
-            abars = abar_at(timestep), abar_at(timestep - T / 50)
-            scale = round(hypot(alpha, sigma), 6)  # 1 where the variance is preserved
-            sigma_k = scale * guidance_sigma(config.guidance_sigma, *abars)
-            passed = (timestep - after) / (T / 50)  # in steps of the paper
-            z = guide(z, pulled - z_0, sigma_k, passed * config.guidance_factor)
+        # no pull in the last step: nothing would denoise after it
+        guided = config.pulls and phase == "concrete" and after > -1
+        if guided:
+            abar, abar_prev = abar_at(timestep), abar_at(timestep - PAPER_STEP)
+            sigma_k = guidance_sigma(config.guidance_sigma, abar, abar_prev)
+            passed = (timestep - after) / PAPER_STEP
+            sigma_k = compounded(sigma_k, config.guidance_factor, passed)
+            difference = hypot(alpha, sigma) * (pulled - z_0)  # hypot is 1 for a DDPM
+            z = guide(z, difference, sigma_k, config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
 
 
 @dataclass
-class Recovery:
-    """A set, a prior and settings that fit together; `recover` tells of the fields."""
+class RecoveryJob:
+    """A set, a prior and settings that were checked against each other.
+
+    `recover` tells of the fields. What works through a set in batches, here or in
+    `run.to_file`, calls `refine` for each, `finish`, and at the end `result`.
+    """
 
     distilled: DistilledSet
     prior: Prior
@@ -243,39 +302,43 @@ class Recovery:
         if self.noise is not None:
             shape = (len(self.distilled), *self.prior.latent_shape)
             checks.floats(self.noise, "noise", shape)
-        self.prior = told_of(self.prior, self.distilled.class_names)
+        self.prior = for_classes(self.prior, self.distilled.class_names)
         self.classes = prior_classes(self.distilled, self.prior, self.class_map)
         self.config.timesteps(self.prior)  # a bad one must fail before the first image
 
     def refine(self, indices: Sequence[int]) -> Tensor:
         """Refine some images of the set: (B, 3, S, S) in [0, 1], S the prior's size."""
-        prior = self.prior
         batch = [*indices]
+        prior = Checked(self.prior)
         images = fit_images(self.distilled.images[batch], prior)
         if self.config.clip_input:
             images = images.clamp(0, 1)
-        z_0 = prior.encode(images)
-        noise = draw_noise(prior.latent_shape, batch, self.seed)
-        if self.noise is not None:
-            noise = self.noise[batch]
-        asked = (z_0, self.classes[batch], prior, self.config)
-        steps = recover_steps(*asked, noise=noise.to(z_0))
-        (last,) = deque(steps, maxlen=1)
-        decoded = prior.decode(last.latents)
-        checks.floats(decoded, f"images of prior {name_of(prior)!r}", images.shape)
-        return decoded
+        with plain_torch(grad=False):
+            z_0 = prior.encode(images)
+            noise = self.noise_of(batch).to(z_0)
+            labels = self.classes[batch]
+            steps = recover_steps(z_0, labels, self.prior, self.config, noise=noise)
+            (last,) = deque(steps, maxlen=1)
+            return prior.decode(last.latents)
+
+    def noise_of(self, batch: list[int]) -> Tensor:
+        """Return the noise of some images, (B, C, h, w)."""
+        if self.noise is None:
+            return draw_noise(self.prior.latent_shape, batch, self.seed)
+        return self.noise[batch]
 
     def finish(self, images: Tensor, size: Sequence[int]) -> Tensor:
         """Bring what `refine` gave to a size (h, w), and to the CPU."""
-        images = checks.finite(images, f"images of prior {name_of(self.prior)!r}")
+        check_pixels(images, self.prior)
         return fit_images(images, self.prior, size).clamp(0, 1).cpu()
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
-        how = {"config": asdict(self.config), "seed": self.seed}
+        how: dict[str, Any] = {"config": asdict(self.config)}
         how["prior"] = name_of(self.prior)
+        how["seed"] = self.seed
         if self.noise is not None:
-            how["seed"] = "noise given"
+            how |= {"seed": None, "noise": "given"}
         return self.distilled.with_images(images, method="DIVER", **how)
 
 
@@ -300,18 +363,20 @@ def recover(
         noise: (N, C, h, w) to use instead.
         class_map: the prior's class for each class of the set, in order, or by the
             index or name of the set's class; default: by name.
-        batch_size: images at a time, which changes no result; default: 10.
+        batch_size: images at a time, which changes no result but by rounding; default:
+            10.
 
     Returns a set of the same length, labels and image size; pixels in [0, 1]. Raises
-    `InputError` for a class that the prior doesn't know, or a value of wrong type or
-    range. Source: paper, algorithm 1.
+    `InputError` for a class that the prior doesn't know, a value of wrong type or
+    range, or a prior that breaks its contract. It computes on one thread, so that other
+    work beside it neither slows nor changes it. Source: paper, algorithm 1.
     """
     if config is None:
         config = RecoveryConfig.recommended(prior)
     if batch_size is None:
         batch_size = 10  # as many fit a CPU's caches
     size = checks.integer(batch_size, "batch_size", 1)
-    job = Recovery(distilled, prior, config, seed, noise, class_map)
+    job = RecoveryJob(distilled, prior, config, seed, noise, class_map)
     batches = torch.arange(len(distilled)).split(size)
     sides = distilled.images.shape[-2:]
     recovered = []

@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_leaves
 from diver_lite import DistilledSet, RecoveryConfig
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior
-from diver_lite.recovery import Recovery
+from diver_lite.recovery import RecoveryJob
 
 BLOCK = 512  # bytes
 BASELINE = Path("results/baseline_gpu_stock.json")
@@ -90,7 +90,7 @@ def diver(prior: DiTPrior, batch: int) -> None:
     size, names = prior.image_size, prior.class_names
     labels = torch.arange(batch)
     distilled = DistilledSet(torch.zeros(batch, 3, size, size), labels, names)
-    Recovery(distilled, prior, RecoveryConfig.published()).refine(range(batch))
+    RecoveryJob(distilled, prior, RecoveryConfig.published()).refine(range(batch))
 
 
 WAYS: dict[str, Callable] = {

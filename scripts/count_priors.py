@@ -28,7 +28,7 @@ from diver_lite import DistilledSet, RecoveryConfig
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import use_sit_timesteps
 from diver_lite.priors.text import TextPrior
-from diver_lite.recovery import Recovery
+from diver_lite.recovery import RecoveryJob
 
 META = torch.device("meta")
 STEPS = 50
@@ -80,7 +80,7 @@ def refine(prior: DiTPrior, batch: int) -> None:
     images = torch.zeros(batch, 3, size, size)
     distilled = DistilledSet(images, torch.arange(batch), names)
     config = RecoveryConfig.published(num_inference_steps=2)
-    Recovery(distilled, prior, config).refine(range(batch))
+    RecoveryJob(distilled, prior, config).refine(range(batch))
 
 
 def memory(prior: DiTPrior, batch: int) -> float:

@@ -134,8 +134,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "every batch takes the first noise",
-        "noise = self.noise[batch]",
-        "noise = self.noise[: len(images)]",
+        "return self.noise[batch]",
+        "return self.noise[: len(batch)]",
     ),
     Mutant(
         "recovery.py",
@@ -170,9 +170,9 @@ MUTANTS = [
     ),
     Mutant(
         "priors/schedule.py",
-        "a fraction of 1 is beyond the schedule",
-        "min(round(value * T), highest)",
-        "round(value * T)",
+        "a fraction counts as a timestep",
+        "valid = isinstance(value, int) and not isinstance(value, bool)",
+        "valid = isinstance(value, int | float) and not isinstance(value, bool)",
     ),
     Mutant(
         "priors/dit.py",

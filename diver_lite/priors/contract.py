@@ -7,6 +7,7 @@ prior" builds such a one. All else about a prior is a function, or its private m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from typing import Any, Protocol, runtime_checkable
@@ -15,15 +16,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError
-from diver_lite.priors.schedule import to_timestep
+from diver_lite.checks import (
+    InputError,
+    describe,
+    ensure,
+    finite,
+    floats,
+    number,
+    one_of,
+)
+from diver_lite.priors.schedule import check_timestep
+
+# what a decoder without a last clamp may give beyond 0 and 1; more is another scale
+OVERSHOOT = 0.5
+OFTEN = 0.25  # such a share of values beyond is doubtful
 
 
 @runtime_checkable
 class Prior(Protocol):
     """A class-conditional diffusion model of latents, as far as DIVER needs one.
 
-    Timesteps are those of DiT's schedule, 1000 (noise) to -1 (clean), fractions too.
+    Timesteps are those of DiT's schedule, 1000 (noise) to -1 (clean), or between two.
     They stand for signal-to-noise ratios: a prior of another schedule looks up its own
     place with the same ratio. Source: ours.
     """
@@ -149,7 +162,7 @@ class Wrapped:
         return self.denoise(latents, timestep, class_labels, guidance_scale)[1]
 
     def for_classes(self, class_names: Sequence[str]) -> Wrapped:
-        told = told_of(self.prior, class_names)
+        told = for_classes(self.prior, class_names)
         if told is self.prior:
             return self
         other = copy(self)
@@ -168,7 +181,92 @@ class Wrapped:
         return getattr(self.prior, name)
 
 
-def told_of(prior: Prior, class_names: Sequence[str]) -> Any:
+class Checked(Wrapped):
+    """A prior whose answers are looked at before anybody computes with them.
+
+    A tensor of another shape would be broadcast without a word, one of integers cut,
+    and pictures on another scale clipped. Source: ours.
+
+    Raises `InputError`, which names the prior and what it answered.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior.prior if isinstance(prior, Checked) else prior)
+
+    def encode(self, images: Tensor) -> Tensor:
+        shape = (len(images), *self.latent_shape)
+        return self._tensor(self.prior.encode(images), "encode", shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        shape = (len(latents), 3, self.image_size, self.image_size)
+        return self._tensor(self.prior.decode(latents), "decode", shape)
+
+    def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
+        pair: Any = self._pair(
+            self.prior.signal_and_noise(timestep), "signal_and_noise", "(alpha, sigma)"
+        )
+        for share in pair:
+            number(float(share), f"prior {name_of(self)!r}: alpha or sigma", 0, 1.001)
+        return pair
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        version = _version_of(latents)
+        answer = self.prior.denoise(latents, timestep, class_labels, guidance_scale)
+        ensure(
+            version == _version_of(latents),
+            f"prior {name_of(self)!r}: denoise changed the latents that it was given; "
+            "expected a result of its own",
+        )
+        shape = tuple(latents.shape)
+        x_0, eps = self._pair(answer, "denoise", "(x_0, eps)")
+        return self._tensor(x_0, "denoise", shape), self._tensor(eps, "denoise", shape)
+
+    def _pair(self, answer: Any, method: str, expected: str) -> tuple:
+        ensure(
+            isinstance(answer, tuple | list) and len(answer) == 2,
+            f"prior {name_of(self)!r}: {method} gave {describe(answer)}; expected a "
+            f"pair {expected}",
+        )
+        return tuple(answer)
+
+    def _tensor(self, answer: Any, method: str, shape: tuple) -> Tensor:
+        floats(answer, f"prior {name_of(self)!r}: what {method} gave", shape)
+        return answer.float()
+
+
+def _version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, as far as torch counts that."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def check_pixels(images: Tensor, prior: Prior) -> None:
+    """Raise `InputError` for decoded images on another scale than 0 to 1; warn of odd.
+
+    A decoder without a last clamp gives some values beyond.
+    """
+    what = f"images of prior {name_of(prior)!r}"
+    finite(images, what)
+    low, high = images.min().item(), images.max().item()
+    ensure(
+        low >= -OVERSHOOT and high <= 1 + OVERSHOOT,
+        f"{what} hold values in {low:.4g} .. {high:.4g}; expected 0 .. 1",
+    )
+    beyond = ((images < 0) | (images > 1)).float().mean().item()
+    if beyond > OFTEN:
+        warnings.warn(
+            f"{what}: {beyond:.0%} of the values lie outside 0 .. 1 and are clipped; "
+            "is decode on another scale?",
+            stacklevel=2,
+        )
+
+
+def for_classes(prior: Prior, class_names: Sequence[str]) -> Any:
     """Return a prior for a set's classes: itself, unless it is told of them in words.
 
     Such a one has a method `for_classes`, which returns the prior that was told.
@@ -189,17 +287,13 @@ def device_of(prior: Prior) -> torch.device:
     return getattr(prior, "device", torch.device("cpu"))
 
 
-def known_level(prior: Prior, value: Any, name: str) -> int:
-    """Return the timestep that a setting means, if the prior knows that noise level.
-
-    Raises `InputError`, which names the setting.
-    """
-    timestep = to_timestep(value, name)
+def check_noise_level(prior: Prior, timestep: Any, name: str) -> None:
+    """Raise `InputError`, which names a setting, if a prior doesn't know that level."""
+    check_timestep(timestep, name)
     try:
         prior.signal_and_noise(timestep)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return timestep
 
 
 def fit_images(
@@ -221,6 +315,7 @@ def resize_images(images: Tensor, size: Sequence[int], how: str = "resize") -> T
     columns = size[1] - images.shape[-1]
     if rows == columns == 0:
         return images
+    one_of(how, "image_fit of the prior's info", ["pad", "resize"])
     if how == "pad" and rows == columns and abs(rows) <= 4 and rows % 2 == 0:
         return F.pad(images, (rows // 2,) * 4)  # a negative margin crops
     return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diver_lite.checks import class_indices, finite, floats, number, require
+from diver_lite.checks import class_indices, finite, floats, number, one_of, require
+from diver_lite.devices import plain_torch
 from diver_lite.priors.schedule import (
     T,
     abar_at,
@@ -23,15 +21,8 @@ from diver_lite.priors.schedule import (
     snap,
 )
 
+PREDICTIONS = ("epsilon", "v_prediction")
 VAE_BATCH = 8  # its activations take 100 MB per image of 256 x 256; more gain no time
-
-
-@contextmanager
-def inference() -> Iterator[None]:
-    """Ask a network without gradients, and in its own dtype, not in autocast's."""
-    plain = functools.partial(torch.autocast, enabled=False)
-    with torch.no_grad(), plain("cpu"), plain("cuda"):
-        yield
 
 
 @dataclass
@@ -83,7 +74,8 @@ class DiTPrior:
         """What the network predicts: "flow", or diffusers' `prediction_type`."""
         if not hasattr(self.scheduler, "alphas_cumprod"):
             return "flow"
-        return self.scheduler.config.prediction_type
+        kind = self.scheduler.config.prediction_type
+        return one_of(kind, "the scheduler's prediction_type", PREDICTIONS)
 
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
         """Return DiT's timesteps of the scheduler's own grid, noisiest first."""
@@ -164,7 +156,7 @@ class DiTPrior:
             torch.nn.Module.to(module, device=device, dtype=wanted)
         return self
 
-    @inference()
+    @plain_torch(grad=False)
     def encode(self, images: Tensor) -> Tensor:
         """Encode images into scaled latents, the mode of the VAE's posterior.
 
@@ -182,7 +174,7 @@ class DiTPrior:
         ]
         return (torch.cat(modes) - self._shift) * self.vae.config.scaling_factor
 
-    @inference()
+    @plain_torch(grad=False)
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
         floats(latents, "latents", ("B", *self.latent_shape))
@@ -195,7 +187,7 @@ class DiTPrior:
     def _shift(self) -> float:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
-    @inference()
+    @plain_torch(grad=False)
     def denoise(
         self,
         latents: Tensor,

@@ -18,6 +18,7 @@ from torch import Tensor
 from diver_lite.checks import require
 
 T = 1000  # training timesteps of DiT
+PAPER_STEP = T // 50  # between two of the paper's 50 steps
 DIT = (1 - torch.linspace(1e-4, 0.02, T)).cumprod(0)  # its abar
 
 
@@ -60,31 +61,28 @@ def abar_at(timestep: float) -> Tensor:
     return torch.tensor(np.cos(angle_at(timestep)) ** 2, dtype=torch.float32)
 
 
-def to_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
-    """Turn a timestep into an integer, or raise `InputError` that names the argument.
+def check_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> int:
+    """Return a training timestep, 0 .. T-1, or raise `InputError` that names it.
 
-    Integers are training timesteps, 0 .. T-1; floats in [0, 1] are fractions of T, 1.0
-    the last one. A window's bounds (lowest = -1) may lie just outside, at T and at -1,
-    which is what 0.0 means there. What else the caller takes is said in `also`.
+    A window's bounds (lowest = -1) may lie just outside, at T and at -1. What else the
+    caller takes is said in `also`.
     """
     highest = T - 1 - lowest  # as far outside as the lowest is
+    instead = ""
     if isinstance(value, float) and 0 < value <= 1:
-        return min(round(value * T), highest)
-    if isinstance(value, float) and value == 0:
-        return lowest
+        instead = f" ({min(round(value * T), highest)} for {value:g} of T)"
     valid = isinstance(value, int) and not isinstance(value, bool)
     require(
         valid and lowest <= value <= highest,
         name,
         value,
-        f"{also}a training timestep (an integer in {lowest} .. {highest}) or a "
-        "fraction (a float in [0, 1])",
+        f"{also}a training timestep, an integer in {lowest} .. {highest}{instead}",
     )
     return int(value)
 
 
-def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
-    """Turn a pair (high, low), or its known name, into timesteps: high >= t > low."""
+def window_bounds(value: Any, name: str, known: dict) -> tuple[int, int]:
+    """Return the timesteps (high, low) of a window, or of its known name."""
     pair: Any = value
     if isinstance(value, str):
         pair = known.get(value)
@@ -94,7 +92,7 @@ def to_window(value: Any, name: str, known: dict) -> tuple[int, int]:
         value,
         f"one of {[*known]} or (high, low)",
     )
-    high, low = (to_timestep(bound, name, lowest=-1) for bound in pair)
+    high, low = (check_timestep(bound, name, lowest=-1) for bound in pair)
     require(high >= low, name, value, "high >= low")
     return high, low
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from diver_lite.checks import ensure, instance, integer, require
-from diver_lite.priors.dit import DiTPrior, inference
+from diver_lite.devices import plain_torch
+from diver_lite.priors.dit import DiTPrior
 from diver_lite.sets.names import numbered
 
 PROMPT = "a photo of a {name}"
@@ -70,7 +71,7 @@ class TextPrior(DiTPrior):
             "size": self.size,
         }
 
-    @inference()
+    @plain_torch(grad=False)
     def for_classes(self, class_names: Sequence[str]) -> TextPrior:
         """Return a copy whose classes are a set's, with their prompts encoded."""
         names = tuple(class_names)

@@ -48,7 +48,7 @@ from diver_lite.files import (
 )
 from diver_lite.priors.contract import Prior, Wrapped, device_of
 from diver_lite.priors.fast import COMPILE_FROM, accelerate_prior
-from diver_lite.recovery import Recovery, RecoveryConfig
+from diver_lite.recovery import RecoveryConfig, RecoveryJob
 from diver_lite.run.batches import choose_batch_size, in_parts
 from diver_lite.run.processes import Processes
 from diver_lite.sets.distilled import INDEX, DistilledSet
@@ -138,7 +138,7 @@ def recover_to(
         batch_size = checks.integer(batch_size, "batch_size", 1)
     if config is None:
         config = RecoveryConfig.recommended(prior)
-    job = Recovery(distilled, prior, config, seed, noise, class_map)
+    job = RecoveryJob(distilled, prior, config, seed, noise, class_map)
     sides = distilled.images.shape[-2:]
     if size is not None:
         sides = (checks.integer(size, "size", 1, 2**12),) * 2

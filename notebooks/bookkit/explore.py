@@ -27,12 +27,12 @@ from traitlets import Unicode
 from bookkit.figures import duration_bars, encode_figure, image_grid
 from diver_lite.checks import InputError, floats, require
 from diver_lite.judge.augment import shift_colour
-from diver_lite.priors.contract import Prior, Wrapped, fit_images, known_level
+from diver_lite.priors.contract import Prior, Wrapped, fit_images
 from diver_lite.priors.schedule import draw_noise
 from diver_lite.recovery import (
     WINDOWS,
-    Recovery,
     RecoveryConfig,
+    RecoveryJob,
     Step,
     recover,
     recover_steps,
@@ -89,7 +89,7 @@ def explore_noise_level(distilled: DistilledSet, prior: Prior) -> widgets.VBox:
     def show(rows, seed, **settings):
         config = RecoveryConfig(guidance_factor=0.0, **settings)
         told = config.timesteps(prior)[0]
-        there = known_level(prior, config.noise_timestep, "noise_timestep")
+        there = config.noise_timestep
         noise = draw_noise(prior.latent_shape, range(len(z_0)), seed)
         alpha, sigma = prior.signal_and_noise(there)
         rows["distilled"] = distilled.images
@@ -113,7 +113,7 @@ def explore_reverse_process(distilled: DistilledSet, prior: Prior) -> widgets.VB
     level or window refines anew; moving along the steps only decodes what is kept.
     Source: the paper's figure on semantic evolution, made to move.
     """
-    job = Recovery(distilled, prior, RecoveryConfig())
+    job = RecoveryJob(distilled, prior, RecoveryConfig())
     z_0 = prior.encode(fit_images(distilled.images, prior).clamp(0, 1))
     noise = draw_noise(prior.latent_shape, range(len(z_0)), seed=0).to(z_0)
     kept: dict[tuple, list[Step]] = {}

@@ -21,7 +21,7 @@ from diver_lite.judge import augment
 from diver_lite.make.baselines import raw_prior
 from diver_lite.priors.loading import load_prior
 from diver_lite.priors.schedule import draw_noise
-from diver_lite.recovery import Recovery, RecoveryConfig, inherit, recover
+from diver_lite.recovery import RecoveryConfig, RecoveryJob, inherit, recover
 from diver_lite.sets.distilled import DistilledSet
 
 SI = RecoveryConfig(noise_timestep=500, guidance_factor=0.0)
@@ -116,7 +116,7 @@ def of_kind(tmp_path_factory):
     def load(kind):
         prior = load_prior(kinds.KINDS[kind](root / kind), device="cpu")
         few = DistilledSet(torch.zeros(1, 3, 16, 16), [0], kinds.NAMES)
-        return Recovery(few, prior, RecoveryConfig()).prior
+        return RecoveryJob(few, prior, RecoveryConfig()).prior
 
     return load
 

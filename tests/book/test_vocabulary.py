@@ -25,6 +25,7 @@ CORE = {
     "inherit": recovery.inherit,
     "guide": recovery.guide,
     "guidance_sigma": recovery.guidance_sigma,
+    "compounded": recovery.compounded,
     "recover_steps": recovery.recover_steps,
     "phase": recovery.RecoveryConfig.phase,
 }
@@ -37,11 +38,17 @@ WRITTEN = {
         "denoise",
     },
     "04_semantic_inheritance": {"inherit", "recover_steps"},
-    "05_semantic_guidance": {"guide", "guidance_sigma", "recover_steps"},
+    "05_semantic_guidance": {
+        "guide",
+        "guidance_sigma",
+        "compounded",
+        "recover_steps",
+    },
     "06_semantic_fusion": {
         "inherit",
         "guide",
         "guidance_sigma",
+        "compounded",
         "recover_steps",
         "phase",
     },
@@ -122,3 +129,25 @@ def test_one_cell_holds_all_of_it():
     wanted = WRITTEN["06_semantic_fusion"] - {"phase"}
     held = [functions(tree).keys() for tree in cells("06_semantic_fusion")]
     assert any(wanted <= names for names in held)
+
+
+def loop_of(source):
+    """Return the lines of `recover_steps` from its first statement on, as text."""
+    (tree,) = (
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == "recover_steps"
+    )
+    first = tree.body[ast.get_docstring(tree) is not None]
+    return source.splitlines()[first.lineno - 1 : tree.end_lineno]
+
+
+def test_chapter_6_writes_the_loop_as_the_package_does():
+    """Word for word, but for the docstring."""
+    notebook = nbformat.read(ROOT / "notebooks/06_semantic_fusion.ipynb", as_version=4)
+    (cell,) = (
+        c for c in notebook.cells if "whole-method" in c.metadata.get("tags", "")
+    )
+    core = (ROOT / "diver_lite/recovery.py").read_text("utf-8")
+    assert loop_of(cell.source) == loop_of(core)
+    assert 20 <= len(loop_of(core)) <= 30

@@ -15,13 +15,13 @@ from draw_plane import run_page
 
 from diver_lite.checks import InputError
 from diver_lite.make.train_prior import PriorRecipe, build_dit, build_vae, export_prior
-from diver_lite.priors.contract import Prior, Wrapped, told_of
+from diver_lite.priors.contract import Prior, Wrapped, for_classes
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.loading import load_prior
 from diver_lite.priors.schedule import DIT, abar_at
 from diver_lite.priors.text import TextPrior
-from diver_lite.recovery import Recovery, RecoveryConfig, recover, recover_steps
+from diver_lite.recovery import RecoveryConfig, RecoveryJob, recover, recover_steps
 from diver_lite.sets.distilled import DistilledSet
 
 transformers = pytest.importorskip("transformers")
@@ -195,7 +195,7 @@ WRAPPERS = {
 
 def some_prior(kind, folders, tiny_prior):
     if kind in KINDS:
-        return told_of(load_prior(folders(kind), device="cpu"), NAMES)
+        return for_classes(load_prior(folders(kind), device="cpu"), NAMES)
     if kind == "of the page":
         return run_page()["prior"]
     return WRAPPERS[kind](tiny_prior) if kind in WRAPPERS else tiny_prior
@@ -347,7 +347,7 @@ def dit_time(alpha, sigma):
 def test_every_kind_follows_the_equations(folders, kind, sigma):
     """Inheritance, guidance and window on, one image at a time, in float64."""
     prior = load_prior(folders(kind), device="cpu")
-    prior = told_of(prior, NAMES)
+    prior = for_classes(prior, NAMES)
     config = RecoveryConfig(
         num_inference_steps=8,
         guidance_scale=2.0,
@@ -408,9 +408,8 @@ def test_every_kind_follows_the_equations(folders, kind, sigma):
             beta = 1 - (one[0] / two[0]) ** 2
             posterior = math.sqrt((two[1] / one[1]) ** 2 * beta)
             pull = {"posterior": posterior, "one": 1.0}[sigma]
-            z = z - 0.05 * passed * pull * math.hypot(alpha_next, level_next) * (
-                x_0 - z_0.double()
-            )
+            share = 1 - (1 - 0.05 * pull) ** passed
+            z = z - share * math.hypot(alpha_next, level_next) * (x_0 - z_0.double())
             acted += 1
     assert acted >= 2
     assert worst(found.latents, z) < 1e-5 * max(1.0, z.abs().max())
@@ -480,8 +479,8 @@ class Unguided(Wrapped):
 def test_a_prior_around_any_kind_answers_what_it_wants(folders):
     for kind in ("flow", "v"):
         prior = load_prior(folders(kind), device="cpu")
-        outer = told_of(Unguided(prior), NAMES)
-        prior = told_of(prior, NAMES)
+        outer = for_classes(Unguided(prior), NAMES)
+        prior = for_classes(prior, NAMES)
         assert outer.class_names == prior.class_names == NAMES
         assert outer.latent_shape == prior.latent_shape
         assert outer.timesteps(4) == prior.timesteps(4)
@@ -504,7 +503,7 @@ def test_two_sets_and_scales_at_once(folders):
     sets = [pictures(names=names) for names in (NAMES, ("owl", "cow", "horse_fly"))]
     config = RecoveryConfig(num_inference_steps=4)
     configs = [replace(config, guidance_scale=scale) for scale in (1.5, 6.0)]
-    jobs = [Recovery(*job) for job in zip(sets, [prior] * 2, configs, strict=True)]
+    jobs = [RecoveryJob(*job) for job in zip(sets, [prior] * 2, configs, strict=True)]
     for job, distilled, config in zip(jobs, sets, configs, strict=True):
         fresh = load_prior(folders("epsilon"), device="cpu")
         expected = recover(distilled, fresh, config, progress=False).images
@@ -691,7 +690,7 @@ def test_prompts_are_as_long_as_the_encoder_takes(folders, tmp_path, value):
     )
     names = ("cat", "owl " * 50)
     found, expected = (
-        told_of(load_prior(f, device="cpu"), names).embeddings
+        for_classes(load_prior(f, device="cpu"), names).embeddings
         for f in (folder, folders("epsilon"))
     )
     assert found.shape == (3, 40, 16)

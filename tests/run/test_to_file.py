@@ -258,7 +258,7 @@ def test_the_file_is_what_recover_returns(tiny_prior, tiny_set, tmp_path):
     soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
     given_set = replace(tiny_set, soft_labels=soft)
     out = tmp_path / "deep" / "result.safetensors"
-    config = replace(CONFIG, window=(0.8, 0.1))
+    config = replace(CONFIG, window=(800, 100))
     numbers = {"seed": np.int64(42), "batch_size": np.int8(20), "size": np.int16(32)}
     result = recover_to(out, given_set, tiny_prior, config, **numbers, progress=False)
     expected = recover(given_set, tiny_prior, config, seed=42, progress=False)
