@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import glob
 import hashlib
 import io
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -221,20 +220,3 @@ def fingerprint(tensors: Iterable[Tensor | None], facts: str = "") -> str:
             flat = tensor[start : start + 100].detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())  # also of bfloat16
     return digest.hexdigest()[:16]
-
-
-def code_of(*files: Path) -> list[str]:
-    """Return Python code, of one file after another, as far as it computes.
-
-    Comments, docstrings, imports and the layout may change without a difference.
-    """
-    texts = [file.read_text(encoding="utf-8") for file in files]
-    return [ast.dump(_Bare().visit(ast.parse(text))) for text in texts]
-
-
-class _Bare(ast.NodeTransformer):
-    def visit(self, node: ast.AST) -> Any:
-        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if text or isinstance(node, ast.Import | ast.ImportFrom):
-            return None
-        return self.generic_visit(node)

@@ -35,8 +35,6 @@ sys.path.append(str(ROOT / "notebooks"))  # where `bookkit` is
 CODE = ("diver_lite", "scripts", "notebooks/bookkit", "pyproject.toml")
 # set by on_gpu.py, whose GPU is somebody else's for half an hour
 BORROWED = "DIVER_LITE_BORROWED_GPU"
-# whose text decides about the pixels of a recovery
-_PIXELS = ("sets/distilled", "priors/dit", "recovery")
 
 
 def begin() -> float:
@@ -93,16 +91,13 @@ def kept_recovery(
     """Recover a set, or load what the very same recovery left in `folder`.
 
     Its name there is a digest of the images, labels, prior, settings and seed, of the
-    libraries' versions and of the code that makes pixels, so nothing else is ever taken
-    for it.
+    libraries' versions and of the number that the code declares, so nothing else is
+    ever taken for it.
     """
     settings = asdict(config) | {"seed": seed}
     classes = prior_classes(distilled, prior)
     facts = run_facts(distilled, classes, prior, None, settings)
-    facts |= {
-        "versions": _versions(),
-        "code": [(ROOT / f"diver_lite/{name}.py").read_text() for name in _PIXELS],
-    }
+    facts |= {"versions": _versions()}
     key = fingerprint([], json.dumps(facts, sort_keys=True, default=str))
     path = folder / f"{key}.safetensors"
     if not path.exists():

@@ -46,6 +46,11 @@ SLOW = {
 }
 
 
+def pytest_addoption(parser):
+    """Let tests of stored results store them anew, after a change that is meant."""
+    parser.addoption("--store-results", action="store_true")
+
+
 def pytest_collection_modifyitems(items):
     """Mark the tests of slow files."""
     here = Path(__file__).parent

@@ -15,24 +15,8 @@ from diver_lite.files import (
     HELD,
     atomic_path,
     check_writable,
-    code_of,
     exclusive,
 )
-
-
-def test_code_is_what_computes(tmp_path):
-    """Comments, docstrings, imports and layout may change; a number may not."""
-    texts = [
-        'def f():\n    """Say so."""\n    return 0.5\n',
-        'import os\n\ndef f():\n    """Say."""\n    return (0.5)  # half\n',
-        "def f():\n    return 0.25\n",
-    ]
-    files = [tmp_path / f"{number}.py" for number in range(3)]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(text)
-    first, second, third = map(code_of, files)
-    assert first == second != third
-    assert code_of(*files) == [*first, *second, *third]
 
 
 def test_a_folder_of_the_users_is_never_overwritten(tmp_path):

@@ -24,8 +24,8 @@ from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.distilled import DistilledSet
 
 # Raise it whenever a training may give another number than before; a test of stored
-# results (tests/judge/test_results.py) fails where somebody forgot. Trainings that are
-# kept in a file are taken from it only with the same number.
+# results (tests/judge/test_stored_trainings.py) fails where somebody forgot. Trainings
+# that are kept in a file are taken from it only with the same number.
 RESULTS = 2
 CHECK_EVERY = 50  # steps between two checks of the losses: a check waits for the GPU
 LOSSES = 10  # the steps whose losses are averaged, as augmentation scatters them

@@ -68,7 +68,7 @@ class FastPrior(Wrapped):
         ensure(reason is None, f"the fast path does not apply: {reason}")
         # it holds the same prior, but for the way in which the network is asked
         quick = copy(prior)
-        self._network = quick.forward = _Network(prior, compile)
+        self._network = quick.forward = Prepared(prior, compile)
         super().__init__(quick)
 
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
@@ -78,7 +78,7 @@ class FastPrior(Wrapped):
         return grid
 
 
-class _Prepared(threading.local):
+class _Tables(threading.local):
     """What a thread is likely to visit, and the tables that it has made for walks."""
 
     def __init__(self, tabulate: Callable) -> None:
@@ -87,7 +87,7 @@ class _Prepared(threading.local):
         self.table = functools.lru_cache(WALKS)(tabulate)
 
 
-class _Network:
+class Prepared:
     """A DiT's transformer, asked for a batch of latents at one of its own timesteps.
 
     What is prepared for a walk belongs to the thread that walks, so that threads may
@@ -100,7 +100,7 @@ class _Network:
         if compile and prior.device.type == "cuda" and find_spec("triton"):
             self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
-        self.local = _Prepared(self._tabulate)
+        self.local = _Tables(self._tabulate)
 
     def __call__(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         labels = class_labels.cpu()

@@ -19,6 +19,8 @@ import os
 import re
 import shutil
 import sys
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -40,14 +42,14 @@ from diver_lite.files import (
     atomic_path,
     check_apart,
     check_writable,
-    code_of,
     exclusive,
     fingerprint,
     move,
     sha256,
 )
-from diver_lite.priors.contract import Prior, Wrapped, device_of
+from diver_lite.priors.contract import Prior, device_of, name_of
 from diver_lite.priors.fast import COMPILE_FROM, accelerate_prior
+from diver_lite.priors.identity import Unidentified, identity
 from diver_lite.recovery import RecoveryConfig, RecoveryJob
 from diver_lite.run.batches import choose_batch_size, in_parts
 from diver_lite.run.processes import Processes
@@ -65,18 +67,16 @@ _SCRATCH = rf"\.({_FILES}|set\.safetensors)\.\w{{8}}"  # half-written when kille
 # older versions had their shards, a lock and another result beside the manifest
 _OURS = rf"{_FILES}|{_SCRATCH}|set|lock|result(\.json)?"
 _PACKAGES = ("torch", "diffusers", "safetensors")
-# the files of the package whose code decides what a shard holds
-COMPUTING = (
-    "recovery.py", "priors/contract.py", "priors/dit.py", "priors/fast.py",
-    "priors/loading.py", "priors/schedule.py", "priors/text.py",
-)  # fmt: skip
+# Raise it whenever a recovery's pixels may differ from those before; a test of stored
+# results (tests/run/test_stored_recoveries.py) fails where somebody forgot. A run goes
+# on, and a result is taken from a file, only with the same number.
+RESULTS = 2
 # Facts that are digests of something: how to say that they differ.
 _DIGESTS = {
     "images": "other input images",
     "classes": "other labels or another class_map",
-    "prior": "another prior",
+    "prior": "another prior: other weights, settings or code",
     "noise": "other noise",
-    "code": "another version of the code",
 }
 
 
@@ -164,6 +164,7 @@ def recover_to(
         def begin() -> tuple[dict, list[int]]:
             stack.enter_context(shards.locked())
             facts = run_facts(distilled, job.classes, job.prior, noise, settings)
+            check_resumable(facts, prior, shards)
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
@@ -441,6 +442,29 @@ def _strange(folder: Path) -> str | None:
     return min((n for n in names if not re.fullmatch(known, n)), default=None)
 
 
+def check_resumable(facts: dict, prior: Prior, shards: Shards) -> None:
+    """Warn that a run can't be gone on with, or refuse to, if nobody knows its prior.
+
+    Raises `InputError`, which says how the prior can tell.
+    """
+    reason = str(facts["prior"]).partition(" (")[0]
+    if not reason.startswith("unidentified: "):
+        return
+    reason = reason.removeprefix("unidentified: ")
+    advice = "give the prior a method `fingerprint` that returns a text, which changes "
+    advice += "when its results do"
+    whose = f"prior {name_of(prior)!r} can't be told from another: {reason}"
+    checks.ensure(
+        not read_manifest(shards.out),
+        f"{whose}; so the interrupted run in {shards.folder} can't go on. Delete the "
+        f"folder to begin anew; to go on next time {advice}",
+    )
+    warnings.warn(
+        f"{whose}; so if this run is interrupted, it can't go on: {advice}",
+        stacklevel=2,
+    )
+
+
 def run_facts(
     distilled: DistilledSet,
     classes: Tensor,
@@ -457,47 +481,27 @@ def run_facts(
         noise: (N, C, h, w) if it was given.
         settings: names and plain values.
     """
-    parts = [getattr(prior, name, None) for name in ("transformer", "vae", "scheduler")]
-    # names with an underscore say where it came from, and with which version
-    plain = [
-        {k: v for k, v in p.config.items() if not k.startswith("_")}
-        for p in parts
-        if p is not None
-    ]
-    weights = [
-        w
-        for p in parts
-        if isinstance(p, torch.nn.Module)
-        for w in p.state_dict().values()
-    ]
-    embeddings = getattr(prior, "embeddings", None)  # of a prior told in words
-    if embeddings is not None:
-        weights.append(embeddings)
-    package = Path(__file__).parents[1]
+    try:
+        whose = identity(prior)
+    except Unidentified as unknown:
+        # of this run alone: nothing is taken for it later
+        whose = f"unidentified: {unknown} ({uuid.uuid4().hex})"
+    device = device_of(prior)
+    card = None
+    if device.type == "cuda":
+        card = torch.cuda.get_device_name(device)
     return {
         "images": fingerprint([distilled.images]),
         "classes": fingerprint([distilled.labels, classes]),
-        "prior": fingerprint(weights, _text([plain, _kinds(prior)])),
+        "prior": whose,
         "noise": None if noise is None else fingerprint([noise]),
-        "code": fingerprint([], _text(code_of(*(package / f for f in COMPUTING)))),
+        "results": RESULTS,
         "dtype": str(getattr(prior, "dtype", None)),
-        "device": device_of(prior).type,
+        "device": device.type,
+        "card": card,
         **{name: metadata.version(name) for name in _PACKAGES},
         **settings,
     }
-
-
-def _kinds(prior: Prior) -> list:
-    """Return of what kind a prior is, and those in it, and what its folder says."""
-    inner = None
-    if isinstance(prior, Wrapped):
-        inner = _kinds(prior.prior)
-    scheduler = getattr(prior, "scheduler", None)
-    return [type(prior).__name__, type(scheduler).__name__, prior.info, inner]
-
-
-def _text(facts: object) -> str:
-    return json.dumps(facts, sort_keys=True, default=str)
 
 
 def _differences(there: dict, here: dict) -> str:

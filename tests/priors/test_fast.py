@@ -313,13 +313,13 @@ def test_the_table_keeps_to_its_size(tiny_prior, monkeypatch, steps_at_once):
     width, layers = 16, 2
     step_bytes = layers * 3 * 6 * width * 4  # classes 5 and 7, and "no class"
     monkeypatch.setattr(fast, "TABLE_BYTES", steps_at_once * step_bytes)
-    made, tabulate = [], fast._Network._tabulate
+    made, tabulate = [], fast.Prepared._tabulate
 
     def listing(*arguments):
         made.append(tabulate(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(fast._Network, "_tabulate", listing)
+    monkeypatch.setattr(fast.Prepared, "_tabulate", listing)
     quick, labels = FastPrior(tiny_prior), torch.tensor([5, 7, 5, 5, 7])
     z, timesteps = noise_for(tiny_prior, 5), quick.timesteps(7)
     kept = quick._network.local.table.cache_info
@@ -336,13 +336,13 @@ def test_the_table_keeps_to_its_size(tiny_prior, monkeypatch, steps_at_once):
 
 
 def test_one_table_is_kept_for_each_of_two_walks(tiny_prior, monkeypatch):
-    made, tabulate = [], fast._Network._tabulate
+    made, tabulate = [], fast.Prepared._tabulate
 
     def listing(self, steps, classes):
         made.append(classes)
         return tabulate(self, steps, classes)
 
-    monkeypatch.setattr(fast._Network, "_tabulate", listing)
+    monkeypatch.setattr(fast.Prepared, "_tabulate", listing)
     quick = FastPrior(tiny_prior)
     for classes in ([1, 2], [3], [4, 5, 6], [3], [3, 3], [4, 5, 6], [1, 2]):
         labels = torch.tensor(classes)

@@ -341,7 +341,7 @@ def test_other_inputs_are_refused(go, tiny_set, tiny_prior, stop_after):
         go(source=other)
     weight = next(tiny_prior.vae.parameters())
     weight.data[0] += 1
-    with pytest.raises(InputError, match=r"\(another prior\)"):
+    with pytest.raises(InputError, match=r"\(another prior: "):
         go()
     weight.data[0] -= 1
 
@@ -352,7 +352,7 @@ class Held(Wrapped):
 
 def test_a_prior_around_it_is_refused(go, tiny_prior, stop_after):
     halfway(go, stop_after)
-    with pytest.raises(InputError, match=r"\(another prior\)"):
+    with pytest.raises(InputError, match=r"\(another prior: "):
         go(prior=Held(tiny_prior))
 
 
@@ -374,35 +374,69 @@ def test_another_version_is_refused(go, out, whole, stop_after, monkeypatch, pac
     assert out.read_bytes() == whole
 
 
-def test_other_code_is_refused(go, out, whole, stop_after, monkeypatch, tmp_path):
-    """What computes counts, and not what the version is called."""
+def test_other_code_is_refused(go, out, whole, stop_after, monkeypatch):
+    """By the number that it declares, not by its text or the version's name."""
     halfway(go, stop_after)
-    version = shards.metadata.version
-    package = shutil.copytree(Path(shards.__file__).parents[1], tmp_path / "package")
     with monkeypatch.context() as patch:
-        patch.setattr(
-            shards.metadata,
-            "version",
-            lambda name: "99.9" if name == "diver-lite" else version(name),
-        )
-        patch.setattr(shards, "__file__", str(package / "run" / "to_file.py"))
-        loop = package / "recovery.py"
-        text = loop.read_text("utf-8")
-        loop.write_text(text.replace("+ sigma * eps", "- sigma * eps"))
-        with pytest.raises(InputError, match=r"\(another version of the code\)"):
+        patch.setattr(shards, "RESULTS", shards.RESULTS + 1)
+        with pytest.raises(InputError, match=r"\(results \d+ there, \d+ now\)"):
             go()
-        loop.write_text(text.replace("  # DDIM", "").replace('"""Noise', '"""Add'))
-        go()
+    go()
     assert out.read_bytes() == whole
 
 
-def test_what_computes_is_compared():
-    """The files that decide pixels; a new one of `run` belongs to one of the lists."""
-    package = Path(shards.__file__).parents[1]
-    assert all((package / name).is_file() for name in shards.COMPUTING)
-    rooms = {p.name for p in (package / "run").glob("[a-z]*.py")}
-    listed = {Path(name).name for name in shards.COMPUTING if "run/" in name}
-    assert rooms - listed == {"batches.py", "processes.py", "to_file.py"}
+class Shifted(Wrapped):
+    """A prior of somebody's own, with a tensor and a setting."""
+
+    def __init__(self, prior, shift):
+        super().__init__(prior)
+        self.shift = torch.tensor(shift)
+
+    def denoise(self, latents, timestep, class_labels, guidance_scale):
+        asked = latents, timestep, class_labels, guidance_scale
+        x_0, eps = self.prior.denoise(*asked)
+        return x_0 + self.shift, eps
+
+
+@pytest.mark.filterwarnings("ignore:the fast path")
+def test_an_own_prior_goes_on_as_itself_alone(go, tiny_prior, out, stop_after):
+    """Not half by one tensor and half by another."""
+
+    def own(shift):
+        return lambda: go(prior=Shifted(tiny_prior, shift))
+
+    own(0.25)()
+    whole = out.read_bytes()
+    out.unlink()
+    halfway(own(0.25), stop_after)
+    with pytest.raises(InputError, match="another prior: other weights, settings"):
+        own(0.5)()
+    with pytest.raises(InputError, match="another prior"):
+        go()
+    own(0.25)()
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.filterwarnings("ignore:the fast path")
+def test_a_prior_that_nobody_knows_does_not_go_on(go, tiny_prior, out, stop_after):
+    """It is said before, and how to mend it; with a fingerprint it goes on."""
+
+    def own(**parts):
+        prior = Shifted(tiny_prior, 0.25)
+        vars(prior).update(parts)
+        return lambda: go(prior=prior)
+
+    words = r"is of type object.*if this run is interrupted, it can't go on: give"
+    with pytest.warns(UserWarning, match=words):
+        halfway(own(more=object()), stop_after)
+    with pytest.raises(InputError, match=r"can't go on\. Delete the .*fingerp"):
+        own(more=object())()
+    shutil.rmtree(out.with_suffix(".parts"))
+    halfway(own(more=object(), fingerprint="v1"), stop_after)
+    with pytest.raises(InputError, match="another prior"):
+        own(more=object(), fingerprint="v2")()
+    own(more=object(), fingerprint="v1")()
+    assert out.exists()
 
 
 def test_the_number_of_threads_changes_nothing(go, out, whole, stop_after):
