@@ -27,16 +27,18 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def plain_torch(*, grad: bool) -> Iterator[None]:
+def plain_torch(*, grad: bool, single: bool = True) -> Iterator[None]:
     """Compute as a torch that was just imported, whatever its caller has set.
 
     On one thread, in float32 of full precision, without autocast and default device;
-    with gradients, or without. What the caller set is there again afterwards.
+    with gradients, or without. Without `single` on as many threads as there are, for
+    what takes hours and can't be split. What the caller set is there again afterwards.
 
     Source: ours: a result must not depend on what stands around the call.
     """
     with ExitStack() as stack:
-        stack.enter_context(one_thread())
+        if single:
+            stack.enter_context(one_thread())
         stack.enter_context(_default_dtype(torch.float32))
         stack.enter_context(_full_precision())
         for kind in ("cpu", "cuda"):

@@ -1,14 +1,17 @@
 """Let an interrupted training go on, and keep what a finished one has learned.
 
-A file carries a record of what it was made from, and is refused where that differs.
+A file carries a record of all that it was made from, and is refused where that differs,
+or where it has none: no record, no going on.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,33 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import describe, ensure, naming
-from diver_lite.files import atomic_path, save_torch, sweep
+from diver_lite.checks import describe, ensure, instance, integer, naming, number
+from diver_lite.files import atomic_path, fingerprint, save_torch, sweep
 
 SECONDS = 60  # between two checkpoints
+STATE = ("record", "step", "losses", "pending", "planned")
 _ANEW = "of this run; delete it to start anew, or choose another path"
+
+
+def made_from(
+    images: Tensor, labels: Tensor, class_names: Sequence[str], results: int
+) -> dict[str, Any]:
+    """Return what any training depends on beside its settings, as JSON can hold it.
+
+    Args:
+        images: (N, ch, H, W) that are learned from, in their dtype, on their device.
+        labels: (N,) of them.
+        class_names: what the labels mean.
+        results: the number that the code declares, raised whenever it may give others.
+    """
+    return {
+        "images": fingerprint([images], str(images.dtype)),
+        "labels": fingerprint([labels]),
+        "class names": [*class_names],
+        "device": images.device.type,
+        "results of the code": results,
+        "torch": metadata.version("torch"),
+    }
 
 
 @dataclass
@@ -39,6 +64,8 @@ class Training:
         step: how many steps are done.
         losses: the curve so far, of numbers and pairs of numbers.
         pending: sum of the losses that are not in the curve yet.
+        planned: the `steps` of each run that went on with it; more may be asked for
+            than at first, not fewer than are done.
 
     Raises:
         InputError: the checkpoint can't be read, doesn't fit, or is another run's.
@@ -53,10 +80,12 @@ class Training:
     step: int = 0
     losses: list = field(default_factory=list)
     pending: Any = 0.0
+    planned: list[int] = field(default_factory=list)
     bar: tqdm = field(init=False)
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
+        self.planned = [self.steps]
         if self.path is None:
             return
         sweep(self.path)  # a run may be over before it saves again
@@ -64,16 +93,35 @@ class Training:
             with naming(self.path, f"a checkpoint {_ANEW}"):
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
                 ensure(
-                    {"record", *self.parts} <= {*state},
-                    "another version of diver_lite wrote it; expected a checkpoint "
-                    f"{_ANEW}",
+                    isinstance(state, dict) and {*STATE, *self.parts} <= {*state},
+                    f"it lacks {sorted({*STATE, *self.parts} - {*state})}; expected a "
+                    f"checkpoint {_ANEW}",
                 )
                 _compare(json.loads(state["record"]), self.record)
-                for name, part in self.parts.items():
-                    part.load_state_dict(state[name])
-                self.step = state["step"]
-                self.losses = state["losses"]
-                self.pending = state["pending"]
+                self._take(state)
+
+    def _take(self, state: dict) -> None:
+        """Go on from a state that was read; refuse what no training has written."""
+        self.step = integer(state["step"], "its step", 0)
+        losses = state["losses"]
+        instance(losses, "its losses", list)
+        for each in losses:
+            for value in each if isinstance(each, list | tuple) else (each,):
+                number(value, "one of its losses", -math.inf)
+        self.losses = losses
+        self.pending = number(state["pending"], "its pending", -math.inf)
+        before = state["planned"]
+        instance(before, "its planned", list)
+        ensure(
+            self.step <= self.steps,
+            f"it has done {self.step} steps already; expected at least so many, not "
+            f"{self.steps}, or a checkpoint {_ANEW}",
+        )
+        if before[-1:] != [self.steps]:
+            before = [*before, self.steps]
+        self.planned = before
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
 
     def __iter__(self) -> Iterator[int]:
         """Yield the number of each step that isn't done, from 0; save each minute."""
@@ -93,7 +141,7 @@ class Training:
         if self.path is None:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"step": self.step, "losses": self.losses}
+        state |= {"step": self.step, "losses": self.losses, "planned": self.planned}
         state |= {"pending": float(self.pending), "record": json.dumps(self.record)}
         with atomic_path(self.path, overwrite=True) as temporary:
             save_torch(state, temporary)
@@ -115,7 +163,9 @@ def kept(
         with atomic_path(path, overwrite=True) as temporary:
             save_file(tensors, temporary, {key: json.dumps(record)})
     with naming(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
-        _compare(json.loads(file.metadata()[key]), record)
+        written = file.metadata() or {}
+        ensure(key in written, f"it has no record {key!r}; expected tensors {_ANEW}")
+        _compare(json.loads(written[key]), record)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 

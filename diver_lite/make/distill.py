@@ -15,7 +15,7 @@ what they ask of the images:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,22 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
-from diver_lite.checks import ensure, integer, one_of, require, settings
+from diver_lite.checks import ensure, floats, integer, one_of, require, settings
+from diver_lite.devices import plain_torch
 from diver_lite.files import check_writable
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
+from diver_lite.judge.seeding import Seeded
 from diver_lite.make.baselines import draw_rows, rows_by_class
-from diver_lite.make.checkpoint import Training, kept
+from diver_lite.make.checkpoint import Training, kept, made_from
 from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import Dataset, labelled_images, one_channel
+
+# Raise it whenever the pixels may become others than before; a test of stored results
+# (tests/make/test_stored_sets.py) fails where somebody forgot. Checkpoints and experts
+# are taken only with the same number.
+RESULTS = 2
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,7 @@ class Task:
     def redraw(self) -> None:
         """Give the network new random weights."""
         _, channels, _, size = self.images.shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.draw(2**31))
+        with Seeded(torch.Generator().manual_seed(self.draw(2**31))):
             fresh = ConvNet(len(self.per_class), size, channels)
         self.network.load_state_dict(fresh.state_dict())
 
@@ -279,13 +285,17 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
         for label in range(len(task.per_class)):
             of_class = task.labels == label
             real, ours = task.augment_alike(task.real(label), synthetic[of_class])
-            y = torch.full((len(real),), label, device=real.device)
-            theirs = F.cross_entropy(task.classify(real), y)
+            theirs = F.cross_entropy(task.classify(real), all_of(label, real))
             target = torch.autograd.grad(theirs, weights)
-            mine = F.cross_entropy(network(ours), y[: len(ours)])
+            mine = F.cross_entropy(network(ours), all_of(label, ours))
             gradient = torch.autograd.grad(mine, weights, create_graph=True)
             loss = loss + gradient_distance(target, gradient)
         yield loss
+
+
+def all_of(label: int, images: Tensor) -> Tensor:
+    """Return the labels (B,) of images that are all of one class."""
+    return torch.full((len(images),), label, device=images.device)
 
 
 def gradient_distance(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
@@ -353,6 +363,7 @@ METHODS = {
 }
 
 
+@plain_torch(grad=True, single=False)
 def distill(
     dataset: Dataset,
     method: str = "dm",
@@ -401,11 +412,13 @@ def distill(
     images, mean, std = _normalised(images)
     _, channels, _, size = images.shape
     classes = len(class_names)
+    with Seeded(torch.Generator().manual_seed(seed)):  # the methods give it others
+        network = ConvNet(classes, size, channels)
     task = Task(
         images.to(device),
         torch.arange(classes, device=device).repeat_interleave(ipc),
         per_class,
-        ConvNet(classes, size, channels).to(device),
+        network.to(device),
         torch.Generator().manual_seed(seed),
         config,
         compile=compile,
@@ -415,16 +428,18 @@ def distill(
     synthetic = nn.Parameter(_initial(task, ipc).to(device))
     wanted = [{"params": [synthetic], "lr": config.lr}]
     if method == "mtt":
-        task.experts = _train_experts(task, labels, experts, progress)
+        task.experts = _train_experts(task, labels, class_names, experts, progress)
         wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
     norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
     record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
     record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
     optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
+    made = record | made_from(task.images, labels, class_names, RESULTS)
+    made |= {"dtype": str(dtype), "compile": compile}
     pixels = nn.ParameterList([synthetic, task.syn_lr])
     parts = {"pixels": pixels, "task": task, "optimizer": optimizer}
     path = None if checkpoint is None else Path(checkpoint)
-    training = Training(method.upper(), config.steps, parts, path, record, progress)
+    training = Training(method.upper(), config.steps, parts, path, made, progress)
     # the others' loss is a sum over classes
     terms = 1 if method == "mtt" else classes
     every = max(1, config.steps // 100)  # a look at the loss waits for the GPU
@@ -475,7 +490,11 @@ def _initial(task: Task, ipc: int) -> Tensor:
 
 
 def _train_experts(
-    task: Task, labels: Tensor, folder: str | Path | None, progress: bool
+    task: Task,
+    labels: Tensor,
+    classes: Sequence[str],
+    folder: str | Path | None,
+    progress: bool,
 ) -> list[Tensor]:
     """Train MTT's experts on all real images, or load those that a folder holds.
 
@@ -494,13 +513,13 @@ def _train_experts(
     folder = Path(folder or ".")
     check_writable(folder / "expert_000.safetensors", overwrite=True)
     config = task.config
-    some = task.images[:: max(1, len(task.images) // 1000)].cpu()
-    record = {
-        "images": list(task.images.shape),
-        "content": f"{some.double().sum():.6f}",
+    record = made_from(task.images, labels, classes, RESULTS)
+    record |= {
         "epochs": config.expert_epochs,
         "lr": config.network_lr,
         "augment": config.augment,
+        "dtype": str(task.dtype),
+        "compile": task.compile,
     }
     labels = labels.to(task.images.device)
     trajectories = []
@@ -509,7 +528,11 @@ def _train_experts(
         expert = replace(task, labels=labels, generator=generator)
         train = partial(_trajectory, expert, f"expert {seed}", progress)
         path = Path(folder, f"expert_{seed:03d}.safetensors")
-        trajectories.append(kept(path, "expert", record, train)["weights"])
+        found = kept(path, "expert", record | {"expert": seed}, train)
+        weights = found.get("weights")
+        shape = (config.expert_epochs + 1, len(flatten(task.network)))
+        floats(weights, f"weights of the expert in {path}", shape)
+        trajectories.append(found["weights"])
     return trajectories
 
 

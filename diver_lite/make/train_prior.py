@@ -33,13 +33,22 @@ from diver_lite.checks import (
     require,
     settings,
 )
-from diver_lite.files import atomic_path, check_writable, exclusive
-from diver_lite.make.checkpoint import Training
+from diver_lite.devices import plain_torch
+from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint
+from diver_lite.judge.seeding import Seeded
+from diver_lite.make.checkpoint import Training, made_from
 from diver_lite.priors.loading import load_prior, resolve_device
 from diver_lite.priors.schedule import DIT
 from diver_lite.sets.real import describe_source, load_dataset, one_channel
 
 CURVE_POINTS = 50  # of a loss curve, at least
+# fields of a recipe that the VAE doesn't depend on
+OF_THE_DIT = frozenset(
+    {
+        *("heads", "head_dim", "layers", "patch_size", "dit_batch", "dit_lr"),
+        *("label_dropout", "snr_gamma", "objective", "image_fit"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,11 @@ class PriorRecipe:
         )
 
 
+# Raise it whenever the weights may become others than before; a test of stored results
+# (tests/make/test_stored_sets.py) fails where somebody forgot. Checkpoints are taken
+# only with the same number.
+RESULTS = 2
+
 RECIPES = {
     # sized for two CPU cores and about 75 minutes: the shipped prior was made so, but
     # for the narrow start of the posterior, which came later
@@ -135,6 +149,7 @@ RECIPES = {
 }
 
 
+@plain_torch(grad=True, single=False)
 def train_prior(
     name: str,
     out: str | Path,
@@ -160,6 +175,9 @@ def train_prior(
         on_step: called with "vae" or "dit", the number of the step and its loss; on a
             GPU this waits for every step, so leave it out of long runs.
         changes: fields of the recipe to change, such as `dit_steps=2000`.
+
+    Of a run that is there already, finished or not, only more steps may be asked for.
+    It then goes on at the learning rate that a run of so many has there.
 
     Returns:
         True if training is complete, False if time ran out.
@@ -196,38 +214,53 @@ def train_prior(
         on_step=on_step,
     )  # fmt: skip
     losses: dict[str, list] = {"vae": []}
+    planned: dict[str, list] = {}
+    made = made_from(images, labels, class_names, RESULTS) | _without_steps(recipe)
+    of_vae = {k: v for k, v in made.items() if k not in OF_THE_DIT}
     with exclusive(out, out / ".lock"):
         if recipe.vae is None:
             training = optimise(
                 vae,
                 "vae",
                 partial(_vae_loss, vae, images, recipe),
+                record=of_vae,
                 decay=min(recipe.ema_decay, 0.999),
                 compile=compile and on_gpu,  # on a CPU it gains 7 %, and takes a minute
             )
             if training.step < training.steps:
                 return False
             losses["vae"] = training.losses
+            planned["vae"] = training.planned
         latents, scaling_factor = _encode_all(vae, images, recipe.flip)
         vae.register_to_config(scaling_factor=scaling_factor)
+        encoder = {"weights of the vae": fingerprint(vae.state_dict().values())}
         training = optimise(
             dit,
             "dit",
             partial(_dit_loss, dit, latents, labels, recipe),
+            record=made | encoder,
             decay=recipe.ema_decay,
             compile=compile,
         )
         if training.step < training.steps:
             return False
         losses["dit"] = training.losses
-        export_prior(out / "prior", vae, dit, class_names, name, recipe, source, losses)
+        planned["dit"] = training.planned
+        export_prior(
+            out / "prior", vae, dit, class_names, name, recipe, source, losses, planned
+        )
         return True
+
+
+def _without_steps(recipe: PriorRecipe) -> dict[str, Any]:
+    """Return a recipe's fields but for the numbers of steps: more may be asked for."""
+    fields = json.loads(json.dumps(asdict(recipe)))
+    return {k: v for k, v in fields.items() if k not in ("vae_steps", "dit_steps")}
 
 
 def _untrained(recipe: PriorRecipe, classes: int, device: torch.device) -> tuple:
     """Return VAE and DiT, whose initial weights are always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with Seeded(torch.Generator().manual_seed(0)):
         vae = build_vae(recipe).to(device)
         dit = build_dit(recipe, classes).to(device)
     if recipe.vae:
@@ -399,6 +432,7 @@ def _optimise(
     stage: str,
     loss_of: Callable[[torch.Generator], Tensor],
     *,
+    record: dict,
     recipe: PriorRecipe,
     folder: Path,
     decay: float,
@@ -418,10 +452,13 @@ def _optimise(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01, fused=True)
     parts = {"model": model, "average": average, "optimizer": optimizer}
-    training = Training(stage, steps, parts, folder / f"{stage}.pt", progress=progress)
     bf16 = device.type == "cuda" or _cpu_has_bf16_matrix_units()
+    record = record | {"bfloat16": bf16, "compile": compile}
+    checkpoint = folder / f"{stage}.pt"
+    training = Training(stage, steps, parts, checkpoint, record, progress)
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
+    begun_at = training.step
     model.train()
     with _compiled(model, compile and training.step < steps):
         for step in training:
@@ -458,7 +495,8 @@ def _optimise(
                 training.losses.append((done, mean))
                 training.pending = 0.0
                 training.bar.set_postfix(loss=f"{mean:.4f}")
-    training.save()
+    if training.step > begun_at:
+        training.save()
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return training
@@ -486,11 +524,13 @@ def export_prior(
     recipe: PriorRecipe,
     trained_on: str = "nothing",
     losses: dict[str, list] | None = None,
+    planned: dict[str, list] | None = None,
 ) -> None:
     """Write a prior as diffusers' `DiTPipeline` folder, fp16 safetensors.
 
     An older folder is replaced. `losses` maps "vae" and "dit" to pairs (step, mean loss
-    since the pair before).
+    since the pair before), `planned` to the numbers of steps that were asked for, one
+    after the other: the learning rate fell to zero over each.
     """
     diffusers = _diffusers()
     if recipe.objective == "flow":
@@ -514,6 +554,7 @@ def export_prior(
             "trained_on": trained_on,
             "recipe": asdict(recipe),
             "losses": losses or {},
+            "planned_steps": planned or {},
         }
         for file, content in {"model_index": index, "diver_lite": info}.items():
             text = json.dumps(content, indent=1) + "\n"

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
@@ -338,23 +339,58 @@ def test_gradient_matching_lowers_its_loss():
 def test_experts_of_other_data_are_refused(experts, tmp_path):
     images, labels, names = colour()
     for data, changes, message in (
-        ((images.flip(0) ** 2, labels, names), {}, r"expert_000.*content is"),
+        ((images.flip(0) ** 2, labels, names), {}, r"expert_000.*images is"),
+        ((images.flip(-1), labels, names), {}, r"expert_000.*images is"),
+        ((images, labels.roll(1), names), {}, r"expert_000.*labels is"),
         (colour(), {"expert_epochs": 4}, "epochs is 3 there and 4 here"),
+        (colour(), {"dtype": torch.bfloat16}, "dtype is 'torch.float32' there"),
     ):
         with pytest.raises(InputError, match=message):
             distill(data, "mtt", **QUICK | SHORT | changes, experts=experts)
     path = tmp_path / "expert_000.safetensors"
+    path.write_bytes((experts / "expert_001.safetensors").read_bytes())
+    with pytest.raises(InputError, match="expert is 1 there and 0 here"):
+        distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
+    with safe_open(experts / "expert_000.safetensors", "pt") as file:
+        record = file.metadata()
+    for weights in ({"weights": torch.zeros(3, 2)}, {"w": torch.zeros(1)}, {}):
+        save_file(weights, path, record)
+        with pytest.raises(InputError, match="weights of the expert in"):
+            distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
     path.write_bytes(b"half")
     with pytest.raises(InputError, match=r"expert_000.*can't be read"):
         distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
     save_file({"weights": torch.zeros(4, 2)}, path)
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="it has no record 'expert'"):
         distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
     if hasattr(os, "mkfifo"):  # a pipe is not waited for
         path.unlink()
         os.mkfifo(path)
         with pytest.raises(InputError, match="not a regular file; expected tensors"):
             distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
+
+
+def test_fewer_real_images_than_synthetic_ones():
+    """Each class is matched all the same."""
+    options = QUICK | {"ipc": 3, "real_batch": 2, "steps": 1}
+    assert len(distill(colour(), "dc", **options)) == 9
+
+
+def test_distilling_leaves_the_global_generator_alone():
+    """Neither is it moved, nor do pixels depend on it or on what is set around."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = distill(colour(), "dsa", **QUICK).images
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    data = colour()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu"):
+            second = distill(data, "dsa", **QUICK).images
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(first, second)
 
 
 # --- checkpoints --------------------------------------------------------------------
@@ -406,13 +442,41 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         distill(colour(), "dm", checkpoint=path, **QUICK)
     before = path.read_bytes()
-    for changes, message in (
-        ({"lr": 0.5}, "lr is 2.0 there and 0.5 here"),
-        ({"seed": 1}, "seed is 0 there and 1 here"),
+    images, labels, names = colour()
+    for data, changes, message in (
+        (colour(), {"lr": 0.5}, "lr is 2.0 there and 0.5 here"),
+        (colour(), {"seed": 1}, "seed is 0 there and 1 here"),
+        (colour(), {"steps": 3}, "steps is 2 there and 3 here"),
+        (colour(), {"dtype": torch.bfloat16}, "dtype is 'torch.float32' there"),
+        ((images, labels.roll(1), names), {}, "labels is"),
+        ((images.flip(-1), labels, names), {}, "images is"),
+        ((images, labels, names[::-1]), {}, "class names is"),
     ):
         with pytest.raises(InputError, match=message):
-            distill(colour(), "dm", checkpoint=path, **QUICK | changes)
+            distill(data, "dm", checkpoint=path, **QUICK | changes)
+    with monkeypatch.context() as patch:
+        patch.setattr("diver_lite.make.distill.RESULTS", 99)
+        with pytest.raises(InputError, match=r"results of the code is \d there and 99"):
+            distill(colour(), "dm", checkpoint=path, **QUICK)
     assert path.read_bytes() == before
+    whole = torch.load(path, weights_only=True)
+    for name, value in (
+        *(("step", v) for v in (-1, 3, True, "1", None, 0.5)),
+        *(("losses", v) for v in (None, {}, ["a"], [(1, None)])),
+        *(("pending", v) for v in (None, "a", float("nan"))),
+        *(("planned", v) for v in (None, 5)),
+        *(("record", v) for v in ("", "{}", 5)),
+        *(("optimizer", v) for v in ({}, 5)),
+        *(("pixels", v) for v in ({}, {"0": torch.zeros(2)})),
+    ):
+        torch.save(whole | {name: value}, path)
+        with pytest.raises(InputError, match=r"expected|can't be read"):
+            distill(colour(), "dm", checkpoint=path, **QUICK)
+    del whole["planned"]
+    for content in ([1, 2], whole):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=r"lacks .*'planned'|can't be read"):
+            distill(colour(), "dm", checkpoint=path, **QUICK)
     path.write_bytes(b"half")
     with pytest.raises(InputError, match="expected a checkpoint of this run"):
         distill(colour(), "dm", checkpoint=path, **QUICK)

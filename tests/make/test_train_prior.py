@@ -194,10 +194,58 @@ def test_a_checkpoint_of_another_shape_is_refused(train, recipe, tmp_path):
     for changes in ({"vae_channels": (16, 48)}, {"head_dim": 32}, {"layers": 3}):
         path = tmp_path / ("vae.pt" if "vae_channels" in changes else "dit.pt")
         before = path.read_bytes()
-        with pytest.raises(InputError, match="expected a checkpoint") as caught:
+        with pytest.raises(InputError, match=r"there and .* here; expected") as caught:
             train(tmp_path, recipe=replace(recipe, **changes))
         assert str(path) in str(caught.value)
         assert path.read_bytes() == before
+
+
+OTHERS = {
+    "objective": ({"objective": "flow"}, grey(), "dit.pt", "objective is 'noise' the"),
+    "kl_weight": ({"kl_weight": 5.0}, grey(), "vae.pt", "kl_weight is 0.001 there"),
+    "rate": ({"dit_lr": 1.0}, grey(), "dit.pt", "dit_lr is 0.0007 there and 1.0"),
+    "labels": ({}, (grey()[0], grey()[1].roll(1), grey()[2]), "vae.pt", "labels is"),
+    "data": ({}, (grey()[0].flip(-1), *grey()[1:]), "vae.pt", "images is"),
+    "fewer": ({"dit_steps": 3}, grey(), "dit.pt", "it has done 4 steps already"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_training_is_refused(train, tmp_path, monkeypatch, name):
+    """A finished one, too; nothing is written over."""
+    changes, data, file, message = OTHERS[name]
+    train(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+    monkeypatch.setattr(training, "load_dataset", lambda *_, **__: data)
+    with pytest.raises(InputError, match=message) as caught:
+        train(tmp_path, **changes)
+    assert str(tmp_path / file) in str(caught.value)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+
+
+def test_a_foreign_vae_is_refused(train, tmp_path):
+    """The DiT learned the latents of another; a deleted one is made again."""
+    train(tmp_path / "one")
+    train(tmp_path / "two", vae_steps=5)
+    whole = weights(tmp_path / "one")
+    vae = tmp_path / "one" / "vae.pt"
+    vae.unlink()
+    train(tmp_path / "one")
+    same(weights(tmp_path / "one"), whole)
+    vae.write_bytes((tmp_path / "two" / "vae.pt").read_bytes())
+    with pytest.raises(InputError, match="it has done 5 steps already"):
+        train(tmp_path / "one")
+    with pytest.raises(InputError, match="weights of the vae is"):
+        train(tmp_path / "one", vae_steps=5)
+
+
+def test_more_steps_may_be_asked_for(train, tmp_path):
+    """The record says how many were planned, one after the other."""
+    train(tmp_path)
+    train(tmp_path, dit_steps=6)
+    info = json.loads((tmp_path / "prior" / "diver_lite.json").read_text())
+    assert info["planned_steps"] == {"vae": [4], "dit": [4, 6]}
+    assert info["recipe"]["dit_steps"] == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4 half"])

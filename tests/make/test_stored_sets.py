@@ -1,0 +1,68 @@
+"""Distilling and training a prior give what they gave: else raise their `RESULTS`.
+
+Checkpoints and experts are gone on with as long as the number is the same. To store
+results anew after raising it: `pytest tests/make/test_stored_sets.py --store-results`.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RECIPE
+
+from diver_lite.make import train_prior as priors
+from diver_lite.make.distill import METHODS, RESULTS, distill
+from diver_lite.priors.loading import load_prior
+
+STORED = Path(__file__).with_name("stored_sets.json")
+OPTIONS = {"ipc": 2, "steps": 2, "real_batch": 4, "device": "cpu", "progress": False}
+OPTIONS |= {"outer_loops": 2, "inner_loops": 1, "num_experts": 1, "expert_epochs": 3}
+OPTIONS |= {"max_start_epoch": 2, "syn_steps": 3, "syn_batch": 4, "lr": 10.0}
+
+
+def data():
+    """Return images of three classes, each with its own mean."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(3).repeat(12)
+    images = torch.rand(36, 3, 32, 32, generator=generator) * 0.3
+    images[torch.arange(36), labels] += 0.6
+    return images, labels, ("a", "b", "c")
+
+
+def check(request, name, number, found):
+    """Compare with what is stored, or store it."""
+    stored = {}
+    if STORED.exists():
+        stored = json.loads(STORED.read_text())
+    if request.config.getoption("--store-results"):
+        stored[name] = {"RESULTS": number, "values": found}
+        STORED.write_text(json.dumps(stored, indent=1) + "\n")
+    assert stored[name]["RESULTS"] == number, "store the results anew"
+    assert found == pytest.approx(stored[name]["values"], abs=2e-3, rel=1e-2), (
+        f"{name} gives another result than before; if that is meant, raise RESULTS "
+        "and store the results anew"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_gives_what_it_gave(request, method, tmp_path):
+    """Real images with DSA, and networks with their own chance."""
+    options = OPTIONS | {"experts": tmp_path} if method == "mtt" else OPTIONS
+    images = distill(data(), method, **options).images
+    found = [round(v, 5) for v in images[3, 0, ::8, ::8].flatten().tolist()]
+    check(request, method, RESULTS, found)
+
+
+@pytest.mark.parametrize("objective", ["noise", "flow"])
+def test_a_prior_gives_what_it_gave(request, objective, tmp_path, monkeypatch):
+    """Four steps of the VAE and of the DiT."""
+    monkeypatch.setattr(priors, "load_dataset", lambda *_, **__: data())
+    options = {"recipe": RECIPE, "device": "cpu", "compile": False, "progress": False}
+    priors.train_prior("fashion-mnist", tmp_path, **options, objective=objective)
+    prior = load_prior(tmp_path / "prior", device="cpu")
+    latents = prior.encode(data()[0][:1, :1].expand(-1, 3, -1, -1))
+    x_0, eps = prior.denoise(latents, 500, torch.tensor([1]), 1.5)
+    found = [each[0, 0, 0, :4].tolist() for each in (latents, x_0, eps)]
+    values = [round(v, 5) for each in found for v in each]
+    check(request, f"prior of {objective}", priors.RESULTS, values)
