@@ -495,7 +495,7 @@ def _optimise(
                 training.losses.append((done, mean))
                 training.pending = 0.0
                 training.bar.set_postfix(loss=f"{mean:.4f}")
-    if training.step > begun_at:
+    if training.step > begun_at or not checkpoint.exists():
         training.save()
     model.load_state_dict(average.module.state_dict())
     model.eval()

@@ -64,8 +64,7 @@ WHOLE = "whole.safetensors"
 RESULT = "result"  # the digest of the output, from just before it is moved
 _FILES = r"(\d{6,}|whole)\.safetensors|manifest\.json"
 _SCRATCH = rf"\.({_FILES}|set\.safetensors)\.\w{{8}}"  # half-written when killed
-# older versions had their shards, a lock and another result beside the manifest
-_OURS = rf"{_FILES}|{_SCRATCH}|set|lock|result(\.json)?"
+_OURS = rf"{_FILES}|{_SCRATCH}|set|result"
 _PACKAGES = ("torch", "diffusers", "safetensors")
 # Raise it whenever a recovery's pixels may differ from those before; a test of stored
 # results (tests/run/test_stored_recoveries.py) fails where somebody forgot. A run goes
