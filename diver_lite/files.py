@@ -10,11 +10,12 @@ import shutil
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -197,6 +198,22 @@ def save_torch(value: object, path: Path) -> None:
     content = io.BytesIO()  # torch would raise its own error
     torch.save(value, content)
     path.write_bytes(content.getbuffer())
+
+
+def read_torch(path: Path) -> Any:
+    """Read what torch.save wrote: tensors and plain values, on the CPU, no code.
+
+    An archive's checksums are compared first, which torch doesn't do. Raises whatever
+    torch does, and `ValueError` for a damaged archive.
+    """
+    import torch
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the file is damaged: checksum of {damaged!r} differs")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def sha256(path: str | Path) -> str:

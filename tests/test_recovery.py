@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -942,3 +943,101 @@ def test_arguments_that_are_something_else(tiny_prior, tiny_set, name, value):
     given_ = {"distilled": tiny_set, "prior": tiny_prior, "config": QUICK}
     with pytest.raises(InputError, match=f"^{name} is "):
         recover(**given_ | {name: value}, progress=False)
+
+
+# --- Off our own path ---------------------------------------------------------------
+
+AROUND = {
+    "autocast": lambda: torch.autocast("cpu"),
+    "gradients": torch.enable_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": lambda: set_to(torch.set_default_dtype, torch.float64, torch.float32),
+    "bfloat16 products": lambda: set_to(
+        torch.set_float32_matmul_precision, "medium", "highest"
+    ),
+    "three threads": lambda: set_to(torch.set_num_threads, 3, torch.get_num_threads()),
+}
+
+
+@contextmanager
+def set_to(put, value, usual):
+    put(value)
+    try:
+        yield
+    finally:
+        put(usual)
+
+
+@pytest.mark.parametrize("state", AROUND)
+def test_nothing_around_the_call_changes_a_result(tiny_prior, tiny_set, state):
+    """Not a bit of it; and what was set is set afterwards."""
+    plain = run(tiny_set, tiny_prior)
+    z_0, noise = noise_for(tiny_prior, 2), noise_for(tiny_prior, 2, seed=1)
+    step = last(recover_steps(z_0, LABELS, tiny_prior, QUICK, noise=noise))
+    with AROUND[state]():
+        before = torch.get_default_dtype(), torch.get_num_threads()
+        assert torch.equal(run(tiny_set, tiny_prior), plain)
+        again = last(recover_steps(z_0, LABELS, tiny_prior, QUICK, noise=noise))
+        assert (torch.get_default_dtype(), torch.get_num_threads()) == before
+    assert torch.equal(step.latents, again.latents)
+    assert not again.latents.requires_grad
+
+
+def of_denoise(answer):
+    """Return a change of a prior: another answer of `denoise`."""
+    return {"denoise": lambda z, *_: answer(z)}
+
+
+def in_place(latents, *_):
+    return latents.mul_(0.5), latents
+
+
+BREACHES = {
+    "a single latent": (of_denoise(lambda z: (z[:1], z)), "denoise gave is .*float"),
+    "a number": (of_denoise(lambda z: (z.mean(), z)), "what denoise gave is"),
+    "integers": (of_denoise(lambda z: (z.long(), z)), "what denoise gave is"),
+    "an array": (of_denoise(lambda z: (z.numpy(), z)), "what denoise gave is"),
+    "no pair": (of_denoise(lambda z: z), "denoise gave .*; expected a pair"),
+    "nothing": (of_denoise(lambda z: None), "denoise gave None; expected a pair"),
+    "a dict": (of_denoise(lambda z: {"x_0": z, "eps": z}), "expected a pair"),
+    "half a pair": (
+        of_denoise(lambda z: (z, None)),
+        "gave is of type None",
+    ),
+    "its input": ({"denoise": in_place}, "denoise changed the latents that it was"),
+    "not finite": (of_denoise(lambda z: (z * NAN, z)), "hold .* NaN"),
+    "wrong latents": ({"encode": lambda x: x}, "what encode gave is"),
+    "bytes": ({"decode": lambda z: torch.full((20, 3, 32, 32), 255.0)}, "255; expec"),
+    "-1 .. 1": ({"decode": lambda z: -torch.ones(20, 3, 32, 32)}, r"in -1 \.\. -1; e"),
+    "levels": ({"signal_and_noise": lambda t: 0.5}, "signal_and_noise gave 0.5; expe"),
+    "a fit": (
+        {"info": {"image_fit": "crop"}},
+        "image_fit of .* is 'crop",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_prior_that_breaks_its_contract_is_named(tiny_prior, tiny_set, name):
+    """Broadcast, cut or clipped, its answers would be a result without a word."""
+    changes, message = BREACHES[name]
+
+    class Broken(Wrapped):
+        info = changes.get("info", {"name": "broken"})
+
+    prior = Broken(tiny_prior)
+    vars(prior).update({k: v for k, v in changes.items() if k != "info"})
+    if "info" in changes:
+        tiny_set = DistilledSet(
+            tiny_set.images[..., 2:-2, 2:-2], tiny_set.labels, tiny_set.class_names
+        )
+    with pytest.raises(InputError, match=message):
+        recover(tiny_set, prior, QUICK, batch_size=20, progress=False)
+
+
+def test_a_decoder_on_a_doubtful_scale_is_warned_about(tiny_prior, tiny_set):
+    """A few values beyond 0 and 1 are usual, a third of them isn't."""
+    prior = Wrapped(tiny_prior)
+    prior.decode = lambda z: torch.linspace(-0.4, 1.4, 20 * 3072).view(20, 3, 32, 32)
+    with pytest.warns(UserWarning, match=r"44% of the values lie outside 0 \.\. 1"):
+        recover(tiny_set, prior, QUICK, batch_size=20, progress=False)

@@ -15,14 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.checks import describe, ensure, instance, integer, naming, number
-from diver_lite.files import atomic_path, fingerprint, save_torch, sweep
+from diver_lite.files import atomic_path, fingerprint, read_torch, save_torch, sweep
 
 SECONDS = 60  # between two checkpoints
 STATE = ("record", "step", "losses", "pending", "planned")
@@ -91,7 +90,7 @@ class Training:
         sweep(self.path)  # a run may be over before it saves again
         if self.path.exists():
             with naming(self.path, f"a checkpoint {_ANEW}"):
-                state = torch.load(self.path, map_location="cpu", weights_only=True)
+                state = read_torch(self.path)
                 ensure(
                     isinstance(state, dict) and {*STATE, *self.parts} <= {*state},
                     f"it lacks {sorted({*STATE, *self.parts} - {*state})}; expected a "

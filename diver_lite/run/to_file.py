@@ -228,7 +228,9 @@ class Shards:
     def locked(self) -> Iterator[None]:
         """Keep other runs out; a folder in which nothing is worth keeping goes."""
         check_output(self.out, self.images, overwrite=self.overwrite)
-        with exclusive(self.out):
+        # of the output, and of the working folder, which `a` and `a.safetensors` share
+        folder = self.folder.with_name(f".{self.folder.name}.lock")
+        with exclusive(self.out), exclusive(self.out, folder):
             try:
                 yield
             finally:

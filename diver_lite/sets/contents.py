@@ -32,6 +32,7 @@ from diver_lite.checks import (
     reason,
     require,
 )
+from diver_lite.files import read_torch
 from diver_lite.sets import stored
 from diver_lite.sets.folder import class_folders, natural
 
@@ -157,10 +158,13 @@ def load_torch(path: Path) -> Any:
     Source: ours: published sets are pickles, and a pickle can run anything.
     """
     with naming(path, "tensors from torch.save"):
-        known = torch.serialization.safe_globals(_NUMPY_SCALARS)
+        # what the user has declared safe already stays so afterwards
+        declared = torch.serialization.get_safe_globals()
+        more = [known for known in _NUMPY_SCALARS if known not in declared]
+        known = torch.serialization.safe_globals(more)
         try:  # pickle protocols are warned about
             with known, warnings.catch_warnings(action="ignore"):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return read_torch(path)
         except Exception as error:  # a damaged file can fail in any way
             found = _what_it_is(path, str(error))
             raise InputError(f"{found}; expected tensors from torch.save") from None
@@ -171,6 +175,8 @@ def _what_it_is(path: Path, error: str) -> str:
     with path.open("rb") as stream:
         start = stream.read(2**20)
     text = start.decode("latin-1")
+    if error.startswith("the file is damaged"):
+        return error
     code = re.search(r"GLOBAL ([\w.]+)", error) or re.search(_CODE, text, re.DOTALL)
     if code:
         name = ".".join(code.groups())

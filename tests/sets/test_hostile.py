@@ -1192,3 +1192,15 @@ def test_timesteps(tmp_path, tiny_prior, timestep):
         "timestep",
         lambda: tiny_prior.predict_noise(latents, timestep, labels, 2.0),
     )
+
+
+def test_what_the_user_declared_safe_stays_so(tmp_path):
+    """Reading a set takes nothing away from torch's list."""
+    from numpy._core.multiarray import scalar
+
+    path = tmp_path / "set.pt"
+    torch.save({"data": [(torch.rand(10, 3, 32, 32), torch.arange(10))]}, path)
+    with torch.serialization.safe_globals([scalar]):
+        before = torch.serialization.get_safe_globals()
+        load_distilled(path, dataset="cifar10")
+        assert {*torch.serialization.get_safe_globals()} == {*before}
