@@ -283,7 +283,7 @@ def test_real_judge_refuses_other_files(sample, tmp_path):
     with pytest.raises(InputError, match=r"judge\.safetensors can't be read"):
         real_judge(sample, path, protocol=QUICK)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match=r"judge\.safetensors can't be read"):
+    with pytest.raises(InputError, match=r"judge\.safetensors: it has no record"):
         real_judge(sample, path, protocol=QUICK)
 
 

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from diver_lite import assets
 from diver_lite.checks import InputError
 from diver_lite.priors.loading import load_prior
-from diver_lite.sets import real
+from diver_lite.sets import contents, real
 from diver_lite.sets.classes import as_subset, prior_classes
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
@@ -1199,8 +1199,8 @@ def test_what_the_user_declared_safe_stays_so(tmp_path):
     from numpy._core.multiarray import scalar
 
     path = tmp_path / "set.pt"
-    torch.save({"data": [(torch.rand(10, 3, 32, 32), torch.arange(10))]}, path)
+    torch.save({"images": torch.rand(10, 3, 32, 32), "labels": torch.arange(10)}, path)
     with torch.serialization.safe_globals([scalar]):
         before = torch.serialization.get_safe_globals()
-        load_distilled(path, dataset="cifar10")
+        contents.load_torch(path)
         assert {*torch.serialization.get_safe_globals()} == {*before}

@@ -79,6 +79,11 @@ const Diver = (() => {
     return Math.sqrt(((1 - alphaPrev) / (1 - alpha)) * (1 - alpha / alphaPrev));
   }
 
+  // sigma_k of a step that is as long as so many of the paper's: pulls compound.
+  function compounded(sigma, gamma, passed) {
+    return (1 - Math.max(0, 1 - gamma * sigma) ** passed) / gamma;
+  }
+
   // Run the reverse process, one step {timestep, phase, latents, predOriginal, guided}
   // at a time; the last one's `latents` are the result. DDIM with eta = 0.
   //
@@ -101,14 +106,15 @@ const Diver = (() => {
       z = x0.map((v, i) => signal * v + level * eps[i]);  // DDIM
 
       const now = phase(config, timestep);
-      const guided = now === "concrete";
-      // nothing would denoise after a pull in the last step
-      if (guided && config.guidanceFactor > 0 && after > -1) {
+      // no pull in the last step: nothing would denoise after it
+      const guided = now === "concrete" && config.guidanceFactor > 0 && after > -1;
+      if (guided) {
         const difference = pulled.map((v, i) => v - z0[i]);
         const whole = abar.length / 50;  // a step of the paper: the pull is a rate
         const sigma = guidanceSigma(alpha, abarAt(abar, timestep - whole));
         const passed = (timestep - after) / whole;
-        z = guide(z, difference, sigma, passed * config.guidanceFactor);
+        const gamma = config.guidanceFactor;
+        z = guide(z, difference, compounded(sigma, gamma, passed), gamma);
       }
       yield {timestep, phase: now, latents: z, predOriginal: x0, guided};
     }
