@@ -207,7 +207,8 @@ def test_help(cli, arguments):
 
 
 def test_the_version_is_told(cli):
-    assert cli("--version") == (0, f"diver-lite {__version__}\n", "")
+    code, said, err = cli("--version")
+    assert (code, said.splitlines()[0], err) == (0, f"diver-lite {__version__}", "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="PowerShell has no HOME")

@@ -64,7 +64,8 @@ def contact_sheet(
     font = ImageFont.load_default(11)
     for column, (label, index) in enumerate(columns.items()):
         left = column * wide + _GAP
-        name = printable(distilled.class_names[label])
+        # a letter is a pixel wide at least: no more of a name can fit
+        name = printable(distilled.class_names[label][: size[0] + 2])
         shorter = (f"{name[:end]}…" for end in range(len(name) - 2, 0, -1))
         texts = (t for t in (name, *shorter, "") if draw.textlength(t, font) <= size[0])
         draw.text((left, 1), next(texts), _INK, font)

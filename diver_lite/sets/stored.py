@@ -79,7 +79,8 @@ def soft_kind(soft: Tensor) -> str:
 def checked(value: Any, name: str, shape: Sequence[int | str]) -> Tensor:
     """Return a finite float tensor of a shape as float32 in memory, or raise."""
     floats(value, name, shape)
-    return finite(value, name).to("cpu", torch.float32)
+    # and once more: a float64 may be too large for a float32
+    return finite(finite(value, name).to("cpu", torch.float32), name)
 
 
 def doubt_scale(images: Tensor) -> None:
