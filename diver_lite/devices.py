@@ -16,27 +16,32 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread of the CPU meanwhile, in threads that begin now, too."""
+def one_thread() -> Iterator[int]:
+    """Compute on one thread of the CPU meanwhile, in threads that begin now, too.
+
+    Yields how many there were: so many parts may be computed side by side.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield before
     finally:
         torch.set_num_threads(before)
 
 
 @contextmanager
-def plain_torch(*, grad: bool, single: bool = True) -> Iterator[None]:
+def plain_torch(*, grad: bool, single: bool = True) -> Iterator[int]:
     """Compute as a torch that was just imported, whatever its caller has set.
 
     On one thread, in float32 of full precision, without autocast and default device;
     with gradients, or without. Without `single` on as many threads as there are, for
     what takes hours and can't be split. What the caller set is there again afterwards.
+    Yields the number of the caller's threads.
 
     Source: ours: a result must not depend on what stands around the call.
     """
     with ExitStack() as stack:
+        threads = torch.get_num_threads()
         if single:
             stack.enter_context(one_thread())
         stack.enter_context(_default_dtype(torch.float32))
@@ -49,7 +54,7 @@ def plain_torch(*, grad: bool, single: bool = True) -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
-        yield
+        yield threads
 
 
 @contextmanager

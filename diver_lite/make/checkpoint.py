@@ -7,9 +7,8 @@ or where it has none: no record, no going on.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,11 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.checks import describe, ensure, instance, integer, naming, number
+from diver_lite.checks import describe, ensure, naming
 from diver_lite.files import atomic_path, fingerprint, read_torch, save_torch, sweep
 
 SECONDS = 60  # between two checkpoints
-STATE = ("record", "step", "losses", "pending", "planned")
 _ANEW = "of this run; delete it to start anew, or choose another path"
 
 
@@ -63,8 +61,8 @@ class Training:
         step: how many steps are done.
         losses: the curve so far, of numbers and pairs of numbers.
         pending: sum of the losses that are not in the curve yet.
-        planned: the `steps` of each run that went on with it; more may be asked for
-            than at first, not fewer than are done.
+        planned: pairs: from which step on, how many there were to do. Runs that go on
+            may ask for more, not for fewer.
 
     Raises:
         InputError: the checkpoint can't be read, doesn't fit, or is another run's.
@@ -79,46 +77,33 @@ class Training:
     step: int = 0
     losses: list = field(default_factory=list)
     pending: Any = 0.0
-    planned: list[int] = field(default_factory=list)
+    planned: list = field(default_factory=list)
     bar: tqdm = field(init=False)
 
     def __post_init__(self) -> None:
         self._saved = time.monotonic()
-        self.planned = [self.steps]
+        self.planned = [(0, self.steps)]
         if self.path is None:
             return
         sweep(self.path)  # a run may be over before it saves again
         if self.path.exists():
             with naming(self.path, f"a checkpoint {_ANEW}"):
-                state = read_torch(self.path)
-                ensure(
-                    isinstance(state, dict) and {*STATE, *self.parts} <= {*state},
-                    f"it lacks {sorted({*STATE, *self.parts} - {*state})}; expected a "
-                    f"checkpoint {_ANEW}",
-                )
-                _compare(json.loads(state["record"]), self.record)
-                self._take(state)
+                self._take(read(self.path, self.record))
 
     def _take(self, state: dict) -> None:
-        """Go on from a state that was read; refuse what no training has written."""
-        self.step = integer(state["step"], "its step", 0)
-        losses = state["losses"]
-        instance(losses, "its losses", list)
-        for each in losses:
-            for value in each if isinstance(each, list | tuple) else (each,):
-                number(value, "one of its losses", -math.inf)
-        self.losses = losses
-        self.pending = number(state["pending"], "its pending", -math.inf)
-        before = state["planned"]
-        instance(before, "its planned", list)
+        """Go on from a state that was read."""
+        self.step = state["step"]
+        self.losses = state["losses"]
+        self.pending = state["pending"]
+        self.planned = state["planned"]
+        _, before = self.planned[-1]
         ensure(
-            self.step <= self.steps,
-            f"it has done {self.step} steps already; expected at least so many, not "
-            f"{self.steps}, or a checkpoint {_ANEW}",
+            self.steps >= before,
+            f"{self.name}_steps is {before} there and {self.steps} here; expected as "
+            f"many or more, or a checkpoint {_ANEW}",
         )
-        if before[-1:] != [self.steps]:
-            before = [*before, self.steps]
-        self.planned = before
+        if self.steps > before:
+            self.planned.append((self.step, self.steps))
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
 
@@ -142,9 +127,23 @@ class Training:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"step": self.step, "losses": self.losses, "planned": self.planned}
         state |= {"pending": float(self.pending), "record": json.dumps(self.record)}
+        state["seal"] = _seal(state)
         with atomic_path(self.path, overwrite=True) as temporary:
             save_torch(state, temporary)
         self._saved = time.monotonic()
+
+
+def read(path: Path, record: dict) -> dict[str, Any]:
+    """Return a checkpoint's state, if it is as it was written.
+
+    Raises `InputError` if it can't be read, is damaged or changed, or differs in what
+    `record` says: some of what it was made from, or all.
+    """
+    with naming(path, f"a checkpoint {_ANEW}"):
+        state = read_torch(path)
+        _check_seal(state, state.pop("seal", None) if isinstance(state, dict) else None)
+        _compare(json.loads(state["record"]), record)
+        return state
 
 
 def kept(
@@ -153,19 +152,51 @@ def kept(
     """Return the tensors of a .safetensors file; where there is none, make it.
 
     The record says what the tensors depend on; it is kept as JSON in the file's
-    metadata, under `key`. Raises `InputError` if the file can't be read, or was made
-    with another record.
+    metadata, under `key`. Raises `InputError` if the file can't be read, is damaged or
+    changed, or was made with another record.
     """
     if not path.exists():
         tensors = make()
+        written = {key: json.dumps(record), "seal": _seal(tensors)}
         # a run beside this one may have been faster, with the same result
         with atomic_path(path, overwrite=True) as temporary:
-            save_file(tensors, temporary, {key: json.dumps(record)})
+            save_file(tensors, temporary, written)
     with naming(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
         written = file.metadata() or {}
         ensure(key in written, f"it has no record {key!r}; expected tensors {_ANEW}")
         _compare(json.loads(written[key]), record)
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_seal(tensors, written.get("seal"))
+        return tensors
+
+
+def _seal(state: Any) -> str:
+    """Return a digest of numbers, texts and tensors, in lists and dicts of any depth.
+
+    Neither torch's files nor safetensors' have a sum that anybody checks.
+    """
+    tensors = []
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return str(value.dtype)
+        if isinstance(value, Mapping):
+            # in an order of our own: safetensors has another than its writer
+            return [[repr(k), told(value[k])] for k in sorted(value, key=repr)]
+        if isinstance(value, list | tuple):
+            return [told(each) for each in value]
+        return repr(value)
+
+    told_of = json.dumps(told(state))  # fills the list of tensors
+    return fingerprint(tensors, told_of)
+
+
+def _check_seal(state: Any, seal: str | None) -> None:
+    ensure(
+        seal == _seal(state),
+        f"it is damaged, or not as a run left it; expected a file {_ANEW}",
+    )
 
 
 def _compare(found: dict, record: dict) -> None:

@@ -15,7 +15,7 @@ what they ask of the images:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 
 from diver_lite.checks import ensure, floats, integer, one_of, require, settings
 from diver_lite.devices import plain_torch
-from diver_lite.files import check_writable
+from diver_lite.files import check_writable, fingerprint
 from diver_lite.judge.augment import dsa
 from diver_lite.judge.networks import ConvNet
 from diver_lite.judge.seeding import Seeded
@@ -154,6 +155,8 @@ class Task:
         config: the settings.
         compile: compile `embed` and `classify`, which need no second derivative.
         dtype: of these two.
+        threads: of the CPU; each may compute a class, as the sums of one are the same
+            whatever the others do.
         experts: (MTT) one (epochs + 1, P) tensor of weights per trajectory.
         syn_lr: (MTT) the learned step size.
     """
@@ -166,6 +169,7 @@ class Task:
     config: DistillConfig
     compile: bool = False
     dtype: torch.dtype = torch.float32
+    threads: int = 1
     experts: list[Tensor] = field(default_factory=list)
     syn_lr: Tensor = field(init=False)
 
@@ -191,6 +195,14 @@ class Task:
         low = self.dtype != torch.float32
         with torch.autocast(images.device.type, self.dtype, low):
             return function(images).float()
+
+    def each(self, function: Callable, *parts: Iterable) -> list:
+        """Return what `map` does, on a CPU several at a time, each on a thread."""
+        alone = self.compile or self.images.device.type != "cpu"
+        parallel = Parallel(1 if alone else self.threads, prefer="threads")
+        return [
+            *parallel(delayed(function)(*each) for each in zip(*parts, strict=True))
+        ]
 
     def redraw(self) -> None:
         """Give the network new random weights."""
@@ -253,8 +265,10 @@ def distribution_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
     task.network.requires_grad_(False)
     real = torch.cat([task.real(label) for label in range(classes)])
     real, ours = task.augment_alike(real, synthetic)
-    with torch.no_grad():
-        target = task.embed(real).view(classes, task.config.real_batch, -1).mean(1)
+    # on a CPU a class at a time; a GPU takes all at once
+    size = task.config.real_batch if real.device.type == "cpu" else len(real)
+    target = torch.cat(task.each(task.embed, real.detach().split(size)))
+    target = target.view(classes, task.config.real_batch, -1).mean(1)
     ours = task.embed(ours).view(classes, len(synthetic) // classes, -1).mean(1)
     yield ((target - ours) ** 2).sum()
 
@@ -281,16 +295,22 @@ def gradient_matching(task: Task, synthetic: Tensor) -> Iterator[Tensor]:
             for _ in range(config.inner_loops):
                 x = task.augment(synthetic.detach())
                 descend(optimizer, F.cross_entropy(task.classify(x), task.labels))
-        loss = torch.zeros((), device=synthetic.device)
-        for label in range(len(task.per_class)):
-            of_class = task.labels == label
-            real, ours = task.augment_alike(task.real(label), synthetic[of_class])
+        labels = range(len(task.per_class))
+        pairs = [
+            task.augment_alike(task.real(label), synthetic[task.labels == label])
+            for label in labels
+        ]
+
+        def distance(label: int, real: Tensor, ours: Tensor) -> Tensor:
             theirs = F.cross_entropy(task.classify(real), all_of(label, real))
             target = torch.autograd.grad(theirs, weights)
             mine = F.cross_entropy(network(ours), all_of(label, ours))
             gradient = torch.autograd.grad(mine, weights, create_graph=True)
-            loss = loss + gradient_distance(target, gradient)
-        yield loss
+            return gradient_distance(target, gradient)
+
+        real = [each.detach() for each, _ in pairs]
+        ours = [each for _, each in pairs]
+        yield torch.stack(task.each(distance, labels, real, ours)).sum()
 
 
 def all_of(label: int, images: Tensor) -> Tensor:
@@ -363,7 +383,6 @@ METHODS = {
 }
 
 
-@plain_torch(grad=True, single=False)
 def distill(
     dataset: Dataset,
     method: str = "dm",
@@ -402,68 +421,71 @@ def distill(
             checkpoint or trajectories of another run.
         FloatingPointError: pixels became NaN or infinite.
     """
-    config = recipe(method, ipc, **changes)
-    seed = integer(seed, "seed", 0)
-    images, labels, class_names = labelled_images(dataset, "dataset")
-    per_class = rows_by_class(labels, class_names, ipc)
-    device = resolve_device(device)
-    if compile is None:
-        compile = device.type == "cuda"
-    images, mean, std = _normalised(images)
-    _, channels, _, size = images.shape
-    classes = len(class_names)
-    with Seeded(torch.Generator().manual_seed(seed)):  # the methods give it others
-        network = ConvNet(classes, size, channels)
-    task = Task(
-        images.to(device),
-        torch.arange(classes, device=device).repeat_interleave(ipc),
-        per_class,
-        network.to(device),
-        torch.Generator().manual_seed(seed),
-        config,
-        compile=compile,
-        dtype=dtype,
-    )
-    # the initial pixels are drawn first, so they are the same for every method
-    synthetic = nn.Parameter(_initial(task, ipc).to(device))
-    wanted = [{"params": [synthetic], "lr": config.lr}]
-    if method == "mtt":
-        task.experts = _train_experts(task, labels, class_names, experts, progress)
-        wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
-    norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
-    record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
-    record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
-    optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
-    made = record | made_from(task.images, labels, class_names, RESULTS)
-    made |= {"dtype": str(dtype), "compile": compile}
-    pixels = nn.ParameterList([synthetic, task.syn_lr])
-    parts = {"pixels": pixels, "task": task, "optimizer": optimizer}
-    path = None if checkpoint is None else Path(checkpoint)
-    training = Training(method.upper(), config.steps, parts, path, made, progress)
-    # the others' loss is a sum over classes
-    terms = 1 if method == "mtt" else classes
-    every = max(1, config.steps // 100)  # a look at the loss waits for the GPU
-    for step in training:
-        for loss in METHODS[method](task, synthetic):
-            descend(optimizer, loss)
-        if step % every == 0 or step == config.steps - 1:
-            training.losses.append(round(loss.item() / terms, 5))
-            training.bar.set_postfix(loss=training.losses[-1])
-            if not torch.isfinite(synthetic).all():
-                raise FloatingPointError(
-                    f"{method}: pixels became NaN or infinite at step {step}; try a "
-                    f"smaller lr than {config.lr}"
-                )
-    losses = training.losses
-    if method == "mtt":
-        record = record | {"learned_lr": float(task.syn_lr.detach())}
-    images = synthetic.detach().cpu() * std + mean
-    return DistilledSet(
-        images.expand(-1, 3, -1, -1).contiguous(),
-        task.labels.cpu(),
-        class_names,
-        provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
-    )
+    with plain_torch(grad=True) as threads:
+        config = recipe(method, ipc, **changes)
+        seed = integer(seed, "seed", 0)
+        images, labels, class_names = labelled_images(dataset, "dataset")
+        per_class = rows_by_class(labels, class_names, ipc)
+        device = resolve_device(device)
+        if compile is None:
+            compile = device.type == "cuda"
+        images, mean, std = _normalised(images)
+        _, channels, _, size = images.shape
+        classes = len(class_names)
+        with Seeded(torch.Generator().manual_seed(seed)):  # the methods give it others
+            network = ConvNet(classes, size, channels)
+        task = Task(
+            images.to(device),
+            torch.arange(classes, device=device).repeat_interleave(ipc),
+            per_class,
+            network.to(device),
+            torch.Generator().manual_seed(seed),
+            config,
+            compile=compile,
+            dtype=dtype,
+            threads=threads,
+        )
+        # the initial pixels are drawn first, so they are the same for every method
+        synthetic = nn.Parameter(_initial(task, ipc).to(device))
+        wanted = [{"params": [synthetic], "lr": config.lr}]
+        if method == "mtt":
+            task.experts = _train_experts(task, labels, class_names, experts, progress)
+            wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
+        norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+        record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
+        record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
+        optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
+        made = record | made_from(task.images, labels, class_names, RESULTS)
+        made |= {"dtype": str(dtype), "compile": compile}
+        made |= {"experts": fingerprint(task.experts)}
+        pixels = nn.ParameterList([synthetic, task.syn_lr])
+        parts = {"pixels": pixels, "task": task, "optimizer": optimizer}
+        path = None if checkpoint is None else Path(checkpoint)
+        training = Training(method.upper(), config.steps, parts, path, made, progress)
+        # the others' loss is a sum over classes
+        terms = 1 if method == "mtt" else classes
+        every = max(1, config.steps // 100)  # a look at the loss waits for the GPU
+        for step in training:
+            for loss in METHODS[method](task, synthetic):
+                descend(optimizer, loss)
+            if step % every == 0 or step == config.steps - 1:
+                training.losses.append(round(loss.item() / terms, 5))
+                training.bar.set_postfix(loss=training.losses[-1])
+                if not torch.isfinite(synthetic).all():
+                    raise FloatingPointError(
+                        f"{method}: pixels became NaN or infinite at step {step}; try "
+                        f"a smaller lr than {config.lr}"
+                    )
+        losses = training.losses
+        if method == "mtt":
+            record = record | {"learned_lr": float(task.syn_lr.detach())}
+        images = synthetic.detach().cpu() * std + mean
+        return DistilledSet(
+            images.expand(-1, 3, -1, -1).contiguous(),
+            task.labels.cpu(),
+            class_names,
+            provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
+        )
 
 
 def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -532,7 +554,7 @@ def _train_experts(
         weights = found.get("weights")
         shape = (config.expert_epochs + 1, len(flatten(task.network)))
         floats(weights, f"weights of the expert in {path}", shape)
-        trajectories.append(found["weights"])
+        trajectories.append(weights)
     return trajectories
 
 

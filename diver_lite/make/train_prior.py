@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ from diver_lite.checks import (
 from diver_lite.devices import plain_torch
 from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint
 from diver_lite.judge.seeding import Seeded
-from diver_lite.make.checkpoint import Training, made_from
+from diver_lite.make.checkpoint import Training, made_from, read
 from diver_lite.priors.loading import load_prior, resolve_device
 from diver_lite.priors.schedule import DIT
 from diver_lite.sets.real import describe_source, load_dataset, one_channel
@@ -177,7 +178,8 @@ def train_prior(
         changes: fields of the recipe to change, such as `dit_steps=2000`.
 
     Of a run that is there already, finished or not, only more steps may be asked for.
-    It then goes on at the learning rate that a run of so many has there.
+    It then goes on at the learning rate that a run of so many has there; of the VAE
+    only until the DiT has begun.
 
     Returns:
         True if training is complete, False if time ran out.
@@ -216,9 +218,14 @@ def train_prior(
     losses: dict[str, list] = {"vae": []}
     planned: dict[str, list] = {}
     made = made_from(images, labels, class_names, RESULTS) | _without_steps(recipe)
+    made |= {"diffusers": metadata.version("diffusers")}
     of_vae = {k: v for k, v in made.items() if k not in OF_THE_DIT}
     with exclusive(out, out / ".lock"):
         if recipe.vae is None:
+            # more steps would give latents that a DiT which is there has never seen
+            made |= {"vae_steps": recipe.vae_steps}
+            if (out / "dit.pt").exists():
+                read(out / "dit.pt", {"vae_steps": recipe.vae_steps})
             training = optimise(
                 vae,
                 "vae",
@@ -454,6 +461,8 @@ def _optimise(
     parts = {"model": model, "average": average, "optimizer": optimizer}
     bf16 = device.type == "cuda" or _cpu_has_bf16_matrix_units()
     record = record | {"bfloat16": bf16, "compile": compile}
+    if device.type == "cpu":  # which then sums in another order
+        record |= {"threads": torch.get_num_threads()}
     checkpoint = folder / f"{stage}.pt"
     training = Training(stage, steps, parts, checkpoint, record, progress)
     # reading a loss waits for the GPU, so rarely
@@ -529,8 +538,8 @@ def export_prior(
     """Write a prior as diffusers' `DiTPipeline` folder, fp16 safetensors.
 
     An older folder is replaced. `losses` maps "vae" and "dit" to pairs (step, mean loss
-    since the pair before), `planned` to the numbers of steps that were asked for, one
-    after the other: the learning rate fell to zero over each.
+    since the pair before), `planned` to pairs: from which step on, over how many steps
+    the learning rate fell to zero.
     """
     diffusers = _diffusers()
     if recipe.objective == "flow":

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from diver_lite.checks import integer, printable
-from diver_lite.sets.stored import StoredImages, as_picture, known, label_kind, records
+from diver_lite.sets.stored import StoredImages, as_picture, label_kind, records
 
 if TYPE_CHECKING:
     from diver_lite.sets.distilled import DistilledSet
@@ -64,8 +64,7 @@ def contact_sheet(
     font = ImageFont.load_default(11)
     for column, (label, index) in enumerate(columns.items()):
         left = column * wide + _GAP
-        # a letter is a pixel wide at least: no more of a name can fit
-        name = printable(distilled.class_names[label][: size[0] + 2])
+        name = printable(distilled.class_names[label])
         shorter = (f"{name[:end]}…" for end in range(len(name) - 2, 0, -1))
         texts = (t for t in (name, *shorter, "") if draw.textlength(t, font) <= size[0])
         draw.text((left, 1), next(texts), _INK, font)
@@ -95,7 +94,7 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
 
     Source: ours; `load_distilled` and the makers of sets keep the record.
     """
-    record = known(distilled.provenance)
+    record = distilled.provenance
     names = distilled.class_names
     present, counts = distilled.labels.unique(return_counts=True)
     ipc = "not equally many"
@@ -159,18 +158,18 @@ def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         dataset = record.get("dataset") or "unknown"
         told = f", by {record['dataset_from']}" if "dataset_from" in record else ""
         yield "read as", f"format {found}; data set {dataset}{told}"
-    if "experiment" in record and "experiments" in record:
+    if "experiments" in record:
         yield "entry", f"{record['experiment']} of 0 .. {record['experiments'] - 1}"
     if "assumed" in record:
         yield "assumed", str(record["assumed"])
-    for what, how in record.get("undone", {}).items():
+    for what, how in (record.get("undone") or {}).items():
         yield "undone", f"{what}: {how}"
-    fit = known(record.get("fit", {}))
-    if {"contrast", "offset", "far_outside"} <= {*fit}:
+    fit = record.get("fit") or {}
+    if "contrast" in fit:
         text = (
             "contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0), "
             "{far_outside:.1%} outside [-1, 2]"
         )
         yield "fit", text.format_map(fit)
     for doubt in record.get("doubts", ()):
-        yield "doubt", str(doubt)
+        yield "doubt", doubt

@@ -1,6 +1,10 @@
 """Stage I: every method against its equations, its checkpoints and its bad input."""
 
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -353,9 +357,17 @@ def test_experts_of_other_data_are_refused(experts, tmp_path):
         distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
     with safe_open(experts / "expert_000.safetensors", "pt") as file:
         record = file.metadata()
-    for weights in ({"weights": torch.zeros(3, 2)}, {"w": torch.zeros(1)}, {}):
+    whole = load_file(experts / "expert_000.safetensors")["weights"]
+    for weights in (
+        {"weights": torch.zeros(3, 2)},
+        {"w": torch.zeros(1)},
+        {},
+        {"weights": whole.double()},
+        {"weights": whole[:3]},
+        {"weights": whole.index_fill(1, torch.tensor([7]), 0.5)},
+    ):
         save_file(weights, path, record)
-        with pytest.raises(InputError, match="weights of the expert in"):
+        with pytest.raises(InputError, match=r"expert_000.*it is damaged, or not"):
             distill(colour(), "mtt", **QUICK | SHORT, experts=tmp_path)
     path.write_bytes(b"half")
     with pytest.raises(InputError, match=r"expert_000.*can't be read"):
@@ -376,21 +388,60 @@ def test_fewer_real_images_than_synthetic_ones():
     assert len(distill(colour(), "dc", **options)) == 9
 
 
-def test_distilling_leaves_the_global_generator_alone():
-    """Neither is it moved, nor do pixels depend on it or on what is set around."""
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = distill(colour(), "dsa", **QUICK).images
-    assert torch.equal(before, torch.get_rng_state())
-    torch.manual_seed(2)
-    data = colour()
-    torch.set_default_dtype(torch.float64)
+@contextmanager
+def set_around(name, value):
+    """Set something of torch's for all of the process, and set it back."""
+    before = getattr(torch, f"get_{name}")()
+    getattr(torch, f"set_{name}")(value)
     try:
-        with torch.inference_mode(), torch.autocast("cpu"):
-            second = distill(data, "dsa", **QUICK).images
+        yield
     finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(first, second)
+        getattr(torch, f"set_{name}")(before)
+
+
+AROUND = {
+    "autocast": lambda: torch.autocast("cpu"),
+    "default dtype": lambda: set_around("default_dtype", torch.float64),
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "precision": lambda: set_around("float32_matmul_precision", "medium"),
+    "threads": lambda: set_around("num_threads", 2),
+    "seed": lambda: torch.random.fork_rng(devices=[]),
+}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Distil by each method on one thread, with nothing set around."""
+    with tempfile.TemporaryDirectory() as folder, set_around("num_threads", 1):
+        yield {
+            method: distill(larger(), method, **AMPLE, experts=Path(folder, "first"))
+            for method in METHODS
+        }
+
+
+AMPLE = {"ipc": 2, "steps": 1, "real_batch": 48, "device": "cpu", "progress": False}
+AMPLE |= {"num_experts": 1, "expert_epochs": 3, "max_start_epoch": 2, "syn_steps": 3}
+AMPLE |= {"outer_loops": 2, "inner_loops": 1}
+
+
+def larger():
+    """Return enough images that two threads share them."""
+    return colour(count=60)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", AROUND)
+def test_what_is_set_around_changes_no_pixel(alone, tmp_path, name, method):
+    """Nor is torch's global generator moved."""
+    data = larger()
+    with AROUND[name]():
+        torch.manual_seed(len(name))
+        before = torch.get_rng_state()
+        found = distill(data, method, **AMPLE, experts=tmp_path)
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(found.images, alone[method].images)
+    assert found.provenance == alone[method].provenance
 
 
 # --- checkpoints --------------------------------------------------------------------
@@ -468,18 +519,54 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
         *(("record", v) for v in ("", "{}", 5)),
         *(("optimizer", v) for v in ({}, 5)),
         *(("pixels", v) for v in ({}, {"0": torch.zeros(2)})),
+        ("pixels", {k: v + 1 for k, v in whole["pixels"].items()}),
+        ("pixels", {k: v.double() for k, v in whole["pixels"].items()}),
+        ("optimizer", whole["optimizer"] | {"state": {0: {"momentum_buffer": 1}}}),
+        ("task", {"generator": torch.Generator().manual_seed(7).get_state()}),
     ):
         torch.save(whole | {name: value}, path)
-        with pytest.raises(InputError, match=r"expected|can't be read"):
+        with pytest.raises(InputError, match="it is damaged, or not as a run left it"):
             distill(colour(), "dm", checkpoint=path, **QUICK)
     del whole["planned"]
-    for content in ([1, 2], whole):
+    for content in ([1, 2], whole, b"half"):
         torch.save(content, path)
-        with pytest.raises(InputError, match=r"lacks .*'planned'|can't be read"):
+        with pytest.raises(InputError, match="it is damaged, or not as a run left it"):
             distill(colour(), "dm", checkpoint=path, **QUICK)
     path.write_bytes(b"half")
     with pytest.raises(InputError, match="expected a checkpoint of this run"):
         distill(colour(), "dm", checkpoint=path, **QUICK)
+
+
+def test_one_flipped_bit_is_noticed(tmp_path, monkeypatch):
+    """Wherever it lies among the tensors; torch doesn't check a zip's sums."""
+    monkeypatch.setattr(checkpoint, "SECONDS", -1)
+    path = tmp_path / "run.checkpoint"
+    distill(colour(), "dm", checkpoint=path, **QUICK)
+    whole = path.read_bytes()
+    pixels = torch.load(path, weights_only=True)["pixels"]["0"].numpy().tobytes()
+    at = whole.index(pixels) + 1000
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    with pytest.raises(InputError, match="damaged"):
+        distill(colour(), "dm", checkpoint=path, **QUICK)
+
+
+def test_a_run_goes_on_with_its_own_experts(experts, tmp_path, monkeypatch):
+    """Another machine's may have the same record, and other weights."""
+    monkeypatch.setattr(checkpoint, "SECONDS", -1)
+    path = tmp_path / "run.checkpoint"
+    options = QUICK | SHORT | {"checkpoint": path}
+    distill(colour(), "mtt", experts=experts, **options)
+    trajectory = module._trajectory
+
+    def rounded(*arguments):
+        found = trajectory(*arguments)
+        return {name: value + 1e-4 for name, value in found.items()}
+
+    monkeypatch.setattr(module, "_trajectory", rounded)
+    with pytest.raises(InputError, match=r"run\.checkpoint.*experts is"):
+        distill(colour(), "mtt", experts=tmp_path / "others", **options)
+    shutil.copytree(experts, tmp_path / "moved")
+    distill(colour(), "mtt", experts=tmp_path / "moved", **options)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def train(monkeypatch, recipe):
 
     def listing(real):
         def loss_of(*arguments):
-            loss = real(*arguments)
+            loss = real(*arguments) * (1 + run.shift)
             losses.append(loss.item())
             return loss
 
@@ -52,7 +52,7 @@ def train(monkeypatch, recipe):
         options = defaults | {"progress": False} | options
         return train_prior("fashion-mnist", out, **options)
 
-    run.losses = losses
+    run.losses, run.shift = losses, 0.0
     return run
 
 
@@ -119,8 +119,7 @@ def test_time_that_runs_out_in_either_stage(train, tmp_path, monkeypatch, stage)
     assert train(tmp_path) is True
     first = weights(tmp_path)
     # an older prior isn't replaced by one that isn't finished either
-    more = {"vae_steps": 9, "dit_steps": 9}
-    assert train(tmp_path, minutes=0, **more) is False
+    assert train(tmp_path, minutes=0, dit_steps=9) is False
     same(weights(tmp_path), first)
 
 
@@ -206,7 +205,10 @@ OTHERS = {
     "rate": ({"dit_lr": 1.0}, grey(), "dit.pt", "dit_lr is 0.0007 there and 1.0"),
     "labels": ({}, (grey()[0], grey()[1].roll(1), grey()[2]), "vae.pt", "labels is"),
     "data": ({}, (grey()[0].flip(-1), *grey()[1:]), "vae.pt", "images is"),
-    "fewer": ({"dit_steps": 3}, grey(), "dit.pt", "it has done 4 steps already"),
+    "fewer": ({"dit_steps": 3}, grey(), "dit.pt", "dit_steps is 4 there and 3 here"),
+    "fewer of the VAE": ({"vae_steps": 3}, grey(), "dit.pt", "vae_steps is 4 there"),
+    # nothing is trained that the DiT has never seen
+    "more of the VAE": ({"vae_steps": 5}, grey(), "dit.pt", "vae_steps is 4 there and"),
 }
 
 
@@ -233,19 +235,37 @@ def test_a_foreign_vae_is_refused(train, tmp_path):
     train(tmp_path / "one")
     same(weights(tmp_path / "one"), whole)
     vae.write_bytes((tmp_path / "two" / "vae.pt").read_bytes())
-    with pytest.raises(InputError, match="it has done 5 steps already"):
+    with pytest.raises(InputError, match="vae_steps is 5 there and 4 here"):
         train(tmp_path / "one")
-    with pytest.raises(InputError, match="weights of the vae is"):
+    with pytest.raises(InputError, match="vae_steps is 4 there and 5 here"):
         train(tmp_path / "one", vae_steps=5)
+    # as long a training on another machine, say
+    train.shift = 1e-3
+    train(tmp_path / "three")
+    vae.write_bytes((tmp_path / "three" / "vae.pt").read_bytes())
+    with pytest.raises(InputError, match="weights of the vae is"):
+        train(tmp_path / "one")
 
 
-def test_more_steps_may_be_asked_for(train, tmp_path):
-    """The record says how many were planned, one after the other."""
-    train(tmp_path)
-    train(tmp_path, dit_steps=6)
+def test_more_steps_may_be_asked_for(train, tmp_path, monkeypatch):
+    """The record says which steps took the learning rate of how long a run."""
+    monkeypatch.setattr(training, "time", clock := SimpleNamespace(monotonic=lambda: 0))
+
+    def on_step(stage, step, loss):
+        if (stage, step) == ("vae", 2):
+            clock.monotonic = lambda: 60
+
+    train(tmp_path, minutes=1, on_step=on_step)
+    train(tmp_path, vae_steps=5)
+    train(tmp_path, vae_steps=5, dit_steps=6)
     info = json.loads((tmp_path / "prior" / "diver_lite.json").read_text())
-    assert info["planned_steps"] == {"vae": [4], "dit": [4, 6]}
+    assert info["planned_steps"] == {
+        "vae": [[0, 4], [2, 5]],
+        "dit": [[0, 4], [4, 6]],
+    }
     assert info["recipe"]["dit_steps"] == 6
+    with pytest.raises(InputError, match="dit_steps is 6 there and 5 here"):
+        train(tmp_path, vae_steps=5, dit_steps=5)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4 half"])
