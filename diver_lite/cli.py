@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # --help doesn't wait for pandas
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
@@ -58,6 +59,7 @@ def common(
 ) -> None:
     if version:
         echo(f"diver-lite {diver_lite.__version__}")
+        echo(f"priors that ship: {', '.join(_shipped_priors())}")
         raise typer.Exit
 
 
@@ -105,6 +107,7 @@ Device = Annotated[
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="replace an output that exists")]
 
+LIBRARIES = ("torch", "torchvision", "diffusers", "safetensors")  # told by check
 # Named recovery settings.
 Preset = enum.StrEnum("Preset", ["recommended", "quick", "default", "published"])
 
@@ -746,25 +749,36 @@ def check() -> None:
     import torch
 
     from diver_lite.assets import asset_path, list_assets
-    from diver_lite.priors.loading import shipped_priors
     from diver_lite.sets.load import list_shipped
 
     sizes = [asset_path(name).stat().st_size for name in list_assets()]
     facts = {
         "python": sys.version.split()[0],
         "diver-lite": diver_lite.__version__,
-        "torch": metadata.version("torch"),
-        "torchvision": metadata.version("torchvision"),
-        "diffusers": metadata.version("diffusers"),
-        "safetensors": metadata.version("safetensors"),
+        **{name: _version(name) for name in LIBRARIES},
         "CUDA GPUs": torch.cuda.device_count(),
         "CPU threads": torch.get_num_threads(),
         "assets": f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, sha256 ok",
-        "priors": ", ".join(shipped_priors()),
+        "priors": ", ".join(_shipped_priors()),
         "sets": ", ".join(list_shipped()),
     }
     for name, fact in facts.items():
         echo(f"{name:<12} {fact}")
+
+
+def _version(library: str) -> str:
+    """Return the version of a library, also of one that is missing."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return f"missing; install it with: pip install {library}"
+
+
+def _shipped_priors() -> list[str]:
+    """Return the priors that ship, without diffusers, which may be missing."""
+    from diver_lite.assets import list_assets
+
+    return sorted({name.split("/")[1] for name in list_assets("priors/")})
 
 
 def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> str:

@@ -1,6 +1,6 @@
 """What a training tells beside its accuracy, as text that fits into a table's cell.
 
-`Look`s say how it went on the way; the answers to single test images let whoever
+A `Look` says how it went on the way; the answers to single test images let whoever
 compares sets draw test images, too. Source: ours.
 """
 

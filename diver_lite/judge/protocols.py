@@ -40,7 +40,7 @@ from diver_lite.checks import InputError, instance, number, one_of, require, set
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import NORMS, PROXY, judge_name
 from diver_lite.sets.distilled import DistilledSet
-from diver_lite.sets.stored import label_kind, soft_kind
+from diver_lite.sets.stored import known, label_kind, soft_kind
 
 Statistics = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -213,7 +213,7 @@ def learned_lr(train: DistilledSet) -> float | None:
     Our own trajectory matching records it as "learned_lr", readers of MTT's and DATM's
     files as "lr". A refined set doesn't inherit it: its images are others.
     """
-    record = train.provenance
+    record = known(train.provenance)
     published = record.get("lr") if record.get("format") in ("mtt", "datm") else None
     return record.get("learned_lr", published)
 

@@ -19,6 +19,7 @@ from diver_lite.checks import (
     class_indices,
     describe,
     ensure,
+    first_line,
     instance,
     integer,
     naming,
@@ -87,9 +88,9 @@ class DistilledSet:
         instance(self.provenance, "provenance", dict)
         try:  # through JSON, so that a set equals what it is after saving and loading
             self.provenance = json.loads(json.dumps(self.provenance))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(
-                f"provenance: {error}; expected what JSON can hold"
+                f"provenance: {first_line(error)}; expected what JSON can hold"
             ) from None
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from diver_lite.checks import integer, printable
-from diver_lite.sets.stored import StoredImages, as_picture, label_kind, records
+from diver_lite.sets.stored import StoredImages, as_picture, known, label_kind, records
 
 if TYPE_CHECKING:
     from diver_lite.sets.distilled import DistilledSet
@@ -64,7 +64,8 @@ def contact_sheet(
     font = ImageFont.load_default(11)
     for column, (label, index) in enumerate(columns.items()):
         left = column * wide + _GAP
-        name = printable(distilled.class_names[label])
+        # a letter is a pixel wide at least: no more of a name can fit
+        name = printable(distilled.class_names[label][: size[0] + 2])
         shorter = (f"{name[:end]}…" for end in range(len(name) - 2, 0, -1))
         texts = (t for t in (name, *shorter, "") if draw.textlength(t, font) <= size[0])
         draw.text((left, 1), next(texts), _INK, font)
@@ -94,7 +95,7 @@ def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:
 
     Source: ours; `load_distilled` and the makers of sets keep the record.
     """
-    record = distilled.provenance
+    record = known(distilled.provenance)
     names = distilled.class_names
     present, counts = distilled.labels.unique(return_counts=True)
     ipc = "not equally many"
@@ -158,18 +159,18 @@ def _reading(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         dataset = record.get("dataset") or "unknown"
         told = f", by {record['dataset_from']}" if "dataset_from" in record else ""
         yield "read as", f"format {found}; data set {dataset}{told}"
-    if "experiments" in record:
+    if "experiment" in record and "experiments" in record:
         yield "entry", f"{record['experiment']} of 0 .. {record['experiments'] - 1}"
     if "assumed" in record:
         yield "assumed", str(record["assumed"])
-    for what, how in (record.get("undone") or {}).items():
+    for what, how in record.get("undone", {}).items():
         yield "undone", f"{what}: {how}"
-    fit = record.get("fit") or {}
-    if "contrast" in fit:
+    fit = known(record.get("fit", {}))
+    if {"contrast", "offset", "far_outside"} <= {*fit}:
         text = (
             "contrast {contrast:.2f} (real images: 1), mean {offset:.2f} std away (0), "
             "{far_outside:.1%} outside [-1, 2]"
         )
         yield "fit", text.format_map(fit)
     for doubt in record.get("doubts", ()):
-        yield "doubt", doubt
+        yield "doubt", str(doubt)

@@ -21,10 +21,40 @@ WHOLE = "a whole .safetensors file"
 LARGE = 2**30  # bytes of float32 pixels, beyond which they are left in their files
 
 
+# what we read in a record, and its type
+_TYPES = {
+    **dict.fromkeys(("format", "dataset", "dataset_from", "method"), str),
+    **dict.fromkeys(("soft_labels", "assumed"), str),
+    **dict.fromkeys(("experiment", "experiments"), int),
+    **dict.fromkeys(("lr", "learned_lr", "contrast", "offset", "far_outside"), float),
+    **dict.fromkeys(("undone", "fit"), dict),
+    "doubts": list,
+}
+
+
+def known(record: dict) -> dict:
+    """Return a record without what has another type than we write.
+
+    Anybody may have written it: what is read in it goes through here. Source: ours.
+    """
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in _TYPES or _is(value, _TYPES[name])
+    }
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        return numeric and abs(value) < 1e30  # so finite, too
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def records(provenance: object) -> Iterator[dict]:
-    """Yield a set's record, then that of the set it was made of, and so on."""
+    """Yield a set's record as far as it is `known`, then its source's, and so on."""
     while isinstance(provenance, dict):
-        yield provenance
+        yield known(provenance)
         provenance = provenance.get("source")  # a record, or the name of a file
 
 
@@ -49,7 +79,8 @@ def soft_kind(soft: Tensor) -> str:
 def checked(value: Any, name: str, shape: Sequence[int | str]) -> Tensor:
     """Return a finite float tensor of a shape as float32 in memory, or raise."""
     floats(value, name, shape)
-    return finite(value, name).to("cpu", torch.float32)
+    # and once more: a float64 may be too large for a float32
+    return finite(finite(value, name).to("cpu", torch.float32), name)
 
 
 def doubt_scale(images: Tensor) -> None:

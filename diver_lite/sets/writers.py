@@ -23,6 +23,7 @@ from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.names import DATASETS
 from diver_lite.sets.normalisation import Statistics, known_statistics
+from diver_lite.sets.stored import known
 
 # name -> what it is, and the ending that its output's name must have
 TARGETS = {
@@ -153,7 +154,7 @@ def _write_tensors(distilled: DistilledSet, path: Path, to: str) -> None:
     path.mkdir()
     save_torch(images, path / f"images{end}")
     save_torch(labels, path / f"labels{end}")
-    if to == "dd-ranking" and (lr := distilled.provenance.get("lr")):
+    if to == "dd-ranking" and (lr := known(distilled.provenance).get("lr")):
         save_torch(torch.tensor(lr), path / "lr.pt")
 
 
