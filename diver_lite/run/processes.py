@@ -13,18 +13,59 @@ from typing import Any, TypeVar
 
 import torch
 
-from diver_lite.checks import InputError, first_line
+from diver_lite.checks import InputError, ensure, first_line, require
 
-# torchrun and accelerate, MPICH and Intel MPI, Open MPI, MVAPICH2
-_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# how launchers say how many processes there are, and which one this is: torchrun and
+# accelerate, MPICH and Intel MPI, Open MPI, MVAPICH2
+_COUNTS = {
+    "WORLD_SIZE": "RANK",
+    "PMI_SIZE": "PMI_RANK",
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+}
 # How long the first to finish waits for the last; all have equally many images.
 PATIENCE = timedelta(hours=6)
 Answer = TypeVar("Answer")
 
 
 def launched() -> bool:
-    """Return whether a launcher started this process as one of several."""
-    return any(os.environ.get(name, "1") not in ("", "1") for name in _COUNTS)
+    """Return whether a launcher started this process as one of several.
+
+    Raises:
+        InputError: the environment says how many, but not clearly, or not which one.
+    """
+    found = [name for name in _COUNTS if _count(name) > 1]
+    if not found:
+        return False
+    ranks = [_COUNTS[name] for name in found]
+    missing = "; ".join(f"{n} is {os.environ[n]}" for n in found)
+    ensure(
+        any(rank in os.environ for rank in ranks),
+        f"environment: {missing}, but no {' or '.join(ranks)} says which process this "
+        "is; expected both, as a launcher sets them, or neither: unset "
+        f"{' and '.join(found)}",
+    )
+    for name in found:
+        rank = os.environ.get(_COUNTS[name], "0")
+        require(
+            rank.isdecimal() and int(rank) < _count(name),
+            f"environment: {_COUNTS[name]}",
+            rank,
+            f"an integer from 0 to {name} - 1, which is {_count(name) - 1}",
+        )
+    return True
+
+
+def _count(name: str) -> int:
+    """Return what a launcher says of the number of processes; 1 if it says nothing."""
+    value = os.environ.get(name) or "1"
+    require(
+        value.isdecimal() and int(value) > 0,
+        f"environment: {name}",
+        value,
+        "a number of processes, from 1; or unset it",
+    )
+    return int(value)
 
 
 class Processes:

@@ -136,6 +136,32 @@ def test_alone_nothing_is_asked_of_accelerate(monkeypatch):
     assert launched_device("cuda:1") == "cuda:1"
 
 
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but no RANK says which"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "no OMPI_COMM_WORLD_RANK says"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc'; expected a number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'; expected"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2'; expected"),
+        ({"WORLD_SIZE": "2.0"}, r"WORLD_SIZE is '2\.0'; expected"),
+        ({"PMI_SIZE": "two"}, "PMI_SIZE is 'two'; expected"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is '2'; expected an integer from 0"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK is 'x'; expected an integer from 0"),
+    ],
+)
+def test_an_odd_environment_is_named(monkeypatch, environment, words):
+    """Instead of waiting for a sibling that nobody started, or a traceback."""
+    for names in processes._COUNTS.items():
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for ask in (lambda: Processes(cpu=True), lambda: launched_device(None)):
+        with pytest.raises(InputError, match=words):
+            ask()
+
+
 def test_a_lost_process_is_reported(monkeypatch):
     """When the connection to a sibling breaks, the rest ends with one sentence."""
     two = Processes(cpu=True)
