@@ -9,11 +9,11 @@ it replays the whole network as one graph. Its results are those of the plain pa
 
 from __future__ import annotations
 
-import functools
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diver_lite.checks import ensure
+from diver_lite.checks import ensure, first_line
 from diver_lite.priors.contract import Prior, Wrapped
 from diver_lite.priors.dit import DiTPrior
 
@@ -64,18 +64,40 @@ class FastPrior(Wrapped):
     """
 
     def __init__(self, prior: DiTPrior, *, compile: bool = False) -> None:
-        reason = why_not_fast(prior)
+        super().__init__(prior)
+        self._compile = compile
+        self._network = Prepared(prior, compile)
+        self._check()
+
+    def __reduce__(self) -> tuple:
+        """Pickle and copy the prior alone: tables and graphs are made anew."""
+        return partial(type(self), compile=self._compile), (self.prior,)
+
+    def _check(self) -> None:
+        reason = why_not_fast(self.prior)
         ensure(reason is None, f"the fast path does not apply: {reason}")
-        # it holds the same prior, but for the way in which the network is asked
-        quick = copy(prior)
-        self._network = quick.forward = Prepared(prior, compile)
-        super().__init__(quick)
 
     def timesteps(self, num_inference_steps: int) -> list[int | float]:
+        self._check()  # a walk begins, and the networks may have changed
         grid = self.prior.timesteps(num_inference_steps)
-        # what a walk of this thread is likely to visit; a wrong guess costs time
-        self._network.local.places = tuple(self.prior.place(t) for t in grid)
+        self._network.begin(tuple(self.prior.place(t) for t in grid))
         return grid
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timestep: float,
+        class_labels: Tensor,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        # the same prior as it is now, but for the way in which the network is asked
+        quick = copy(self.prior)
+        quick.forward = self._network
+        return quick.denoise(latents, timestep, class_labels, guidance_scale)
+
+    def release(self) -> None:
+        """Give back the memory of the graphs, which would be taken until the end."""
+        self._network.release()
 
 
 class _Tables(threading.local):
@@ -84,7 +106,7 @@ class _Tables(threading.local):
     def __init__(self, tabulate: Callable) -> None:
         self.places: tuple[int | float, ...] = ()
         self.weights: list[tuple[int, int]] = []  # where they lay, and their versions
-        self.table = functools.lru_cache(WALKS)(tabulate)
+        self.table = lru_cache(WALKS)(tabulate)
 
 
 class Prepared:
@@ -95,12 +117,31 @@ class Prepared:
     """
 
     def __init__(self, prior: DiTPrior, compile: bool) -> None:
-        self.transformer = prior.transformer
+        self._prior = prior  # which may be given another transformer
         self._block = _block
         if compile and prior.device.type == "cuda" and find_spec("triton"):
             self._block = _compiled_block()
         self._graphs: dict[tuple, _Graph] = {}
+        self._plain: set[int] = set()  # numbers of rows that couldn't be captured
         self.local = _Tables(self._tabulate)
+
+    @property
+    def transformer(self) -> Any:
+        return self._prior.transformer
+
+    def begin(self, places: tuple[int | float, ...]) -> None:
+        """Begin a walk through places, of which those that come are likely.
+
+        A wrong guess costs time. Tables go, as writing to a weight's `.data` leaves no
+        trace; one that another walk of this thread still needs is filled again.
+        """
+        self.local.places = places
+        self.local.table.cache_clear()
+
+    def release(self) -> None:
+        """Forget all graphs; where that memory is enough, they are captured anew."""
+        with _LOCK:
+            self._graphs.clear()
 
     def __call__(self, x: Tensor, place: float, class_labels: Tensor) -> Tensor:
         labels = class_labels.cpu()
@@ -109,10 +150,29 @@ class Prepared:
         modulation, last = self._modulation(place, tuple(classes.tolist()))
         rows = torch.searchsorted(classes, labels).to(x.device)
         inputs = (x, modulation.index_select(-3, rows), last.index_select(-3, rows))
-        if x.device.type != "cuda":
+        if not _captures(x):
             return self._run(*inputs)
         with _LOCK, torch.cuda.device(x.device):
-            return self._graph(inputs)(*inputs)
+            return self._replayable(inputs)(*inputs)
+
+    def _replayable(self, inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
+        """Return a graph for so many rows, or the plain function if there is none."""
+        rows = len(inputs[0])
+        if rows in self._plain:
+            return self._run
+        try:
+            return self._graph(inputs)
+        except RuntimeError as error:  # one that lacks memory, too
+            reason = first_line(error)
+        # outside of "except": the error would keep the failed graph's tensors alive
+        self._plain.add(rows)
+        self._graphs.clear()
+        warnings.warn(
+            f"no CUDA graph could be captured for {rows} rows; going on without: "
+            f"{reason}",
+            stacklevel=2,
+        )
+        return self._run
 
     def _graph(self, inputs: Sequence[Tensor]) -> _Graph:
         """Return the graph for so many rows, with the weights where they are now."""
@@ -189,6 +249,10 @@ class Prepared:
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *x.shape[-2:])
 
 
+def _captures(x: Tensor) -> bool:
+    return x.device.type == "cuda"
+
+
 def _block(hidden: Tensor, modulation: Tensor, block: Any) -> Tensor:
     """Apply one block: (R, tokens, D) -> the same, with (R, 6, D) modulations."""
     parts = modulation[:, :, None].unbind(1)  # six of (R, 1, D)
@@ -205,7 +269,7 @@ def _block(hidden: Tensor, modulation: Tensor, block: Any) -> Tensor:
     return torch.addcmul(hidden, gate_mlp, block.ff(x))
 
 
-@functools.cache
+@cache
 def _compiled_block() -> Callable:
     # one block, not the network: all blocks share the result, so it takes seconds
     return torch.compile(_block, mode="max-autotune-no-cudagraphs", dynamic=False)
@@ -216,15 +280,20 @@ class _Graph:
 
     def __init__(self, function: Callable, inputs: Sequence[Tensor]) -> None:
         self.inputs = [x.clone() for x in inputs]
+        usual = torch.cuda.current_stream()
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(usual)
         with torch.cuda.stream(stream):  # compiles, chooses algorithms, gets workspaces
             function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        usual.wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        # other threads may ask for memory meanwhile
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.output = function(*self.inputs)
+        try:
+            # other threads may ask for memory meanwhile
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.output = function(*self.inputs)
+        except RuntimeError:
+            torch.cuda.set_stream(usual)  # torch doesn't, if the capture can't end
+            raise
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         for static, given in zip(self.inputs, inputs, strict=True):
@@ -262,17 +331,22 @@ def why_not_fast(prior: Any) -> str | None:
     return None
 
 
-def accelerate_prior(prior: Prior, *, compile: bool = False) -> Prior:
+def accelerate_prior(
+    prior: Prior, *, compile: bool = False, warn: bool = True
+) -> Prior:
     """Return a `FastPrior`, or the prior itself with a warning that says why.
 
-    A `FastPrior` is returned as it is; for `compile` see there. Source: ours.
+    A `FastPrior` is returned as it is; for `compile` see there. Without `warn` the
+    plain path is silent: for who asks for what is fast, if anything is. Source: ours.
     """
     if isinstance(prior, FastPrior):
         return prior
     reason = why_not_fast(prior)
     if reason is None:
         return FastPrior(prior, compile=compile)  # type: ignore[arg-type]
-    warnings.warn(
-        f"the fast path doesn't apply, the plain one is used: {reason}", stacklevel=2
-    )
+    if warn:
+        warnings.warn(
+            f"the fast path doesn't apply, the plain one is used: {reason}",
+            stacklevel=2,
+        )
     return prior

@@ -2,7 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from copy import copy, deepcopy
 from dataclasses import replace
+from pickle import dumps, loads
+from unittest.mock import Mock
 
 import diffusers
 import pytest
@@ -302,6 +306,100 @@ def test_a_prior_may_be_moved(tiny_prior_folder):
         expected = prior.predict_noise(z, 500, labels, 2.0)
         found = quick.predict_noise(z, 500, labels, 2.0)
         assert difference(found, expected) < 1e-5
+
+
+def halve_data(prior):
+    for parameter in prior.transformer.parameters():
+        parameter.data.mul_(0.5)
+
+
+def other_transformer(prior):
+    prior.transformer = deepcopy(prior.transformer)
+    halve_data(prior)
+
+
+def other_vae(prior):
+    prior.vae = deepcopy(prior.vae)
+    for parameter in prior.vae.parameters():
+        parameter.data.mul_(0.5)
+
+
+@pytest.mark.parametrize("change", [halve_data, other_transformer, other_vae])
+def test_a_change_between_two_walks_is_seen(tiny_prior, tiny_set, change):
+    """Through `.data`, which leaves no trace, and of the prior's parts."""
+    prior = deepcopy(tiny_prior)
+    quick, few = FastPrior(prior), tiny_set[:2]
+    before = recover(few, quick, QUICK, progress=False).images
+    z = noise_for(prior, 2)
+    # a walk that ends early leaves its table
+    next(iter(recover_steps(z, few.labels, quick, QUICK, noise=z)))
+    change(prior)
+    expected = recover(few, prior, QUICK, progress=False).images
+    found = recover(few, quick, QUICK, progress=False).images
+    assert difference(found, expected) < 1e-4
+    assert difference(before, expected) > 1e-3
+
+
+def test_a_network_that_no_longer_fits_is_refused(tiny_prior, tiny_set):
+    quick = FastPrior(deepcopy(tiny_prior))
+    with_hook(quick.prior)
+    with pytest.raises(InputError, match="hooks hang on"):
+        recover(tiny_set[:1], quick, QUICK, progress=False)
+
+
+@pytest.mark.parametrize("again", [copy, deepcopy, lambda x: loads(dumps(x))])
+def test_a_fast_prior_can_be_copied(tiny_prior, tiny_set, again):
+    """As the plain one can, also after a walk; its tables and graphs stay behind."""
+    quick, few = FastPrior(tiny_prior), tiny_set[:2]
+    expected = recover(few, quick, QUICK, progress=False).images
+    other = again(quick)
+    assert isinstance(other, FastPrior)
+    assert other._network is not quick._network
+    assert torch.equal(recover(few, other, QUICK, progress=False).images, expected)
+
+
+def test_a_run_says_nothing_of_a_slow_prior(tiny_prior, tiny_set, tmp_path, recwarn):
+    """Nobody asked for the fast path in so many words."""
+    parts = (getattr(tiny_prior, name) for name in DiTPrior.__dataclass_fields__)
+    out = tmp_path / "out.safetensors"
+    recover_to(out, tiny_set[:1], Doubled(*parts), QUICK, progress=False)
+    assert not [w for w in recwarn if "fast path" in str(w.message)]
+
+
+class Refused:
+    """Stands for a graph for which a GPU has no memory, or whose capture fails."""
+
+    def __init__(self, error):
+        self.error, self.asked = error, []
+
+    def __call__(self, function, inputs):
+        self.asked.append(len(inputs[0]))
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+    ],
+)
+def test_without_a_graph_it_goes_on(tiny_prior, tiny_set, monkeypatch, error):
+    """Each number of rows is tried once, and the results are the same."""
+    expected = recover(tiny_set[:3], tiny_prior, QUICK, progress=False).images
+    quick, refused = FastPrior(tiny_prior), Refused(error)
+    network = quick._network
+    network._graphs["older"] = None
+    monkeypatch.setattr(fast, "_Graph", refused)
+    monkeypatch.setattr(fast, "_captures", lambda x: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Mock(cuda_stream=0))
+    with pytest.warns(UserWarning, match="no CUDA graph could be captured") as caught:
+        found = recover(tiny_set[:3], quick, QUICK, batch_size=2, progress=False).images
+    assert difference(found, expected) < 1e-4
+    assert refused.asked == [4, 2]  # two pictures, then one, both halves of guidance
+    assert len(caught) == 2
+    assert network._graphs == {}
 
 
 # --- Memory -------------------------------------------------------------------------
