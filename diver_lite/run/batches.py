@@ -7,6 +7,8 @@ into batches changes nothing but rounding.
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -35,12 +37,47 @@ def choose_batch_size(prior: Prior) -> int:
     return CPU_BATCH
 
 
-def in_parts(work: Callable[[range], Tensor], indices: range) -> Tensor:
+class Memory:
+    """How many images fitted so far; the threads of a run share it.
+
+    Args:
+        release: frees what isn't needed, such as captured graphs, before less is tried.
+    """
+
+    def __init__(self, release: Callable[[], object] | None = None) -> None:
+        self.fits = sys.maxsize
+        self._release = release
+        self._lock = threading.Lock()
+
+    def ran_out(self, size: int) -> None:
+        """Remember that `size` images were too many, and make room.
+
+        Raises:
+            InputError: it was a single one.
+        """
+        from accelerate.utils.memory import clear_device_cache  # takes a second
+
+        if size == 1:
+            raise InputError(
+                "memory runs out even with batch_size 1; expected a device with more "
+                "free memory, a smaller prior, or a dtype of 16 bits"
+            )
+        with self._lock:
+            self.fits = min(self.fits, size // 2)
+            if self._release:
+                self._release()
+            clear_device_cache(garbage_collection=True)
+
+
+def in_parts(
+    work: Callable[[range], Tensor], indices: range, memory: Memory | None = None
+) -> Tensor:
     """Do work on consecutive indices, in smaller parts where memory runs out.
 
     Args:
         work: takes a range of indices and returns a tensor with one row for each.
         indices: start .. stop-1, at least one.
+        memory: what fitted before, in other calls; it is told what didn't.
 
     Returns:
         The rows of all indices, in order.
@@ -50,29 +87,22 @@ def in_parts(work: Callable[[range], Tensor], indices: range) -> Tensor:
 
     Source: ours; what counts as "out of memory" is accelerate's list.
     """
+    memory = memory or Memory()
     parts = []
-    size = len(indices)
     while indices:
+        part = indices[: memory.fits]
         try:
-            parts.append(work(indices[:size]))
-            indices = indices[size:]
+            parts.append(work(part))
+            indices = indices[len(part) :]
             continue
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         # outside of "except": the error would keep the failed part's tensors alive
-        from accelerate.utils.memory import clear_device_cache  # takes a second
-
-        size = min(size, len(indices)) // 2
-        if size == 0:
-            raise InputError(
-                "memory runs out even with batch_size 1; expected a device with more "
-                "free memory, a smaller prior, or a dtype of 16 bits"
-            )
-        clear_device_cache(garbage_collection=True)
+        memory.ran_out(len(part))
         warnings.warn(
             f"memory ran out; going on from image {indices.start} with batch_size "
-            f"{size}",
+            f"{memory.fits}",
             stacklevel=2,
         )
     return torch.cat(parts)

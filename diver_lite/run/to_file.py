@@ -36,7 +36,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite import checks
-from diver_lite.devices import one_thread
+from diver_lite.devices import plain_torch
 from diver_lite.files import (
     MARKER,
     atomic_path,
@@ -48,10 +48,10 @@ from diver_lite.files import (
     sha256,
 )
 from diver_lite.priors.contract import Prior, device_of, name_of
-from diver_lite.priors.fast import COMPILE_FROM, accelerate_prior
+from diver_lite.priors.fast import COMPILE_FROM, FastPrior, accelerate_prior
 from diver_lite.priors.identity import Unidentified, identity
 from diver_lite.recovery import RecoveryConfig, RecoveryJob
-from diver_lite.run.batches import choose_batch_size, in_parts
+from diver_lite.run.batches import Memory, choose_batch_size, in_parts
 from diver_lite.run.processes import Processes
 from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.folder import save_image_folder
@@ -108,9 +108,10 @@ def recover_to(
         distilled, prior, config, seed, noise, class_map: as of `recover`.
         batch_size: images at a time; default: as in the folder, if a run was
             interrupted, else 5 on the CPU, on CUDA 64 (5 for a UNet). Halved where
-            memory runs out.
+            memory runs out. It changes no result but by rounding.
         size: height and width of the results in pixels; default: as the set's images.
-        fast: prepare the conditioning (`priors.fast`): the same up to rounding.
+        fast: prepare the conditioning (`priors.fast`), where that applies: the same up
+            to rounding.
         compile: use torch.compile in the fast path; default: on CUDA, from 1,000
             images on. Without it a CUDA graph takes the launches together.
         images: also write PNG files, to this folder: `sets.folder`.
@@ -135,30 +136,37 @@ def recover_to(
     checks.instance(compile, "compile", bool | None)
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size", 1)
+    if size is not None:
+        size = checks.integer(size, "size", 1, 2**12)
+    checks.instance(distilled, "distilled", DistilledSet)
     if config is None:
         config = RecoveryConfig.recommended(prior)
-    job = RecoveryJob(distilled, prior, config, seed, noise, class_map)
-    sides = distilled.images.shape[-2:]
-    if size is not None:
-        sides = (checks.integer(size, "size", 1, 2**12),) * 2
+    sides = distilled.images.shape[-2:] if size is None else (size, size)
     on_cpu = device_of(prior).type == "cpu"
-    if compile is None:
-        compile = device_of(prior).type == "cuda" and len(distilled) >= COMPILE_FROM
-    if fast:
-        job.prior = accelerate_prior(job.prior, compile=compile)
-    settings = asdict(config) | {
-        "seed": job.seed, "size": [*sides], "fast": fast, "compile": fast and compile,
-    }  # fmt: skip
-    processes = Processes(cpu=on_cpu)
-    shards = Shards(out, len(distilled), overwrite, images)
-
-    def refine(indices: range) -> Tensor:
-        return job.finish(job.refine(indices), sides)
-
-    def make(index: int) -> None:
-        shards.write(index, in_parts(refine, shards.batch(index)))
-
     with ExitStack() as stack:
+        threads = stack.enter_context(plain_torch(grad=False))
+        job = RecoveryJob(distilled, prior, config, seed, noise, class_map)
+        if compile is None:
+            compile = not on_cpu and len(distilled) >= COMPILE_FROM
+        if fast:
+            job.prior = accelerate_prior(job.prior, compile=compile, warn=False)
+        settings = asdict(config) | {
+            "seed": job.seed, "size": [*sides], "fast": fast,
+            "compile": fast and compile,
+        }  # fmt: skip
+        processes = Processes(cpu=on_cpu)
+        shards = Shards(out, len(distilled), overwrite, images)
+        release = None
+        if isinstance(job.prior, FastPrior):
+            release = job.prior.release
+        memory = Memory(release)
+
+        def refine(indices: range) -> Tensor:
+            return job.finish(job.refine(indices), sides)
+
+        def make(index: int) -> None:
+            with torch.no_grad():  # a thread begins with gradients
+                shards.write(index, in_parts(refine, shards.batch(index), memory))
 
         def begin() -> tuple[dict, list[int]]:
             stack.enter_context(shards.locked())
@@ -167,15 +175,15 @@ def recover_to(
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
-        # so many batches at a time, each on one
-        threads = torch.get_num_threads() if on_cpu else 1
+        # so many batches at a time, each on one thread
+        threads = threads if on_cpu else 1
         parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
         bar = tqdm(
             desc="recover", unit="img", total=len(distilled),
             initial=shards.images_done(),
             disable=not (progress and pending and processes.index == 0),
         )  # fmt: skip
-        with bar, one_thread():
+        with bar:
             own = pending[processes.index :: processes.count]
             for _ in parallel(delayed(make)(index) for index in own):
                 bar.update(shards.images_done() - bar.n)  # others make some, too

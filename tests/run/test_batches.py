@@ -1,15 +1,23 @@
 """Batches that fit into memory, and what happens when they don't."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diver_lite.checks import InputError
+from diver_lite.devices import one_thread
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import RecoveryConfig, recover
-from diver_lite.run.batches import choose_batch_size, in_parts, out_of_memory
+from diver_lite.run.batches import (
+    Memory,
+    choose_batch_size,
+    in_parts,
+    out_of_memory,
+)
 from diver_lite.run.to_file import recover_to
 
 QUICK = RecoveryConfig(num_inference_steps=2)
@@ -119,6 +127,23 @@ def test_an_error_that_follows_running_out_counts():
         assert out_of_memory(error)
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_fitted_is_remembered(threads, cleared):
+    """Later batches of a run begin with it: each size that is too large fails once."""
+    work, asked = limited(3)
+    released = []
+    memory = Memory(lambda: released.append(1))
+    with pytest.warns(UserWarning, match="memory ran out"):
+        first = in_parts(work, range(16), memory)
+    assert [len(r) for r in asked] == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    batches = [range(start, start + 16) for start in range(16, 80, 16)]
+    with ThreadPoolExecutor(threads) as pool:
+        rest = [*pool.map(lambda batch: in_parts(work, batch, memory), batches)]
+    assert torch.equal(torch.cat([first, *rest]), torch.arange(80))
+    assert [len(r) for r in asked[11:]] == [2] * 32
+    assert len(cleared) == len(released) == 3
+
+
 class Small(DiTPrior):
     """A prior on a device where three images fit."""
 
@@ -129,14 +154,15 @@ class Small(DiTPrior):
 
 
 def test_a_run_goes_on_with_less(tiny_prior, tiny_set, tmp_path):
-    """The images are those of a device with enough memory."""
+    """The images are those of a device with enough memory; it warns once."""
     parts = (getattr(tiny_prior, name) for name in DiTPrior.__dataclass_fields__)
     expected = recover(tiny_set, tiny_prior, QUICK, progress=False).images
-    with pytest.warns(UserWarning, match="memory ran out"):
+    with pytest.warns(UserWarning, match="memory ran out") as caught, one_thread():
         found = recover_to(
             tmp_path / "a.safetensors", tiny_set, Small(*parts), QUICK,
             fast=False, progress=False,
         ).images  # fmt: skip
+    assert len(caught) == 1  # of four batches of five
     assert (found - expected).abs().max() < 1e-5
 
 

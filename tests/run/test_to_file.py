@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -482,6 +483,63 @@ def test_what_a_priors_folder_says_counts(tiny_prior, tiny_set):
         for prior in priors
     ]
     assert len({*facts}) == len(priors)
+
+
+@contextmanager
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def imprecise():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+AROUND = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float64": in_float64,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "matmul precision": imprecise,
+}
+
+
+class Dense(Wrapped):
+    """An own prior whose arithmetic goes by what is set around it."""
+
+    def decode(self, latents):
+        mixed = torch.eye(32) @ self.prior.decode(latents)
+        return mixed * torch.tensor(0.9) ** 0.5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("wrap", [lambda prior: prior, Dense])
+def test_what_stands_around_changes_nothing(go, out, tiny_prior, around, threads, wrap):
+    """The same bytes under every state of torch, in one thread and in several."""
+    prior = wrap(tiny_prior)
+    go(prior=prior)
+    expected = out.read_bytes()
+    out.unlink()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with AROUND[around]():
+            go(prior=prior)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert out.read_bytes() == expected
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
