@@ -158,31 +158,26 @@ def load_torch(path: Path) -> Any:
     Source: ours: published sets are pickles, and a pickle can run anything.
     """
     with naming(path, "tensors from torch.save"):
-        # what the user has declared safe already stays so afterwards
-        declared = torch.serialization.get_safe_globals()
-        more = [known for known in _NUMPY_SCALARS if known not in declared]
-        known = torch.serialization.safe_globals(more)
         try:  # pickle protocols are warned about
-            with known, warnings.catch_warnings(action="ignore"):
-                return read_torch(path)
+            with warnings.catch_warnings(action="ignore"):
+                return read_torch(path, _NUMPY_SCALARS)
         except Exception as error:  # a damaged file can fail in any way
-            found = _what_it_is(path, str(error))
+            found = _what_it_is(path, error)
             raise InputError(f"{found}; expected tensors from torch.save") from None
 
 
-def _what_it_is(path: Path, error: str) -> str:
+def _what_it_is(path: Path, error: Exception) -> str:
     """Say what a file is that torch couldn't load, or why it couldn't."""
+    if isinstance(error, zipfile.BadZipFile):
+        return f"the file is {error}"
     with path.open("rb") as stream:
         start = stream.read(2**20)
     text = start.decode("latin-1")
-    if error.startswith("the file is damaged"):
-        return error
-    code = re.search(r"GLOBAL ([\w.]+)", error) or re.search(_CODE, text, re.DOTALL)
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    code = code or re.search(_CODE, text, re.DOTALL)
     if code:
         name = ".".join(code.groups())
         return f"the file holds code ({name}), which was not executed"
-    if text.startswith("PK") and not zipfile.is_zipfile(path):
-        return "the file is truncated or damaged (a zip archive without end)"
     for beginning, name in _BEGINNINGS.items():
         if re.match(beginning, text, re.DOTALL):
             return f"the file is {name}"

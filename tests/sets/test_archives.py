@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published_files import class_major, kip_whitening, pixels, write_images
+from published_files import (
+    class_major,
+    kip_whitening,
+    pixels,
+    save_dc,
+    save_run,
+    write_images,
+)
 
 from diver_lite.checks import InputError
+from diver_lite.files import read_torch
+from diver_lite.make.checkpoint import Training
 from diver_lite.sets import stored
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
@@ -121,6 +130,68 @@ def test_half_an_array(tmp_path):
     file.write_bytes(file.read_bytes()[:900])
     with pytest.raises(InputError, match=r"images\.npy can't be read .*mmap"):
         load_distilled(file)
+
+
+# --- Checksums of torch's archives --------------------------------------------------
+
+
+def flipped(path, bit):
+    """Write a copy of a file in which one bit is another."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    copy = path.with_name(f"flipped_{path.name}")
+    copy.write_bytes(content)
+    return copy
+
+
+def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path):
+    """Wherever it is: torch looks at no checksum, and leaves directories unfilled."""
+    content = [torch.rand(2, 3, 4, 4), torch.tensor([4, 7])]
+    path = tmp_path / "data.pt"
+    torch.save(content, path)
+    size = 8 * path.stat().st_size
+    directory = 8 * path.read_bytes().index(b"PK\1\2")
+    seen = 0
+    for bit in (*range(0, directory, 11), *range(directory, size, 2)):
+        try:
+            found = read_torch(flipped(path, bit))
+        except Exception:  # torch's own errors are as good: the file is refused
+            seen += 1
+            continue
+        assert len(found) == 2, bit
+        assert all(map(torch.equal, found, content)), bit
+    assert seen > size / 100
+
+
+@pytest.mark.parametrize("part", ["pixels", "label", "folder"])
+def test_a_flipped_bit_in_a_set(tmp_path, part):
+    """One in a label was another class, one in a pixel another colour."""
+    images, labels = pixels(10, size=32), torch.arange(100, 110)
+    path = save_run(tmp_path, images, labels)
+    file = tmp_path / "labels_best.pt"
+    wanted = labels.numpy().tobytes()
+    if part == "pixels":
+        path = file = save_dc(tmp_path / "set.pt", [[images, labels]])
+        wanted = images.numpy().tobytes()
+    bit = 8 * file.read_bytes().index(wanted) + 1
+    if part == "folder":  # eight bytes before its name in the archive's directory
+        bit = 8 * (file.read_bytes().rindex(b"labels_best/data/0") - 8) + 4
+    flipped(file, bit).replace(file)
+    form = "dc" if part == "pixels" else "mtt"
+    with pytest.raises(InputError, match=rf"{file.name}: the file is damaged: "):
+        load_distilled(path, normalisation="none", format=form)
+
+
+def test_a_flipped_bit_in_a_checkpoint(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    layer = torch.nn.Linear(8, 8)
+    Training("run", 3, {"layer": layer}, path).save()
+    Training("run", 3, {"layer": layer}, path)  # it would go on
+    weights = layer.weight.detach().numpy().tobytes()
+    bit = 8 * path.read_bytes().index(weights)
+    flipped(path, bit).replace(path)
+    with pytest.raises(InputError, match=r"run\.checkpoint .*damaged: .*anew"):
+        Training("run", 3, {"layer": layer}, path)
 
 
 # --- Archives ----------------------------------------------------------------------

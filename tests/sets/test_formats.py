@@ -499,6 +499,26 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path, writer, format):
     assert sentinel.exists()
 
 
+class Harmless:
+    """Stand for what a user's own files hold."""
+
+
+def test_what_a_user_calls_safe_is_so_afterwards_but_not_here(tmp_path):
+    """Our own list was taken from the user's; and a set builds nothing of theirs."""
+    ours = type(np.dtype(np.float64))  # numbers beside a set are made of it
+    stored = [[pixels(size=32), class_major()]]
+    path = save_dc(tmp_path / "res_DC_CIFAR10.pt", stored)
+    torch.save([Harmless(), class_major()], tmp_path / "own.pt")
+    with torch.serialization.safe_globals([Harmless, ours]):
+        theirs = {*torch.serialization.get_safe_globals()}
+        load_distilled(path)
+        assert {*torch.serialization.get_safe_globals()} == theirs
+        torch.load(tmp_path / "own.pt", weights_only=True)
+        with pytest.raises(InputError, match=r"code \(\S*Harmless\), which was not"):
+            load_distilled(tmp_path / "own.pt")
+        assert {*torch.serialization.get_safe_globals()} == theirs
+
+
 def test_code_in_the_labels_is_not_run_either(tmp_path):
     sentinel = tmp_path / "executed"
     path = save_run(tmp_path, pixels(), class_major())
