@@ -1,5 +1,8 @@
 """Files of distilled sets as each method's repository writes them, for the tests."""
 
+import gzip
+import struct
+
 import numpy as np
 import torch
 from PIL import Image
@@ -94,6 +97,20 @@ def save_run(folder, images, labels, name="best", lr=None):
     if lr is not None:
         torch.save(torch.tensor(lr), folder / f"lr{ending}.pt")
     return folder / f"images{ending}.pt"
+
+
+def write_idx(path, array):
+    """Write a uint8 array as a gzipped IDX file: its kind, shape and bytes."""
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def write_mnist(folder, images, labels):
+    """Write images (N, 1, 28, 28) in [0, 1] as MNIST's and its relatives' are."""
+    values = (images[:, 0] * 255).round().byte().numpy()
+    write_idx(folder / "train-images-idx3-ubyte.gz", values)
+    write_idx(folder / "train-labels-idx1-ubyte.gz", labels.byte().numpy())
 
 
 def write_images(root, folders, count=2, size=(8, 8), suffix="png"):

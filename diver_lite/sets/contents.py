@@ -38,6 +38,10 @@ from diver_lite.sets.folder import class_folders, natural
 
 # in a file's name
 IMAGES = re.compile(r"(?<![A-Za-z])images?(_zca)?(?![A-Za-z])")
+A_PICTURE_EACH = (
+    "files that hold a picture each, as RDED's, are read from a folder that has a "
+    "folder of them for each class"
+)
 _MOST_FILES = 100_000  # in an archive
 _ARRAYS = "a NumPy file with arrays of numbers"
 _MOST_CLASSES = 100_000  # all of ImageNet has 21,841
@@ -184,6 +188,13 @@ def _what_it_is(path: Path, error: Exception) -> str:
     return f"the file is not a torch file (it begins with {start[:12]!r})"
 
 
+def load_any(path: Path) -> Any:
+    """Read a .npy or .npz as NumPy's, and everything else as torch.save's."""
+    if path.suffix == ".npy":
+        return _load_array(path)
+    return load_numpy(path) if path.suffix == ".npz" else load_torch(path)
+
+
 def load_numpy(path: Path) -> dict[str, Tensor]:
     """Read the arrays of numbers in a .npz, or images.npy and the labels.npy beside it.
 
@@ -260,8 +271,20 @@ def tensor(item: Any, name: str) -> Tensor:
 
 
 def pixels(item: Any) -> Tensor:
-    """Return images (N, 1 or 3, H, W), finite floats as stored."""
+    """Return images (N, 1 or 3, H, W), finite floats as stored.
+
+    They may be stored as (N, H, W), unless that may be one picture, or with the
+    channels last.
+    """
     images = tensor(item, "images")
+    ensure(
+        images.dtype != torch.uint8,
+        f"images are {describe(images)}; divide the bytes by 255, and save floats",
+    )
+    if images.ndim == 3 and images.shape[0] not in (1, 3):
+        images = images.unsqueeze(1)
+    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] > 3:
+        images = images.permute(0, 3, 1, 2)
     floats(images, "images", "NCHW")
     require(images.shape[1] in (1, 3), "images", images, "1 or 3 channels (N, C, H, W)")
     return finite(images, "images")
@@ -315,13 +338,13 @@ def partner(images: Path, kind: str) -> Path:
 
 def with_labels(path: Path) -> tuple[Tensor, Tensor]:
     """Read images, and the labels that lie in the same file or in that beside it."""
-    content = load_torch(path)
+    content = load_any(path)
     if is_both(content):
         return pair([content["images"], content["labels"]])
     images = pixels(content)
     other = partner(path, "labels")
     with naming(other):
-        return images, targets(load_torch(other), len(images))
+        return images, targets(load_any(other), len(images))
 
 
 def learned_lr(images: Path) -> float | None:
@@ -339,8 +362,10 @@ def stacked(paths: Sequence[Path]) -> Tensor:
     for path in paths:
         with naming(path):
             picture = tensor(load_torch(path), "picture")
-            picture = picture.reshape(-1, *picture.shape[-3:])
-            require(len(pixels(picture)) == 1, "picture", picture, "one a file")
+            if picture.ndim == 2:  # (H, W)
+                picture = picture.unsqueeze(0)
+            picture = pixels(picture.reshape(-1, *picture.shape[-3:]))
+            require(len(picture) == 1, "picture", picture, "one a file")
             pictures.append(picture)
     return joined(pictures, "images")
 

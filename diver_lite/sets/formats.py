@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError, ensure, integer, one_of, require
+from diver_lite.checks import (
+    InputError,
+    ensure,
+    instance,
+    integer,
+    number,
+    one_of,
+    require,
+)
+from diver_lite.sets.classes import as_subset, is_numbered, named_as
 from diver_lite.sets.contents import (
+    A_PICTURE_EACH,
     IMAGES,
     best,
     describe,
@@ -27,8 +38,8 @@ from diver_lite.sets.contents import (
     is_both,
     joined,
     learned_lr,
+    load_any,
     load_numpy,
-    load_torch,
     pair,
     partner,
     pixels,
@@ -53,6 +64,7 @@ from diver_lite.sets.names import (
     SUBSETS,
     TABLES,
     class_names,
+    dataset_name,
     numbered,
 )
 from diver_lite.sets.normalisation import (
@@ -67,11 +79,12 @@ from diver_lite.sets.normalisation import (
     in_unit_range,
     known_statistics,
     looks_whitened,
+    proves_whitening,
     same_detail,
     slow_shares,
     tiles_per_side,
 )
-from diver_lite.sets.stored import soft_kind
+from diver_lite.sets.stored import records, soft_kind
 
 FORMATS = {
     "diver-lite": "our own .safetensors file",
@@ -88,8 +101,11 @@ FORMATS = {
 }
 _SPLIT = ("mtt", "datm", "glad")
 # what tells a format by itself: how a file's name ends, or a file in a folder
-_ENDINGS = {".safetensors": "diver-lite", ".npy": "kip", ".npz": "rfad"}
-_INSIDE = {INDEX: "diver-lite", "images.pt": "dd-ranking", "images.npy": "kip"}
+_ENDINGS = {".safetensors": "diver-lite"}
+_INSIDE = {INDEX: "diver-lite", "images.pt": "dd-ranking"}
+_ARRAYS = {".npy": "kip", ".npz": "rfad"}  # whitened, with soft labels
+_SCORES = ("accs_all_exps", "acc_all_exps")  # beside the 'data' of DC and its forks
+_WITH_FILES = ("mnist", "fashion-mnist", "cifar10")  # see `real.load_dataset`
 _OFTEN_WHITENED = ("cifar10", "cifar100", "tiny-imagenet")
 _DECODED = 3  # raw decoder output stays within about 2, normalised sets reach 5 .. 35
 
@@ -132,7 +148,7 @@ class _Job(Undoing):
     @cached_property
     def payload(self) -> Any:
         self.expect(not self.path.is_dir(), "found a folder", "a file")
-        return load_torch(self.path)
+        return load_any(self.path)
 
     def expect(self, condition: bool, found: str, expected: str) -> None:
         """Raise unless what was found is as the format has it."""
@@ -171,6 +187,7 @@ class _Job(Undoing):
             if self.named in (None, name)
             and (name != "imagenet" or count == 1000)  # whose list costs seconds
             and len(class_names(name)) == count
+            and not is_numbered(class_names(name))
         ]
         advice = "dataset= (--dataset) if they are a known data set's"
         if len(fits) == 1:
@@ -185,8 +202,12 @@ class _Job(Undoing):
         soft: Tensor | None = None,
     ) -> DistilledSet:
         """Give images three channels, split hard from soft labels, add the record."""
+        alone = len(self.paths) == 1 and self.path.is_file()
+        if alone and is_both(self.payload):
+            names, soft = self._told_beside(self.payload, names, len(images))
         hard = labels.ndim == 1
         if not hard:
+            ensure(soft is None, "labels and soft_labels are both soft; expected one")
             soft = labels
             labels = soft.argmax(dim=1)
             if len(images) % soft.shape[1] == 0:  # does the order say another class?
@@ -200,6 +221,12 @@ class _Job(Undoing):
         if self.dataset:
             names = names or class_names(self.dataset)
             self.doubt_dataset(images, labels, hard)
+            if is_numbered(names):
+                self.doubt(
+                    f"{self.dataset!r} names no class here, as its copies order them "
+                    "in different ways: they are called 'class 0', 'class 1', ..., in "
+                    "the file's own order"
+                )
         else:
             classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
             names = names or numbered(classes)
@@ -214,6 +241,23 @@ class _Job(Undoing):
         }
         return DistilledSet(images, labels, tuple(names), soft, provenance)
 
+    def _told_beside(
+        self, content: dict[str, Any], names: Sequence[str], count: int
+    ) -> tuple[Sequence[str], Tensor | None]:
+        """Return class names and soft labels, as far as a dict of images holds them."""
+        soft = None
+        if (told := content.get("class_names")) is not None:
+            instance(told, "class_names", list | tuple)
+            names = [*map(str, told)]
+        if (told := content.get("soft_labels")) is not None:
+            soft = targets(told, count)
+            require(soft.ndim == 2, "soft_labels", soft, "floats (N, K)")
+        if (told := content.get("lr")) is not None:
+            if isinstance(told, Tensor):
+                told = tensor(told, "lr").squeeze()
+            self.record["lr"] = number(told, "lr", 0)
+        return names, soft
+
 
 def _class_major(count: int, num_classes: int) -> Tensor:
     return torch.arange(num_classes).repeat_interleave(count // num_classes)
@@ -225,13 +269,34 @@ def _class_major(count: int, num_classes: int) -> Tensor:
 def _read_own(job: _Job) -> DistilledSet:
     """Read our own file, or folder of files. Nothing is undone."""
     result = DistilledSet.load(job.path)
-    told = result.provenance.get("dataset")
-    guessed = "dataset_from" in job.record or job.dataset is None
+    asked = job.dataset
+    if asked is None or "dataset_from" in job.record:
+        return result
+    told = [
+        name
+        for record in records(result.provenance)
+        for key in ("dataset", "data")
+        if (name := _known(record.get(key))) is not None
+    ]
     ensure(
-        guessed or told in (None, job.dataset),
-        f"dataset {job.dataset!r} was asked for, but the file says {told!r}",
+        not told or told[0].removesuffix("-ncfm") == asked.removesuffix("-ncfm"),
+        f"dataset {asked!r} was asked for, but the file says {told[:1]}",
     )
-    return result
+    if told:
+        return result
+    if asked == "imagenet" or asked in SUBSETS:
+        result, asked = as_subset(result, asked)
+    else:
+        result = named_as(result, asked)
+    return replace(result, provenance=result.provenance | {"dataset": asked})
+
+
+def _known(name: Any) -> str | None:
+    """Return a data set's canonical name, or None of what is none."""
+    try:
+        return dataset_name(name) if isinstance(name, str) else None
+    except InputError:
+        return None
 
 
 def _read_dc(job: _Job) -> DistilledSet:
@@ -311,8 +376,8 @@ def _read_ncfm(job: _Job) -> DistilledSet:
     Undone: `factor` x `factor` tiles per image become images of their own.
     """
     images, labels = pair(job.payload)
-    low, high = images.aminmax()
-    job.expect(in_unit_range(images), f"found values {low:.2f}..{high:.2f}", "[0, 1]")
+    low, high = (value.item() for value in images.aminmax())
+    job.expect(in_unit_range(images), f"found values {low:.4g} .. {high:.4g}", "[0, 1]")
     images = job.as_stored(images)
     factor = job.options.get("factor")
     if factor is None:
@@ -320,7 +385,8 @@ def _read_ncfm(job: _Job) -> DistilledSet:
         if factor == 1:
             job.doubt(
                 "nothing in the pictures looks like the edge of a tile, so they are "
-                "read whole; factor=2 cuts each into NCFM's 2 x 2 tiles"
+                "read whole; factor=2 (--read factor=2) cuts each into NCFM's 2 x 2 "
+                "tiles"
             )
     factor = integer(factor, "factor (tiles per side)", 1, min(images.shape[-2:]))
     if factor > 1:
@@ -377,12 +443,13 @@ def _read_numpy(job: _Job) -> DistilledSet:
     job.expect(
         is_both(arrays), f"found arrays {[*arrays][:9]}", "'images' and 'labels'"
     )
-    images = arrays["images"]
-    if images.ndim == 4 and images.shape[-1] in (1, 3) and images.shape[1] > 3:
-        images = images.permute(0, 3, 1, 2)  # stored as (N, H, W, C)
-    images = pixels(images).float()
-    labels = targets(arrays["labels"], len(images))
-    if job.options.get("normalisation") == "none":
+    images, labels = pair([arrays["images"], arrays["labels"]])
+    if labels.ndim == 2:  # they were fitted by squared errors, without a softmax
+        job.record["soft_labels"] = "regression targets"
+    if "normalisation" in job.options:
+        job.expect(
+            job.told is None, "normalisation=(mean, std) was given", "none but 'none'"
+        )
         return job.finish(job.as_stored(images), labels)
     ensure(
         "zca_reference" in job.options,
@@ -453,13 +520,17 @@ _READERS: dict[str, tuple[Callable[[_Job], DistilledSet], tuple[str, ...]]] = {
 def _entries(job: _Job) -> list[Any]:
     """Return what 'data' lists."""
     payload = job.payload
-    known = isinstance(payload, dict) and isinstance(payload.get("data"), list)
+    data = payload.get("data") if isinstance(payload, dict) else None
     job.expect(
-        known and payload["data"] != [],
+        isinstance(data, list | tuple),
         f"found {describe(payload)}",
         "a dict whose 'data' lists [images, labels]",
     )
-    return payload["data"]
+    entries = [*(data or ())]
+    job.expect(entries != [], "found an empty 'data'", "[images, labels] in it")
+    if len(entries) == 2 and all(isinstance(part, Tensor) for part in entries):
+        return [entries]  # one pair, and no list of it
+    return entries
 
 
 def _chosen_entry(job: _Job) -> tuple[Tensor, Tensor]:
@@ -474,9 +545,11 @@ def _chosen_entry(job: _Job) -> tuple[Tensor, Tensor]:
     if last > 0:
         job.record["entries_are"] = "snapshots" if snapshots else "repetitions"
     if snapshots and "experiment" not in job.options:
+        scored = any(job.payload.get(name) for name in _SCORES)
+        belong = ", to which the stored accuracies belong" if scored else ""
         job.doubt(
             f"'data' lists {len(data)} snapshots of one run: the last, {last}, was "
-            "taken, to which stored accuracies belong; experiment= chooses another"
+            f"taken{belong}; experiment= (--read experiment=0) chooses another"
         )
     return pair(data[chosen])
 
@@ -501,21 +574,23 @@ def _trajectory(job: _Job) -> tuple[Tensor, Tensor]:
 
 
 def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
-    """Undo whichever of the two was done; the file itself can't tell."""
+    """Undo whichever of the two was done, or both; the file itself can't tell."""
     zca = job.options.get("zca")
     reference = job.options.get("zca_reference")
     require(isinstance(zca, bool | None), "zca", zca, "True or False")
-    told = "normalisation" in job.options or zca is False
+    told = "normalisation" in job.options
+    whitened = bool(zca) or reference is not None
     ensure(
-        not (told and (zca or reference is not None)),
-        "normalisation= and zca=False are for pixels that are not whitened, zca=True "
-        "and zca_reference= for those that are; pass one of them",
+        not whitened or (zca is not False and (not told or job.told is not None)),
+        "normalisation='none' and zca=False are for pixels that are not whitened, "
+        "zca=True and zca_reference= for those that are; pass one of them",
     )
     if all(path.name.startswith("images_zca_") for path in job.paths):
         return _writers_copy(job, images, given=True)
+    told = told or zca is False
     if reference is not None:
         read = job.undo_whitening(images, reference)
-    elif zca:
+    elif zca or (not told and _copy_decides(job, images)):
         read = _writers_copy(job, images, given=False)
     else:
         read = _undo_mean(job, images, told)
@@ -524,41 +599,58 @@ def _undo_zca_or_mean(job: _Job, images: Tensor) -> Tensor:
 
 
 def _undo_mean(job: _Job, images: Tensor, told: bool) -> Tensor:
-    """Undo mean and std; warn or, unless `told`, ask where pixels look whitened."""
-    exact = job.exact(images) is not None
-    looks = not exact and looks_whitened(images)
+    """Undo mean and std; ask, unless `told`, where pixels look whitened."""
     if not told:
         job.record["zca_assumed"] = False
-        if not exact and not in_unit_range(images):
-            _ask_whether_whitened(job, looks)
-    read = job.undo(images, "mtt")
-    if looks and job.dataset not in SUBSETS and job.undone:
-        job.doubt(
-            "mean and std were undone, but the pixels look ZCA-whitened: only "
-            f"{slow_shares(images)['waves']:.0%} of the variance is in slow waves; "
-            "pass zca=True, or the real training images as zca_reference="
-        )
-    return read
+        if job.exact(images) is None and not in_unit_range(images):
+            _ask_whether_whitened(job, looks_whitened(images))
+    return job.undo(images, "mtt")
 
 
 def _ask_whether_whitened(job: _Job, looks: bool | None) -> None:
     """Raise if pixels are called whitened or look so, or if nothing tells."""
-    ask = "pass the real training images as zca_reference=, or zca=True or zca=False"
-    often = f"{job.dataset} sets of this format are often ZCA-whitened"
+    dataset = job.dataset
+    name = dataset if dataset in _WITH_FILES else "FOLDER"
+    ask = (
+        "pass the real training images as zca_reference= (--read zca_reference="
+        f"{name}), or zca=True or zca=False (--read zca=False)"
+    )
+    often = f"{dataset} sets of this format are often ZCA-whitened"
     words = re.compile(r"(?<![a-z])(non?|without)?[-_ ]?zca(?![a-z])")
     found = [match for name in job.names if (match := words.search(name.lower()))]
     ensure(
         not found or bool(found[0][1]),  # "no ZCA"
         f"the path calls the pixels ZCA-whitened; {ask}",
     )
-    if job.dataset in _OFTEN_WHITENED:
-        ensure(not looks, f"{often}, and these look whitened; {ask}")
-        if not found:
-            ensure(
-                looks is not None,
-                f"{often}, which the file doesn't tell; pass zca=True or zca=False",
-            )
-            job.doubt(f"{often}; these don't look so and are read as normalised alone")
+    if dataset in SUBSETS:
+        return
+    these = f"{often}, and these" if dataset in _OFTEN_WHITENED else "the pixels"
+    ensure(not looks, f"{these} look whitened; {ask}")
+    if dataset in _OFTEN_WHITENED and not found:
+        ensure(
+            looks is not None,
+            f"{often}, which the file doesn't tell; pass zca=True or zca=False (--read "
+            "zca=False)",
+        )
+        job.doubt(f"{often}; these don't look so and are read as normalised alone")
+
+
+def _copies(job: _Job, given: bool = False) -> list[Path]:
+    """Return where the writer's copies without whitening lie; or, if given, theirs."""
+    return [partner(path, "images" if given else "images_zca") for path in job.paths]
+
+
+def _pixels_of(paths: Sequence[Path]) -> Tensor:
+    return joined([pixels(load_any(path)) for path in paths], "images")
+
+
+def _copy_decides(job: _Job, images: Tensor) -> bool:
+    """Tell whether the same pictures lie beside these with whitening undone."""
+    if not all(IMAGES.search(path.stem) for path in job.paths):
+        return False
+    copies = _copies(job)
+    whole = all(path.is_file() for path in copies)
+    return whole and proves_whitening(images, _pixels_of(copies))
 
 
 def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
@@ -566,10 +658,9 @@ def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
 
     It was `given`, with its labels beside images_*.pt, or it must lie beside those.
     """
-    kind = "images" if given else "images_zca"
-    others = [partner(path, kind) for path in job.paths]
+    others = _copies(job, given)
     absent = ", ".join(path.name for path in others if not path.is_file())
-    reference = "the real training images as zca_reference="
+    reference = "the real training images as zca_reference= (--read zca_reference=...)"
     ensure(
         given or not absent,
         f"zca=True, but its inverse-whitened copy {absent} is absent; pass "
@@ -577,12 +668,12 @@ def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
     )
     job.undone["zca"] = "by the file's writer (images_zca_*.pt)"
     if not absent:
-        other = joined([pixels(load_torch(path)) for path in others], "images")
+        other = _pixels_of(others)
         alike = same_detail(images, other)
         job.record["zca_detail"] = round(alike, 3)
         found = (
             f"{others[0].name} is of another run: its finest detail correlates "
-            f"{alike:.2f} with this file's, 0.99 if they were of the same one"
+            f"{alike:.2f} with this file's, 0.6 or more if they were of the same one"
         )
         ensure(
             given or alike >= SAME_DETAIL, f"zca=True, but {found}; pass {reference}"
@@ -592,7 +683,10 @@ def _writers_copy(job: _Job, images: Tensor, given: bool) -> Tensor:
         if not given:
             images = other
             job.undone["zca"] = f"read from {', '.join(path.name for path in others)}"
-    return job.as_stored(images, "ZCA whitening, undone by the writer")
+    assumed = "ZCA whitening, undone by the writer"
+    if job.told is not None:  # it was done before
+        return job.denormalised(images, job.told, f"{assumed}, of normalised pixels")
+    return job.as_stored(images, assumed)
 
 
 # --- Detection ---------------------------------------------------------------------
@@ -605,12 +699,18 @@ def _detect(job: _Job) -> str:
         return _detect_folder(job, path)
     if path.suffix in _ENDINGS:
         return _ENDINGS[path.suffix]
+    if path.suffix in _ARRAYS:
+        return _detect_arrays(path)
     payload = job.payload
     if isinstance(payload, dict) and "data" in payload:
         return _detect_entries(job)
     if isinstance(payload, list | tuple) and len(payload) == 2:
         return "ncfm"
     if isinstance(payload, Tensor):
+        ensure(
+            bool(IMAGES.search(path.stem)) or payload.ndim > 3,
+            f"found {describe(payload)}, one picture; {A_PICTURE_EACH}",
+        )
         return _detect_trajectory(job, path)
     ensure(
         is_both(payload),
@@ -621,16 +721,32 @@ def _detect(job: _Job) -> str:
     return "dd-ranking" if soft else "mtt"
 
 
+def _detect_arrays(path: Path) -> str:
+    """Tell KIP's and RFAD's, whitened with soft labels, from anybody's arrays."""
+    arrays = load_numpy(path)
+    if not is_both(arrays):
+        return _ARRAYS[path.suffix]  # whose reader says what it expects
+    images, labels = pair([arrays["images"], arrays["labels"]])
+    if labels.ndim == 1:
+        return "mtt"
+    return "dd-ranking" if in_unit_range(images) else _ARRAYS[path.suffix]
+
+
 def _detect_folder(job: _Job, folder: Path) -> str:
     """Go by a file in a folder, or else by what there is most of."""
+    if (folder / "images.npy").is_file():
+        job.paths = [folder / "images.npy"]
+        return _detect_arrays(job.path)
     if told := [name for name in _INSIDE if (folder / name).is_file()]:
         return _INSIDE[told[0]]
     if runs(folder):
         return _detect_trajectory(job, best(folder))
     strange = [file.name for file in folder.glob("*.*")] or ["nothing"]
+    advice = f"; {A_PICTURE_EACH}" if strange[0].endswith(".pt") else ""
     ensure(
         bool(class_folders(folder)),
-        f"the folder holds neither images*.pt nor class folders, but {strange[0]}",
+        "the folder holds neither images*.pt nor class folders, but "
+        f"{strange[0]}{advice}",
     )
     return "image-folder"
 
@@ -642,7 +758,7 @@ def _detect_entries(job: _Job) -> str:
     images, _ = pair(_entries(job)[0])
     if (
         re.match(r"res_(\d+_)?(DC|DSA|DM)_", job.path.name)
-        or "accs_all_exps" in job.payload
+        or any(name in job.payload for name in _SCORES)
         or images.abs().max() > _DECODED
     ):
         return "dc"
@@ -653,14 +769,14 @@ def _detect_trajectory(job: _Job, images: Path) -> str:
     """Tell the formats of images_*.pt apart, by names, labels and pixels."""
     if images.name in _INSIDE:
         return _INSIDE[images.name]
-    labels = tensor(load_torch(partner(images, "labels")), "labels")
+    labels = tensor(load_any(partner(images, "labels")), "labels")
     if labels.ndim == 2 and labels.is_floating_point():
         return "datm"
     if re.fullmatch(r"images_0\d{4}\.pt", images.name):
         return "glad"  # it pads iterations with zeros to five digits
     if re.fullmatch(r"images_(zca_.*|\d{1,4})\.pt", images.name):
         return "mtt"
-    stored = pixels(load_torch(images))
+    stored = pixels(load_any(images))
     if job.dataset is None and not in_unit_range(stored):
         raise _ambiguous(f"{images.name} with hard labels", "mtt", "glad")
     found = job.better_family(stored)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def load_distilled(
     zca_reference: Tensor | None = None,
     factor: int | None = None,
     space: str | None = None,
-    normalisation: Statistics | Literal["none"] | None = None,
+    normalisation: Statistics | str | None = None,
 ) -> DistilledSet:
     """Read a distilled set, shipped or published, with its normalisation undone.
 
@@ -60,16 +59,20 @@ def load_distilled(
             repetitions, the last of snapshots, which have their detail in common.
         zca: mtt, datm, dd-ranking: whether pixels are ZCA-whitened. Files don't say. By
             default those that neither look nor are called so are read as normalised,
-            for CIFAR and Tiny ImageNet with a warning; others need a reference.
+            for CIFAR and Tiny ImageNet with a warning; others need a reference, or the
+            run's images_zca_*.pt beside them, which is then read.
         zca_reference: (M, 3, H, W) in [0, 1], the real training images the whitening
-            was fitted on. Without it a whitened set needs its run's images_zca_*.pt;
-            kip and rfad always need it.
+            was fitted on, of MNIST and Fashion-MNIST as `load_dataset` returns them.
+            Without it a whitened set needs its run's images_zca_*.pt; kip and rfad
+            always need it.
         factor: ncfm: tiles per side; 1 keeps the canvas. Default: what its seams show.
             With 2 image i becomes images 4i..4i+3: top left, top right, bottom left,
             bottom right, each upsampled bilinearly to the canvas's size.
         space: glad: "wp" (default, decoded by the GAN) or "p" (plain pixels).
-        normalisation: (mean, std) to undo instead of the known ones of `dataset`, or
-            "none" for pixels that are stored as they are.
+        normalisation: (mean, std) to undo instead of the known ones of `dataset`, the
+            name of the data set whose own they are, or "none" for pixels that are
+            stored as they are. With zca or zca_reference: what was done before the
+            whitening. What is told so isn't doubted.
 
     Returns:
         The set; its `provenance` has every change to the pixels ("undone"), what they

@@ -11,6 +11,7 @@ CIFAR-100 and ImageFruit (DC, DSA, DM, MTT, DATM, K-means), the sets that ship, 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diver_lite.checks import InputError, ensure, floats, require
-from diver_lite.sets.names import SUBSETS, TABLES, dataset_in
+from diver_lite.checks import InputError, describe, ensure, floats, require
+from diver_lite.sets.names import SUBSETS, TABLES, dataset_in, dataset_name
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
 # By family of repositories; ImageNet's subsets have its numbers.
 _STATISTICS: dict[str, dict[str, Statistics]] = TABLES["normalisation"]
 RAW_OUTPUT: Statistics = ((0.5,), (0.5,))  # undone, [-1, 1] becomes [0, 1]
+
+# Its sets are stored as they are: the numbers in their maker's code draw pictures only.
+_MEDMNIST = re.compile(
+    r"(med|path|chest|derma|oct|pneumonia|retina|breast|blood|tissue|organ[-_ ]?[acs])"
+    r"[-_ ]?mnist"
+)
 
 # Stored values that need no undoing. Normalised, black is at -0.4 (MNIST) .. -2.4.
 _UNIT_RANGE = (-0.05, 1.05)
@@ -63,9 +70,15 @@ _MARGIN = 0.4
 _GROWTH = 1.6
 # Outside [0, 1]: rightly inverted up to .73, explosions .88 .. 1.
 _EXPLODED = 0.8
-# Correlation of finest detail: a whitened set with its own inverse .99 (.94 where 500
-# images fitted it); with another from the same initial images <= .39, else <= .01.
-SAME_DETAIL = 0.9
+# How std changes when whitening alone is inverted: whitened alone .66 .. 1.2 times,
+# normalised before .45 .. .60 times.
+_SHRUNK = 0.63
+# Correlation of finest detail: a whitened set with its own inverse .99 (.67 .. .95
+# where few images fitted it, or where it was normalised before); with another from the
+# same initial images <= .39, else <= .01.
+SAME_DETAIL = 0.5
+# The same of all detail: a copy on another scale, which proves no whitening
+_RESCALED = 0.999
 # The same between entries of a file: repetitions <= .05, the same initial images in
 # other methods' hands <= .32; snapshots .86 .. .99, two that are half a run apart .24.
 SNAPSHOT = 0.5
@@ -83,21 +96,37 @@ def denormalise(images: Tensor, statistics: Statistics) -> Tensor:
     return images.float() * std + mean
 
 
-def invert_zca(images: Tensor, reference: Tensor, eps: float = 0.1) -> Tensor:
+def normalise(images: Tensor, statistics: Statistics) -> Tensor:
+    """Return `(images - mean) / std`, (N, C, H, W) float32, as `denormalise` undoes."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
+    return (images.float() - mean) / std
+
+
+def invert_zca(
+    images: Tensor,
+    reference: Tensor,
+    eps: float = 0.1,
+    before: Statistics | None = None,
+) -> Tensor:
     """Undo x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T `reference`'s covariance.
 
     Args:
         images: (N, C, H, W), whitened.
         reference: (M, C, H, W) in [0, 1], M > 1; else `InputError`.
         eps: what was added to the eigenvalues.
+        before: mean and std with which all was normalised before it was whitened.
 
-    Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it.
+    Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it; two forks of
+    them normalise first.
     """
     _check_reference(images, reference)
+    if before is not None:
+        reference = normalise(reference, before)
     mean = reference.flatten(1).mean(dim=0, dtype=torch.float64)
     covariance = _covariance(reference, lambda flat: flat - mean)
     inverse = _root(covariance * len(reference) / (len(reference) - 1), eps)
-    return (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+    read = (images.flatten(1).double() @ inverse + mean).view_as(images).float()
+    return read if before is None else denormalise(read, before)
 
 
 def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
@@ -132,6 +161,25 @@ def invert_kip(images: Tensor, reference: Tensor, unit_norm: bool) -> Tensor:
     if unit_norm:
         flat = F.normalize(flat) * torch.cat(norms).mean()
     return (flat.view_as(images) * std + mean).float()
+
+
+def as_stored_there(reference: Any, images: Tensor) -> Any:
+    """Return real images (M, C, H, W) as a set stores them, where only that differs.
+
+    Grey ones have one channel there, and 28 pixels where `real` pads them to 32.
+    Source: ours.
+    """
+    if not isinstance(reference, Tensor) or reference.ndim != 4:
+        return reference
+    if images.shape[1] == 1 and reference.shape[1] == 3:
+        parts = reference.split(1000)
+        if all(torch.equal(part[:, :1].expand_as(part), part) for part in parts):
+            reference = reference[:, :1]
+    inner = reference[..., 2:-2, 2:-2]
+    if inner.shape[-2:] != images.shape[-2:]:
+        return reference
+    in_margin = inner.count_nonzero() < reference.count_nonzero()
+    return reference if in_margin else inner.contiguous()
 
 
 def _check_reference(images: Tensor, reference: Any) -> None:
@@ -226,6 +274,23 @@ def same_detail(first: Tensor, second: Tensor) -> float:
         return 0.0
     fine = [x.float().diff(dim=-1).diff(dim=-2).flatten() for x in (first, second)]
     return F.cosine_similarity(*fine, dim=0, eps=1e-12).item()
+
+
+def proves_whitening(images: Tensor, copy: Tensor) -> bool:
+    """Tell whether a copy shows the same pictures, and not on another scale alone.
+
+    Args:
+        images, copy: (N, C, H, W), as stored, and what may be they without whitening.
+
+    Source: ours; see `SAME_DETAIL`.
+    """
+    if same_detail(images, copy) < SAME_DETAIL:
+        return False
+    first, second = (
+        (each.float() - each.float().mean((0, 2, 3), keepdim=True)).flatten()
+        for each in (images, copy)
+    )
+    return F.cosine_similarity(first, second, dim=0).item() < _RESCALED
 
 
 def in_unit_range(images: Tensor) -> bool:
@@ -369,6 +434,14 @@ class Undoing:
         self.record.setdefault("doubts", []).append(message)
         warnings.warn(f"{self.place}: {message}", stacklevel=2)
 
+    @property
+    def told(self) -> Statistics | None:
+        """The mean and std that the caller gave as normalisation=, if any."""
+        given = self.options.get("normalisation")
+        if given is None or (isinstance(given, str) and given == "none"):
+            return None
+        return _checked(given)
+
     def judge(
         self, images: Tensor, assumed: str, used: Statistics | None = None
     ) -> Fit:
@@ -411,11 +484,10 @@ class Undoing:
 
         What is in [0, 1] already stays as it is, unless normalisation= was given.
         """
-        given = self.options.get("normalisation")
-        if isinstance(given, str) and given == "none":
+        if (told := self.told) is not None:
+            return self.denormalised(images, told)
+        if "normalisation" in self.options:  # "none"
             return self.as_stored(images)
-        if given is not None:
-            return self._denormalise(images, _checked(given))
         if in_unit_range(images):
             self.doubt(
                 "all values lie in [0, 1], so no mean and std were applied: read as "
@@ -429,7 +501,7 @@ class Undoing:
             "nor in [0, 1]; expected one of them (8-bit values must be divided by 255)",
         )
         if exact := self.exact(images):
-            return self._denormalise(
+            return self.denormalised(
                 images, exact, "mean and std; 8-bit values then, as of real pictures"
             )
         ensure(
@@ -437,16 +509,22 @@ class Undoing:
             "pixels are normalised with the mean and std of a data set that neither "
             f"file nor name tells; pass dataset= (one of {[*_STATISTICS[family]]} or "
             "an ImageNet subset), normalisation=(mean, std), or normalisation='none' "
-            "to read them as stored; MedMNIST's numbers stand in its own code",
+            f"to read them as stored{self._relative()}",
         )
         known = known_statistics(
             self.dataset or "", family, "; pass normalisation=(mean, std)"
         )
-        return self._denormalise(images, known)
+        return self.denormalised(images, known)
 
-    def _denormalise(
+    def _relative(self) -> str:
+        """Return what is known of a data set that the path names, and we don't know."""
+        named = any(_MEDMNIST.search(name.lower()) for name in self.names)
+        return ", as all known sets of MedMNIST are" if named else ""
+
+    def denormalised(
         self, images: Tensor, used: Statistics, assumed: str = "mean and std"
     ) -> Tensor:
+        """Return `images * std + mean`, which is recorded and judged."""
         mean, std = used
         ensure(
             len(mean) == len(std) and len(mean) in (1, images.shape[1]),
@@ -466,16 +544,17 @@ class Undoing:
         assumed: str,
         done: str,
     ) -> None:
-        """Judge pixels; warn if they fit better as stored, or undone once more."""
+        """Judge pixels; warn if they fit better as stored, or undone once more.
+
+        Whoever gave the numbers knows better.
+        """
         fit = self.judge(read, assumed, used)
         own = self.own() or used
-        if own is None:
+        if own is None or "normalisation" in self.options:
             return
         before = measure(stored, own)
         after = measure(denormalise(read, used or own), own)
         better = better_neighbour(len(read), before, fit, after)
-        if in_unit_range(stored) and not torch.equal(stored, read):
-            better = "before"  # normalisation= was given, but nothing normalised
         looks = {
             "before": "as if they had never been applied: "
             f"{_fits(fit)}, as stored {_fits(before)}; "
@@ -488,11 +567,21 @@ class Undoing:
 
     def undo_whitening(self, images: Tensor, reference: Any) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened so."""
-        known = ("ZCA", invert_zca, "leave it out and pass zca=False")
+        before = self.told
+        known = (
+            "ZCA",
+            partial(invert_zca, before=before),
+            "leave it out and pass zca=False (--read zca=False)",
+        )
         name, invert, advice = _WHITENINGS.get(self.format, known)
-        read = invert(images, reference)
+        read = invert(images, as_stored_there(reference, images))
         growth = (read.std() / images.float().std()).item()
-        fit = self.judge(read, f"{name} whitening")
+        assumed = f"{name} whitening"
+        if before is not None:
+            assumed += " of normalised pixels"
+            mean, std = before
+            self.undone["normalisation"] = {"mean": list(mean), "std": list(std)}
+        fit = self.judge(read, assumed)
         fit |= slow_shares(images)
         self.undone["zca"] = f"inverse of the fit to {len(reference)} reference images"
         found = (
@@ -504,15 +593,26 @@ class Undoing:
             self.undone["norm"] = "each image's contrast is the average real one's"
         if name == "ZCA":
             fit["growth"] = round(growth, 2)
-            stored = growth > _GROWTH and in_unit_range(images)
             ensure(
-                not stored,
+                growth <= _GROWTH or not in_unit_range(images),
                 f"{found}; as stored all lie in it: pass normalisation='none'",
             )
         ensure(fit["outside"] <= _EXPLODED, f"{found}; {advice}")
-        if name == "ZCA" and growth > _GROWTH:
-            self.doubt(f"{found}; if the colours are wrong, {advice}")
+        if name == "ZCA" and before is None and not self.options.get("zca"):
+            self._doubt_whitening(growth, found, advice)
         return read
+
+    def _doubt_whitening(self, growth: float, found: str, advice: str) -> None:
+        """Warn of pixels that may not have been whitened, or normalised as well."""
+        if growth > _GROWTH:
+            self.doubt(f"{found}; if the colours are wrong, {advice}")
+        if growth < _SHRUNK:
+            self.doubt(
+                f"undoing the whitening makes the pixels {growth:.2f} times as large, "
+                "as where they were normalised before; if they look coarse, pass the "
+                "mean and std of that as normalisation= as well (--read normalisation="
+                f"{self.dataset or 'cifar10'})"
+            )
 
 
 _ANOTHER = "pass another reference, or normalisation='none' to read as stored"
@@ -526,14 +626,16 @@ _WHITENINGS = {
 def _checked(given: Any) -> Statistics:
     """Return the normalisation= that somebody gave, or raise."""
     try:
+        if isinstance(given, str):  # a data set's name
+            return _STATISTICS["dc"][family_name(dataset_name(given))]
         mean, std = (tuple(float(value) for value in part) for part in given)
         if all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std):
             return mean, std
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):  # `InputError` is a ValueError
         pass
     raise InputError(
-        f"normalisation: found {given!r}; expected (mean, std), each with one "
-        "number per channel and std above 0, or 'none'"
+        f"normalisation: found {describe(given)}; expected (mean, std), each with one "
+        "number per channel and std above 0, the name of a data set, or 'none'"
     )
 
 

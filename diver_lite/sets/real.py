@@ -1,8 +1,8 @@
 """Real datasets: what ships, and where the rest is found.
 
-Every image leaves this module as float32 (N, 3, H, W) in [0, 1]. Fashion-MNIST is
-zero-padded from 28 to 32 pixels, so that networks see one size everywhere; its grey
-channel is repeated by a view, which costs no memory.
+Every image leaves this module as float32 (N, 3, H, W) in [0, 1]. MNIST and
+Fashion-MNIST are zero-padded from 28 to 32 pixels, so that networks see one size
+everywhere; their grey channel is repeated by a view, which costs no memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from diver_lite.sets.names import (
     CIFAR10_CLASSES,
     FASHION_MNIST_CLASSES,
     class_names,
+    dataset_in,
     imagenet_subset,
 )
 
@@ -44,6 +46,10 @@ SAMPLE_PER_CLASS = 100
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 # data set -> files one of which tells that it is there, and what it is then
 _FILES = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "official files",
+        "train-images-idx3-ubyte": "official files",
+    },
     "fashion-mnist": {
         "train-images-idx3-ubyte.gz": "official files",
         "train-images-idx3-ubyte": "official files",
@@ -55,6 +61,8 @@ _FILES = {
     },
 }
 _ORIGINS = {
+    "mnist": "with train-labels-idx1-ubyte.gz, in a folder mnist/ or MNIST/raw/ "
+    "therein, as torchvision.datasets.MNIST leaves them",
     "fashion-mnist": "with train-labels-idx1-ubyte.gz, both of "
     "https://github.com/zalandoresearch/fashion-mnist",
     "cifar10": "cifar-10-batches-py is what https://www.cs.toronto.edu/~kriz/"
@@ -81,8 +89,8 @@ def load_dataset(
     package for Fashion-MNIST, as does `test`.
 
     Args:
-        name: `"fashion-mnist"`, `"cifar10"`, or a folder with one sub-folder per
-            split that holds one sub-folder per class.
+        name: `"fashion-mnist"`, `"cifar10"`, `"mnist"`, or a folder with one
+            sub-folder per split that holds one sub-folder per class.
         split: `train`, `test`, `fit`, `validation` or `sample`.
         root: where the files are; default: the environment variable
             `DIVER_LITE_DATA`, then the places that `find_source` names. CIFAR-10 may
@@ -116,8 +124,8 @@ def load_dataset(
     )
     ensure(
         Path(name).is_dir(),
-        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10' or an "
-        "existing folder with train/ and test/ sub-folders of class folders",
+        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10', 'mnist' or "
+        "an existing folder with train/ and test/ sub-folders of class folders",
     )
     return _image_folder(Path(name), split, image_size, subset)
 
@@ -160,19 +168,44 @@ def _take(pixels: Tensor, labels: Tensor, split: str) -> tuple[Tensor, Tensor]:
     return images.expand(-1, 3, -1, -1), labels[indices]
 
 
-# ---------------------------------------------------------------- Fashion-MNIST
+def _places(name: str, root: Path | None) -> list[Path]:
+    """Return where a dataset's files may lie; those of MNIST's relatives look alike."""
+    if name == "mnist":
+        if root is None:
+            return []
+        named = any(dataset_in(part) == "mnist" for part in root.absolute().parts[-2:])
+        return [*([root] if named else []), root / "mnist", root / "MNIST/raw"]
+    if root is None:
+        return [_DEBIAN]
+    return [root, root / name, root / "FashionMNIST/raw", _DEBIAN]
+
+
+# ---------------------------------------------------------------- MNIST, garments
+
+_IN_WORDS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+_KINDS = ("images-idx3", "labels-idx1")
+
+
+def _mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
+    folder, _ = find_source("mnist", root)
+    stem = "t10k" if split == "test" else "train"
+    return _read_mnist([folder / f"{stem}-{kind}-ubyte.gz" for kind in _KINDS], split)
 
 
 def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
-    kinds = ("images-idx3", "labels-idx1")
     shipped = {"test": "t10k", "sample": "sample"}
     if split in shipped:
         stem = f"fashion-mnist/{shipped[split]}"
-        files = [asset_path(f"{stem}-{kind}-ubyte.gz") for kind in kinds]
+        files = [asset_path(f"{stem}-{kind}-ubyte.gz") for kind in _KINDS]
         split = "test"  # all of them
     else:
         folder, _ = find_source("fashion-mnist", root)
-        files = [folder / f"train-{kind}-ubyte.gz" for kind in kinds]
+        files = [folder / f"train-{kind}-ubyte.gz" for kind in _KINDS]
+    return _read_mnist(files, split)
+
+
+def _read_mnist(files: Sequence[Path], split: str) -> tuple[Tensor, Tensor]:
+    """Read the images and labels of MNIST, or of a data set that is stored alike."""
     pixels, labels = (torch.from_numpy(_read_idx(file)) for file in files)
     with naming(files[0]):
         checks.require(
@@ -182,7 +215,7 @@ def _fashion_mnist(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
             "images (N, 28, 28)",
         )
     with naming(files[1]):
-        checks.class_indices(labels, "labels", len(pixels), len(FASHION_MNIST_CLASSES))
+        checks.class_indices(labels, "labels", len(pixels), 10)
     return _take(F.pad(pixels.unsqueeze(1), (2, 2, 2, 2)), labels.long(), split)
 
 
@@ -211,8 +244,8 @@ def describe_source(
     Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number that
     was measured on the latter must not be called "CIFAR-10" alone.
     """
-    if name == "fashion-mnist":
-        return "Fashion-MNIST (official files)"
+    if name in _IN_WORDS:
+        return f"{_IN_WORDS[name]} (official files)"
     if name != "cifar10":
         return f"image folder {Path(name).name}"
     return f"CIFAR-10 ({find_source(name, _root(root), split)[1]})"
@@ -238,10 +271,7 @@ def find_source(
     checks.one_of(name, "dataset", [*_FILES])
     part = _part(split)
     forms = {file.format(part=part): form for file, form in _FILES[name].items()}
-    places = [_DEBIAN]
-    if root:
-        places = [root, root / name, root / "FashionMNIST/raw", _DEBIAN]
-    for place, file in product(places, forms):
+    for place, file in product(_places(name, root), forms):
         if (place / file).exists():
             return place, forms[file]
     ensure(
@@ -253,7 +283,11 @@ def find_source(
     from torchvision import datasets
 
     cache = Path(platformdirs.user_cache_dir("diver_lite"))
-    loaders = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+    loaders = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+    }
     try:
         loaders[name](str(cache), train=True, download=True)
     except Exception as error:  # URLError, RuntimeError, OSError: all mean "no network"
@@ -366,6 +400,7 @@ def _image_folder(
 
 # the small ones, which have no sub-folders: how each is read, and its classes
 _SMALL = {
+    "mnist": (_mnist, class_names("mnist")),
     "fashion-mnist": (_fashion_mnist, FASHION_MNIST_CLASSES),
     "cifar10": (_cifar10, CIFAR10_CLASSES),
 }

@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from published_files import (
 
 from diver_lite.checks import InputError
 from diver_lite.files import read_torch
+from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.make.checkpoint import Training
 from diver_lite.sets import stored
 from diver_lite.sets.distilled import DistilledSet
@@ -53,7 +55,19 @@ def test_rfads_whitening_is_undone(tmp_path):
     assert torch.equal(loaded.labels, class_major())
     record = loaded.provenance
     assert record["format"] == "rfad" and record["assumed"] == "RFAD's whitening"
-    assert record["soft_labels"] == "logits"
+    assert record["soft_labels"] == "regression targets"
+
+
+def test_targets_of_a_regression_are_no_logits(tmp_path):
+    """A softmax of KIP's would make a class of what is barely the largest."""
+    for source in (save_kip(tmp_path), save_rfad(tmp_path)):
+        loaded = load_distilled(source, normalisation="none", dataset="cifar10")
+        assert loaded.provenance["soft_labels"] == "regression targets"
+        soft = replace(PROTOCOLS["corrected"], labels="soft")
+        with pytest.raises(InputError, match="probabilities, or logits that"):
+            soft.targets(loaded)
+    with pytest.raises(InputError, match=r"\(mean, std\) was given; .* 'none'"):
+        load_distilled(source, normalisation="cifar10", dataset="cifar10")
 
 
 def test_kips_whitening_is_undone_up_to_each_images_contrast(tmp_path):
@@ -96,7 +110,7 @@ def test_arrays_that_were_not_whitened_explode(tmp_path):
         ({"images": np.array([None, {}], object)}, "[Oo]bject arrays"),
         ({"images": np.array(["a"] * 20)}, "can't convert .* numpy.str_"),
         ({"labels": SOFT[:7]}, r"labels is .*\(7, 10\)"),
-        ({"images": np.zeros((20, 6, 6))}, r"images is .*\(20, 6, 6\)"),
+        ({"images": np.zeros((20, 6))}, r"images is .*\(20, 6\)"),
     ],
 )
 def test_damaged_arrays(tmp_path, change, words):

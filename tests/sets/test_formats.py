@@ -605,7 +605,7 @@ BAD_FILES = {
         {},
         r"\(0,\); expected an integer",
     ),
-    "no sets": (saver({"data": [], "accs_all_exps": {}}), {}, "'data' lists"),
+    "no sets": (saver({"data": [], "accs_all_exps": {}}), {}, "empty 'data'"),
     "no pair": (saver({"data": [[1]], "accs_all_exps": {}}), {}, "images, labels"),
     "state dict": (saver({"conv.weight": torch.zeros(1)}), {}, "conv.weight.*formats"),
     "a number": (saver(3), {}, "a int, which no known format"),

@@ -14,6 +14,7 @@ from published_files import (
     normalise,
     save_dc,
     save_run,
+    write_mnist,
 )
 
 from diver_lite.checks import InputError
@@ -135,13 +136,10 @@ def test_pixels_in_the_unit_range_are_not_denormalised(tmp_path, garments):
     assert record["undone"] == {"grey": "one channel repeated to three"}
     assert record["assumed"] == "stored in [0, 1]" and len(record["doubts"]) == 1
     assert record["fit"]["contrast"] == pytest.approx(1, abs=0.2)
-    with pytest.warns(UserWarning, match="look as if they had never been applied"):
-        grey = load_distilled(path, normalisation=FASHION)  # obeyed
+    with warnings.catch_warnings(action="error"):  # whoever says so is obeyed
+        grey = load_distilled(path, normalisation=FASHION)
     close(grey, (overshoot * 0.353 + 0.2861).expand(-1, 3, -1, -1))
     assert grey.provenance["fit"]["contrast"] < 0.5
-    few = save_dc(tmp_path / "few.pt", [[images[:3], class_major()[:3]]])
-    with pytest.warns(UserWarning, match="look as if they had never been applied"):
-        load_distilled(few, normalisation=FASHION)
 
 
 @pytest.mark.parametrize("format", ["mtt", "datm", "dd-ranking", "glad"])
@@ -184,8 +182,9 @@ def test_normalised_pixels_are_not_what_is_stored(tmp_path):
     path = save_dc(
         tmp_path / "res_DC_CIFAR10_ConvNet_10ipc.pt", [[images, stored.labels]]
     )
-    with pytest.warns(UserWarning, match="read as stored, but.*look normalised"):
-        close(load_distilled(path, normalisation="none"), images)
+    loaded = load_distilled(path, normalisation="none")  # obeyed, and measured
+    close(loaded, images)
+    assert loaded.provenance["fit"]["contrast"] > 2
 
 
 @pytest.mark.parametrize(
@@ -215,11 +214,17 @@ def test_whitened_images_are_read_with_their_reference(tmp_path, garments, white
 
 
 def test_whitened_images_taken_for_normalised(tmp_path, whitened):
+    """Asked about, unless somebody has said what they are."""
     path = save_run(tmp_path, whitened, class_major(), "500")
-    with pytest.warns(UserWarning, match=r"look ZCA-whitened.*zca=True.*zca_reference"):
+    words = (
+        r"the pixels look whitened; .*zca_reference= \(--read zca_reference=fashion-"
+    )
+    with pytest.raises(InputError, match=words):
+        load_distilled(path, dataset="fashion-mnist")
+    with warnings.catch_warnings(action="error"):
         loaded = load_distilled(path, dataset="fashion-mnist", normalisation=FASHION)
     assert loaded.provenance["fit"]["waves"] < 0.1
-    assert "ZCA" in loaded.provenance["doubts"][0]
+    assert "doubts" not in loaded.provenance
 
 
 def test_normalised_images_taken_for_whitened(tmp_path, garments):
@@ -284,7 +289,7 @@ def test_the_writers_inverse_must_be_of_the_same_run(tmp_path, garments, whitene
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"zca": True, "normalisation": FASHION}, "pass one of them"),
+        ({"zca": True, "normalisation": "none"}, "pass one of them"),
         ({"zca_reference": 0, "normalisation": "none"}, "pass one of them"),
         ({"zca": "yes"}, "zca is 'yes'; expected True or False"),
         ({"zca_reference": np.zeros((9, 1, 32, 32))}, "ndarray; expected a float"),
@@ -298,6 +303,112 @@ def test_bad_arguments_of_whitening(tmp_path, whitened, arguments, message):
     path = save_run(tmp_path, whitened, class_major(), "500")
     with pytest.raises(InputError, match=message):
         load_distilled(path, dataset="imagefruit", **arguments)
+
+
+def loud(images):
+    """Return pictures as a diverged run leaves them: whitened they don't look so."""
+    mean = torch.tensor(CIFAR10[0]).view(3, 1, 1)
+    return 12 * (images - images.mean((0, 2, 3), keepdim=True)) + mean
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Return 100 pictures to fit whitening to, and a set, class-major."""
+    reference = load_distilled("cifar10-dm-real-ipc10").images.clamp(0, 1)
+    return reference, load_distilled("cifar10-mtt-ipc10").images
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_writers_copy_decides(tmp_path, photographs):
+    """It is the proof that pixels were whitened, whatever they look like."""
+    reference, images = photographs
+    white = kornia_whitening(reference, loud(images))
+    assert not looks_whitened(white)
+    path = save_run(tmp_path, white, class_major(10, 10), "1000")
+    torch.save(loud(images), tmp_path / "images_zca_1000.pt")
+    loaded = load_distilled(path, dataset="cifar10")
+    close(loaded, loud(images))
+    assert loaded.provenance["assumed"] == "ZCA whitening, undone by the writer"
+    as_told = load_distilled(path, dataset="cifar10", zca=False)
+    assert "normalisation" in as_told.provenance["undone"]
+
+
+@pytest.mark.parametrize("kind", ["another run", "another scale"])
+def test_a_copy_that_proves_nothing(tmp_path, photographs, kind):
+    reference, images = photographs
+    stored = normalise(images, CIFAR10)
+    path = save_run(tmp_path, stored, class_major(10, 10), "1000")
+    copy = reference if kind == "another run" else images
+    torch.save(copy, tmp_path / "images_zca_1000.pt")
+    with pytest.warns(UserWarning, match="these don't look so and are read as"):
+        loaded = load_distilled(path, dataset="cifar10")
+    assert (loaded.images - images).abs().max() < 1e-5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_copy_that_was_normalised_before(tmp_path, photographs):
+    """It is of the same run, and still normalised."""
+    reference, images = (normalise(each, CIFAR10) for each in photographs)
+    path = save_run(
+        tmp_path, kornia_whitening(reference, images), class_major(10, 10), "500"
+    )
+    torch.save(images, tmp_path / "images_zca_500.pt")
+    how = {"dataset": "cifar10", "zca": True, "normalisation": CIFAR10}
+    loaded = load_distilled(path, **how)
+    assert (loaded.images - photographs[1]).abs().max() < 1e-5
+    assert {"zca", "normalisation"} <= {*loaded.provenance["undone"]}
+    copy = load_distilled(tmp_path / "images_zca_500.pt", **how)
+    assert torch.equal(copy.images, loaded.images)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("told", [FASHION, "fashion-mnist"])
+def test_normalised_and_then_whitened(tmp_path, garments, told):
+    """The order of two forks; one channel, 28 pixels, and ours has three and 32."""
+    reference, images = (each[..., 2:30, 2:30] for each in garments)
+    white = kornia_whitening(normalise(reference, FASHION), normalise(images, FASHION))
+    path = save_run(tmp_path, white, class_major(), "500")
+    loaded = load_distilled(
+        path,
+        dataset="fashion-mnist",
+        zca_reference=garments[0].expand(-1, 3, -1, -1),
+        normalisation=told,
+    )
+    assert (loaded.images - images).abs().max() < 1e-3
+    assert loaded.provenance["assumed"] == "ZCA whitening of normalised pixels"
+
+
+def test_the_wrong_order_is_doubted(tmp_path, garments):
+    reference, images = garments
+    white = kornia_whitening(normalise(reference, FASHION), normalise(images, FASHION))
+    path = save_run(tmp_path, white, class_major(), "500")
+    how = {"dataset": "fashion-mnist", "zca_reference": reference}
+    words = "normalised before; if they look coarse.*normalisation=fashion-mnist"
+    with pytest.warns(UserWarning, match=words):
+        load_distilled(path, **how)
+    with warnings.catch_warnings(action="error"):  # whoever says so is obeyed
+        load_distilled(path, zca=True, **how)
+
+
+def test_whitened_digits_from_the_command_line(tmp_path, garments, cli):
+    """DATM's sets of MNIST; garments stand for digits here."""
+    reference, images = (each[..., 2:30, 2:30] for each in garments)
+    labels = 3 * torch.eye(10)[class_major()]
+    white = kornia_whitening(reference, images)
+    path = save_run(tmp_path / "MNIST", white, labels, lr=0.01)
+    with pytest.raises(
+        InputError, match=r"look whitened; .*--read zca_reference=mnist"
+    ):
+        load_distilled(path)
+    data = tmp_path / "data"
+    write_mnist(data / "MNIST/raw", reference, torch.arange(500) % 10)
+    out = tmp_path / "mine.safetensors"
+    command = ("convert", path, out, "--to", "diver-lite")
+    code, _, err = cli(*command, "--read", "zca_reference=mnist", "--data-root", data)
+    assert code == 0, err
+    loaded = DistilledSet.load(out)
+    assert (loaded.images - images).abs().max() < 0.02  # the reference has 8 bits
+    assert loaded.provenance["lr"] == pytest.approx(0.01)
 
 
 # --- Several entries in one file ---------------------------------------------------
@@ -315,12 +426,16 @@ def entries(count, step):
     return found
 
 
-def test_the_last_of_several_snapshots(tmp_path):
-    """A file's accuracies belong to it; 0.1.0 took the earliest."""
+@pytest.mark.parametrize("scores", [{}, {"ConvNet": [0.3]}])
+def test_the_last_of_several_snapshots(tmp_path, scores):
+    """A file's accuracies belong to it, if it has any; 0.1.0 took the earliest."""
     sets = entries(5, 0.05)
     stored = [[normalise(images, CIFAR10), class_major(10, 1)] for images in sets]
-    path = save_dc(tmp_path / "res_DM_CIFAR10_ConvNet_1ipc_5000.pt", stored)
-    with pytest.warns(UserWarning, match=r"5 snapshots.*the last, 4,.*experiment="):
+    path = tmp_path / "res_DM_CIFAR10_ConvNet_1ipc_5000.pt"
+    torch.save({"data": stored, "accs_all_exps": scores}, path)
+    belong = ", to which the stored accuracies belong" if scores else ""
+    words = rf"5 snapshots.*the last, 4, was taken{belong}; experiment= \(--read exp"
+    with pytest.warns(UserWarning, match=words):
         loaded = load_distilled(path)
     close(loaded, sets[4])
     record = loaded.provenance
@@ -420,7 +535,8 @@ released = pytest.mark.skipif(not FILES.is_dir(), reason="the files aren't here"
 @released
 @pytest.mark.parametrize("file", [ZCA, DATM])
 def test_released_whitened_files_taken_for_normalised(file):
-    with pytest.warns(UserWarning, match="look ZCA-whitened"):
-        load_distilled(FILES / file, dataset="cifar10", zca=False)
+    with warnings.catch_warnings(action="error"):  # whoever says so is obeyed
+        loaded = load_distilled(FILES / file, dataset="cifar10", zca=False)
+    assert loaded.provenance["fit"]["waves"] < 0.16
     with pytest.raises(InputError, match="path calls the pixels ZCA-whitened; pass"):
         load_distilled(FILES / file, dataset="cifar10")

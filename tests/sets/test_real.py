@@ -3,13 +3,13 @@
 import gzip
 import io
 import shutil
-import struct
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
+from published_files import write_idx, write_mnist
 
 from diver_lite.checks import InputError
 from diver_lite.sets import real as data
@@ -97,12 +97,6 @@ def test_validation_is_the_end_of_each_class():
 # --- IDX files ----------------------------------------------------------------------
 
 
-def write_idx(path, array):
-    """Write a uint8 array as a gzipped IDX file: its kind, shape and bytes."""
-    header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes()))
-
-
 @pytest.fixture
 def root(tmp_path):
     """Write a small fake training split of Fashion-MNIST, 30 images per class."""
@@ -112,6 +106,24 @@ def root(tmp_path):
     write_idx(tmp_path / "train-images-idx3-ubyte.gz", pixels)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", labels)
     return tmp_path
+
+
+@pytest.mark.parametrize("folder", ["MNIST/raw", "mnist", "."])
+def test_mnist_is_found_where_a_name_tells_it(tmp_path, folder):
+    """Its files are called as Fashion-MNIST's are."""
+    digits = torch.rand(30, 1, 28, 28)
+    home = tmp_path / "mnist_files"
+    write_mnist(home / folder, digits, torch.arange(30) % 10)
+    images, labels, names = load_dataset("mnist", "train", root=home)
+    assert images.shape == (30, 3, 32, 32) and names == tuple("0123456789")
+    assert torch.allclose(images[:, :1, 2:30, 2:30], digits, atol=1 / 500)
+    assert labels.tolist() == [*range(10)] * 3
+    assert describe_source("mnist", root=home) == "MNIST (official files)"
+
+
+def test_garments_are_no_digits(root):
+    with pytest.raises(InputError, match=r"none of .*split of mnist.*MNIST/raw"):
+        load_dataset("mnist", "train", root=root)
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 3, 4), (1, 1, 1)])

@@ -4,6 +4,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,7 @@ def test_a_path_that_calls_pixels_not_whitened(tmp_path, folder):
 def test_lists_of_whole_pictures_stay_whole(tmp_path):
     """A fork of IDC writes them; cut into 2 x 2 they were quarters."""
     torch.save([ten(), class_major(10, 1)], tmp_path / "data_best.pt")
-    words = "edge of a tile, so they are read whole; factor=2 cuts"
+    words = "edge of a tile, so they are read whole; factor=2 ("
     loaded = told(tmp_path / "data_best.pt", words, dataset="cifar10")
     close(loaded, ten())
     assert loaded.provenance["undone"] == {}
@@ -133,6 +134,9 @@ def test_tiles_by_hand():
 
 
 # --- Mean and std ------------------------------------------------------------------
+
+
+NAMELESS = "'tiny-imagenet' names no class here"
 
 
 def eight_bit(count):
@@ -171,8 +175,8 @@ def test_tiny_imagenet_as_mtt_stores_it(tmp_path):
     record = {"dataset": "tiny-imagenet"}
     mine = DistilledSet(images, labels, class_names("tiny-imagenet"), None, record)
     convert(mine, tmp_path / "tiny", "mtt")
-    words = "often ZCA-whitened; these don't look so"
-    loaded = told(tmp_path / "tiny", words, dataset="tiny")
+    words = ("often ZCA-whitened; these don't look so", NAMELESS)
+    loaded = told(tmp_path / "tiny", *words, dataset="tiny")
     close(loaded, images)
     assert loaded.provenance["format"] == "mtt"
 
@@ -193,7 +197,9 @@ def test_medmnist_is_not_mnist(tmp_path, name):
         tmp_path / f"res_DM_{name}_ConvNet_1ipc.pt",
         [[3 * pixels(9, size=28), class_major(9, 1)]],
     )
-    with pytest.raises(InputError, match=r"normalisation='none' .*MedMNIST's numbers"):
+    with pytest.raises(
+        InputError, match=r"normalisation='none' .*sets of MedMNIST are"
+    ):
         load_distilled(path)
     loaded = load_distilled(path, normalisation="none")
     close(loaded, 3 * pixels(9, size=28))
@@ -238,7 +244,10 @@ def test_a_subset_that_is_called_otherwise(tmp_path):
         ("cifar10", 28, 10, ["images have 28 pixels a side (expected 32)"]),
         ("imagefruit", 32, 10, ["32 pixels a side (expected 64 to 1024)"]),
         ("cifar100", 32, 10, ["it has 10 classes (expected 100)"]),
-        ("tiny-imagenet", 32, 10, ["(expected 64); it has 10 classes (expected 200)"]),
+        (
+            *("tiny-imagenet", 32, 10),
+            ["(expected 64); it has 10 classes (expected 200)", NAMELESS],
+        ),
         ("svhn", 32, 10, []),
     ],
 )
@@ -349,6 +358,133 @@ def test_msgpack_is_told_by_its_bytes(tmp_path, name):
         load_distilled(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_one_pair_instead_of_a_list_of_pairs(tmp_path, kind):
+    stored = kind([normalise(ten(), CIFAR10), class_major(10, 1)])
+    torch.save({"data": stored, "acc_all_exps": {"ConvNet": [0.3]}}, tmp_path / "a.pt")
+    loaded = told(tmp_path / "a.pt", dataset="cifar10")
+    close(loaded, ten())
+    assert loaded.provenance["experiments"] == 1
+    torch.save({"data": kind()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="found an empty 'data'"):
+        load_distilled(tmp_path / "a.pt", dataset="cifar10")
+
+
+def test_all_that_a_dict_holds(tmp_path):
+    """Soft labels, names and the learning rate lie beside images and labels."""
+    soft = torch.eye(10).softmax(1)
+    names = [f"thing {letter}" for letter in "abcdefghij"]
+    content = {"images": ten(), "labels": class_major(10, 1), "lr": torch.tensor(0.1)}
+    content |= {"soft_labels": soft, "class_names": names}
+    torch.save(content, tmp_path / "a.pt")
+    loaded = told(tmp_path / "a.pt", "all values lie in [0, 1]")
+    assert torch.equal(loaded.soft_labels, soft)
+    assert loaded.class_names == tuple(names)
+    assert loaded.provenance["soft_labels"] == "probabilities"
+    assert loaded.provenance["lr"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"class_names": "abc"}, "class_names is of type str"),
+        ({"class_names": ["a"]}, r"labels are 0 \.\. 9; expected 0 \.\. 0"),
+        ({"soft_labels": torch.arange(10)}, r"soft_labels is .* floats \(N, K\)"),
+        ({"soft_labels": torch.rand(9, 10)}, r"labels is .*\(10, K\)"),
+        ({"lr": "fast"}, "lr is 'fast'"),
+    ],
+)
+def test_a_dict_of_what_does_not_fit(tmp_path, more, words):
+    content = {"images": ten(), "labels": class_major(10, 1)} | more
+    torch.save(content, tmp_path / "a.pt")
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(InputError, match=rf"a\.pt: {words}"),
+    ):
+        load_distilled(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "pt"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "NHW"])
+@pytest.mark.parametrize("soft", [True, False])
+def test_arrays_of_anybody(tmp_path, suffix, layout, soft):
+    """Hard labels, or pixels in [0, 1]: neither KIP nor RFAD stores them."""
+    pictures = ten() if layout != "NHW" else ten()[:, :1]
+    array = pictures.movedim(1, -1) if layout == "NHWC" else pictures
+    array = array[:, 0] if layout == "NHW" else array
+    labels = torch.eye(10) if soft else class_major(10, 1)
+    path = tmp_path / f"images.{suffix}"
+    if suffix == "npz":
+        np.savez(path, images=array.numpy(), labels=labels.numpy())
+    elif suffix == "npy":
+        np.save(path, array.numpy())
+        np.save(tmp_path / "labels.npy", labels.numpy())
+    else:
+        torch.save(array.contiguous(), path)
+        torch.save(labels, tmp_path / "labels.pt")
+    with warnings.catch_warnings(action="ignore"):
+        for source in (path, tmp_path) if suffix != "npz" else (path,):
+            loaded = load_distilled(source, dataset="cifar10")
+            close(loaded, pictures.expand(-1, 3, -1, -1))
+            assert torch.equal(loaded.labels, class_major(10, 1))
+            assert (loaded.soft_labels is not None) == soft
+
+
+def test_bytes_are_told_how_to_become_floats(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((10, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(10))
+    with pytest.raises(InputError, match=r"uint8.*divide the bytes by 255"):
+        load_distilled(tmp_path)
+
+
+def test_a_picture_a_file_is_told_where_it_belongs(tmp_path):
+    """RDED's, in one heap."""
+    torch.save(ten()[0], tmp_path / "class00000_id00000.pt")
+    for source in (tmp_path, tmp_path / "class00000_id00000.pt"):
+        with pytest.raises(InputError, match="has a folder of them for each class"):
+            load_distilled(source, dataset="cifar10")
+    torch.save(ten()[0, 0], tmp_path / "class00000_id00000.pt")
+    (tmp_path / "set/0").mkdir(parents=True)
+    (tmp_path / "class00000_id00000.pt").rename(tmp_path / "set/0/a.pt")
+    loaded = told(tmp_path / "set", "all values lie", "nothing names")
+    assert torch.equal(loaded.images[0, 2], ten()[0, 0])
+
+
+def own(tmp_path, names=(), **record):
+    names = names or [f"class {i}" for i in range(10)]
+    made = DistilledSet(ten(), class_major(10, 1), tuple(names), None, record)
+    return made.save(tmp_path / "mine.safetensors", overwrite=True)
+
+
+def test_the_data_set_of_our_own_file_can_be_told(tmp_path):
+    """Messages prescribe it, and it did nothing."""
+    loaded = load_distilled(own(tmp_path, method="x"), dataset="cifar10")
+    assert loaded.class_names == class_names("cifar10")
+    assert loaded.provenance == {"method": "x", "dataset": "cifar10"}
+    backwards = load_distilled(
+        own(tmp_path, class_names("cifar10")[::-1]), dataset="cifar10"
+    )
+    assert backwards.labels.tolist() == [*range(9, -1, -1)]
+    with pytest.raises(InputError, match="class 'thing 0' of the set is not among"):
+        load_distilled(
+            own(tmp_path, [f"thing {i}" for i in range(10)]), dataset="cifar10"
+        )
+    for record in ({"dataset": "cifar10"}, {"source": {"data": "cifar10"}}):
+        file = own(tmp_path, class_names("cifar10"), **record)
+        assert load_distilled(file, dataset="cifar10").provenance == record
+        with pytest.raises(InputError, match=r"'svhn' was asked for, but .*cifar10"):
+            load_distilled(file, dataset="svhn")
+
+
+def test_why_values_were_refused(tmp_path):
+    """Rounded to 0.00..1.00 they looked as if they were right."""
+    images = ten()
+    images[0, 0, 0, 0] = -0.0512
+    torch.save([images, class_major(10, 1)], tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"values -0\.0512 \.\. 1; .*\[0, 1\]"):
+        load_distilled(tmp_path / "a.pt", format="ncfm")
+
+
 # --- Classes without names ---------------------------------------------------------
 
 
@@ -415,6 +551,13 @@ RELEASED = {
     "ddranking/D4M/resized_data/cifar100/IPC1.zip": (
         *(100, None, None),
         "IPC1.zip/IPC1: nothing names the 100 classes; pass dataset='cifar100'",
+    ),
+    "third/mtt_cifar10_ipc10_zca_with_twin": (
+        *(100, "ZCA whitening, undone by the writer", 26.29),
+    ),
+    "third/datm_mnist_ipc1_zca": (
+        "the path calls the pixels ZCA-whitened; pass the real training images as "
+        "zca_reference= (--read zca_reference=mnist)"
     ),
     "untiled/data_best.pt": (
         *(100, "stored in [0, 1]", None),
