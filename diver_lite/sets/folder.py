@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from diver_lite.checks import InputError, ensure, naming
@@ -240,11 +240,20 @@ def _decoded(file: Path) -> Tensor:
             from torchvision.io import ImageReadMode, decode_image
 
             return decode_image(str(file), ImageReadMode.RGB).float() / 65535
+        largest = _largest(image)
         ensure(
-            not bits16 and not image.mode.startswith(("I", "F")),
-            f"mode {image.mode}; expected 8 bits a channel, or a PNG",
+            largest < 256 and not bits16 and not image.mode.startswith(("I", "F")),
+            f"mode {image.mode} of more than 8 bits; expected 8 bits a channel, or a "
+            "PNG",
         )
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _largest(image: ImageFile.ImageFile) -> int:
+    """Return the largest value of a portable map, which Pillow would cut; else 0."""
+    arguments = [tile.args for tile in image.tile if isinstance(tile.args, tuple)]
+    maps = [args for args in arguments if image.format == "PPM" and len(args) > 1]
+    return max((args[1] for args in maps), default=0)
 
 
 # --- Written -----------------------------------------------------------------------

@@ -432,6 +432,31 @@ def test_colours_and_sides_stay_where_they_were(tmp_path):
     assert torch.equal(found.round(), torch.from_numpy(array).permute(2, 0, 1).float())
 
 
+@pytest.mark.parametrize(
+    ("magic", "largest", "read"),
+    [("P6", 15, True), ("P6", 255, True), ("P3", 255, True), ("P6", 256, False),
+     ("P6", 65_535, False), ("P3", 1_023, False), ("P5", 1_023, False),
+     ("P2", 65_535, False)],
+)  # fmt: skip
+def test_portable_maps_of_more_than_8_bits(tmp_path, magic, largest, read):
+    """Pillow cuts colours to 8 bits without a word."""
+    values = np.linspace(0, largest, 12 if magic in ("P3", "P6") else 4)
+    values = values.round().astype(np.uint8 if largest < 256 else ">u2")
+    body = values.tobytes()
+    if magic in ("P2", "P3"):
+        body = " ".join(map(str, values.tolist())).encode()
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a/0.ppm"
+    file.write_bytes(f"{magic}\n2 2\n{largest}\n".encode() + body)
+    if not read:
+        with pytest.raises(InputError, match=r"0\.ppm: .*expected 8 bits a channel"):
+            load_distilled(tmp_path)
+        return
+    found = load_distilled(tmp_path).images[0].permute(1, 2, 0).flatten()
+    wanted = torch.from_numpy(values / largest).float()
+    assert torch.allclose(found, wanted, atol=1 / 255)
+
+
 def mixed_sizes(root):
     write_images(root, ["a"], 1)
     write_images(root, ["b"], 1, size=(8, 9))
