@@ -336,6 +336,8 @@ def _changes(
 
 def _value(text: str) -> Any:
     """Read a Python literal; all else, such as a bare word, is a string."""
+    if text.lower() in ("true", "false"):
+        text = text.capitalize()
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

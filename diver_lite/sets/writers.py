@@ -114,7 +114,7 @@ def what_is_lost(distilled: DistilledSet, to: str) -> list[str]:
         low = min(end.min.item() for end in ends)
         high = max(end.max.item() for end in ends)
         if low < -0.002 or high > 1.002:  # half a step of 8 bits
-            lost.append(f"what lies outside [0, 1] (values {low:.2f}..{high:.2f})")
+            lost.append(f"what lies outside [0, 1] (values {low:.4g}..{high:.4g})")
     return lost
 
 

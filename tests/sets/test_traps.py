@@ -485,6 +485,24 @@ def test_why_values_were_refused(tmp_path):
         load_distilled(tmp_path / "a.pt", format="ncfm")
 
 
+def test_what_would_be_lost_is_said_as_it_is(tmp_path):
+    """A hundredth less than nothing was "-0.00"."""
+    images = ten()
+    images[0, 0, 0, 0] = -0.0041
+    made = DistilledSet(images, class_major(10, 1), class_names("cifar10"))
+    with pytest.raises(InputError, match=r"outside \[0, 1\] \(values -0\.0041\.\.1\)"):
+        convert(made, tmp_path / "out", "folder")
+
+
+@pytest.mark.parametrize("word", ["False", "false", "FALSE"])
+def test_yes_and_no_on_the_command_line(tmp_path, cli, word):
+    path = save_run(tmp_path / "ZCA", normalise(ten(), CIFAR10), class_major(10, 1))
+    how = ("--format", "mtt", "--dataset", "cifar10", "--read", f"zca={word}")
+    code, out, err = cli("show", path, *how)
+    assert code == 0, err
+    assert "format mtt" in out
+
+
 # --- Classes without names ---------------------------------------------------------
 
 
