@@ -511,9 +511,11 @@ class Undoing:
             "an ImageNet subset), normalisation=(mean, std), or normalisation='none' "
             f"to read them as stored{self._relative()}",
         )
-        known = known_statistics(
-            self.dataset or "", family, "; pass normalisation=(mean, std)"
-        )
+        advice = "; pass normalisation=(mean, std)"
+        if self.own() is not None:
+            name = family_name(self.dataset)
+            advice += f", or its usual ones: --read normalisation={name}"
+        known = known_statistics(self.dataset or "", family, advice)
         return self.denormalised(images, known)
 
     def _relative(self) -> str:

@@ -707,7 +707,9 @@ def test_dc_benchs_names_and_labels(tmp_path, whole):
 
 def test_statistics_that_nobody_has_are_refused(tmp_path):
     path = save_run(tmp_path, pixels(), class_major())
-    with pytest.raises(InputError, match=r"'svhn': no mean and std.*normalisation="):
+    with pytest.raises(
+        InputError, match=r"'svhn': no mean and std.*normalisation=svhn"
+    ):
         load_distilled(path, format="mtt", dataset="svhn")
 
 
