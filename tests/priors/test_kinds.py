@@ -545,10 +545,7 @@ def test_a_hundred_classes_from_the_command_line(folders, cli, tmp_path, monkeyp
             raise KeyboardInterrupt
         return real(self, latents)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.warns(UserWarning, match="own forward"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(TextPrior, "decode", stop)
         code, _, _ = cli(*command, "-o", out)
     assert code == 130
