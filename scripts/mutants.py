@@ -189,8 +189,8 @@ MUTANTS = [
     Mutant(
         "priors/dit.py",
         "latents scaled before they are shifted",
-        "return (torch.cat(modes) - self._shift) * self.vae.config.scaling_factor",
-        "return torch.cat(modes) * self.vae.config.scaling_factor - self._shift",
+        "return (torch.cat(modes) - self._shift) * self._scale",
+        "return torch.cat(modes) * self._scale - self._shift",
     ),
     Mutant(
         "priors/contract.py",

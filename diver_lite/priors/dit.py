@@ -172,20 +172,39 @@ class DiTPrior:
             .float()
             for x in images.split(VAE_BATCH)
         ]
-        return (torch.cat(modes) - self._shift) * self.vae.config.scaling_factor
+        return (torch.cat(modes) - self._shift) * self._scale
 
     @plain_torch(grad=False)
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (B, C, h, w) latents to (B, 3, H, W) float32 images in [0, 1]."""
         floats(latents, "latents", ("B", *self.latent_shape))
-        z = latents / self.vae.config.scaling_factor + self._shift
-        z = z.to(self.device, self.vae.dtype)
+        z = latents.to(self.device) / self._scale + self._shift
+        z = z.to(self.vae.dtype)
         parts = [self.vae.decode(part).sample for part in z.split(VAE_BATCH)]
         return (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
 
     @property
-    def _shift(self) -> float:
+    def _shift(self) -> float | Tensor:
+        """What is subtracted from the VAE's latents: a number, or one a channel."""
+        mean = self._statistic("latents_mean")
+        if mean is not None:
+            return mean
         return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def _scale(self) -> float | Tensor:
+        """What they are multiplied with then, as in diffusers' pipelines."""
+        std = self._statistic("latents_std")
+        if std is not None:
+            return self.vae.config.scaling_factor / std
+        return self.vae.config.scaling_factor
+
+    def _statistic(self, name: str) -> Tensor | None:
+        """Return a statistic of the VAE's latents, (C, 1, 1), where it has one."""
+        values = getattr(self.vae.config, name, None)
+        if values is None:
+            return None
+        return torch.tensor(values, device=self.device).view(-1, 1, 1)
 
     @plain_torch(grad=False)
     def denoise(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from safetensors import safe_open
 
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
@@ -164,7 +165,9 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     for option in text:
         ensure(in_words, f"{option} is for priors told in words; {root} is none")
     for part, expected in networks.items():
-        _check_kind(part, _read_config(root, part), expected)
+        config = _read_config(root, part)
+        _check_kind(part, config, expected)
+        _check_numbers(part, config)
     info = _read_info(root)
     names = index.get("id2label") or {}
     checks.instance(names, "id2label in model_index.json", dict)
@@ -223,6 +226,49 @@ def _check_kind(part: str, config: dict, expected: tuple[str, ...]) -> None:
         ensure(value is None, f"{part} has {name} {value!r}; {SUPPORTED}")
 
 
+def _check_numbers(part: str, config: dict) -> None:
+    """Raise unless the numbers by which a prior computes make sense.
+
+    diffusers takes any, and doesn't look at some. What is missing has its default.
+    """
+    if part == "transformer":
+        patch = config.get("patch_size", 2)
+        checks.integer(patch, "patch_size of the transformer", 1)
+        size = config.get("sample_size", 32)
+        name = "sample_size of the transformer"
+        checks.integer(size, name, 1)
+        whole = size % patch == 0
+        checks.require(whole, name, size, f"a multiple of patch_size ({patch})")
+    if part == "vae":
+        scale = config.get("scaling_factor", 1)
+        checks.number(scale, "scaling_factor of the vae", 1e-4, 1e4)
+        shift = config.get("shift_factor")
+        if shift is not None:
+            checks.number(shift, "shift_factor of the vae", -1e4, 1e4)
+        _check_statistics(config)
+
+
+def _check_statistics(config: dict) -> None:
+    """Raise unless a VAE has mean and std of each channel, or neither."""
+    lowest = {"latents_mean": -1e4, "latents_std": 1e-4}
+    found = {name: config[name] for name in lowest if config.get(name) is not None}
+    if not found:
+        return
+    lacking = ", ".join(lowest.keys() - found.keys())
+    ensure(not lacking, f"the vae has {', '.join(found)} without {lacking}")
+    ensure(
+        not config.get("shift_factor"),
+        "the vae has both shift_factor and latents_mean; expected one of them",
+    )
+    channels = config.get("latent_channels", 4)
+    for name, values in found.items():
+        fits = isinstance(values, list) and len(values) == channels
+        what = f"{channels} numbers, one for each of latent_channels"
+        checks.require(fits, f"{name} of the vae", checks.plain(values), what)
+        for value in values:
+            checks.number(value, f"a value in {name} of the vae", lowest[name], 1e4)
+
+
 def _read_info(root: Path) -> dict:
     """Return what a folder says about itself in our own file, if it has one."""
     path = root / "diver_lite.json"
@@ -245,6 +291,7 @@ def load_network(kind: Any, root: Path, part: str) -> Any:
             checks.number(config[name], name, -1e6, 1e6)
         elif name in config and hint is int:
             checks.integer(config[name], name, 0)
+    _check_weights(root / part, part)
     network, report = kind.from_pretrained(
         root / part, torch_dtype=torch.float32, output_loading_info=True
     )
@@ -254,6 +301,31 @@ def load_network(kind: Any, root: Path, part: str) -> Any:
     left = [k for k in report["unexpected_keys"] if re.search(r"\.\d+\.", k)]
     ensure(not left, f"{part} has no place for the weights {min(left, default='')}")
     return network.eval().requires_grad_(False)
+
+
+def _check_weights(folder: Path, part: str) -> None:
+    """Raise unless weights are floats: others would be cast without a word."""
+    # without those of a variant, such as model.fp16.safetensors, which isn't read
+    files = [file for file in sorted(folder.iterdir()) if file.name.count(".") == 1]
+    safe = [file for file in files if file.suffix == ".safetensors"]
+    kinds: dict[str, str] = {}
+    for file in safe:
+        with safe_open(file, "pt") as weights:
+            names = weights.keys()
+            kinds |= {name: weights.get_slice(name).get_dtype() for name in names}
+    for file in files:
+        if safe or file.suffix != ".bin":
+            continue
+        try:
+            weights = torch.load(file, map_location="meta", weights_only=True)
+            whole = {k: w for k, w in weights.items() if not w.is_floating_point()}
+        except Exception:  # torch's own message tells how to run what is in there
+            raise InputError(f"{part}/{file.name} holds more than weights") from None
+        kinds |= {name: str(weight.dtype) for name, weight in whole.items()}
+    for name, kind in kinds.items():
+        # old text encoders store the places of words beside their weights
+        fits = kind.startswith(("F", "BF")) or name.endswith("position_ids")
+        ensure(fits, f"weights of the {part} hold {name} as {kind}; expected floats")
 
 
 def _load_tokenizer(root: Path, encoder: Any) -> Any:
@@ -295,7 +367,9 @@ def _build_scheduler(config: dict):
         )
     total = checks.integer(config["num_train_timesteps"], "num_train_timesteps", 2)
     known = inspect.signature(diffusers.DDIMScheduler).parameters
-    shared = {name: value for name, value in config.items() if name in known}
+    # null is diffusers' word for what isn't set
+    said = {name: value for name, value in config.items() if value is not None}
+    shared = {name: value for name, value in said.items() if name in known}
     scheduler = diffusers.DDIMScheduler(**shared)
     alphas = scheduler.alphas_cumprod
     lowest = 0.0

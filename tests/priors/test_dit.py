@@ -111,6 +111,91 @@ def test_a_shifted_vae(folder):
     assert torch.allclose(prior.decode(z), expected, atol=1e-4)
 
 
+def test_a_vae_with_statistics_of_its_own(folder):
+    """Each channel is normalised as diffusers' pipelines do it; and back."""
+    mean, std = [0.1, -0.2, 0.3, 0.0], [0.5, 1.0, 2.0, 4.0]
+    edit(folder / "vae/config.json", latents_mean=mean, latents_std=std)
+    prior = load_prior(folder, device="cpu")
+    raw = prior.vae.encode(2 * images() - 1).latent_dist.mean
+    mean, std = (torch.tensor(values).view(1, 4, 1, 1) for values in (mean, std))
+    z = prior.encode(images())
+    assert torch.allclose(z, (raw - mean) * 2.5 / std, atol=1e-5)
+    expected = (prior.vae.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(prior.decode(z), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("vae", {"shift_factor": "a"}, "shift_factor of the vae is 'a'"),
+        ("vae", {"shift_factor": float("nan")}, "shift_factor of the vae is nan"),
+        ("vae", {"shift_factor": [1.0]}, "shift_factor of the vae is"),
+        ("vae", {"shift_factor": True}, "shift_factor of the vae is True"),
+        ("vae", {"shift_factor": False}, "shift_factor of the vae is False"),
+        ("vae", {"shift_factor": {}}, "shift_factor of the vae is {}"),
+        ("vae", {"shift_factor": 1e30}, r"shift_factor of the vae is 1e\+30"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor of the vae is 0"),
+        ("vae", {"scaling_factor": -1}, "scaling_factor of the vae is -1"),
+        ("vae", {"scaling_factor": 1e-30}, "scaling_factor of the vae is 1e-30"),
+        ("vae", {"latents_mean": [0.0] * 4}, "has latents_mean without latents_std"),
+        ("vae", {"latents_std": [1.0] * 4}, "has latents_std without latents_mean"),
+        (
+            "vae",
+            {"latents_mean": [0.0], "latents_std": [1.0]},
+            r"latents_mean of the vae is \(0\.0,\); expected 4 numbers",
+        ),
+        (
+            "vae",
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0, 1.0, 0.0, 1.0]},
+            "a value in latents_std of the vae is 0.0; expected a finite number",
+        ),
+        (
+            "vae",
+            {"latents_mean": "abcd", "latents_std": [1.0] * 4},
+            "latents_mean of the vae is 'abcd'; expected 4 numbers",
+        ),
+        (
+            "vae",
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 1},
+            "has both shift_factor and latents_mean",
+        ),
+        ("transformer", {"sample_size": 0}, "sample_size of the transformer is 0"),
+        (
+            "transformer",
+            {"sample_size": 17},
+            "sample_size of the transformer is 17; expected a multiple of patch_size",
+        ),
+        ("transformer", {"patch_size": 0}, "patch_size of the transformer is 0"),
+    ],
+)
+def test_odd_numbers_of_a_folder_are_named_as_it_loads(folder, part, changes, message):
+    edit(folder / part / "config.json", **changes)
+    with pytest.raises(InputError, match=message):
+        load_prior(folder, device="cpu")
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_weights_that_are_no_floats_are_refused(folder, part, kind, form):
+    """diffusers would cast them: whole numbers, that is nearly nothing but 0."""
+    path = folder / part / "diffusion_pytorch_model.safetensors"
+    weights = {name: w.to(kind) for name, w in load_file(path).items()}
+    path.unlink()
+    if form == "bin":
+        torch.save(weights, path.with_suffix(".bin"))
+    else:
+        save_file(weights, path)
+    with pytest.raises(InputError, match=f"weights of the {part} .* expected floats"):
+        load_prior(folder, device="cpu")
+
+
+def test_a_prediction_type_of_null_is_the_default(folder):
+    """Files of 2022 lack it, and diffusers writes null for what isn't set."""
+    edit(folder / "scheduler/scheduler_config.json", prediction_type=None)
+    assert load_prior(folder, device="cpu").prediction == "epsilon"
+
+
 def test_guidance_is_linear_in_its_scale(tiny_prior):
     """Scale 1 is the conditional prediction, and eps_u + s (eps_c - eps_u) holds."""
     z = latents()

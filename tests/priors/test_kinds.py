@@ -642,7 +642,7 @@ BAD = {
     "a scale in words": (
         change("vae/config.json", scaling_factor="ten"),
         {},
-        "scaling_factor is 'ten'",
+        "scaling_factor of the vae is 'ten'",
     ),
     "prompts in words": (
         change("tokenizer/tokenizer_config.json", model_max_length="long"),

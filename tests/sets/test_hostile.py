@@ -653,7 +653,7 @@ RIGHT = {
     ("provenance", "dict"), ("id2label", "None"), ("id2label", "dict"),
     ("id2label", "empty text"), ("id2label", "nothing"), ("name", "text"),
     ("name", "empty text"), ("num_train_timesteps", "number"),
-    ("sample_size", "number"), ("num_attention_heads", "true"),
+    ("num_attention_heads", "true"),
 }  # fmt: skip
 
 
