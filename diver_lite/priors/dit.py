@@ -122,9 +122,8 @@ class DiTPrior:
         straight paths 1 - s and s. Their ratio is that of DiT's timestep.
         """
         if self.prediction == "flow":
-            s = torch.tensor(
-                self.place(timestep) / self.scheduler.config.num_train_timesteps
-            )
+            share = self.place(timestep) / self.scheduler.config.num_train_timesteps
+            s = torch.tensor(share, dtype=torch.float32)
             return 1 - s, s
         if timestep <= -1:
             abar = torch.as_tensor(self.scheduler.final_alpha_cumprod)

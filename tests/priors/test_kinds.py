@@ -280,6 +280,21 @@ def test_it_is_the_stable_diffusion_pipeline(folders, kind, steps, scale):
     assert worst(found, expected) < 1e-4
 
 
+@pytest.mark.parametrize("timestep", [-1, 300, 700])
+def test_flow_levels_are_float32_whatever_the_default(folders, timestep):
+    """A caller's default of float64 would round alpha and sigma otherwise."""
+    prior = load_prior(folders("flow"), device="cpu")
+    plain = prior.signal_and_noise(timestep)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = prior.signal_and_noise(timestep)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, expected in zip(found, plain, strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("kind", ["flow", "shifted flow"])
 @pytest.mark.parametrize(("steps", "scale"), [(1, 1.0), (7, 1.0), (20, 4.0)])
 def test_flow_is_the_euler_loop_of_diffusers(folders, kind, steps, scale):
