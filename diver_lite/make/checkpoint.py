@@ -157,16 +157,18 @@ def kept(
     """
     if not path.exists():
         tensors = make()
-        written = {key: json.dumps(record), "seal": _seal(tensors)}
+        # one entry: safetensors would shuffle several, and give other bytes each time
+        written = {key: json.dumps({"record": record, "seal": _seal(tensors)})}
         # a run beside this one may have been faster, with the same result
         with atomic_path(path, overwrite=True) as temporary:
             save_file(tensors, temporary, written)
     with naming(path, f"tensors {_ANEW}"), safe_open(path, "pt") as file:
         written = file.metadata() or {}
         ensure(key in written, f"it has no record {key!r}; expected tensors {_ANEW}")
-        _compare(json.loads(written[key]), record)
+        found = json.loads(written[key])
+        _compare(found.get("record", {}), record)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        _check_seal(tensors, written.get("seal"))
+        _check_seal(tensors, found.get("seal"))
         return tensors
 
 
