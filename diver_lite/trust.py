@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,20 +21,39 @@ def forget_working_folder() -> None:
     os.environ |= _environment()
 
 
+_LOCK = threading.Lock()
+_holders = 0  # blocks that are running, perhaps in several threads
+_before: tuple[list[str], dict[str, str | None]] = [], {}
+
+
 @contextmanager
 def installed_code_only() -> Iterator[None]:
-    """Let processes that start meanwhile look for no module in the working folder."""
-    path = [*sys.path]
-    before = {name: os.environ.get(name) for name in _environment()}
-    forget_working_folder()
+    """Let processes that start meanwhile look for no module in the working folder.
+
+    What was there comes back when the last of several blocks ends.
+    """
+    global _holders, _before
+    with _LOCK:
+        if not _holders:
+            environment = {name: os.environ.get(name) for name in _environment()}
+            _before = [*sys.path], environment
+            forget_working_folder()
+        _holders += 1
     try:
         yield
     finally:
-        sys.path[:] = path
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        with _LOCK:
+            _holders -= 1
+            if not _holders:
+                _restore(*_before)
+
+
+def _restore(path: list[str], environment: dict[str, str | None]) -> None:
+    sys.path[:] = path
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _safe(entries: list[str]) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diver_lite.trust import installed_code_only
+
 JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --steps 1 --jobs 2"
 COMMANDS = {
     "judge": f"{JUDGE} --test-images 20",
@@ -98,3 +100,22 @@ def test_an_empty_entry_of_a_path_is_no_folder_of_ours(trap):
     )
     assert found.stdout.split() == ["'x'", "False", repr(f"{os.pathsep}x")]
     assert not ran(mark)
+
+
+def test_blocks_that_overlap_restore_what_was_there_before_them(tmp_path, monkeypatch):
+    """As of two threads, or of a generator that is closed late."""
+    monkeypatch.chdir(tmp_path)  # the folder of a clone is trusted
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}x")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(sys, "path", before := ["", *sys.path])
+    expected = [*before]
+    first, second = installed_code_only(), installed_code_only()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["PYTHONPATH"] == "x"
+    assert "" not in sys.path
+    second.__exit__(None, None, None)
+    assert os.environ["PYTHONPATH"] == f"{os.pathsep}x"
+    assert "PYTHONSAFEPATH" not in os.environ
+    assert sys.path == expected

@@ -305,8 +305,8 @@ def load_network(kind: Any, root: Path, part: str) -> Any:
 
 def _check_weights(folder: Path, part: str) -> None:
     """Raise unless weights are floats: others would be cast without a word."""
-    # without those of a variant, such as model.fp16.safetensors, which isn't read, and
-    # without pipes, which would be waited for: the library says that the file is missing
+    # without those of a variant, such as model.fp16.safetensors, which isn't read; and
+    # without pipes, which would be waited for: the library says that a file is missing
     files = [
         file
         for file in sorted(folder.iterdir())
