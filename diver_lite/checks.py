@@ -203,6 +203,16 @@ def path(value: Any, name: str) -> Path:
     raise InputError(f"{name} is {describe(value)}; expected a path")
 
 
+def check_text(text: str, name: str) -> None:
+    """Raise unless files can hold a text: bytes of another encoding can't be kept."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{name} is {describe(text)}, with bytes that aren't UTF-8; expected text"
+        ) from None
+
+
 def floats(value: Any, name: str, shape: Sequence[int | str]) -> None:
     """Raise unless a value is a dense float tensor of a shape; a letter is any >= 1."""
     _tensor(value, name, shape, "a float")

@@ -340,8 +340,8 @@ def _value(text: str) -> Any:
         text = text.capitalize()
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text  # the latter two of thousands of signs or brackets
 
 
 def _given(**options: Any) -> dict[str, Any]:

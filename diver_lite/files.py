@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from diver_lite.checks import InputError, ensure, naming
+from diver_lite.checks import InputError, check_text, ensure, naming
 
 if TYPE_CHECKING:  # the set-up check must run where torch is missing
     from torch import Tensor
@@ -131,6 +131,7 @@ def _settle(path: Path) -> None:
 def check_writable(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise `InputError` now if `path` could not be written at a long run's end."""
     path = Path(path)
+    check_text(str(path), "output")
     with naming(path, output=True):
         _settle(path)
         sweep(path)

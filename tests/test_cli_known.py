@@ -3,10 +3,17 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from diver_lite.checks import InputError
+from diver_lite.files import exclusive
+from diver_lite.judge.compare import write_table
+from diver_lite.judge.protocols import Protocol
+from diver_lite.run.to_file import recover_to
+from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.sheet import contact_sheet
 
@@ -65,3 +72,71 @@ def test_pixels_too_large_for_float32_are_refused():
     images = torch.full((1, 3, 8, 8), 1e39, dtype=torch.float64)
     with pytest.raises(InputError, match="images hold 192 NaN or infinite values"):
         DistilledSet(images, torch.tensor([0]), ("a",))
+
+
+BYTES = "a\udcff"  # how Python reads a file's name that isn't UTF-8
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (("convert", "SET", f"{BYTES}.safetensors", "--to", "diver-lite"), "output"),
+        (("show", "SET", "-o", f"{BYTES}.png"), "output"),
+        (("show", "FOLDER"), "class_names"),
+        (
+            *[("judge", f"{BYTES}=SET", "--judges", "ConvNet", "--steps", "1")],
+            "sets: a name",
+        ),
+        (("recover", "SET", "-o", "r.safetensors", "--device", "mps"), "device 'mps'"),
+        (("recover", "SET", "-o", "r.safetensors", "--device", "xla"), "device 'xla'"),
+        (
+            ("recover", "SET", "-o", "r.safetensors", "--set", f"seed={'-' * 5000}1"),
+            "seed",
+        ),
+    ],
+)
+def test_odd_words_get_a_sentence(cli, tmp_path, monkeypatch, command, named):
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "folder" / "b" / "1.png"
+    for name in ("b", BYTES):
+        folder = tmp_path / "folder" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (9, 99, 9)).save(folder / picture.name)
+    there = {"SET": "fashion-mnist-dm-ipc1", "FOLDER": "folder"}
+    words = [there.get(word, word.replace("SET", there["SET"])) for word in command]
+    code, *said = cli(*words)
+    text = "".join(said)
+    assert code == 2, text
+    assert named in text
+    assert "Traceback" not in text
+
+
+def test_a_line_in_a_set_s_name_ends_no_row(tmp_path):
+    summary = pd.DataFrame({"ConvNet": ["10.0"]}, index=["two\nlines | and a bar"])
+    text = write_table(summary, tmp_path / "table.md").read_text()
+    assert len(text.splitlines()) == 3
+    assert text.splitlines()[2].count("|") == 4  # one of them is escaped
+
+
+def test_two_sets_without_names_are_doubted(tmp_path):
+    names = tuple(f"class {k}" for k in range(3))
+    images = torch.rand(3, 3, 8, 8)
+    first, second = (DistilledSet(images, torch.arange(3), names) for _ in "ab")
+    with pytest.warns(UserWarning, match="have no names; taken to be in order"):
+        in_order_of(first, second.class_names)
+
+
+@pytest.mark.parametrize("statistics", [(0.5, (0.2, 0.2, 0.2)), (0.5, 0.0), 0.5, "x"])
+def test_statistics_of_a_protocol_are_checked(statistics):
+    with pytest.raises(InputError, match="statistics"):
+        Protocol(statistics=statistics)
+
+
+def test_a_file_and_its_folder_are_one_output(tmp_path, tiny_prior, tiny_set):
+    """`a` and `a.safetensors` have one working folder: one of two runs is refused."""
+    lock = tmp_path / ".a.parts.lock"
+    with (
+        exclusive(tmp_path / "a", lock),
+        pytest.raises(InputError, match="is being written by another process"),
+    ):
+        recover_to(tmp_path / "a.safetensors", tiny_set, tiny_prior)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diver_lite.checks import InputError, instance, one_of, require
+from diver_lite.checks import InputError, instance, one_of, printable, require
 from diver_lite.files import atomic_path
 from diver_lite.judge.networks import PROXY, judge_name
 from diver_lite.sets.names import to_cell
@@ -370,7 +370,9 @@ def _markdown(summary: pd.DataFrame) -> str:
     """Return GitHub's Markdown, numbers aligned to the right."""
     lines = [["set", *summary.columns], ["---", *["---:"] * len(summary.columns)]]
     lines += [[name, *row] for name, *row in summary.itertuples()]
-    cells = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
+    # a line or a bar in a set's name would end the row or the cell
+    plain = ([printable(str(cell)) for cell in line] for line in lines)
+    cells = ([cell.replace("|", r"\|") for cell in line] for line in plain)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 

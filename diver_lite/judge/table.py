@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from diver_lite.checks import (
     InputError,
+    check_text,
     class_indices,
     ensure,
     instance,
@@ -164,6 +165,8 @@ def _check_lists(
         seeds = [integer(k, "seeds: one of them", 0, 2**63 - 1) for k in several]
     else:
         seeds = list(range(integer(seeds, "seeds", 1, 100_000)))
+    for name in sets:
+        check_text(str(name), "sets: a name")
     for what, given in {"sets": [*sets], "judges": kinds, "seeds": seeds}.items():
         require(len(given) > 0, what, given, "at least one")
         if twice := [value for value in dict.fromkeys(given) if given.count(value) > 1]:

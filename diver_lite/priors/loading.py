@@ -131,6 +131,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; use "
         "--device cpu",
     )
+    try:
+        if found.type != "cuda":
+            torch.empty(0, device=found)
+    except Exception:  # of another kind for each library behind a device
+        raise InputError(
+            f"device {str(found)!r} was asked for, but PyTorch can't use it here; "
+            "expected cpu, or cuda or cuda:N where there is a GPU"
+        ) from None
     return found
 
 

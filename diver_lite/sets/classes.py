@@ -54,6 +54,12 @@ def join(
         or more than once on either side, or numbers have another number of classes.
     """
     if [*names] == [*others]:
+        if is_numbered(names) and names is not others:
+            warnings.warn(
+                f"the classes of {ours} and of {theirs} have no names; taken to be in "
+                f"order; {_NAME_THEM}",
+                stacklevel=3,
+            )
         return [*range(len(names))]
     advice = advice or f"choose data of the same classes (--data), or {_NAME_THEM}"
     sides = f"({ours}: {_few(names)}; {theirs}: {_few(others)}); {advice}"

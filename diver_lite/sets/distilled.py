@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diver_lite.checks import (
     InputError,
+    check_text,
     class_indices,
     describe,
     ensure,
@@ -74,6 +75,8 @@ class DistilledSet:
             "one name per class",
         )
         self.class_names = tuple(map(str, names))
+        for name in self.class_names:
+            check_text(name, "class_names: one of them")
         try:
             labels = torch.as_tensor(self.labels).detach().cpu()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
