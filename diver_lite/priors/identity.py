@@ -6,10 +6,23 @@ prior that it began with: its weights, its settings, its code. Source: ours.
 
 from __future__ import annotations
 
+import dis
 import inspect
+import logging
+import sys
 from collections.abc import Iterator, Mapping
+from functools import cache, cached_property, partial
+from importlib import metadata
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -22,11 +35,13 @@ from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import Prepared
 
 PLAIN = (
-    bool, int, float, complex, str, bytes, type(None), Path,
-    torch.dtype, torch.device, torch.Size, np.generic,
+    bool, int, float, complex, str, bytes, type(None), type(...), Path, range, slice,
+    torch.dtype, torch.device, torch.Size, np.generic, np.dtype,
 )  # fmt: skip
 # whose versions, or declared results, stand for their code
 KNOWN = ("diver_lite.", "torch.", "diffusers.", "transformers.", "numpy.", "builtins.")
+# they compute nothing
+IDLE = (logging.Logger, MemberDescriptorType, GetSetDescriptorType)
 
 
 class Unidentified(Exception):
@@ -37,22 +52,19 @@ def identity(prior: Prior) -> str:
     """Return a digest of all of a prior that computes, wherever it lies on disk.
 
     A prior of one's own may say it itself, by a method or attribute `fingerprint`, a
-    text that changes when its results do. Otherwise everything is read that hangs on
-    it: modules, tensors, arrays, plain values, priors within, and the source of its
-    classes and functions.
+    text that changes when its results do; one that it holds speaks for that one alone.
+    Otherwise everything is read that hangs on it: modules, tensors, arrays, plain
+    values, priors within, and the source of its classes and functions, with what that
+    finds in its own modules. Of other installed packages the version counts.
 
     Raises:
         Unidentified: something that hangs on it is none of these.
     """
-    own = getattr(prior, "fingerprint", None)
-    if own is not None:
-        text = own() if callable(own) else own
-        if not isinstance(text, str) or not text:
-            raise Unidentified(f"its fingerprint is {text!r}, not a text")
-        return fingerprint([], text)
     tensors: list[Tensor] = []
     words: list[str] = []
-    for found in _parts(prior, type(prior).__name__, {}):
+    name = type(prior).__name__
+    told = _told(prior)
+    for found in _Reader().parts(prior, name) if told is None else [told]:
         if isinstance(found, Tensor):
             tensors.append(found)
         else:
@@ -60,38 +72,221 @@ def identity(prior: Prior) -> str:
     return fingerprint(tensors, "\n".join(words))
 
 
-def _parts(value: Any, name: str, seen: dict[int, Any]) -> Iterator[str | Tensor]:
-    """Yield the tensors and texts that a value consists of, in a fixed order.
+def _told(prior: Any) -> str | None:
+    """Return what a prior says of itself by a fingerprint; None: it has none.
 
-    `seen` holds what was read already, so that its number isn't given to another.
+    It is looked up without `__getattr__`: a wrapper that passes on names isn't what it
+    holds.
     """
-    if isinstance(value, PLAIN):
-        yield f"{name} = {value!r}"
-        return
-    if id(value) in seen:
-        yield f"{name} = again"
-        return
-    seen[id(value)] = value
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Tensor):
-        yield f"{name} = {value.dtype}"
-        yield value
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield from _parts(value[key], f"{name}[{key!r}]", seen)
-    elif isinstance(value, list | tuple | set | frozenset):
-        several = sorted(value, key=str) if isinstance(value, set) else value
-        for index, each in enumerate(several):
-            yield from _parts(each, f"{name}[{index}]", seen)
-    elif isinstance(value, type | FunctionType | MethodType):
-        yield _code(value, name)
-        yield from _parts(_captured(value), f"{name}: captured", seen)
-    elif isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
-        raise Unidentified(f"{name} is of type {type(value).__name__}")
-    else:
-        yield _code(type(value), name)
-        yield from _parts(_attributes(value), name, seen)
+    if inspect.getattr_static(prior, "fingerprint", None) is None:
+        return None
+    text = prior.fingerprint
+    if callable(text):
+        text = text()
+    if not isinstance(text, str) or not text:
+        raise Unidentified(f"its fingerprint is {text!r}, not a text")
+    return f"{type(prior).__module__}.{type(prior).__qualname__}: {text}"
+
+
+class _Reader:
+    """What reads a prior, and knows what it has read already."""
+
+    def __init__(self) -> None:
+        # by number; each is held, so that its number isn't given to another
+        self.seen: dict[int, tuple[str, Any]] = {}
+        self.own: set[str] = set()  # packages of the priors themselves
+
+    def parts(self, value: Any, name: str) -> Iterator[str | Tensor]:
+        """Yield the tensors and texts that a value consists of, in a fixed order."""
+        if isinstance(value, PLAIN):
+            yield f"{name} = {value!r}"
+            return
+        if id(value) in self.seen:
+            yield f"{name} = {self.seen[id(value)][0]}"
+            return
+        self.seen[id(value)] = name, value
+        if isinstance(value, np.ndarray):
+            yield from self._array(value, name)
+        elif isinstance(value, Tensor):
+            yield f"{name} = {value.dtype}"
+            yield value
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=str):
+                yield from self.parts(value[key], f"{name}[{key!r}]")
+        elif isinstance(value, list | tuple | set | frozenset):
+            unordered = isinstance(value, set | frozenset)
+            several = sorted(value, key=str) if unordered else value
+            for index, each in enumerate(several):
+                yield from self.parts(each, f"{name}[{index}]")
+        elif isinstance(value, BuiltinFunctionType | np.ufunc):
+            yield f"{name} = {getattr(value, '__qualname__', value.__name__)}"
+            holder = getattr(value, "__self__", None)
+            if not isinstance(holder, type | ModuleType):
+                yield from self.parts(holder, f"{name}: self")
+        elif isinstance(value, type | FunctionType):
+            yield self._code(value, name)
+            yield from self.parts(self._captured(value), f"{name}: captured")
+        elif (inside := _held(value)) is not None:
+            yield f"{name} is a {type(value).__name__}"
+            yield from self.parts(inside, name)
+        elif isinstance(value, IDLE):
+            yield f"{name} computes nothing"
+        elif isinstance(value, ModuleType) or not hasattr(value, "__dict__"):
+            raise Unidentified(f"{name} is of type {type(value).__name__}")
+        else:
+            yield from self._object(value, name)
+
+    def _array(self, array: np.ndarray, name: str) -> Iterator[str | Tensor]:
+        yield f"{name} = {array.dtype} {array.shape}"
+        if array.dtype.hasobject:
+            yield from self.parts(array.ravel().tolist(), name)
+        else:  # torch lacks some of NumPy's types
+            yield torch.tensor(bytearray(array.tobytes()), dtype=torch.uint8)
+
+    def _object(self, value: Any, name: str) -> Iterator[str | Tensor]:
+        if isinstance(value, Prior):
+            self.own.add(_package(type(value).__module__))
+            told = _told(value)
+            if told is not None:
+                yield f"{name} = {told}"
+                return
+        yield from self.parts(type(value), f"{name}: kind")
+        yield from self.parts(_attributes(value), name)
+
+    def _library(self, module: str) -> str | None:
+        """Return the version of the package that a module belongs to.
+
+        None: it is the user's, so its code is read.
+        """
+        package = _package(module)
+        if f"{module}.".startswith(KNOWN) or package in sys.stdlib_module_names:
+            return ""
+        file = getattr(sys.modules.get(package), "__file__", None) or ""
+        installed = {"site-packages", "dist-packages"} & {*Path(file).parts}
+        if installed and package not in self.own:
+            return _version(package)
+        return None
+
+    def _code(self, kind: Any, name: str) -> str:
+        """Return what identifies a class or function: its source, and its version."""
+        where = f"{name}: {_module(kind)}.{kind.__qualname__}"
+        if self._library(_module(kind)) == "":
+            return where
+        bases = getattr(kind, "__mro__", None) or (kind,)
+        theirs = [base for base in bases if self._library(_module(base)) != ""]
+        versions = [self._library(_module(base)) or "" for base in theirs]
+        try:
+            # of a decorated function its own, not of what it decorates
+            code = [getattr(base, "__code__", base) for base in theirs]
+            return "\n".join([where, *versions, *map(inspect.getsource, code)])
+        except (OSError, TypeError):
+            raise Unidentified(f"the source of {name} can't be read") from None
+
+    def _captured(self, value: Any) -> dict[str, Any]:
+        """Return what the code of a class or function finds elsewhere."""
+        found: dict[str, Any] = {}
+        if isinstance(value, type):
+            for base in value.__mro__:
+                if self._library(base.__module__) is None:
+                    for name, each in vars(base).items():
+                        if _counts(name, each):
+                            found[f"{base.__qualname__}.{name}"] = each
+            return found
+        for name, cell in zip(
+            value.__code__.co_freevars, value.__closure__ or (), strict=True
+        ):
+            found[name] = _content(cell)
+        found["defaults"] = [value.__defaults__, value.__kwdefaults__]
+        if self._library(_module(value)) is None:
+            for name in _global_names(value.__code__):
+                if name in value.__globals__:
+                    found |= self._global(name, value.__globals__[name], value.__code__)
+        return found
+
+    def _global(self, name: str, value: Any, code: CodeType) -> dict[str, Any]:
+        """Return a global that code uses; of a module what the code may take of it."""
+        if not isinstance(value, ModuleType):
+            return {name: value}
+        version = self._library(value.__name__)
+        if version is not None:
+            return {name: f"{value.__name__} {version}"}
+        found: dict[str, Any] = {}
+        for attribute in sorted(_names(code) & {*vars(value)}):
+            inside = vars(value)[attribute]
+            if inside is not value:
+                found |= self._global(f"{name}.{attribute}", inside, code)
+        return found
+
+
+def _held(value: Any) -> Any:
+    """Return what a thing of Python's own holds: a bound method, a decorated one."""
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, staticmethod | classmethod):
+        return value.__func__
+    if isinstance(value, property):
+        return [value.fget, value.fset]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, cached_property):
+        return value.func
+    if type(value).__module__ == "functools":  # a cache
+        return getattr(value, "__wrapped__", None)
+    return None
+
+
+def _counts(name: str, value: Any) -> bool:
+    """Return whether an attribute of a class computes, and isn't Python's own."""
+    if name.startswith("__"):  # dataclasses write some from strings
+        written = isinstance(value, FunctionType) and name != "__repr__"
+        return written and value.__code__.co_filename != "<string>"
+    return name != "_abc_impl"
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _names(code: CodeType) -> set[str]:
+    """Return all names of variables and attributes in code, and in what is inside."""
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """Return the names that code looks up in its module, also from inside."""
+    found = {
+        step.argval
+        for step in dis.get_instructions(code)
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return found.union(*map(_global_names, inner))
+
+
+def _module(kind: Any) -> str:
+    """Return the module whose code this is; a decorator names that of its function."""
+    if isinstance(kind, FunctionType):
+        return str(kind.__globals__.get("__name__"))
+    return kind.__module__
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@cache
+def _version(package: str) -> str:
+    names = _distributions().get(package, [])
+    return " ".join(f"{name} {metadata.version(name)}" for name in sorted({*names}))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -128,30 +323,3 @@ def _attributes(value: Any) -> dict[str, Any]:
 def _tensors_of(module: nn.Module) -> dict[str, Any]:
     own = dict(module.named_parameters(recurse=False))
     return own | dict(module.named_buffers(recurse=False)) | {"train": module.training}
-
-
-def _code(kind: Any, name: str) -> str:
-    """Return what identifies a class or function: its source, if it is the user's."""
-    if isinstance(kind, MethodType):
-        kind = kind.__func__
-    where = f"{name}: {kind.__module__}.{kind.__qualname__}"
-    if f"{kind.__module__}.".startswith(KNOWN):
-        return where
-    try:
-        bases = [b for b in getattr(kind, "__mro__", (kind,)) if b is not object]
-        theirs = [b for b in bases if not f"{b.__module__}.".startswith(KNOWN)]
-        return "\n".join([where, *map(inspect.getsource, theirs)])
-    except (OSError, TypeError):
-        raise Unidentified(f"the source of {name} can't be read") from None
-
-
-def _captured(value: Any) -> dict[str, Any]:
-    """Return what a function brings along from where it was made."""
-    if isinstance(value, type):
-        return {}
-    if isinstance(value, MethodType):
-        return {"self": value.__self__}
-    cells = value.__closure__ or ()
-    inside = dict(zip(value.__code__.co_freevars, cells, strict=True))
-    captured = {name: cell.cell_contents for name, cell in inside.items()}
-    return captured | {"defaults": value.__defaults__ or ()}

@@ -1,7 +1,12 @@
 """Which prior is it? Whatever computes counts, and nothing else."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +135,84 @@ def test_a_circle_ends():
     prior = Own()
     prior.itself = prior
     assert identity(prior) != identity(Own())
+
+
+SCALE = 2.0
+
+
+def scaled(x):
+    return SCALE * x
+
+
+class Global:
+    """A class whose code looks up a function, which looks up a number."""
+
+    def denoise(self, x):
+        return [scaled(each) for each in x]
+
+
+class PassesOn:
+    """A wrapper that hands on every name, and doubles one answer."""
+
+    def __init__(self, prior):
+        self.prior = prior
+
+    def __getattr__(self, name):
+        if name == "prior":
+            raise AttributeError(name)
+        return getattr(self.prior, name)
+
+
+def test_what_code_looks_up_counts(monkeypatch):
+    """Also from inside a comprehension, and one function further."""
+    before = identity(Own(more=Global()))
+    assert identity(Own(more=Global())) == before
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "SCALE", 3.0)
+        assert identity(Own(more=Global())) != before
+    monkeypatch.setitem(globals(), "scaled", triple)
+    assert identity(Own(more=Global())) != before
+
+
+def test_a_wrapper_is_not_what_it_holds():
+    """Although it hands on the fingerprint; which still speaks for what is held."""
+    held = Own(fingerprint="v1")
+    assert PassesOn(held).fingerprint == "v1"
+    assert identity(PassesOn(held)) != identity(held)
+    assert identity(PassesOn(held)) == identity(PassesOn(Own(fingerprint="v1")))
+    assert identity(PassesOn(held)) != identity(PassesOn(Own(fingerprint="v2")))
+
+
+MORE = {
+    "partial": (partial(max, 1), partial(max, 2), partial(min, 1)),
+    "object array": (np.array([1, "a"], object), np.array([1, "b"], object)),
+    "array of texts": (np.array(["a"]), np.array(["b"]), np.array(["a", "b"])),
+    "shape of an array": (np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(6)),
+    "bound method": (Scaled(1).forward, Scaled(2).forward),
+    "the same again": ([double, triple, double], [double, triple, triple]),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_parts_that_are_told_apart(name):
+    found = [identity(Own(more=each)) for each in MORE[name]]
+    assert len({*found}) == len(found)
+
+
+def test_a_set_has_no_order():
+    """Texts are hashed differently in each process."""
+    code = (
+        "from test_identity import Own, identity; "
+        "print(identity(Own(more=frozenset('abcdefgh'))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(found) == 1

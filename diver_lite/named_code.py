@@ -1,0 +1,149 @@
+"""Code that the user names: `package.module:name` or `path/to/file.py:name`.
+
+It is run because a person wrote its name on the command line or in a call. No file of
+ours or of a stranger can name code, and a module is never looked for in the working
+folder, see `trust`. Source: ours; the form is that of Python's entry points.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from diver_lite.checks import InputError, ensure, first_line
+from diver_lite.trust import installed_code_only
+
+# the files that were run, by their absolute path
+_FILES: dict[Path, ModuleType] = {}
+
+
+def names_code(text: object) -> bool:
+    """Return whether a text has the form `package.module:name` or `file.py:name`."""
+    where, _, name = str(text).rpartition(":")
+    module = all(part.isidentifier() for part in where.split("."))
+    # a single letter is a drive of Windows
+    return name.isidentifier() and (
+        where.endswith(".py") or (module and len(where) > 1)
+    )
+
+
+def load_named(text: str, argument: str) -> Callable[..., Any]:
+    """Run the module or file that a text names, and return what is called so in it.
+
+    Args:
+        text: `package.module:name`, of what is installed or lies in an absolute folder
+            of PYTHONPATH; or `path/to/file.py:name`. A file is run once a process, and
+            finds no modules beside it.
+        argument: what the text was given as, for messages: "--prior".
+
+    Returns:
+        A function or class, which hasn't been called.
+
+    Raises:
+        InputError: there is no such file, module or name, its code fails, or what has
+            that name can't be called.
+
+    Source: ours.
+    """
+    ensure(
+        names_code(text),
+        f"{argument} is {text!r}; expected package.module:name or path/to/file.py:name",
+    )
+    where, _, name = text.rpartition(":")
+    with _naming(text, argument):
+        if where.endswith(".py"):
+            module = _run_file(where, f"{argument} {text!r}")
+        else:
+            module = _import(where, f"{argument} {text!r}")
+    found = getattr(module, name, None)
+    ensure(found is not None, f"{argument} {text!r}: {where} has no {name!r}")
+    ensure(callable(found), f"{argument} {text!r}: {name} can't be called")
+    return found  # type: ignore[return-value]
+
+
+def call_named(factory: Callable, text: str, argument: str, **options: Any) -> Any:
+    """Call what `load_named` returned; what goes wrong in it is told in one sentence.
+
+    Raises:
+        InputError: the call failed; where, if it was in the user's code.
+
+    Source: ours.
+    """
+    with _naming(text, argument):
+        return factory(**options)
+
+
+def _run_file(where: str, what: str) -> ModuleType:
+    path = Path(where).resolve()
+    ensure(path.is_file(), f"{what}: there is no file {where}")
+    if path in _FILES:
+        return _FILES[path]
+    # not by its folder, so that a prior is the same wherever its file lies
+    name = f"named_code_{path.stem}"
+    while name in sys.modules:
+        name += "_"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # of a .py there always is
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where pickle and inspect look for it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _FILES[path] = module
+    return module
+
+
+def _import(where: str, what: str) -> ModuleType:
+    with installed_code_only(), _absolute_path_only():
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if not f"{where}.".startswith(f"{missing}."):  # another, inside of it
+                raise
+            raise InputError(
+                f"{what}: there is no module {missing} among what is installed, and "
+                "the working folder isn't searched; name a file, as in "
+                "path/to/file.py:name"
+            ) from None
+
+
+@contextmanager
+def _absolute_path_only() -> Iterator[None]:
+    """Look in no folder that PYTHONPATH names from the working folder on."""
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    relative = {os.path.realpath(e) for e in entries if not os.path.isabs(e)}
+    before = [*sys.path]
+    sys.path[:] = [e for e in before if os.path.realpath(e) not in relative]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextmanager
+def _naming(text: str, argument: str) -> Iterator[None]:
+    """Tell what goes wrong in the user's code by one sentence, with its line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        if isinstance(error, SyntaxError):
+            place = f"{Path(error.filename or '').name}, line {error.lineno}"
+        raise InputError(
+            f"{argument} {text!r} fails: {type(error).__name__}: {first_line(error)} "
+            f"({place})"
+        ) from error
