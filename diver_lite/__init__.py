@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from diver_lite.judge.table import cross_architecture
     from diver_lite.judge.training import train_judge
     from diver_lite.make.distill import distill
+    from diver_lite.priors.check import check_prior
     from diver_lite.priors.contract import Prior
     from diver_lite.priors.loading import load_prior
     from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+    from diver_lite.run.to_file import recover_to
     from diver_lite.sets.distilled import DistilledSet
     from diver_lite.sets.folder import save_image_folder
     from diver_lite.sets.load import load_distilled
@@ -24,6 +26,7 @@ _ADDRESSES = {
     "InputError": "checks",
     "Prior": "priors.contract",
     "RecoveryConfig": "recovery",
+    "check_prior": "priors.check",
     "cross_architecture": "judge.table",
     "distill": "make.distill",
     "load_dataset": "sets.real",
@@ -31,6 +34,7 @@ _ADDRESSES = {
     "load_prior": "priors.loading",
     "recover": "recovery",
     "recover_steps": "recovery",
+    "recover_to": "run.to_file",
     "save_image_folder": "sets.folder",
     "train_judge": "judge.training",
 }
@@ -39,6 +43,7 @@ __all__ = [
     "InputError",
     "Prior",
     "RecoveryConfig",
+    "check_prior",
     "cross_architecture",
     "distill",
     "load_dataset",
@@ -46,6 +51,7 @@ __all__ = [
     "load_prior",
     "recover",
     "recover_steps",
+    "recover_to",
     "save_image_folder",
     "train_judge",
 ]

@@ -139,8 +139,9 @@ def recover(
     prior: Annotated[
         str | None,
         Option(
-            help="a shipped prior, a diffusers folder (DiT, SiT, Stable Diffusion) or "
-            "a hub id; default: the shipped one of what INPUT distils"
+            help="a shipped prior, a diffusers folder (DiT, SiT, Stable Diffusion), a "
+            "hub id, or code of your own, which is run: package.module:factory or "
+            "path/to/file.py:factory; default: the shipped one of what INPUT distils"
         ),
     ] = None,
     prompt: Annotated[
@@ -205,7 +206,7 @@ def recover(
 
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
-    from diver_lite.priors import loading
+    from diver_lite.priors import contract, loading
     from diver_lite.run import processes, to_file
 
     to_file.check_output(out, images, overwrite=overwrite)
@@ -234,7 +235,7 @@ def recover(
         batch_size=batch_size, fast=not plain, compile=compile, images=images,
         overwrite=overwrite,
     )  # fmt: skip
-    if processes.Processes(cpu=loaded.device.type == "cpu").index > 0:
+    if processes.Processes(cpu=contract.device_of(loaded).type == "cpu").index > 0:
         return  # process 0 writes and speaks
     echo(f"wrote {out}: {result!r}")
     if images:
@@ -746,13 +747,31 @@ def convert(
 
 
 @app.command()
-def check() -> None:
-    """Report versions, devices, and the shipped files with their checksums."""
+def check(
+    prior: Annotated[
+        str | None,
+        Option(
+            help="try a prior's whole contract on small inputs instead, and print a "
+            "line for each thing that is wrong: anything that 'recover' takes, such "
+            "as path/to/file.py:factory"
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Report versions, devices, and the shipped files with their checksums.
+
+    With --prior it tries a prior instead; the exit code is 2 if something is wrong.
+
+    Example: diver-lite check --prior my_prior.py:make
+    """
     import torch
 
     from diver_lite.assets import asset_path, list_assets
     from diver_lite.sets.load import list_shipped
 
+    if prior is not None:
+        _check_prior(prior, device)
+        return
     sizes = [asset_path(name).stat().st_size for name in list_assets()]
     facts = {
         "python": sys.version.split()[0],
@@ -766,6 +785,22 @@ def check() -> None:
     }
     for name, fact in facts.items():
         echo(f"{name:<12} {fact}")
+
+
+def _check_prior(name: str, device: str | None) -> None:
+    """Print what is wrong with a prior, a line each."""
+    from diver_lite.priors import check, loading
+
+    if loading.names_code(name):  # of one that breaks the contract all is told
+        loaded = loading.make_own(name, device, None)
+    else:
+        loaded = loading.load_prior(name, device=device)
+    wrong = check.check_prior(loaded)
+    for line in wrong:
+        echo(f"wrong: {' '.join(line.split())}")
+    if wrong:
+        raise SystemExit(2)
+    echo(f"ok: prior {name} keeps the contract")
 
 
 def _version(library: str) -> str:

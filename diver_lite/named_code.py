@@ -29,10 +29,8 @@ def names_code(text: object) -> bool:
     """Return whether a text has the form `package.module:name` or `file.py:name`."""
     where, _, name = str(text).rpartition(":")
     module = all(part.isidentifier() for part in where.split("."))
-    # a single letter is a drive of Windows
-    return name.isidentifier() and (
-        where.endswith(".py") or (module and len(where) > 1)
-    )
+    module = module and len(where) > 1  # a single letter is a drive of Windows
+    return name.isidentifier() and (where.endswith(".py") or module)
 
 
 def load_named(text: str, argument: str) -> Callable[..., Any]:

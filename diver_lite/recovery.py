@@ -117,14 +117,7 @@ class RecoveryConfig:
 
     def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
-        whose = f"of prior {name_of(prior)!r}"
-        grid = [
-            checks.number(t, f"a timestep {whose}", -1, T)
-            for t in prior.timesteps(self.num_inference_steps)
-        ]
-        falling = all(t > after for t, after in pairwise([*grid, -1]))
-        expected = "at least one, and each below the one before"
-        checks.require(bool(grid) and falling, f"timesteps {whose}", grid, expected)
+        grid = Checked(prior).timesteps(self.num_inference_steps)
         if not self.inheritance:
             return grid
         check_noise_level(prior, self.noise_timestep, "noise_timestep")

@@ -8,8 +8,9 @@ prior" builds such a one. All else about a prior is a function, or its private m
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,10 +23,12 @@ from diver_lite.checks import (
     ensure,
     finite,
     floats,
+    instance,
     number,
     one_of,
+    require,
 )
-from diver_lite.priors.schedule import check_timestep
+from diver_lite.priors.schedule import T, check_timestep
 
 # what a decoder without a last clamp may give beyond 0 and 1; more is another scale
 OVERSHOOT = 0.5
@@ -84,8 +87,9 @@ class Prior(Protocol):
     def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
         """Return (alpha, sigma) of z = alpha z_0 + sigma noise, each 0-d.
 
-        At -1, the clean end, that is (1, 0) or nearly. Raises `InputError` for a noise
-        level that the prior doesn't know.
+        alpha / sigma is that of DiT's schedule at this timestep, and alpha^2 + sigma^2
+        is 1, or alpha + sigma (on straight paths). At -1, the clean end, that is (1, 0)
+        or nearly. Raises `InputError` for a noise level that the prior doesn't know.
         """
         ...
 
@@ -100,10 +104,11 @@ class Prior(Protocol):
 
         Args:
             latents: (B, C, h, w) at `timestep`.
-            class_labels: (B,) int64, indices into `class_names`.
+            class_labels: (B,) int64, indices into `class_names`, on the CPU.
             guidance_scale: s >= 1 of classifier-free guidance, 1 for none.
 
-        Returns (x_0, eps), (B, C, h, w) float32, with latents = alpha x_0 + sigma eps.
+        Returns (x_0, eps), (B, C, h, w) float32, with latents = alpha x_0 + sigma eps,
+        on the latents' device. A row depends on no other row.
         """
         ...
 
@@ -201,12 +206,22 @@ class Checked(Wrapped):
         shape = (len(latents), 3, self.image_size, self.image_size)
         return self._tensor(self.prior.decode(latents), "decode", shape)
 
+    def timesteps(self, num_inference_steps: int) -> list[int | float]:
+        whose = f"of prior {name_of(self)!r}"
+        answer: Any = self.prior.timesteps(num_inference_steps)
+        instance(answer, f"timesteps {whose}", Iterable)
+        grid = [number(t, f"a timestep {whose}", -1, T) for t in answer]
+        falling = all(t > after for t, after in pairwise([*grid, -1]))
+        expected = "at least one, and each below the one before"
+        require(bool(grid) and falling, f"timesteps {whose}", grid, expected)
+        return grid
+
     def signal_and_noise(self, timestep: float) -> tuple[Tensor, Tensor]:
         pair: Any = self._pair(
             self.prior.signal_and_noise(timestep), "signal_and_noise", "(alpha, sigma)"
         )
         for share in pair:
-            number(float(share), f"prior {name_of(self)!r}: alpha or sigma", 0, 1.001)
+            number(share, f"prior {name_of(self)!r}: alpha or sigma", 0, 1.001)
         return pair
 
     def denoise(
@@ -284,7 +299,7 @@ def name_of(prior: Prior) -> str:
 
 def device_of(prior: Prior) -> torch.device:
     """Return where a prior computes: the CPU, if it doesn't say."""
-    return getattr(prior, "device", torch.device("cpu"))
+    return torch.device(getattr(prior, "device", "cpu"))
 
 
 def check_noise_level(prior: Prior, timestep: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""One loader for every prior: shipped, a folder in diffusers' format, or from a hub.
+"""One loader for every prior: shipped, a diffusers folder, a hub's, or one's own code.
 
 The folder is diffusers' own (`model_index.json`, `transformer/` or `unet/`, `vae/`,
 `scheduler/`), so DiT-XL/2 and the small priors that ship load through the same lines.
@@ -22,6 +22,8 @@ from safetensors import safe_open
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
 from diver_lite.checks import InputError, ensure, file_error, naming
+from diver_lite.named_code import call_named, load_named, names_code
+from diver_lite.priors.check import check_answers
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.text import TextPrior
 
@@ -67,12 +69,16 @@ def load_prior(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     **text: Any,
-) -> DiTPrior:
-    """Load a prior that ships, a local diffusers folder, or one from a model hub.
+) -> DiTPrior | Any:
+    """Load a prior that ships, a diffusers folder, one from a hub, or an own one.
 
     Args:
         name: `"fashion-mnist"`, `"cifar10"`, a folder, or a hub id such as
-            `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0).
+            `"facebook/DiT-XL-2-256"` (its weights are CC BY-NC 4.0). Or code of one's
+            own, which is run: `"package.module:factory"`, of an installed package or
+            an absolute folder of PYTHONPATH, or `"path/to/file.py:factory"`. A factory
+            is a function or class that is called without arguments, but for `device`
+            and `dtype` where it has parameters of that name.
         device: default: CUDA if there is one, else the CPU.
         dtype: default: float32 on the CPU, bfloat16 on CUDA.
         text: of a prior told in words: `prompt`, with {name} for the class's name,
@@ -82,16 +88,20 @@ def load_prior(
         InputError: unknown name, missing or broken files, unsupported architecture,
             prediction or noise schedule, a device that is not there, a prompt without
             {name}, a size that the VAE can't halve, or `transformers` isn't installed.
+            Of one's own code: it isn't there, it fails, it needs other arguments, or
+            what it returns breaks the contract without being asked for a picture.
     """
     for option in text:
         checks.one_of(
             option, "option of load_prior", ("prompt", "negative_prompt", "size")
         )
     text = {name: value for name, value in text.items() if value is not None}
+    if names_code(name):
+        return _load_own(str(name), device, dtype, text)
     checks.path(name, "prior")
     device = resolve_device(device)
     if dtype is None:
-        dtype = {"cuda": torch.bfloat16}.get(device.type, torch.float32)
+        dtype = _usual_dtype(device)
     known = (torch.float32, torch.float16, torch.bfloat16)
     checks.require(dtype in known, "dtype", dtype, f"one of {known}")
     if str(name) in shipped_priors():
@@ -107,11 +117,73 @@ def load_prior(
         ensure(
             str(name).count("/") == 1 and str(name)[0] not in "./~",
             f"prior {name!r} is neither shipped ({shipped}), nor an existing folder, "
-            "nor a hub id of the form owner/name",
+            "nor a hub id of the form owner/name, nor code of the form file.py:factory",
         )
         root = _download(str(name), shipped)
     with naming(root):
         return _read_folder(root, text).to(device, dtype)
+
+
+def make_own(name: str, device: Any, dtype: torch.dtype | None) -> Any:
+    """Return what a factory of the user's own code gives, which may be no prior."""
+    factory = load_named(name, "prior")
+    options: dict[str, Any] = {}
+    for option, value in {"device": device, "dtype": dtype}.items():
+        if option in _parameters(factory, name):
+            options[option] = value
+        else:
+            message = f"{option} was given, but prior {name!r} takes no {option}"
+            ensure(value is None, message)
+    if "device" in options:
+        options["device"] = resolve_device(device)
+    if "dtype" in options and dtype is None:
+        options["dtype"] = _usual_dtype(options.get("device"))
+    return call_named(factory, name, "prior", **options)
+
+
+def _load_own(name: str, device: Any, dtype: torch.dtype | None, text: dict) -> Any:
+    """Return the prior that the user's own code makes, or raise."""
+    for option in text:
+        raise InputError(
+            f"{option} is for priors told in words that are loaded from a folder; "
+            f"{name} is code of your own"
+        )
+    prior = make_own(name, device, dtype)
+    wrong = check_answers(prior)
+    ensure(
+        not wrong,
+        f"prior {name!r} breaks the contract: {next(iter(wrong), '')}; for all of it "
+        f"run: diver-lite check --prior {name}",
+    )
+    return prior
+
+
+def _usual_dtype(device: torch.device | None) -> torch.dtype:
+    on_cuda = device is not None and device.type == "cuda"
+    return torch.bfloat16 if on_cuda else torch.float32
+
+
+def _parameters(factory: Any, name: str) -> set[str]:
+    """Return the parameters of a factory; raise if it needs others than we give."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of some that are written in C
+        return set()
+    given = {"device", "dtype"}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [
+        each.name
+        for each in found
+        if each.default is each.empty
+        and each.kind not in variadic
+        and (each.name not in given or each.kind is each.POSITIONAL_ONLY)
+    ]
+    ensure(
+        not needed,
+        f"prior {name!r} needs the arguments {', '.join(needed)}; expected a factory "
+        "that takes none, or device and dtype",
+    )
+    return {each.name for each in found} & given
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
