@@ -29,6 +29,7 @@ SLOW = {
     "judge/test_workers.py",
     "make/test_distill.py",
     "make/test_train_prior.py",
+    "run/test_own_prior.py",
     "run/test_processes.py",
     "run/test_to_file.py",
     "scripts/test_benchmark_recovery.py",

@@ -1,10 +1,11 @@
 """The prior on the page "Add a prior" is exact, and the page says what happens."""
 
 import math
+import re
 
 import pytest
 import torch
-from draw_plane import run_page
+from draw_plane import PAGE, run_page
 
 from diver_lite.recovery import RecoveryConfig, recover_steps
 
@@ -95,3 +96,18 @@ def test_with_one_gaussian_the_end_is_known(page):
         )
     assert errors[0] < 0.1
     assert errors[1] < errors[0] / 5  # DDIM's error falls as its steps shorten
+
+
+def test_the_page_runs_anywhere(tmp_path, monkeypatch):
+    """Outside of the book, with public names alone."""
+    text = PAGE.read_text("utf-8")
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", text)
+    code = "\n".join(blocks)
+    imported = re.findall(r"(?m)^(?:from|import) (diver_lite\S*)", code)
+    assert {*imported} == {"diver_lite"}
+    assert "diver_lite.priors" not in text
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = {}
+    exec(compile(code, "page", "exec"), found)
+    assert found["out"].is_file()
