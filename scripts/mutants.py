@@ -298,8 +298,8 @@ MUTANTS = [
     Mutant(
         "judge/compare.py",
         "the proxy counts",
-        'table["judge"].map(group_of).isin(wanted)',
-        'table["judge"].map(group_of).ne("")',
+        'table["judge"].map(groups_of(table)).isin(wanted)',
+        'table["judge"].map(groups_of(table)).ne("")',
     ),
     Mutant(
         "judge/compare.py",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diver_lite.files import fingerprint
-from diver_lite.priors.contract import Prior, Wrapped
+from diver_lite.priors.contract import Wrapped
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import Prepared
 
@@ -33,13 +34,13 @@ class Unidentified(Exception):
     """Something that computes can't be told from something else; the text says what."""
 
 
-def identity(prior: Prior) -> str:
+def identity(prior: Any) -> str:
     """Return a digest of all of a prior that computes, wherever it lies on disk.
 
     A prior of one's own may say it itself, by a method or attribute `fingerprint`, a
     text that changes when its results do. Otherwise everything is read that hangs on
     it: modules, tensors, arrays, plain values, priors within, and the source of its
-    classes and functions.
+    classes and functions. The same serves a judge of one's own.
 
     Raises:
         Unidentified: something that hangs on it is none of these.
@@ -84,6 +85,10 @@ def _parts(value: Any, name: str, seen: dict[int, Any]) -> Iterator[str | Tensor
         several = sorted(value, key=str) if isinstance(value, set) else value
         for index, each in enumerate(several):
             yield from _parts(each, f"{name}[{index}]", seen)
+    elif isinstance(value, partial):
+        yield from _parts([value.func, value.args, value.keywords], name, seen)
+    elif isinstance(value, BuiltinFunctionType) and _is_known(value):
+        yield f"{name} = {value.__module__}.{value.__qualname__}"
     elif isinstance(value, type | FunctionType | MethodType):
         yield _code(value, name)
         yield from _parts(_captured(value), f"{name}: captured", seen)
@@ -92,6 +97,11 @@ def _parts(value: Any, name: str, seen: dict[int, Any]) -> Iterator[str | Tensor
     else:
         yield _code(type(value), name)
         yield from _parts(_attributes(value), name, seen)
+
+
+def _is_known(function: BuiltinFunctionType) -> bool:
+    """Return whether its name says what a function in C does: it has no object."""
+    return isinstance(function.__self__, ModuleType | type(None))
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -154,4 +164,5 @@ def _captured(value: Any) -> dict[str, Any]:
     cells = value.__closure__ or ()
     inside = dict(zip(value.__code__.co_freevars, cells, strict=True))
     captured = {name: cell.cell_contents for name, cell in inside.items()}
-    return captured | {"defaults": value.__defaults__ or ()}
+    defaults = [value.__defaults__ or (), value.__kwdefaults__ or {}]
+    return captured | {"defaults": defaults}
