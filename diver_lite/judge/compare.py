@@ -223,7 +223,8 @@ def seed_differences(
     one_of(group, "group", [*GROUPS, "unseen"])
     wanted = {"unseen": GROUPS[1:]}.get(group, (group,))
     sets = [*dict.fromkeys([*names, *baselines])]
-    rows = table["judge"].map(groups_of(table)).isin(wanted) & table["set"].isin(sets)
+    belongs: Any = groups_of(table)
+    rows = table["judge"].map(belongs).isin(wanted) & table["set"].isin(sets)
     mine: Any = table[rows]
     key = ["seed", "judge", "set"]
     if (twice := mine.duplicated(key)).any():

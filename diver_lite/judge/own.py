@@ -39,6 +39,7 @@ from diver_lite.priors.identity import Unidentified, identity
 Factory = Callable[..., nn.Module]
 
 CHANNELS = 3  # of all images here
+ARGUMENTS: tuple[str, ...] = ("num_classes", "image_size", "channels")
 CALL = "factory(num_classes={}, image_size={}, channels={})"
 NAME = re.compile(r"\w[\w .:+=()/-]*")  # a column's heading, also in Markdown and CSV
 
@@ -289,7 +290,7 @@ def _built(
 ) -> nn.Module:
     """Call a factory; what it draws comes from a seed, not from torch's generator."""
     sizes = (num_classes, image_size, CHANNELS)
-    arguments = dict(zip(("num_classes", "image_size", "channels"), sizes, strict=True))
+    arguments = dict(zip(ARGUMENTS, sizes, strict=True))
     call = CALL.format(*sizes)
     _check_signature(name, factory, arguments)
     generator = torch.Generator().manual_seed(seed)

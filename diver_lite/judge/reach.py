@@ -49,8 +49,9 @@ def reached_by(factory: Any, network: nn.Module) -> Reached:
         if id(value) in seen or isinstance(value, PLAIN):
             continue
         seen[id(value)] = value  # and so keep its number from being given again
-        if is_users(module := getattr(value, "__module__", None)):
-            modules.add(module)
+        where = getattr(value, "__module__", None)
+        if isinstance(where, str) and is_users(where):
+            modules.add(where)
         for name, each in _referred(value):
             if isinstance(each, ModuleType):
                 modules.add(each.__name__)
@@ -62,9 +63,9 @@ def reached_by(factory: Any, network: nn.Module) -> Reached:
     return Reached(values, tuple(sorted(modules - {"__main__"})))
 
 
-def is_users(module: object) -> bool:
+def is_users(module: str) -> bool:
     """Return whether a module, of this name, is the user's own: not installed."""
-    if not isinstance(module, str) or f"{module}.".startswith(KNOWN):
+    if f"{module}.".startswith(KNOWN):
         return False
     if module == "__main__":
         return True

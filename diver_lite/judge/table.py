@@ -16,7 +16,6 @@ from typing import cast
 
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.checks import (
@@ -87,11 +86,11 @@ def cross_architecture(
 
     Returns:
         One row per training: set, judge (its name), norm ("BN", "GN", "IN", "LN",
-        "AdaBN" or "none"; of your own as its modules say), unseen (bool), seed, draw ("" for a set that isn't random, else a
-        fingerprint of the one drawn), accuracy in [0, 1] (NaN if training failed),
-        loss (of training, at its end), curve (text for `judge.answers.curves`), right
-        (text for `judge.answers.unpacked`: which test images), seconds, error ("" or
-        why it failed).
+        "AdaBN" or "none"; of your own as its modules say), unseen (bool), seed, draw
+        ("" for a set that isn't random, else a fingerprint of the one drawn), accuracy
+        in [0, 1] (NaN if training failed), loss (of training, at its end), curve (text
+        for `judge.answers.curves`), right (text for `judge.answers.unpacked`: which
+        test images), seconds, error ("" or why it failed).
 
     Raises:
         InputError: before anything is trained: an unknown judge, norm or protocol, a
@@ -146,16 +145,9 @@ def cross_architecture(
             drawn[name, seed] = train
         shared = (images.numpy(), labels.numpy())
         tasks = {
-            (name, judge, seed): (
-                by_name[judge],
-                seed,
-                drawn[name, seed],
-                protocol,
-                shared,
-                looks,
-            )
-            for name, judge, seed in keys
-            if (name, judge, seed) not in cells.rows
+            (s, j, k): (by_name[j], k, drawn[s, k], protocol, shared, looks)
+            for s, j, k in keys
+            if (s, j, k) not in cells.rows
         }
         bar.update(len(keys) - len(tasks))
         for (name, judge, seed), found in side_by_side(judge_one, tasks, cards, n_jobs):
@@ -169,7 +161,7 @@ def cross_architecture(
 def _known_judges(
     judges: Sequence[Judge], protocol: Protocol, num_classes: int, image_size: int
 ) -> list[str | OwnJudge]:
-    """Return judges as trainings know them, ours with a norm if the protocol has one."""
+    """Return judges as trainings know them, ours with the protocol's norm."""
     known = [known_judge(judge, num_classes, image_size) for judge in judges]
     return [protocol.judge(j) if isinstance(j, str) else j for j in known]
 
@@ -192,14 +184,13 @@ def _check_lists(
         seeds = [integer(k, "seeds: one of them", 0, 2**63 - 1) for k in several]
     else:
         seeds = list(range(integer(seeds, "seeds", 1, 100_000)))
-    hint = dict.fromkeys(("sets", "judges", "seeds"), "")
-    if not all(isinstance(judge, str) for judge in judges):
-        hint["judges"] = " (an attribute `name` of a factory of your own sets its name)"
     for what, given in {"sets": [*sets], "judges": kinds, "seeds": seeds}.items():
         require(len(given) > 0, what, given, "at least one")
         if twice := [value for value in dict.fromkeys(given) if given.count(value) > 1]:
+            own = what == "judges" and not all(isinstance(j, str) for j in judges)
+            hint = "; an attribute `name` of your factory sets its name" * own
             raise InputError(
-                f"{what}: found {twice} more than once; expected it once{hint[what]}"
+                f"{what}: found {twice} more than once; expected it once{hint}"
             )
     return seeds
 
