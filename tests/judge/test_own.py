@@ -216,11 +216,18 @@ def reseeding(**sizes):
     return Pooled(**sizes)
 
 
+def rolling(num_classes, image_size, channels):
+    network = Pooled(num_classes, image_size, channels)
+    network.last.weight.data += torch.randint(2, 9, network.last.weight.shape)
+    return network
+
+
 DRAWING = {
     "plain": pooled,
     "dropout": called(partial(Pooled, drop=0.5), "dropout"),
     "lazy": Lazy,
     "reseeding": reseeding,
+    "whole numbers": rolling,
 }
 
 

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -54,6 +55,13 @@ def times(factor):
     return lambda x: factor * x
 
 
+def keyword(factor):
+    def scaled(x, *, by=factor):
+        return by * x
+
+    return scaled
+
+
 def changed(change):
     prior = Own()
     change(prior)
@@ -87,6 +95,8 @@ def test_parts_that_are_told_apart():
         identity(Own(more=more))
         for more in (
             *(Scaled(1), Scaled(2), double, triple, times(2), times(3)),
+            *(partial(double, 1), partial(double, 2), torch.relu, torch.tanh),
+            *(keyword(1), keyword(2)),
             *((1, 2), [2, 1], {"a": 1}, {"b": 1}, Scaled, Own, np.float32(2)),
         )
     ]
