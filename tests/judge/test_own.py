@@ -197,6 +197,16 @@ def test_rates_go_by_name():
     assert protocol.peak_lr(tried(called(pooled, "other"))) == protocol.lr
 
 
+def test_the_page_s_judge_trains(tmp_path):
+    """The command line's page shows it."""
+    page = (Path(__file__).parents[2] / "book/command_line.md").read_text("utf-8")
+    section = page.partition("\n## A judge of your own\n")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "nets.py").write_text(code)
+    table = table_of([f"{tmp_path / 'nets.py'}:small"])
+    assert set(table["judge"] + " " + table["norm"]) == {"nets.py:small BN"}
+
+
 # --- Random numbers, processes --------------------------------------------------------
 
 
