@@ -1,11 +1,15 @@
 """Judges of one's own: found, tried, grouped, gone on with, sent to processes."""
 
+import os
+import py_compile
 import random
 import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -385,6 +389,35 @@ def test_identities():
     assert tried(told).identity == found[4]
 
 
+def test_another_machine_s_rounding_is_no_other_judge(monkeypatch):
+    """Weights that the seed draws count by their code alone."""
+    real = nn.init.kaiming_uniform_
+    here = tried(pooled).identity
+
+    def rounded(tensor, *arguments, **options):
+        with torch.no_grad():
+            return real(tensor, *arguments, **options).mul_(1 + 1e-6)
+
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", rounded)
+    assert tried(pooled).identity == here
+
+
+def test_weights_from_a_file_count_to_the_last_bit(tmp_path):
+    stored = tmp_path / "weight.pt"
+
+    def loaded(**sizes):
+        network = Pooled(**sizes)
+        network.register_buffer("fixed", torch.load(stored))
+        return network
+
+    found = []
+    for value in (torch.ones(2), torch.ones(2).nextafter(torch.zeros(2))):
+        torch.save(value, stored)
+        found.append(tried(loaded).identity)
+    assert "" not in found
+    assert found[0] != found[1]
+
+
 def test_a_judge_that_can_t_be_told_needs_a_fingerprint(tmp_path):
     """Without a file it trains."""
     strange = called(pooled, "strange", held=object())
@@ -521,13 +554,26 @@ def test_two_judges_of_one_name():
         table_of([lambda **s: Pooled(**s), lambda **s: Pooled(**s, drop=0.1)])
 
 
-def test_a_module_beside_a_file_is_not_looked_for(file, tmp_path, monkeypatch):
-    """Nor is compiled code that lies there."""
+def test_a_module_beside_a_file_is_not_looked_for(file, tmp_path):
     (tmp_path / "neighbour.py").write_text("raise AssertionError('ran')\n")
     file.write_text("import neighbour\n" + FILE)
     with pytest.raises(InputError, match="No module named 'neighbour'"):
         find_judge(f"{file}:small")
-    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_compiled_code_beside_a_file_does_not_run(file):
+    """Python would take it for the file's, by its time and size."""
+    wanted, other = "small = dict  # \n", "small = list  # \n"
+    file.write_text(other)
+    os.utime(file, (1e9, 1e9))
+    py_compile.compile(str(file))
+    file.write_text(wanted)
+    os.utime(file, (1e9, 1e9))
+    loader = SourceFileLoader("nets", str(file))
+    module = ModuleType("nets")
+    loader.exec_module(module)
+    assert module.small is list  # so the trap works
+    assert find_judge(f"{file}:small").factory is dict
 
 
 def test_a_judge_that_was_tried_is_not_tried_again():
