@@ -441,7 +441,9 @@ def judge(
         Option(
             metavar="NAME,NAME,...",
             help="with a suffix for another norm, if you like: ShuffleNetV2-GN (BN, "
-            "GN, IN; AdaBN is a diagnosis)",
+            "GN, IN; AdaBN is a diagnosis); or your own, whose code is run: "
+            "path/to/file.py:factory, or package.module:factory of what is installed "
+            "or on PYTHONPATH",
         ),
     ] = "ConvNet,ShuffleNetV2,MobileNetV2",
     seeds: Trainings = 5,

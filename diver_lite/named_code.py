@@ -7,8 +7,8 @@ folder, see `trust`. Source: ours; the form is that of Python's entry points.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -20,9 +20,6 @@ from typing import Any
 
 from diver_lite.checks import InputError, ensure, first_line
 from diver_lite.trust import installed_code_only
-
-# the files that were run, by their absolute path
-_FILES: dict[Path, ModuleType] = {}
 
 
 def names_code(text: object) -> bool:
@@ -61,9 +58,17 @@ def load_named(text: str, argument: str) -> Callable[..., Any]:
             module = _run_file(where, f"{argument} {text!r}")
         else:
             module = _import(where, f"{argument} {text!r}")
+    mine = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == module.__name__
+    ]
     found = getattr(module, name, None)
-    ensure(found is not None, f"{argument} {text!r}: {where} has no {name!r}")
-    ensure(callable(found), f"{argument} {text!r}: {name} can't be called")
+    ensure(
+        callable(found),
+        f"{argument} {text!r}: {where} has no function or class {name!r}; expected "
+        f"one of {mine[:9]}",
+    )
     return found  # type: ignore[return-value]
 
 
@@ -80,24 +85,23 @@ def call_named(factory: Callable, text: str, argument: str, **options: Any) -> A
 
 
 def _run_file(where: str, what: str) -> ModuleType:
-    path = Path(where).resolve()
+    """Return the module that a file is; the same content is run once."""
+    path = Path(where).expanduser().resolve()
     ensure(path.is_file(), f"{what}: there is no file {where}")
-    if path in _FILES:
-        return _FILES[path]
-    # not by its folder, so that a prior is the same wherever its file lies
-    name = f"named_code_{path.stem}"
-    while name in sys.modules:
-        name += "_"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # of a .py there always is
-    module = importlib.util.module_from_spec(spec)
+    code = path.read_bytes()
+    # by its content: where it lies is no part of what it computes
+    name = f"named_code_{hashlib.sha256(code).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # where pickle and inspect look for it
     try:
-        spec.loader.exec_module(module)
+        # not by Python's import, which would take compiled code that lies beside it
+        exec(compile(code, path, "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
-    _FILES[path] = module
     return module
 
 

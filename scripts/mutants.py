@@ -298,8 +298,8 @@ MUTANTS = [
     Mutant(
         "judge/compare.py",
         "the proxy counts",
-        'table["judge"].map(group_of).isin(wanted)',
-        'table["judge"].map(group_of).ne("")',
+        'table["judge"].map(belongs).isin(wanted)',
+        'table["judge"].map(belongs).ne("")',
     ),
     Mutant(
         "judge/compare.py",

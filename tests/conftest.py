@@ -25,6 +25,7 @@ SLOW = {
     "book/test_live.py",
     "book/test_live_files.py",
     "judge/test_cli_judge.py",
+    "judge/test_own.py",
     "judge/test_training.py",
     "judge/test_workers.py",
     "make/test_distill.py",

@@ -28,7 +28,7 @@ MAY_KNOW = {
     "recovery": {"checks", "devices", *NOUNS},
     "run": {*CORE, *NOUNS},
     "make": {*CORE, *NOUNS, "judge"},
-    "judge": {*CORE, *NOUNS},
+    "judge": {*CORE, *NOUNS, "named_code"},
     "cli": {*CORE, *NOUNS, "run", "judge", "make", "demo"},
     "demo": {*CORE, *NOUNS, "run", "judge", "make"},
 }

@@ -72,6 +72,32 @@ def test_no_command_runs_what_lies_there(trap, name):
     assert found.returncode == 0, found.stderr[-2000:]
 
 
+NET = """
+from torch import nn
+
+def small(num_classes, image_size, channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 1024, num_classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("judge", "code", "message"),
+    [
+        ("mine.py:small", 0, ""),  # whoever names a file by its path wants it
+        ("mine:small", 2, "no module mine is installed or on PYTHONPATH"),
+    ],
+)
+def test_a_judge_of_one_s_own_runs_nothing_else(trap, judge, code, message):
+    """Nor do the processes that train it look there."""
+    folder, mark = trap
+    (folder / "mine.py").write_text(NET)
+    command = JUDGE.replace("ConvNet", judge) + " --test-images 20"
+    found = start(["diver-lite", *command.split()], folder)
+    assert not ran(mark)
+    assert found.returncode == code, found.stderr[-2000:]
+    assert message in found.stderr
+
+
 def test_the_trap_works(trap):
     """Python's own way of starting a module would run the files."""
     folder, mark = trap

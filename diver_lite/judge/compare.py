@@ -21,7 +21,7 @@ from scipy import stats
 
 from diver_lite.checks import InputError, instance, one_of, printable, require
 from diver_lite.files import atomic_path
-from diver_lite.judge.networks import PROXY, judge_name
+from diver_lite.judge.networks import PROXY, is_ours, judge_name
 from diver_lite.sets.names import to_cell
 
 CLAIM_SEEDS = 5  # a verdict from fewer would rest on too little
@@ -29,17 +29,39 @@ CONFIDENCE = 0.95
 POWER = 0.8
 VERDICTS = ("better", "worse", "no difference")
 GROUPS = ("proxy's kind", "unseen, BN", "unseen, no BN")
+OWN_NORMS = ("BN", "GN", "IN", "LN", "none")  # what a judge of one's own can have
 
 Difference = tuple[float, float, float]
 Names = str | Sequence[str]  # one set, or several that are pooled
 
 
 def group_of(judge: str) -> str:
-    """Return the one of `GROUPS` that a judge belongs to, or "diagnosis"."""
+    """Return the one of `GROUPS` that a judge of ours belongs to, or "diagnosis"."""
     base, norm = judge_name(judge)
     if norm == "AdaBN":
         return "diagnosis"
-    if base == PROXY:
+    return _group(base != PROXY, norm)
+
+
+def groups_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the group of each judge in a table, as `group_of`.
+
+    Of one's own the table says what its name doesn't: "unseen" and "norm".
+    """
+    found = {}
+    for judge, rows in table.groupby("judge", sort=False):
+        first = rows.iloc[0]
+        norm = first.get("norm")
+        own = isinstance(judge, str) and not is_ours(judge)
+        if own and norm in OWN_NORMS:
+            found[judge] = _group(bool(first["unseen"]), norm)
+        else:
+            found[judge] = group_of(cast(str, judge))
+    return found
+
+
+def _group(unseen: bool, norm: str) -> str:
+    if not unseen:
         return "proxy's kind"
     return "unseen, BN" if norm == "BN" else "unseen, no BN"
 
@@ -56,7 +78,8 @@ def summarise(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     sets = _check(table, baseline=baseline)
     others = [name for name in sets if name != baseline]
     judges = table["judge"].unique()
-    members = {g: [j for j in judges if group_of(j) == g] for g in GROUPS}
+    belongs = groups_of(table)
+    members = {g: [j for j in judges if belongs[j] == g] for g in GROUPS}
     groups = [group for group in GROUPS if members[group]]
     compared = {
         (name, group): compare(table, name, baseline, "points", group)
@@ -200,7 +223,8 @@ def seed_differences(
     one_of(group, "group", [*GROUPS, "unseen"])
     wanted = {"unseen": GROUPS[1:]}.get(group, (group,))
     sets = [*dict.fromkeys([*names, *baselines])]
-    rows = table["judge"].map(group_of).isin(wanted) & table["set"].isin(sets)
+    belongs: Any = groups_of(table)
+    rows = table["judge"].map(belongs).isin(wanted) & table["set"].isin(sets)
     mine: Any = table[rows]
     key = ["seed", "judge", "set"]
     if (twice := mine.duplicated(key)).any():

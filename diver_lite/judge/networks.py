@@ -9,20 +9,23 @@ Every judge has a norm (`NORMS`), and a suffix asks for another: `ShuffleNetV2-G
 decides what a stranger learns from few and odd images: batch normalisation scores new
 images by the statistics of the training images, so it feels a shift between the two,
 which instance and group normalisation cancel. Published tables mix them.
+
+A judge of one's own (`judge.own`) goes wherever one of these does.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from diver_lite.checks import InputError, is_one_of, one_of, require
+from diver_lite.checks import InputError, ensure, is_one_of, one_of, require
 from diver_lite.devices import plain_torch
+from diver_lite.judge.own import Factory, OwnJudge, find_judge, is_own, try_judge
 from diver_lite.judge.seeding import Seeded
 
 
@@ -151,20 +154,30 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+Judge = str | Factory | OwnJudge  # what a caller may name
+
+
 class JudgeName(NamedTuple):
     """What a judge's name says: `ShuffleNetV2-GN` is ("ShuffleNetV2", "GN")."""
 
-    base: str  #: a key of `JUDGES`
+    base: str  #: a key of `JUDGES`; the whole name of one's own
     norm: str  #: a key of `NORMS`; "LN" of a ViT, "none" of AlexNet
 
 
-def judge_name(name: str) -> JudgeName:
+def is_ours(name: str) -> bool:
+    """Return whether a name is that of a judge here, or of one with another norm."""
+    return name in JUDGES or name.rpartition("-")[0] in JUDGES
+
+
+def judge_name(name: str | OwnJudge) -> JudgeName:
     """Return a judge's network and norm, which its plain name has of itself.
 
     Raises `InputError` for an unknown judge or norm, and for one that a judge can't
     have. Source: ours; the suffixes are those of DC's networks (`ConvNetBN`) as
     DD-Ranking writes them (`-BN`), AdaBN is Li et al. 2016.
     """
+    if isinstance(name, OwnJudge):
+        return JudgeName(name.name, name.norm)
     if isinstance(name, str) and name not in JUDGES:
         base, _, norm = name.rpartition("-")
         if base in JUDGES:
@@ -179,9 +192,19 @@ def judge_name(name: str) -> JudgeName:
             return JudgeName(base, norm)
     norms = ", ".join(NORMS)
     known = is_one_of(name, [*JUDGES])
-    expected = f"one of {[*JUDGES]}, some of them with a suffix for a norm ({norms})"
+    expected = (
+        f"one of {[*JUDGES]}, some of them with a suffix for a norm ({norms}), or one "
+        "of your own: package.module:factory, or path/to/file.py:factory"
+    )
     require(known, "judge", name, expected)
     return JudgeName(name, OWN_NORM.get(name, "BN"))
+
+
+def is_unseen(judge: str | OwnJudge) -> bool:
+    """Return whether a judge is a stranger to what Stage I distils on, `PROXY`."""
+    if isinstance(judge, OwnJudge):
+        return judge.unseen
+    return judge_name(judge).base != PROXY
 
 
 def check_judge(name: str, image_size: int) -> None:
@@ -193,7 +216,37 @@ def check_judge(name: str, image_size: int) -> None:
     require(fits, f"judge {name}: image size", image_size, expected)
 
 
-def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.Module:
+def known_judge(judge: Judge, num_classes: int, image_size: int) -> str | OwnJudge:
+    """Return a judge as trainings know it: by its name, or one's own, found and tried.
+
+    Args:
+        judge: a name; a function or class that is called as ``factory(num_classes=10,
+            image_size=32, channels=3)`` and returns an `nn.Module`; or a text that says
+            where one is, "package.module:factory" or "path/to/file.py:factory".
+        num_classes: how many outputs it must have.
+        image_size: height and width of the images in pixels.
+
+    Raises `InputError`: it is unknown, can't take images of that size, has the name of
+    one of `JUDGES`, or is refused by `own.find_judge` or `own.try_judge`.
+    """
+    if isinstance(judge, OwnJudge):
+        return judge
+    if not is_own(judge):
+        name = cast(str, judge)  # if it is none, the check says so
+        check_judge(name, image_size)
+        return name
+    named = find_judge(judge)
+    ensure(
+        not is_ours(named.name),
+        f"judge {named.name}: a judge of diver_lite has this name; expected another, "
+        "which an attribute `name` of the factory sets",
+    )
+    return try_judge(named, num_classes, image_size)
+
+
+def build_judge(
+    name: str | OwnJudge, num_classes: int, image_size: int, seed: int
+) -> nn.Module:
     """Build an untrained judge; its weights depend on `seed` alone, not on its norm.
 
     The name is one of `JUDGES`, perhaps with a suffix of `NORMS`. Raises `InputError`
@@ -201,6 +254,8 @@ def build_judge(name: str, num_classes: int, image_size: int, seed: int) -> nn.M
     pixels, see `TAKES`). Source: torchvision; the small ViT of GLaD and PReDD; VGG11
     and AlexNet with the single linear layer of DC's.
     """
+    if isinstance(name, OwnJudge):
+        return name.build(num_classes, image_size, seed)
     check_judge(name, image_size)
     base, norm = judge_name(name)
     with plain_torch(grad=True), Seeded(torch.Generator().manual_seed(seed)):

@@ -39,6 +39,7 @@ from torch import Tensor
 from diver_lite.checks import InputError, instance, number, one_of, require, settings
 from diver_lite.judge.augment import FAMILIES
 from diver_lite.judge.networks import NORMS, PROXY, judge_name
+from diver_lite.judge.own import OwnJudge
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.stored import known, label_kind, soft_kind
 
@@ -134,7 +135,9 @@ class Protocol:
             yield order[:size]
             order = order[size:]
 
-    def peak_lr(self, judge: str, train: DistilledSet | None = None) -> float:
+    def peak_lr(
+        self, judge: str | OwnJudge, train: DistilledSet | None = None
+    ) -> float:
         """Return a judge's peak learning rate on a set."""
         known = judge_name(judge)
         if self.learned_lr and known == judge_name(PROXY) and train is not None:
@@ -145,7 +148,10 @@ class Protocol:
         return self.judge_lr.get("-".join(known), whatever_norm)
 
     def judge(self, name: str) -> str:
-        """Return a judge's name with the norm that this protocol gives it."""
+        """Return the name of a judge of ours with the norm that this protocol gives it.
+
+        One's own keeps the norm that it has.
+        """
         base, norm = judge_name(name)
         given = self.judge_norm.get(base, norm) if name == base else norm
         return name if given == norm else f"{base}-{given}"

@@ -2,8 +2,9 @@
 
 One row per training, with fingerprints of the set, the test images, and the protocol
 with the number of the code that trains (`training.RESULTS`) and torch's version: a
-number is only taken from the file if it would come out the same again. What isn't
-recorded is the machine, whose rounding differs.
+number is only taken from the file if it would come out the same again. Rows of a judge
+of one's own have its norm, too, and a fingerprint of it. What isn't recorded is the
+machine, whose rounding differs.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from diver_lite.files import atomic_path, fingerprint
 from diver_lite.judge.answers import from_text, unpacked
 from diver_lite.judge.compare import check_columns
 from diver_lite.judge.networks import judge_name
+from diver_lite.judge.own import OwnJudge
 from diver_lite.judge.protocols import Protocol, learned_lr
 from diver_lite.judge.training import RESULTS
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import from_cell, to_cell
 from diver_lite.sets.stored import records
 
-TEXTS = ["set", "error"]  # a user may have chosen the words
+TEXTS = ["set", "judge", "error"]  # a user may have chosen the words
 SCORES = ["accuracy", "loss", "curve", "right"]
 COLUMNS = ["set", "judge", "unseen", "seed", "draw", *SCORES, "seconds", "error"]
 IN_FILE = [*COLUMNS, "set_sha", "protocol_sha", "test_sha"]
+OF_OWN = ["norm", "judge_sha"]  # also in the file, where there are judges of one's own
 IN_TABLE = [*COLUMNS[:2], "norm", *COLUMNS[2:]]
 NUMBERS = {"unseen": bool, "seed": int, "seconds": float}
 NUMBERS |= {"accuracy": float, "loss": float}
@@ -64,6 +67,7 @@ class Cells:
         self.path = path and Path(path)
         self.rows: dict[Key, dict] = {}
         self.sets: dict[tuple[str, int], dict[str, str]] = {}
+        self.judges: dict[str, dict[str, str]] = {}
         self.shas = {
             "protocol_sha": protocol_fingerprint(protocol),
             "test_sha": fingerprint(test),
@@ -72,7 +76,7 @@ class Cells:
             self._read(self.path)
 
     def _read(self, path: Path) -> None:
-        types: Any = dict.fromkeys(IN_FILE, str) | NUMBERS
+        types: Any = dict.fromkeys(IN_FILE + OF_OWN, str) | NUMBERS
         with naming(path, "a table of trainings, or a file that isn't there yet"):
             table = pd.read_csv(
                 path,
@@ -88,6 +92,9 @@ class Cells:
                 "to start anew",
             )
         _check_rows(table, path)
+        for column in OF_OWN:
+            if column not in table:
+                table[column] = ""
         table[TEXTS] = table[TEXTS].map(from_cell)
         rows = table.to_dict("records")
         self.rows = {(row["set"], row["judge"], row["seed"]): row for row in rows}
@@ -114,21 +121,50 @@ class Cells:
                 )
                 row |= found
 
+    def register_judge(self, judge: OwnJudge) -> None:
+        """Say which judge of one's own a name stands for.
+
+        Raises `InputError` if the file's rows are of another one, or if there is a file
+        and nobody could tell whether they are.
+        """
+        ensure(
+            not self.path or bool(judge.identity),
+            f"judge {judge.name}: trainings of it can't be kept in out {self.path}, as "
+            f"it can't be told from a changed one ({judge.unidentified}); give the "
+            "factory an attribute `fingerprint`, a text that changes when it does, or "
+            "leave out away",
+        )
+        found = {"norm": judge.norm, "judge_sha": judge.identity}
+        self.judges[judge.name] = found
+        for row in self.rows.values():
+            if row["judge"] == judge.name:
+                ensure(
+                    row["judge_sha"] == judge.identity,
+                    f"out {self.path}: its rows of judge {judge.name!r} are of another "
+                    "one, or of other code; give this one another name, choose another "
+                    "file, or delete those rows",
+                )
+                row |= found
+
     def add(self, row: dict) -> None:
         """Add a finished training and rewrite the file, whole or not at all."""
         key = (row["set"], row["judge"], row["seed"])
-        self.rows[key] = row | self.sets[row["set"], row["seed"]] | self.shas
+        own = self.judges.get(row["judge"], dict.fromkeys(OF_OWN, ""))
+        self.rows[key] = row | self.sets[row["set"], row["seed"]] | self.shas | own
         if self.path:
             # in an order that doesn't depend on which training ended first
             rows = [self.rows[key] for key in sorted(self.rows)]
-            table = pd.DataFrame(rows, columns=IN_FILE)
+            own = any(row["judge_sha"] for row in rows)
+            table = pd.DataFrame(rows, columns=IN_FILE + OF_OWN * own)
             table[TEXTS] = table[TEXTS].map(to_cell)
             with atomic_path(self.path, overwrite=True) as temporary:
                 table.to_csv(temporary, index=False, lineterminator="\n")
 
     def table(self, keys: Iterable[Key]) -> pd.DataFrame:
         """Return the rows of some trainings, in their order."""
-        rows = [self.rows[key] | {"norm": judge_name(key[1]).norm} for key in keys]
+        found = [self.rows[key] for key in keys]
+        norms = [row["norm"] or judge_name(row["judge"]).norm for row in found]
+        rows = [row | {"norm": norm} for row, norm in zip(found, norms, strict=True)]
         return pd.DataFrame(rows, columns=IN_TABLE)
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# of torch.randint(low, high, ...) and its like
+OVERLOADS = {"low": "low_generator", "low_dtype": "low_generator_dtype"}
+
 
 class Seeded(TorchDispatchMode):
     """Within the block, whatever draws without a generator draws from a given one.
@@ -28,7 +31,8 @@ class Seeded(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if kwargs.get("generator") is None:
             # torch.randn and its like take a generator in an overload of that name
-            func = getattr(func.overloadpacket, "generator", func)
+            name = OVERLOADS.get(func._overloadname, "generator")
+            func = getattr(func.overloadpacket, name, func)
             if "generator" in {argument.name for argument in func._schema.arguments}:
                 kwargs["generator"] = self.generator
         return func(*args, **kwargs)

@@ -16,7 +16,6 @@ from typing import cast
 
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from diver_lite.checks import (
@@ -30,7 +29,8 @@ from diver_lite.checks import (
     require,
 )
 from diver_lite.files import check_writable, exclusive
-from diver_lite.judge.networks import PROXY, check_judge, judge_name
+from diver_lite.judge.networks import Judge, is_unseen, judge_name, known_judge
+from diver_lite.judge.own import OwnJudge
 from diver_lite.judge.protocols import Protocol, get_protocol, with_statistics
 from diver_lite.judge.record import Cells
 from diver_lite.judge.training import judge_one
@@ -46,7 +46,7 @@ def cross_architecture(
     sets: Sets,
     test: tuple,
     *,
-    judges: Sequence[str] = ("ConvNet", "ShuffleNetV2", "MobileNetV2"),
+    judges: Sequence[Judge] = ("ConvNet", "ShuffleNetV2", "MobileNetV2"),
     seeds: int | Sequence[int] = 5,
     protocol: str | Protocol = "corrected",
     steps: int | None = None,
@@ -65,7 +65,12 @@ def cross_architecture(
             the sets are joined to them. Without names, the labels are taken to be in
             the order of the first set's classes.
         judges: keys of `diver_lite.judge.networks.JUDGES`, perhaps with a suffix for
-            another norm: "ShuffleNetV2-GN", or "ShuffleNetV2-AdaBN", a diagnosis.
+            another norm: "ShuffleNetV2-GN", or "ShuffleNetV2-AdaBN", a diagnosis. Or
+            your own: a function or class that is called as ``factory(num_classes=10,
+            image_size=32, channels=3)`` and returns an untrained `nn.Module`, (B,
+            channels, H, W) -> (B, num_classes); or a text that says where one is,
+            "package.module:factory" or "path/to/file.py:factory", whose code is run.
+            See `diver_lite.judge.own`.
         seeds: how many (0, 1, ...) or which.
         protocol: a name or a `Protocol`.
         steps: override the protocol's number of steps.
@@ -81,18 +86,20 @@ def cross_architecture(
         progress: show a progress bar.
 
     Returns:
-        One row per training: set, judge, norm ("BN", "GN", "IN", "LN", "AdaBN" or
-        "none"), unseen (bool), seed, draw ("" for a set that isn't random, else a
-        fingerprint of the one drawn), accuracy in [0, 1] (NaN if training failed),
-        loss (of training, at its end), curve (text for `judge.answers.curves`), right
-        (text for `judge.answers.unpacked`: which test images), seconds, error ("" or
-        why it failed).
+        One row per training: set, judge (its name), norm ("BN", "GN", "IN", "LN",
+        "AdaBN" or "none"; of your own as its modules say), unseen (bool), seed, draw
+        ("" for a set that isn't random, else a fingerprint of the one drawn), accuracy
+        in [0, 1] (NaN if training failed), loss (of training, at its end), curve (text
+        for `judge.answers.curves`), right (text for `judge.answers.unpacked`: which
+        test images), seconds, error ("" or why it failed).
 
     Raises:
         InputError: before anything is trained: an unknown judge, norm or protocol, a
-            judge that can't take the images' size, repeated or no seeds, sets that
-            don't fit the test images, a class without images, or an `out` that was made
-            with another protocol, other test images or another set of that name.
+            judge that can't take the images' size, one of your own that can't be found,
+            built, asked or sent to other processes, two of one name, repeated or no
+            seeds, sets that don't fit the test images, a class without images, or an
+            `out` that was made with another protocol, other test images, another set of
+            that name or another judge of your own of that name.
             Later: a worker process was killed, again and again.
     """
     protocol = get_protocol(protocol)
@@ -105,12 +112,18 @@ def cross_architecture(
     images, labels, *more = labelled_images(test, "test", 2)
     names = more[0] if more else None
     instance(judges, "judges", list | tuple)
-    judges = [protocol.judge(judge) for judge in judges]
-    seeds = _check_lists(sets, judges, seeds, images)
+    require(images.shape[-1] == images.shape[-2], "test: images", images, "square ones")
+    classes = len(names) if names else int(labels.max()) + 1
+    known = _known_judges(judges, protocol, classes, images.shape[-1])
+    seeds = _check_lists(sets, known, seeds)
+    by_name = {_name(judge): judge for judge in known}
+    own = {judge.name: judge for judge in known if isinstance(judge, OwnJudge)}
+    if n_jobs > 1:
+        by_name |= {name: judge.packed() for name, judge in own.items()}
     if looks is not None:
         looks = [integer(step, "looks: one of them", 1) for step in looks]
     protocol = with_statistics(protocol, images)
-    keys = [(s, j, k) for k in seeds for j in judges for s in sets]
+    keys = [(s, j, k) for k in seeds for j in by_name for s in sets]
     named = bool(names)
     lock = nullcontext()
     if out is not None:
@@ -120,6 +133,8 @@ def cross_architecture(
     bar = tqdm(total=len(keys), desc="judges", disable=not progress, delay=1)
     with lock, bar:
         cells = Cells(out, protocol, (images, labels))
+        for judge in own.values():
+            cells.register_judge(judge)
         drawn: dict[tuple[str, int], DistilledSet] = {}
         for seed, name in product(seeds, sets):
             given = sets[name]
@@ -131,35 +146,40 @@ def cross_architecture(
             drawn[name, seed] = train
         shared = (images.numpy(), labels.numpy())
         tasks = {
-            (name, judge, seed): (
-                judge,
-                seed,
-                drawn[name, seed],
-                protocol,
-                shared,
-                looks,
-            )
-            for name, judge, seed in keys
-            if (name, judge, seed) not in cells.rows
+            (s, j, k): (by_name[j], k, drawn[s, k], protocol, shared, looks)
+            for s, j, k in keys
+            if (s, j, k) not in cells.rows
         }
         bar.update(len(keys) - len(tasks))
         for (name, judge, seed), found in side_by_side(judge_one, tasks, cards, n_jobs):
-            unseen = judge_name(judge).base != PROXY
+            unseen = is_unseen(by_name[judge])
             about = {"set": name, "judge": judge, "unseen": unseen, "seed": seed}
             cells.add(about | found)
             bar.update()
         return cells.table(keys)
 
 
+def _known_judges(
+    judges: Sequence[Judge], protocol: Protocol, num_classes: int, image_size: int
+) -> list[str | OwnJudge]:
+    """Return judges as trainings know them, ours with the protocol's norm."""
+    known = [known_judge(judge, num_classes, image_size) for judge in judges]
+    return [protocol.judge(j) if isinstance(j, str) else j for j in known]
+
+
+def _name(judge: str | OwnJudge) -> str:
+    return judge if isinstance(judge, str) else judge.name
+
+
 def _check_lists(
-    sets: Sets, judges: Sequence[str], seeds: int | Sequence[int], images: Tensor
+    sets: Sets, judges: Sequence[str | OwnJudge], seeds: int | Sequence[int]
 ) -> list[int]:
     """Return the seeds; raise if there is nothing to do, or something twice."""
-    require(images.shape[-1] == images.shape[-2], "test: images", images, "square ones")
     instance(sets, "sets", Mapping)
-    for judge in judges:
-        check_judge(judge, images.shape[-1])
-    kinds = ["-".join(judge_name(judge)) for judge in judges]  # plain names spelled out
+    kinds = [  # plain names of ours spelled out
+        "-".join(judge_name(judge)) if isinstance(judge, str) else judge.name
+        for judge in judges
+    ]
     if isinstance(seeds, list | tuple | range) or getattr(seeds, "ndim", 0) == 1:
         several = cast(Sequence, seeds)
         seeds = [integer(k, "seeds: one of them", 0, 2**63 - 1) for k in several]
@@ -170,7 +190,11 @@ def _check_lists(
     for what, given in {"sets": [*sets], "judges": kinds, "seeds": seeds}.items():
         require(len(given) > 0, what, given, "at least one")
         if twice := [value for value in dict.fromkeys(given) if given.count(value) > 1]:
-            raise InputError(f"{what}: found {twice} more than once; expected it once")
+            own = what == "judges" and not all(isinstance(j, str) for j in judges)
+            hint = "; an attribute `name` of your factory sets its name" * own
+            raise InputError(
+                f"{what}: found {twice} more than once; expected it once{hint}"
+            )
     return seeds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from diver_lite.checks import class_indices, finite, floats
 from diver_lite.devices import plain_torch
 from diver_lite.judge.answers import Look, packed, to_text
 from diver_lite.judge.augment import cutmix, dsa, resized_crops
-from diver_lite.judge.networks import build_judge, judge_name
+from diver_lite.judge.networks import Judge, build_judge, judge_name, known_judge
+from diver_lite.judge.own import OwnJudge
 from diver_lite.judge.protocols import Protocol, get_protocol
+from diver_lite.judge.seeding import Seeded
 from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.distilled import DistilledSet
 
@@ -45,7 +48,7 @@ CHANNELS_LAST = frozenset(
 
 
 def train_judge(
-    name: str,
+    name: Judge,
     images: Tensor,
     labels: Tensor,
     *,
@@ -62,7 +65,8 @@ def train_judge(
 
     Args:
         name: a key of `diver_lite.judge.networks.JUDGES`, perhaps with a suffix for
-            its norm, such as "ShuffleNetV2-GN".
+            its norm, such as "ShuffleNetV2-GN"; or one of your own, see
+            `cross_architecture`.
         images: (N, 3, H, W) on the [0, 1] scale.
         labels: (N,) int64, or (N, num_classes) probabilities.
         seed: fixes initial weights, batches and augmentation.
@@ -76,7 +80,8 @@ def train_judge(
             mean training loss of the last `LOSSES` steps. It changes no result.
 
     Raises:
-        InputError: images or labels of another type, shape or range, or not finite.
+        InputError: images or labels of another type, shape or range, or not finite; a
+            judge that `diver_lite.judge.networks.known_judge` refuses.
         FloatingPointError: the loss became NaN or infinite.
     """
     protocol = get_protocol(protocol)
@@ -87,15 +92,19 @@ def train_judge(
     else:
         floats(labels, "labels", (len(images), num_classes))
         finite(labels, "labels")
-    name = protocol.judge(name)
-    peak = lr or protocol.peak_lr(name)
+    judge = known_judge(name, num_classes, images.shape[-1])
+    if isinstance(judge, str):
+        judge = name = protocol.judge(judge)
+    else:
+        name = judge.name
+    peak = lr or protocol.peak_lr(judge)
     total = protocol.total_steps(len(images))
     if protocol.cutmix and labels.ndim == 1:
         labels = F.one_hot(labels, num_classes).float()
-    with plain_torch(grad=True):
-        network = build_judge(name, num_classes, images.shape[-1], seed)
+    with plain_torch(grad=True), _seeded_draws(judge, seed, device):
+        network = build_judge(judge, num_classes, images.shape[-1], seed)
         network = network.to(device).train()
-        if device.type == "cpu" and judge_name(name) in CHANNELS_LAST:
+        if device.type == "cpu" and judge_name(judge) in CHANNELS_LAST:
             network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = _optimizer(network, protocol, peak)
         batches = _batches(images, labels, seed, protocol, device)
@@ -119,6 +128,26 @@ def train_judge(
                 look(step, network.eval(), torch.stack(losses).mean().item())
                 network.train()
     return network.eval()
+
+
+@contextmanager
+def _seeded_draws(
+    judge: str | OwnJudge, seed: int, device: torch.device
+) -> Iterator[None]:
+    """Let what a judge of one's own draws while it trains follow the seed.
+
+    None of ours draws. A GPU's dropout takes no generator: there torch's own ones are
+    seeded, and are afterwards as they were.
+    """
+    if isinstance(judge, str) or not judge.draws:
+        yield
+    elif device.type == "cpu":
+        with Seeded(torch.Generator().manual_seed(seed)):
+            yield
+    else:
+        with torch.random.fork_rng([device], device_type=device.type):
+            torch.manual_seed(seed)
+            yield
 
 
 def _check_losses(losses: list[Tensor], name: str, seed: int, step: int) -> None:
@@ -214,7 +243,7 @@ def looks_of(total: int) -> list[int]:
 
 
 def judge_one(
-    judge: str,
+    judge: str | OwnJudge,
     seed: int,
     train: DistilledSet,
     protocol: Protocol,

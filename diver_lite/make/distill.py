@@ -16,6 +16,7 @@ what they ask of the images:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
@@ -199,10 +199,10 @@ class Task:
     def each(self, function: Callable, *parts: Iterable) -> list:
         """Return what `map` does, on a CPU several at a time, each on a thread."""
         alone = self.compile or self.images.device.type != "cpu"
-        parallel = Parallel(1 if alone else self.threads, prefer="threads")
-        return [
-            *parallel(delayed(function)(*each) for each in zip(*parts, strict=True))
-        ]
+        if alone or self.threads == 1:
+            return [*map(function, *parts)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return [*pool.map(function, *parts)]
 
     def redraw(self) -> None:
         """Give the network new random weights."""

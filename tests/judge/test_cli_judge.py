@@ -109,6 +109,27 @@ def test_judges_and_shipped_sets(cli, monkeypatch):
     assert seen["n_jobs"] == 3
 
 
+NET = """
+from torch import nn
+
+def small(num_classes, image_size, channels):
+    layers = nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, num_classes))
+"""
+
+
+def test_a_judge_of_one_s_own(cli, sets):
+    """A file by its path; beside ours, in a group by its norm."""
+    Path("nets.py").write_text(NET)
+    command = ("a.safetensors", "b.safetensors", "--seeds", "1", *FAST)
+    code, out, err = cli(*command, "--judges", "ConvNet, nets.py:small")
+    assert code == 0, err
+    assert "Norms: ConvNet IN, nets.py:small BN." in out
+    assert "unseen, BN: vs a" in out
+    help_text = " ".join(cli("--help")[1].split())
+    assert "path/to/file.py:factory" in help_text
+
+
 def test_a_draw_of_noise_per_seed(cli, tiny_set, monkeypatch):
     """One file of recovered images has no verdict, {seed} in a name gives one."""
     score = iter(range(10_000))  # each training beats those before
@@ -188,6 +209,14 @@ def toys():
         (["nowhere.pt"], "nowhere.pt"),
         (["a.safetensors", "sub=a.safetensors", "a.safetensors"], "set 'a' already"),
         (["a.safetensors", "--judges", "VGG19"], "judge is 'VGG19'; expected one of"),
+        (
+            ["a.safetensors", "--judges", "nets.py:small"],
+            "judge 'nets.py:small': there is no file nets.py",
+        ),
+        (
+            ["a.safetensors", "--judges", "nets_of_nobody:small"],
+            "there is no module nets_of_nobody among what is installed, and the working",
+        ),
         (["a.safetensors", "--judges", ","], "judge is ''; expected one of"),
         (["a.safetensors", "--seeds", "0"], "seeds is 0; expected"),
         (["a.safetensors", "--protocol", "slow"], "protocol is 'slow'; exp"),
@@ -201,7 +230,7 @@ def toys():
             "judge ResNet18-XN: the norm is 'XN'; expected one of ['BN', 'GN', 'IN'",
         ),
         (["a.safetensors", "--judges", "AlexNet-AdaBN"], "but AlexNet has no norm, "),
-        (["a.safetensors", "--data", "mnist"], "dataset 'mnist' is unknown"),
+        (["a.safetensors", "--data", "svhn"], "dataset 'svhn' is unknown"),
         (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
         (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),

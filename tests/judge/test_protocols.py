@@ -192,6 +192,7 @@ def test_the_imagenet_protocol_learns_what_a_teacher_says():
 def test_the_page_gives_a_set_soft_labels(tmp_path, monkeypatch):
     """Its code, with a network of random weights in place of the trained one."""
     page = (Path(__file__).parents[2] / "book/command_line.md").read_text("utf-8")
+    page = page.partition("\n## Soft labels\n")[2]
     code = page.partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(tmp_path)
     untrained = models.ResNet(models.resnet.BasicBlock, [1] * 4)

@@ -296,8 +296,8 @@ ERRORS = {
     "no file": ("{0}/none.py:make", "there is no file"),
     "no module": ("nowhere_at_all.deep:make", "no module nowhere_at_all among what is"),
     "no module inside": ("json.nowhere:make", "no module json.nowhere among"),
-    "no name": ("{0}/mine.py:other", "has no 'other'"),
-    "no function": ("{0}/mine.py:number", "number can't be called"),
+    "no name": ("{0}/mine.py:other", "has no function or class 'other'"),
+    "no function": ("{0}/mine.py:number", "has no function or class 'number'"),
     "arguments": ("{0}/mine.py:needs", "needs the arguments path; expected a factory"),
     "fails": ("{0}/mine.py:fails", r"KeyError: 'lost' \(mine.py, line 19\)"),
     "no prior": ("{0}/mine.py:nothing", "info is missing .*check --prior"),
@@ -351,4 +351,4 @@ def test_the_command_line_tells_all(cli, file):
     assert out.startswith("wrong: class_names are ['a']")
     code, out, err = cli("check", "--prior", f"{file}:other")
     assert (code, out) == (2, "")
-    assert "has no 'other'" in err
+    assert "has no function or class 'other'" in err
