@@ -215,7 +215,7 @@ def toys():
         ),
         (
             ["a.safetensors", "--judges", "nets_of_nobody:small"],
-            "there is no module nets_of_nobody among what is installed, and the working",
+            "there is no module nets_of_nobody among what is installed",
         ),
         (["a.safetensors", "--judges", ","], "judge is ''; expected one of"),
         (["a.safetensors", "--seeds", "0"], "seeds is 0; expected"),
