@@ -48,14 +48,15 @@ class Unidentified(Exception):
     """Something that computes can't be told from something else; the text says what."""
 
 
-def identity(prior: Prior) -> str:
+def identity(prior: Any) -> str:
     """Return a digest of all of a prior that computes, wherever it lies on disk.
 
     A prior of one's own may say it itself, by a method or attribute `fingerprint`, a
     text that changes when its results do; one that it holds speaks for that one alone.
     Otherwise everything is read that hangs on it: modules, tensors, arrays, plain
     values, priors within, and the source of its classes and functions, with what that
-    finds in its own modules. Of other installed packages the version counts.
+    finds in its own modules. Of other installed packages the version counts. The same
+    serves a judge of one's own.
 
     Raises:
         Unidentified: something that hangs on it is none of these.
