@@ -1,10 +1,10 @@
 """diver_lite: DIVER in the open, as a runnable book with a companion package."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"  # the one place: pyproject.toml reads it
 
+TYPE_CHECKING = False  # type checkers take it for true; typing isn't imported here
 if TYPE_CHECKING:
     from diver_lite.checks import InputError
     from diver_lite.judge.table import cross_architecture

@@ -100,9 +100,7 @@ def findings() -> plt.Figure:
     """Draw what one network learns from each treatment, by its normalisation."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 6), layout="constrained", sharey=True)
     limits = ((5, 55), (8.5, 23))
-    for ax, (title, study), limit in zip(
-        axes, TRAINED.items(), limits, strict=True
-    ):
+    for ax, (title, study), limit in zip(axes, TRAINED.items(), limits, strict=True):
         table = pd.read_csv(ROOT / "results" / f"{study}.csv")
         for judge, (_, label, color) in JUDGES.items():
             above = 8 if judge.endswith("-BN") else -16

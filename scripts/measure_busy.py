@@ -2,10 +2,10 @@
 
 Run: python scripts/measure_busy.py [--only demo recover judge] [--repeats 1]
 
-"busy" starts one process per core that computes without a pause, as a neighbour on a
-shared machine does. "judge" trains twelve networks with 1, 2 and 4 jobs, and says
-whether their tables are equal. Run it on a quiet machine. Writes
-results/busy_cpu.json.
+"busy" starts processes that compute without a pause, as neighbours on a shared machine
+do: one, and one per core. "judge" trains twelve networks with 1, 2 and 4 jobs, and says
+whether their tables are equal; a chapter runs from its first cell to its last. Run it
+on a quiet machine. Writes results/busy_cpu.json.
 """
 
 from __future__ import annotations
@@ -21,17 +21,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, write_result
+from provenance import ROOT, begin, write_result
 
 SPIN = "while True: sum(range(10**6))"
 CLI = [sys.executable, "-m", "diver_lite"]
 JOBS = (1, 2, 4)
+CHAPTERS = {4: "04_semantic_inheritance", 7: "07_cross_architecture"}
+RECOVER = """
+import time
+from diver_lite import load_distilled, load_prior, recover
+prior = load_prior("fashion-mnist", device="cpu")
+distilled = load_distilled("fashion-mnist-dm-ipc1")
+recover(distilled[:1], prior, progress=False)
+started = time.perf_counter()
+recover(distilled, prior, progress=False)
+print(time.perf_counter() - started)
+"""
 COMMANDS = {
     "demo": [*CLI, "demo", "-o", "demo"],
     "recover 100 garments": [
         *[*CLI, "recover", "fashion-mnist-dm-ipc10", "-o", "recovered.safetensors"],
         *["--preset", "default", "--device", "cpu"],
     ],
+    "recover in Python, 10 garments": [sys.executable, "-c", RECOVER],
+    **{
+        f"chapter {number}": [
+            *[sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"],
+            *["--output", "/dev/null", str(ROOT / "notebooks" / f"{name}.ipynb")],
+        ]
+        for number, name in CHAPTERS.items()
+    },
     "distill": [
         *[*CLI, "distill", "dm", "--split", "sample", "--steps", "5"],
         *["-o", "distilled.safetensors", "--device", "cpu"],
@@ -64,12 +83,19 @@ def seconds(command: list[str], limit: float) -> float | str:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         try:
-            subprocess.run(
-                command, cwd=folder, check=True, capture_output=True, timeout=limit
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                check=True,
+                capture_output=True,
+                timeout=limit,
+                text=True,
             )
         except subprocess.TimeoutExpired:
             return f"not ended after {limit:.0f}"
         found = time.perf_counter() - started
+        if RECOVER in command:  # without importing and loading
+            found = float(done.stdout)
         for path in Path(folder).glob("judge_*.csv"):
             TABLES[path.stem] = pd.read_csv(path).drop(columns="seconds")
         return round(found, 1)
@@ -91,7 +117,7 @@ def main() -> None:
     for name, command in COMMANDS.items():
         if args.only and not any(part in name for part in args.only):
             continue
-        for busy in (0, cores):
+        for busy in sorted({0, 1, cores}):
             with neighbours(busy):
                 found = [seconds(command, args.limit) for _ in range(args.repeats)]
             rows.append({"command": name, "busy processes": busy, "seconds": found})

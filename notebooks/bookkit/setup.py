@@ -2,7 +2,7 @@
 
 `require` says what is missing, and what to do about it, in one sentence instead of a
 traceback. It also makes the kernel do so later on: for cells run out of order, for bad
-input, and when memory runs out. Nothing here needs torch, which may be what is missing.
+input, and when memory runs out. Torch, which may be what is missing, isn't needed here.
 Source of all: ours.
 """
 
@@ -50,6 +50,7 @@ def require(*, data: str | None = None) -> bool:
             the shipped files) is missing, too old or damaged.
     """
     explain_errors()
+    _compute_on_one_thread()
     checks.require(data in (None, *DATASETS), "data", data, f"one of {DATASETS}")
     _check_packages()
     _check_assets()
@@ -57,6 +58,19 @@ def require(*, data: str | None = None) -> bool:
     if missing:
         print(missing, "Cells that need them are skipped.")
     return not missing
+
+
+def _compute_on_one_thread() -> None:
+    """Let what a chapter computes wait for no other process, as the package does.
+
+    Two threads of a small network meet every few milliseconds; beside other work they
+    would wait for each other most of the time. See `diver_lite.devices`.
+    """
+    try:
+        import torch
+    except ImportError:  # which is said next
+        return
+    torch.set_num_threads(1)
 
 
 def _check_packages() -> None:
