@@ -84,7 +84,7 @@ def small(num_classes, image_size, channels):
     ("judge", "code", "message"),
     [
         ("mine.py:small", 0, ""),  # whoever names a file by its path wants it
-        ("mine:small", 2, "no module mine is installed or on PYTHONPATH"),
+        ("mine:small", 2, "there is no module mine among what is installed"),
     ],
 )
 def test_a_judge_of_one_s_own_runs_nothing_else(trap, judge, code, message):
