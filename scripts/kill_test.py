@@ -50,7 +50,7 @@ METHODS = multiprocessing.get_all_start_methods()
 FORKS = multiprocessing.get_context("fork" if "fork" in METHODS else "spawn")
 RECIPE = replace(RECIPES["fashion-mnist"], heads=1, head_dim=16, layers=2)
 TINY = ("heads=1", "head_dim=16", "layers=1", "vae_channels=16,16", "dit_batch=8")
-STEPS = {"distill": 40, "train-prior": 15}  # the latter of each of its two networks
+STEPS = 40  # of a distillation
 TRAINED = (  # the commands with a checkpoint or a table, and their options
     ("distill dm", ("--ipc", "2")),
     ("distill dc", ("--set", "inner_loops=2", "--set", "outer_loops=2")),
@@ -207,7 +207,7 @@ class Writer:
             options += ["--data-root", str(data)]
         else:
             options += ["--data", str(data), "--split", "train", "--real-batch", "4"]
-            options += ["--steps", str(STEPS["distill"])]
+            options += ["--steps", str(STEPS)]
         if command == "distill mtt":
             options += ["--experts", str(self.experts)]
         self.work = partial(cli.main, [*command.split(), *options])
@@ -257,7 +257,7 @@ class Writer:
             for path in self.out.glob("prior/**/*.*"):
                 found.add((str(path.relative_to(self.out)), sha256(path)))
         elif self.out.exists():
-            found |= {*range(STEPS["distill"]), sha256(self.out)}
+            found |= {*range(STEPS), sha256(self.out)}
         else:
             found |= {*steps_of(self.state)}
         return found

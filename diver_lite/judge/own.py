@@ -29,7 +29,7 @@ from torch.nn.parameter import is_lazy
 
 from diver_lite.checks import InputError, describe, ensure, first_line, floats
 from diver_lite.devices import plain_torch
-from diver_lite.judge.reach import Reached, reached_by
+from diver_lite.judge.reach import modules_of
 from diver_lite.judge.seeding import Seeded
 from diver_lite.named_code import load_named
 from diver_lite.priors.identity import Unidentified, identity
@@ -211,11 +211,9 @@ def try_judge(named: Named, num_classes: int, image_size: int) -> OwnJudge:
     norm = norm_of(first)
     black = torch.zeros(2, CHANNELS, image_size, image_size)
     draws = _ask(name, again, black, num_classes)
-    reached = reached_by(factory, first)
-    digest, unidentified = _identity(factory, first, other, reached)
-    return OwnJudge(
-        name, norm, unseen, draws, digest, unidentified, factory, reached.modules
-    )
+    modules = modules_of(factory, first)
+    digest, unidentified = _identity(factory, first, other)
+    return OwnJudge(name, norm, unseen, draws, digest, unidentified, factory, modules)
 
 
 def _built(
@@ -347,7 +345,7 @@ def _norm(module: nn.Module) -> str:
 
 
 def _identity(
-    factory: Factory, network: nn.Module, other: nn.Module, reached: Reached
+    factory: Factory, network: nn.Module, other: nn.Module
 ) -> tuple[str, str]:
     """Return a digest of all that computes; or "", and what can't be told.
 
@@ -361,9 +359,14 @@ def _identity(
         for key, value in _tensors(network).items():
             if not _equal(value, theirs.get(key)):
                 value.zero_()
-        return identity([factory, network, reached.values]), ""
+        return identity([factory, _settings(factory), network]), ""
     except Unidentified as unknown:
         return "", str(unknown)
+
+
+def _settings(factory: Factory) -> dict[str, Any]:
+    """Return the attributes of a factory; those of a class belong to its code."""
+    return {} if isinstance(factory, type) else dict(getattr(factory, "__dict__", {}))
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
-"""What a judge of one's own consists of: the code that its code refers to by name.
+"""Which modules of the user's own a judge's code lies in, for processes that lack them.
 
-Source alone doesn't tell two judges apart: a helper function, or a constant of the
-module, may have changed. So names are followed, through what is the user's own; what is
-installed is left to its version. Source: ours.
+Names are followed from function to function, through what is the user's own; what is
+installed is there in other processes, too. Source: ours.
 """
 
 from __future__ import annotations
@@ -12,34 +11,24 @@ import sysconfig
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
 
 from torch import nn
 
-from diver_lite.priors.identity import KNOWN, PLAIN
+from diver_lite.priors.identity import KNOWN, PLAIN, names_in
 
 STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 PACKAGES = {"site-packages", "dist-packages"}
 
 
-class Reached(NamedTuple):
-    """What code refers to."""
+def modules_of(factory: Any, network: nn.Module) -> tuple[str, ...]:
+    """Return the user's own modules that a factory, and what it built, refer to.
 
-    values: dict[str, Any]  #: name -> function, class or value
-    modules: tuple[str, ...]  #: the user's own that it comes from
-
-
-def reached_by(factory: Any, network: nn.Module) -> Reached:
-    """Return what a factory, and a network that it built, refer to by name.
-
-    These are globals of the user's own functions and of the methods of classes, what
-    those refer to, and so on; arguments' defaults; and plain attributes of classes.
+    That is by globals of the user's own functions and of the methods of classes, what
+    those refer to, and so on; arguments' defaults; and attributes.
     """
-    values: dict[str, Any] = {}
-    if not isinstance(factory, type):  # whose attributes come below, with its bases'
-        values["attributes"] = dict(getattr(factory, "__dict__", {}))
-    modules: set[str] = set()
+    found: set[str] = set()
     seen: dict[int, Any] = {}
     todo = [factory]
     for module in network.modules():
@@ -49,18 +38,15 @@ def reached_by(factory: Any, network: nn.Module) -> Reached:
         if id(value) in seen or isinstance(value, PLAIN):
             continue
         seen[id(value)] = value  # and so keep its number from being given again
+        if isinstance(value, ModuleType):
+            found.add(value.__name__)
+            continue
         where = getattr(value, "__module__", None)
         if isinstance(where, str) and is_users(where):
-            modules.add(where)
-        for name, each in _referred(value):
-            if isinstance(each, ModuleType):
-                modules.add(each.__name__)
-                continue
-            if name:
-                values[name] = each
-            todo.append(each)
+            found.add(where)
+        todo += _referred(value)
     # "__main__" is sent with its code anyway
-    return Reached(values, tuple(sorted(modules - {"__main__"})))
+    return tuple(sorted(found - {"__main__"}))
 
 
 def is_users(module: str) -> bool:
@@ -76,13 +62,12 @@ def is_users(module: str) -> bool:
     return not (path.is_relative_to(STANDARD) or PACKAGES & {*path.parts})
 
 
-def _referred(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value leads to: a name, "" for a part of it, and another value."""
+def _referred(value: Any) -> Iterator[Any]:
+    """Yield what a value leads to."""
     if isinstance(value, partial):
-        yield from [("", each) for each in (value.func, *value.args)]
-        yield from [("", each) for each in value.keywords.values()]
+        yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, MethodType):
-        yield from [("", value.__func__), ("", value.__self__)]
+        yield from (value.__func__, value.__self__)
     elif isinstance(value, FunctionType):
         if is_users(value.__module__):
             yield from _of_function(value)
@@ -91,64 +76,50 @@ def _referred(value: Any) -> Iterator[tuple[str, Any]]:
             if is_users(base.__module__):
                 yield from _of_class(base)
     elif isinstance(value, list | tuple | set | frozenset):
-        yield from [("", each) for each in value]
+        yield from value
     elif isinstance(value, dict):
-        yield from [("", each) for each in value.values()]
+        yield from value.values()
     elif is_users(type(value).__module__):
-        yield "", type(value)
-        yield "", getattr(value, "__dict__", None)
+        yield type(value)
+        yield getattr(value, "__dict__", None)
 
 
-def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    where = f"{function.__module__}.{function.__qualname__}"
-    defaults = (function.__defaults__, function.__kwdefaults__)
-    yield f"{where}: defaults", defaults
+def _of_function(function: FunctionType) -> Iterator[Any]:
+    yield function.__defaults__
+    yield function.__kwdefaults__
     for cell in function.__closure__ or ():
-        yield "", cell.cell_contents
-    names = {*_names(function.__code__)}
+        yield cell.cell_contents
+    names = names_in(function.__code__)
     for name in sorted(names & {*function.__globals__}):
-        yield from _named(f"{function.__module__}.{name}", function, name, names)
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType):
+            yield from _of_module(value, names)
+        else:
+            yield value
 
 
-def _named(
-    where: str, function: FunctionType, name: str, names: set[str]
-) -> Iterator[tuple[str, Any]]:
-    """Yield a global, or of a module of the user's what a function takes from it."""
-    value = function.__globals__[name]
-    if not isinstance(value, ModuleType):
-        yield where, value
-        return
-    todo = [value]
+def _of_module(module: ModuleType, names: set[str]) -> Iterator[Any]:
+    """Yield a module of the user's, and what code that names it may take from it."""
+    todo = [module]
     while todo:
         module = todo.pop()
         if not is_users(module.__name__):
             continue
-        yield "", module
-        for inside in sorted(names & {*vars(module)}):
-            each = vars(module)[inside]
-            if isinstance(each, ModuleType):
-                # deeper ones alone, as modules import each other in circles
-                if each.__name__.startswith(f"{module.__name__}."):
-                    todo.append(each)
-            else:
-                yield f"{module.__name__}.{inside}", each
+        yield module
+        for name in sorted(names & {*vars(module)}):
+            each = vars(module)[name]
+            if not isinstance(each, ModuleType):
+                yield each
+            # deeper ones alone, as modules import each other in circles
+            elif each.__name__.startswith(f"{module.__name__}."):
+                todo.append(each)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code looks up, also inside of functions within it."""
-    yield from code.co_names
-    for inside in code.co_consts:
-        if isinstance(inside, CodeType):
-            yield from _names(inside)
-
-
-def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
+def _of_class(kind: type) -> Iterator[Any]:
     for name, value in vars(kind).items():
         if isinstance(value, staticmethod | classmethod):
-            yield "", value.__func__
+            yield value.__func__
         elif isinstance(value, property):
-            yield from [("", each) for each in (value.fget, value.fset) if each]
-        elif isinstance(value, FunctionType):
-            yield "", value
-        elif not name.startswith(("__", "_abc_")):  # what Python puts there
-            yield f"{kind.__module__}.{kind.__qualname__}.{name}", value
+            yield from [each for each in (value.fget, value.fset) if each]
+        elif not name.startswith(("__", "_abc_")) or isinstance(value, FunctionType):
+            yield value  # but for what Python puts there

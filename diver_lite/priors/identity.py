@@ -212,7 +212,7 @@ class _Reader:
         if version is not None:
             return {name: f"{value.__name__} {version}"}
         found: dict[str, Any] = {}
-        for attribute in sorted(_names(code) & {*vars(value)}):
+        for attribute in sorted(names_in(code) & {*vars(value)}):
             inside = vars(value)[attribute]
             if inside is not value:
                 found |= self._global(f"{name}.{attribute}", inside, code)
@@ -251,10 +251,10 @@ def _content(cell: Any) -> Any:
         return None
 
 
-def _names(code: CodeType) -> set[str]:
+def names_in(code: CodeType) -> set[str]:
     """Return all names of variables and attributes in code, and in what is inside."""
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    return {*code.co_names}.union(*map(_names, inner))
+    return {*code.co_names}.union(*map(names_in, inner))
 
 
 def _global_names(code: CodeType) -> set[str]:
