@@ -629,6 +629,87 @@ def _test_data(
 
 
 @app.command()
+def advise(
+    source: Source,
+    out: Annotated[Path, Option("-o", "--out", help="the folder to write")],
+    prior: Annotated[
+        str | None, Option(help="as of recover; default: the shipped one")
+    ] = None,
+    judges: Annotated[
+        str, Option(metavar="NAME,NAME,...", help="as of judge; your own, too")
+    ] = "ShuffleNetV2-BN,ShuffleNetV2-GN,ConvNet",
+    quick: Annotated[
+        bool, Option("--quick", help="a first look: 3 seeds, 150 steps, fewer rows")
+    ] = False,
+    seeds: Annotated[
+        int | None, Option(help="trainings of each network on each row; default: 10")
+    ] = None,
+    protocol: Annotated[str, Option(help="as of judge")] = "corrected",
+    steps: Annotated[
+        int | None, Option(help="change the protocol's number of steps")
+    ] = None,
+    data: Annotated[
+        str | None, Option(help="of real pictures; default: what INPUT distils")
+    ] = None,
+    test_images: Annotated[
+        int, Option(help="so many, evenly spaced: half chooses, half scores")
+    ] = 4_000,
+    n_jobs: Annotated[
+        int | None, Option("--jobs", help="trainings side by side; as of judge")
+    ] = None,
+    format: Format = "auto",
+    dataset: Dataset = None,
+    read: Read = None,
+    subset: Subset = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+) -> None:
+    """Say whether a distilled set should be recovered, and how, for your networks.
+
+    Judges the set as it is, through the VAE, recovered by inheritance and by DIVER,
+    beside samples of the prior and random real pictures; writes a folder with a
+    sentence for each network, the table, the best set. After an interruption the same
+    command goes on.
+
+    Example: diver-lite advise fashion-mnist-dsa-ipc1 --quick -o advice
+    """
+    from diver_lite.advice.ask import advise as run
+    from diver_lite.priors.loading import load_prior
+
+    distilled, subset = _load(source, format, dataset, subset, read, data_root)
+    prior = prior or _prior_of(distilled)
+    loaded = load_prior(prior, **_given(device=device))
+    mapping = _map_of_subset(subset, distilled, prior, loaded) if subset else None
+    data = data or _data_of({"INPUT": distilled})
+    size = distilled.images.shape[-1]
+    total = len(_test_data(data, data_root, subset, size, None)[0])
+    test = _test_data(data, data_root, subset, size, min(test_images, total))
+    advice = run(
+        distilled, loaded, test, out, real=_real_data(data, data_root, subset, size),
+        judges=[name.strip() for name in judges.split(",")], seeds=seeds,
+        protocol=protocol, steps=steps, quick=quick, class_map=mapping, n_jobs=n_jobs,
+        device=device,
+    )  # fmt: skip
+    echo(f"\n{advice}\n\nwrote {out}/ (advice.md, best.safetensors, ...)")
+
+
+def _real_data(
+    data: str, root: Path | None, subset: str | None, size: int
+) -> tuple | None:
+    """Return real training pictures, or a sample of them, where there are some."""
+    from diver_lite.sets import real
+
+    for split in ("fit", "sample"):
+        try:
+            return real.load_dataset(
+                data, split, root=root, image_size=size, subset=subset
+            )
+        except InputError:
+            continue
+    return None
+
+
+@app.command()
 def train_prior(
     name: Annotated[str, Argument(help="a recipe: fashion-mnist or cifar10")],
     out: Annotated[
