@@ -639,7 +639,11 @@ def advise(
         str, Option(metavar="NAME,NAME,...", help="as of judge; your own, too")
     ] = "ShuffleNetV2-BN,ShuffleNetV2-GN,ConvNet",
     quick: Annotated[
-        bool, Option("--quick", help="a first look: 3 seeds, 150 steps, fewer rows")
+        bool,
+        Option(
+            "--quick",
+            help="a first look of some minutes: 3 seeds, fewer rows and steps",
+        ),
     ] = False,
     seeds: Annotated[
         int | None, Option(help="trainings of each network on each row; default: 10")
@@ -652,8 +656,12 @@ def advise(
         str | None, Option(help="of real pictures; default: what INPUT distils")
     ] = None,
     test_images: Annotated[
-        int, Option(help="so many, evenly spaced: half chooses, half scores")
-    ] = 4_000,
+        int | None,
+        Option(
+            help="evenly spaced: half chooses, half scores; default: 4,000, or 2,000 "
+            "with --quick, where there are so many"
+        ),
+    ] = None,
     n_jobs: Annotated[
         int | None, Option("--jobs", help="trainings side by side; as of judge")
     ] = None,
@@ -682,8 +690,10 @@ def advise(
     mapping = _map_of_subset(subset, distilled, prior, loaded) if subset else None
     data = data or _data_of({"INPUT": distilled})
     size = distilled.images.shape[-1]
-    total = len(_test_data(data, data_root, subset, size, None)[0])
-    test = _test_data(data, data_root, subset, size, min(test_images, total))
+    test = _test_data(data, data_root, subset, size, test_images)
+    enough = 2_000 if quick else 4_000
+    if test_images is None and len(test[0]) > enough:
+        test = _test_data(data, data_root, subset, size, enough)
     advice = run(
         distilled, loaded, test, out, real=_real_data(data, data_root, subset, size),
         judges=[name.strip() for name in judges.split(",")], seeds=seeds,

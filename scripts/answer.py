@@ -219,7 +219,8 @@ class Study(Rows):
     def __init__(
         self, prior: Prior, fit: tuple, scale: float, ipc: int, work: Path
     ) -> None:
-        super().__init__(prior, work, scale)
+        plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+        super().__init__(prior, work, plain)
         self.ipc = ipc
         self.real = real_row(fit, ipc)
 

@@ -191,16 +191,16 @@ def test_a_failed_training_and_a_diagnosis(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def two_steps(monkeypatch):
-    """Recover in two steps: what is asked is how the parts work together."""
-    monkeypatch.setattr("diver_lite.advice.rows.RecoveryConfig", quick_config)
+def ten_steps(monkeypatch):
+    """Recover in ten steps: what is asked is how the parts work together."""
+    monkeypatch.setattr("diver_lite.advice.ask.RecoveryConfig", quick_config)
 
 
 def quick_config(**settings):
-    return RecoveryConfig(num_inference_steps=10, **settings)
+    return RecoveryConfig(**{"num_inference_steps": 10} | settings)
 
 
-quick_config.published = RecoveryConfig.published
+quick_config.recommended = RecoveryConfig.recommended
 
 
 def small(num_classes, image_size, channels):

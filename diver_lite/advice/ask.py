@@ -48,7 +48,7 @@ from diver_lite.sets.real import labelled_images
 JUDGES = ("ShuffleNetV2-BN", "ShuffleNetV2-GN", "ConvNet")
 SEEDS, QUICK_SEEDS = 10, 3
 QUICK_STEPS = 150
-QUICK_ROWS = (STAGE1, "VAE", "inheritance 700", SAMPLES, REAL)
+QUICK_ROWS = (STAGE1, "VAE", "inheritance 700", SAMPLES)
 
 
 def advise(
@@ -82,7 +82,8 @@ def advise(
         seeds: of trainings, each with a draw of its own of what is random. From 10 on
             the first half chooses and the others score; fewer do both. Default: 10.
         protocol, steps: as of `cross_architecture`.
-        quick: a first look: 3 seeds, 150 steps, neither clipping nor DIVER.
+        quick: a first look: 3 seeds, networks of 150 steps, recoveries of 10; neither
+            clipping, DIVER nor real pictures.
         class_map: as of `recover`.
         n_jobs, device, progress: as of `cross_architecture`; the prior stays where it
             is.
@@ -106,11 +107,14 @@ def advise(
     if steps is not None or (quick and protocol.steps):
         protocol = replace(protocol, steps=steps or QUICK_STEPS, epochs=None)
     scale = RecoveryConfig.recommended(prior).guidance_scale
+    plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+    if quick:
+        plain = replace(plain, num_inference_steps=10)
     with exclusive(out):
         facts = made_of(distilled, prior, class_map, (images, labels), real, protocol)
-        facts |= {"guidance scale": scale, "quick": quick}
+        facts |= {"recovery": asdict(plain), "quick": quick}
         check_same(out / "made_of.json", facts)
-        rows = Rows(prior, out / "recoveries", scale, class_map)
+        rows = Rows(prior, out / "recoveries", plain, class_map)
         sets = rows_of(rows, distilled, real, quick)
         ask = partial(
             cross_architecture,

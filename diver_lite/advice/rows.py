@@ -35,7 +35,8 @@ class Rows:
     Args:
         prior: of all recoveries.
         work: folder that keeps them, for a study that goes on later.
-        guidance_scale: of all recoveries but the paper's.
+        plain: settings of inheritance, which has no pull; all rows but the paper's
+            change it.
         class_map: as of `recover`.
     """
 
@@ -43,17 +44,16 @@ class Rows:
         self,
         prior: Prior,
         work: Path,
-        guidance_scale: float,
+        plain: RecoveryConfig,
         class_map: ClassMap = None,
     ) -> None:
         self.prior = prior
         self.work = work
         self.class_map = class_map
-        #: inheritance from timestep 700: without the pull
-        self.plain = RecoveryConfig(guidance_scale=guidance_scale, guidance_factor=0.0)
-        self.diver = replace(self.plain, guidance_factor=0.1)
+        self.plain = plain
+        self.diver = replace(plain, guidance_factor=0.1)
         #: the prior from noise and labels, without a picture
-        self.samples = replace(self.plain, inheritance=False)
+        self.samples = replace(plain, inheritance=False)
 
     def recovered(self, source: Row, config: RecoveryConfig) -> Row:
         """Return the recoveries of a row: a function of the seed."""
