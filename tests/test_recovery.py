@@ -567,8 +567,8 @@ def test_pulls_compound(gamma):
     """Twice half a step is a step, and no pull goes beyond the inherited latents."""
     z, z_0 = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def pull(latents, passed):
-        sigma = compounded(torch.tensor(0.4), gamma, passed)
+    def pull(latents, paper_steps):
+        sigma = compounded(torch.tensor(0.4), gamma, paper_steps)
         return guide(latents, latents - z_0, sigma, gamma)
 
     once = pull(z, 1.0)
