@@ -89,8 +89,7 @@ def advise(
             is.
 
     Returns:
-        The advice. The folder holds advice.md, figure.png (where matplotlib is
-        installed), best.safetensors (the best row, a draw that scored),
+        The advice. The folder holds advice.md, figure.png, best.safetensors (the best row, a draw that scored),
         comparisons.csv, trainings.csv, made_of.json, and recoveries/.
 
     Raises:
@@ -219,17 +218,17 @@ def write_json(file: Path, content: dict) -> None:
 
 
 def write_advice(advice: Advice, facts: dict) -> None:
-    """Write advice.md, comparisons.csv and, where matplotlib is there, figure.png."""
+    """Write advice.md, comparisons.csv and figure.png."""
     folder = advice.folder
     with atomic_path(folder / "comparisons.csv", overwrite=True) as temporary:
         advice.comparisons.to_csv(temporary, index=False, lineterminator="\n")
-    drawn = draw(advice)
+    draw(advice)
     settings = facts["settings of the protocol"]
     steps = settings["steps"] or f"{settings['epochs']} epochs'"
     lines = ["# Should this set be recovered?", ""]
     lines += [f"- **{judge}**: {said}" for judge, said in advice.sentences.items()]
     lines += ["", *(f"*{note}*\n" for note in advice.notes)]
-    lines += ["![Accuracy of each row](figure.png)", ""] if drawn else []
+    lines += ["![Points over the set, for each row](figure.png)", ""]
     lines += [
         "| judge | row | accuracy in % | points over the set | word |",
         "|---|---|--:|--:|---|",
@@ -253,15 +252,10 @@ def write_advice(advice: Advice, facts: dict) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw(advice: Advice) -> bool:
-    """Draw each row's difference to the set, a panel per judge; without matplotlib not.
+def draw(advice: Advice) -> None:
+    """Draw each row's difference to the set, a panel per judge, as figure.png."""
+    from matplotlib.figure import Figure  # not before it draws: it takes a second
 
-    Returns whether figure.png was written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     judges = [*advice.sentences]
     figure = Figure(figsize=(3.2 * len(judges) + 1.6, 3.2), layout="constrained")
     panels: Any = figure.subplots(1, len(judges), sharey=True, squeeze=False)[0]
@@ -275,4 +269,3 @@ def draw(advice: Advice) -> bool:
         panel.set_xlabel("points over the set")
     with atomic_path(advice.folder / "figure.png", overwrite=True) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-    return True
