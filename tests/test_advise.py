@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -238,11 +239,13 @@ def test_a_folder_of_advice(asked):
     text = (asked.out / "advice.md").read_text("utf-8")
     assert advice.sentences["small"] in text
     assert advice._repr_markdown_() == text
+    drawn = ElementTree.parse(asked.out / "figure.svg").getroot()
+    assert len([each for each in drawn if each.tag.endswith("circle")]) == 6
     best = DistilledSet.load(asked.out / "best.safetensors")
     assert best.labels.tolist() == asked.distilled.labels.tolist()
     there = {item.name for item in asked.out.iterdir()}
     files = {"advice.md", "best.safetensors", "comparisons.csv", "made_of.json"}
-    assert there == files | {"figure.png", "recoveries", "trainings.csv"}
+    assert there == files | {"figure.svg", "recoveries", "trainings.csv"}
     table = pd.read_csv(asked.out / "trainings.csv")
     drawn = table[table["set"] == SAMPLES]
     assert drawn["draw"].nunique() == 2  # every seed has its own

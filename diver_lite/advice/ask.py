@@ -13,10 +13,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from html import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -89,8 +91,9 @@ def advise(
             is.
 
     Returns:
-        The advice. The folder holds advice.md, figure.png, best.safetensors (the best row, a draw that scored),
-        comparisons.csv, trainings.csv, made_of.json, and recoveries/.
+        The advice. The folder holds advice.md, figure.svg, best.safetensors (the best
+        row, a draw that scored), comparisons.csv, trainings.csv, made_of.json, and
+        recoveries/.
 
     Raises:
         InputError: as `cross_architecture` and `recover`; or the folder holds advice on
@@ -218,17 +221,18 @@ def write_json(file: Path, content: dict) -> None:
 
 
 def write_advice(advice: Advice, facts: dict) -> None:
-    """Write advice.md, comparisons.csv and figure.png."""
+    """Write advice.md, comparisons.csv and figure.svg."""
     folder = advice.folder
     with atomic_path(folder / "comparisons.csv", overwrite=True) as temporary:
         advice.comparisons.to_csv(temporary, index=False, lineterminator="\n")
-    draw(advice)
+    with atomic_path(folder / "figure.svg", overwrite=True) as temporary:
+        temporary.write_text(figure(advice.comparisons), encoding="utf-8")
     settings = facts["settings of the protocol"]
     steps = settings["steps"] or f"{settings['epochs']} epochs'"
     lines = ["# Should this set be recovered?", ""]
     lines += [f"- **{judge}**: {said}" for judge, said in advice.sentences.items()]
     lines += ["", *(f"*{note}*\n" for note in advice.notes)]
-    lines += ["![Points over the set, for each row](figure.png)", ""]
+    lines += ["![Points over the set, for each row](figure.svg)", ""]
     lines += [
         "| judge | row | accuracy in % | points over the set | word |",
         "|---|---|--:|--:|---|",
@@ -252,20 +256,39 @@ def write_advice(advice: Advice, facts: dict) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw(advice: Advice) -> None:
-    """Draw each row's difference to the set, a panel per judge, as figure.png."""
-    from matplotlib.figure import Figure  # not before it draws: it takes a second
+def figure(comparisons: pd.DataFrame) -> str:
+    """Return an SVG: each row's points over the set with their interval, per judge."""
+    told = comparisons[comparisons["row"] != STAGE1]
+    low = min(0.0, told["low"].min())
+    high = max(0.0, told["high"].max())
+    left, width, line = 300, 500, 22  # pixels: of names, of the axis, of a row
 
-    judges = [*advice.sentences]
-    figure = Figure(figsize=(3.2 * len(judges) + 1.6, 3.2), layout="constrained")
-    panels: Any = figure.subplots(1, len(judges), sharey=True, squeeze=False)[0]
-    for panel, judge in zip(panels, judges, strict=True):
-        rows = advice.comparisons
-        rows = rows[(rows["judge"] == judge) & (rows["row"] != STAGE1)][::-1]
-        errors = [rows["points"] - rows["low"], rows["high"] - rows["points"]]
-        panel.errorbar(rows["points"], rows["row"], xerr=errors, fmt="o", capsize=3)
-        panel.axvline(0, color="gray", linewidth=1)
-        panel.set_title(judge, fontsize=10)
-        panel.set_xlabel("points over the set")
-    with atomic_path(advice.folder / "figure.png", overwrite=True) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    def x(value: float) -> float:
+        return round(left + width * (value - low) / max(high - low, 1e-9), 1)
+
+    parts = []
+    y = 0.0
+    for judge, rows in told.groupby("judge", sort=False):
+        y += 1.5 * line
+        parts.append(f'<text x="10" y="{y}" font-weight="bold">{escape(judge)}</text>')
+        for row in rows.to_dict("records"):
+            y += line
+            ends = f'x1="{x(row["low"])}" x2="{x(row["high"])}" y1="{y}" y2="{y}"'
+            words = escape(f"{row['row']}: {points(row)}")
+            parts += [
+                f'<text x="10" y="{y + 4}">{words}</text>',
+                f'<line {ends} stroke="#1f6fb4" stroke-width="2"/>',
+                f'<circle cx="{x(row["points"])}" cy="{y}" r="4" fill="#1f6fb4"/>',
+            ]
+    zero = f'x1="{x(0)}" x2="{x(0)}" y1="10" y2="{y + 10}"'
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 20}" '
+            f'height="{y + 40}" font-family="sans-serif" font-size="12">',
+            '<rect width="100%" height="100%" fill="white"/>',
+            f'<line {zero} stroke="gray"/>',
+            *parts,
+            f'<text x="{left}" y="{y + 30}">points over the set, 95 % intervals</text>',
+            "</svg>\n",
+        ]
+    )
