@@ -258,9 +258,9 @@ def write_advice(advice: Advice, facts: dict) -> None:
 
 def figure(comparisons: pd.DataFrame) -> str:
     """Return an SVG: each row's points over the set with their interval, per judge."""
-    told = comparisons[comparisons["row"] != STAGE1]
-    low = min(0.0, told["low"].min())
-    high = max(0.0, told["high"].max())
+    told: Any = comparisons[comparisons["row"] != STAGE1]
+    low = float(min(0.0, told["low"].min()))
+    high = float(max(0.0, told["high"].max()))
     left, width, line = 300, 500, 22  # pixels: of names, of the axis, of a row
 
     def x(value: float) -> float:
