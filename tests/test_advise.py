@@ -302,6 +302,8 @@ def test_bad_input_ends_before_anything_long(asked, tiny_prior, monkeypatch):
         ({"test": (images, labels)}, "test: found no class names"),
         ({"test": (images[..., :8, :8], labels, names)}, "shape of an image"),
         ({"seeds": 1}, "seeds"),
+        ({"seeds": 0}, "seeds"),
+        ({"steps": 0, "quick": True}, "steps"),
         ({"protocol": "slow"}, "slow"),
     ]:
         with pytest.raises(InputError, match=words):

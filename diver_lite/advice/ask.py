@@ -102,12 +102,16 @@ def advise(
     out = path(out, "out")
     instance(quick, "quick", bool)
     instance(distilled, "distilled", DistilledSet)
-    seeds = integer(seeds or (QUICK_SEEDS if quick else SEEDS), "seeds", 2, 1_000)
+    if seeds is None:
+        seeds = QUICK_SEEDS if quick else SEEDS
+    seeds = integer(seeds, "seeds", 2, 1_000)
     images, labels, names = named_images(test, "test")
     real = real and named_images(real, "real")
     protocol = get_protocol(protocol)
-    if steps is not None or (quick and protocol.steps):
-        protocol = replace(protocol, steps=steps or QUICK_STEPS, epochs=None)
+    if steps is None and quick and protocol.steps:
+        steps = QUICK_STEPS
+    if steps is not None:
+        protocol = replace(protocol, steps=steps, epochs=None)
     scale = RecoveryConfig.recommended(prior).guidance_scale
     plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
     if quick:
