@@ -98,6 +98,16 @@ DataRoot = Annotated[
 ]
 SetFile = Annotated[Path, Option("-o", "--out", help="the .safetensors file to write")]
 Trainings = Annotated[int, Option(help="trainings per table cell")]
+ProtocolName = Annotated[str, Option(help="corrected, quick, literature or imagenet")]
+JudgeSteps = Annotated[int | None, Option(help="change the protocol's number of steps")]
+Jobs = Annotated[
+    int | None,
+    Option(
+        "--jobs",
+        help="trainings side by side; default: one per core that may be used, or per "
+        "GPU",
+    ),
+]
 RecipeSteps = Annotated[int | None, Option(help="change the recipe")]
 Compile = Annotated[
     bool | None, Option(help="use torch.compile; default: on CUDA only")
@@ -447,12 +457,8 @@ def judge(
         ),
     ] = "ConvNet,ShuffleNetV2,MobileNetV2",
     seeds: Trainings = 5,
-    protocol: Annotated[
-        str, Option(help="corrected, quick, literature or imagenet")
-    ] = "corrected",
-    steps: Annotated[
-        int | None, Option(help="change the protocol's number of steps")
-    ] = None,
+    protocol: ProtocolName = "corrected",
+    steps: JudgeSteps = None,
     soft_labels: Annotated[
         bool, Option("--soft-labels", help="learn them where a set carries some")
     ] = False,
@@ -474,14 +480,7 @@ def judge(
     test_images: Annotated[
         int | None, Option(help="how many test images, evenly spaced; default: all")
     ] = None,
-    n_jobs: Annotated[
-        int | None,
-        Option(
-            "--jobs",
-            help="trainings side by side; default: one per core that may be used, or "
-            "per GPU",
-        ),
-    ] = None,
+    n_jobs: Jobs = None,
     format: Annotated[str, Option(help="how the sets are stored")] = "auto",
     dataset: Annotated[
         str | None, Option(help="which dataset the sets distil, if not evident")
@@ -623,9 +622,15 @@ def _test_data(
     if count is not None:
         total = len(images)
         require(1 <= count <= total, "--test-images", count, f"1 .. {total}")
-        chosen = [i * total // count for i in range(count)]
-        return images[chosen], labels[chosen], names
+        return _evenly((images, labels, names), count)
     return images, labels, names
+
+
+def _evenly(test: tuple, count: int) -> tuple:
+    """Return so many evenly spaced images, their labels, and the class names."""
+    images, labels, names = test
+    chosen = [i * len(images) // count for i in range(count)]
+    return images[chosen], labels[chosen], names
 
 
 @app.command()
@@ -648,10 +653,8 @@ def advise(
     seeds: Annotated[
         int | None, Option(help="trainings of each network on each row; default: 10")
     ] = None,
-    protocol: Annotated[str, Option(help="as of judge")] = "corrected",
-    steps: Annotated[
-        int | None, Option(help="change the protocol's number of steps")
-    ] = None,
+    protocol: ProtocolName = "corrected",
+    steps: JudgeSteps = None,
     data: Annotated[
         str | None, Option(help="of real pictures; default: what INPUT distils")
     ] = None,
@@ -662,9 +665,7 @@ def advise(
             "with --quick, where there are so many"
         ),
     ] = None,
-    n_jobs: Annotated[
-        int | None, Option("--jobs", help="trainings side by side; as of judge")
-    ] = None,
+    n_jobs: Jobs = None,
     format: Format = "auto",
     dataset: Dataset = None,
     read: Read = None,
@@ -693,9 +694,11 @@ def advise(
     test = _test_data(data, data_root, subset, size, test_images)
     enough = 2_000 if quick else 4_000
     if test_images is None and len(test[0]) > enough:
-        test = _test_data(data, data_root, subset, size, enough)
+        test = _evenly(test, enough)
+    # a first look has no row of real pictures
+    real = None if quick else _real_data(data, data_root, subset, size)
     advice = run(
-        distilled, loaded, test, out, real=_real_data(data, data_root, subset, size),
+        distilled, loaded, test, out, real=real,
         judges=[name.strip() for name in judges.split(",")], seeds=seeds,
         protocol=protocol, steps=steps, quick=quick, class_map=mapping, n_jobs=n_jobs,
         device=device,

@@ -14,14 +14,13 @@ import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from diver_lite import DistilledSet
-from diver_lite.advice.rows import LIBRARIES
+from diver_lite.advice.rows import versions
 from diver_lite.checks import InputError
 from diver_lite.files import atomic_path
 from diver_lite.sets.load import list_shipped, load_distilled
@@ -100,7 +99,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
         "threads": torch.get_num_threads(),
         "wall_seconds": seconds,
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "versions": versions(),
     }
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from html import escape
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.advice.rows import LIBRARIES, STAGE1, ClassMap, Row, Rows, real_row
+from diver_lite.advice.rows import STAGE1, ClassMap, Row, Rows, real_row, versions
 from diver_lite.advice.words import (
     CHOICES,
     LEVEL,
@@ -36,6 +35,7 @@ from diver_lite.advice.words import (
 )
 from diver_lite.checks import InputError, ensure, instance, integer, path
 from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint, naming
+from diver_lite.judge.compare import markdown
 from diver_lite.judge.networks import Judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import protocol_fingerprint, set_fingerprint
@@ -133,7 +133,7 @@ def advise(
         )
         # what is wrong with a judge or the pictures is said before anything long
         ask({STAGE1: distilled}, seeds=[0], progress=False)
-        write_json(out / "made_of.json", facts)
+        write(out / "made_of.json", json.dumps(facts, indent=1) + "\n")
         draws = [(row, seed) for row in sets for seed in range(seeds)]
         for row, seed in tqdm(draws, desc="recoveries", disable=not progress):
             _of(sets[row], seed)
@@ -195,7 +195,7 @@ def made_of(
         "real images": None if real is None else fingerprint(real[:2]),
         "protocol": protocol_fingerprint(protocol),
         "code": RESULTS,
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": versions(),
         "settings of the protocol": json.loads(json.dumps(asdict(protocol))),
     }
 
@@ -219,34 +219,33 @@ def check_same(file: Path, facts: dict) -> None:
     )
 
 
-def write_json(file: Path, content: dict) -> None:
+def write(file: Path, text: str) -> None:
     with atomic_path(file, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_advice(advice: Advice, facts: dict) -> None:
     """Write advice.md, comparisons.csv and figure.svg."""
     folder = advice.folder
-    with atomic_path(folder / "comparisons.csv", overwrite=True) as temporary:
-        advice.comparisons.to_csv(temporary, index=False, lineterminator="\n")
-    with atomic_path(folder / "figure.svg", overwrite=True) as temporary:
-        temporary.write_text(figure(advice.comparisons), encoding="utf-8")
+    table = advice.comparisons.to_csv(index=False, lineterminator="\n")
+    write(folder / "comparisons.csv", table)
+    write(folder / "figure.svg", figure(advice.comparisons))
     settings = facts["settings of the protocol"]
     steps = settings["steps"] or f"{settings['epochs']} epochs'"
     lines = ["# Should this set be recovered?", ""]
     lines += [f"- **{judge}**: {said}" for judge, said in advice.sentences.items()]
     lines += ["", *(f"*{note}*\n" for note in advice.notes)]
     lines += ["![Points over the set, for each row](figure.svg)", ""]
-    lines += [
-        "| judge | row | accuracy in % | points over the set | word |",
-        "|---|---|--:|--:|---|",
+    rows = [
+        ["judge", "row", "accuracy in %", "points over the set", "word"],
+        ["---", "---", "--:", "--:", "---"],
     ]
     for row in advice.comparisons.to_dict("records"):
         more = "" if row["row"] == STAGE1 else points(row)
-        cells = [row["judge"], row["row"], f"{row['accuracy']:.1f}", more, row["word"]]
-        lines.append(f"| {' | '.join(cells)} |")
+        accuracy = f"{row['accuracy']:.1f}"
+        rows.append([row["judge"], row["row"], accuracy, more, row["word"]])
+    lines.append(markdown(rows))
     lines += [
-        "",
         "Paired differences in points with 95 % t intervals over the seeds; a star "
         "survives Holm's correction for the rows of its judge. *gains*, *loses*: with "
         f"a star and at least {WORTH:g} point; *level*: the interval lies within "
@@ -256,8 +255,7 @@ def write_advice(advice: Advice, facts: dict) -> None:
         f"together. Networks trained for {steps} steps on this set, with these judges: "
         "other sets, norms and trainings may say something else.",
     ]
-    with atomic_path(folder / "advice.md", overwrite=True) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write(folder / "advice.md", "\n".join(lines) + "\n")
 
 
 def figure(comparisons: pd.DataFrame) -> str:

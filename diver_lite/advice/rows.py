@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Rows:
     def recovered(self, source: Row, config: RecoveryConfig) -> Row:
         """Return the recoveries of a row: a function of the seed."""
 
+        @cache  # what is kept in the folder isn't identified and read again
         def draw(seed: int) -> DistilledSet:
             given = source(seed) if callable(source) else source
             return kept_recovery(
@@ -103,7 +105,7 @@ def kept_recovery(
     settings = asdict(config) | {"seed": seed}
     classes = prior_classes(distilled, prior, class_map)
     facts = run_facts(distilled, classes, prior, None, settings)
-    facts |= {"versions": {name: metadata.version(name) for name in LIBRARIES}}
+    facts |= {"versions": versions()}
     key = fingerprint([], json.dumps(facts, sort_keys=True, default=str))
     path = folder / f"{key}.safetensors"
     if not path.exists():
@@ -112,3 +114,8 @@ def kept_recovery(
         )
         found.save(path)
     return DistilledSet.load(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each of `LIBRARIES`."""
+    return {name: metadata.version(name) for name in LIBRARIES}

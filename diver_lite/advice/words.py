@@ -19,6 +19,7 @@ from diver_lite.checks import ensure
 from diver_lite.judge.answers import from_text, unpacked
 from diver_lite.judge.compare import CLAIM_SEEDS, compare, groups_of, holm
 from diver_lite.judge.protocols import Protocol
+from diver_lite.judge.training import LOOK_IMAGES
 
 SAMPLES, REAL = "samples of the prior", "random real"
 #: what may be recommended, with its words
@@ -222,7 +223,7 @@ def second_half(table: pd.DataFrame, protocol: Protocol) -> list[tuple[str, floa
     """
     rows = []
     for row in table.to_dict("records"):
-        answers = unpacked(row["right"])[:500]  # the images of a look
+        answers = unpacked(row["right"])[:LOOK_IMAGES]
         looks = from_text(row["curve"])
         steps = protocol.steps or (2 * looks[-1].step if looks else 0)
         before = [look for look in looks if look.step <= 2 * steps / 3]

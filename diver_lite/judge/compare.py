@@ -392,8 +392,12 @@ def _csv(summary: pd.DataFrame) -> str:
 def _markdown(summary: pd.DataFrame) -> str:
     """Return GitHub's Markdown, numbers aligned to the right."""
     lines = [["set", *summary.columns], ["---", *["---:"] * len(summary.columns)]]
-    lines += [[name, *row] for name, *row in summary.itertuples()]
-    # a line or a bar in a set's name would end the row or the cell
+    return markdown([*lines, *([name, *row] for name, *row in summary.itertuples())])
+
+
+def markdown(lines: Iterable[Sequence[object]]) -> str:
+    """Return a table of GitHub's Markdown: its head, its alignment, and its rows."""
+    # a line or a bar in a name would end the row or the cell
     plain = ([printable(str(cell)) for cell in line] for line in lines)
     cells = ([cell.replace("|", r"\|") for cell in line] for line in plain)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
