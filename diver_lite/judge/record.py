@@ -1,5 +1,8 @@
 """The file of finished trainings that lets an interrupted evaluation go on.
 
+It trains nothing and starts no process: `table` asks it which rows there are, and adds
+those that `workers` bring.
+
 One row per training, with fingerprints of the set, the test images, and the protocol
 with the number of the code that trains (`training.RESULTS`) and torch's version: a
 number is only taken from the file if it would come out the same again. Rows of a judge

@@ -1,8 +1,9 @@
 """Judge datasets by what networks learn from them, and score on real test images.
 
-One call judges many sets with many judges and seeds, and can be interrupted. How a
-judge is trained is in `protocols`, one training in `training`, how several run side by
-side in `workers`, and what a table of trainings says in `compare`. Source: ours.
+One call judges many sets with many judges and seeds, and can be interrupted. Three
+files do that: this one checks and says what is to be trained, `workers` trains it side
+by side, `record` keeps what is done. How a judge is trained is in `protocols`, one
+training in `training`, and what a table of trainings says in `compare`. Source: ours.
 """
 
 from __future__ import annotations
@@ -124,7 +125,6 @@ def cross_architecture(
         looks = [integer(step, "looks: one of them", 1) for step in looks]
     protocol = with_statistics(protocol, images)
     keys = [(s, j, k) for k in seeds for j in by_name for s in sets]
-    named = bool(names)
     lock = nullcontext()
     if out is not None:
         check_writable(path(out, "out"), overwrite=True)
@@ -135,15 +135,7 @@ def cross_architecture(
         cells = Cells(out, protocol, (images, labels))
         for judge in own.values():
             cells.register_judge(judge)
-        drawn: dict[tuple[str, int], DistilledSet] = {}
-        for seed, name in product(seeds, sets):
-            given = sets[name]
-            train = given(seed) if callable(given) else given
-            instance(train, f"set {name!r}", DistilledSet)
-            names = names or train.class_names
-            train = _fitted(f"set {name!r}", train, (images, labels, names), named)
-            cells.register(name, seed, train, drawn=callable(given))
-            drawn[name, seed] = train
+        drawn = _drawn(sets, seeds, (images, labels, names), cells)
         shared = (images.numpy(), labels.numpy())
         tasks = {
             (s, j, k): (by_name[j], k, drawn[s, k], protocol, shared, looks)
@@ -157,6 +149,27 @@ def cross_architecture(
             cells.add(about | found)
             bar.update()
         return cells.table(keys)
+
+
+def _drawn(
+    sets: Sets, seeds: Sequence[int], test: tuple, cells: Cells
+) -> dict[tuple[str, int], DistilledSet]:
+    """Return the set of each name and seed, its classes in the order of the test's.
+
+    Where the test images have no class names, the first set's are taken for them.
+    """
+    images, labels, names = test
+    named = bool(names)
+    found = {}
+    for seed, name in product(seeds, sets):
+        given = sets[name]
+        train = given(seed) if callable(given) else given
+        instance(train, f"set {name!r}", DistilledSet)
+        names = names or train.class_names
+        train = _fitted(f"set {name!r}", train, (images, labels, names), named)
+        cells.register(name, seed, train, drawn=callable(given))
+        found[name, seed] = train
+    return found
 
 
 def _known_judges(

@@ -1,5 +1,7 @@
 """Run independent trainings side by side, in processes of one thread each.
 
+It knows tasks and cards, neither sets nor files: `table` says what to train.
+
 A judge learns from 10 to 500 images: many steps of small sums, in which threads wait
 for each other at every step, and on a busy machine for the scheduler, too. One thread
 per training waits for nobody. joblib starts the processes. Source: ours.

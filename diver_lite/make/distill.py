@@ -471,11 +471,7 @@ def distill(
             if step % every == 0 or step == config.steps - 1:
                 training.losses.append(round(loss.item() / terms, 5))
                 training.bar.set_postfix(loss=training.losses[-1])
-                if not torch.isfinite(synthetic).all():
-                    raise FloatingPointError(
-                        f"{method}: pixels became NaN or infinite at step {step}; try "
-                        f"a smaller lr than {config.lr}"
-                    )
+                _check_pixels(synthetic, method, step, config.lr)
         losses = training.losses
         if method == "mtt":
             record = record | {"learned_lr": float(task.syn_lr.detach())}
@@ -485,6 +481,14 @@ def distill(
             task.labels.cpu(),
             class_names,
             provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
+        )
+
+
+def _check_pixels(pixels: Tensor, method: str, step: int, lr: float) -> None:
+    if not torch.isfinite(pixels).all():
+        raise FloatingPointError(
+            f"{method}: pixels became NaN or infinite at step {step}; try a smaller lr "
+            f"than {lr}"
         )
 
 

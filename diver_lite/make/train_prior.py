@@ -473,10 +473,8 @@ def _optimise(
         for step in training:
             if time.monotonic() >= deadline:
                 break
-            warm_up = min(1, (step + 1) / 300)
-            left = 1 - step / steps
             for group in optimizer.param_groups:
-                group["lr"] = lr * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+                group["lr"] = _rate(lr, step, steps)
             generator = torch.Generator(device).manual_seed(step)
             with torch.autocast(device.type, torch.bfloat16, bf16):
                 loss = loss_of(generator)
@@ -494,21 +492,33 @@ def _optimise(
             if on_step:
                 on_step(stage, done, loss.item())
             if done % every == 0 or done == steps:
-                since = training.losses[-1][0] if training.losses else 0
-                mean = round(float(training.pending) / (done - since), 6)
-                if not math.isfinite(mean):
-                    raise FloatingPointError(
-                        f"{stage}: the loss became {mean} before step {done}; the last "
-                        f"checkpoint is {training.path}"
-                    )
-                training.losses.append((done, mean))
-                training.pending = 0.0
-                training.bar.set_postfix(loss=f"{mean:.4f}")
+                _note_loss(training, stage, done)
     if training.step > begun_at or not checkpoint.exists():
         training.save()
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return training
+
+
+def _rate(peak: float, step: int, steps: int) -> float:
+    """Return the learning rate at a step: a warm-up, and a cosine down from `peak`."""
+    warm_up = min(1, (step + 1) / 300)
+    left = 1 - step / steps
+    return peak * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+
+
+def _note_loss(training: Training, stage: str, done: int) -> None:
+    """Add the mean loss since the last point to the curve; raise if it isn't finite."""
+    since = training.losses[-1][0] if training.losses else 0
+    mean = round(float(training.pending) / (done - since), 6)
+    if not math.isfinite(mean):
+        raise FloatingPointError(
+            f"{stage}: the loss became {mean} before step {done}; the last checkpoint "
+            f"is {training.path}"
+        )
+    training.losses.append((done, mean))
+    training.pending = 0.0
+    training.bar.set_postfix(loss=f"{mean:.4f}")
 
 
 @contextmanager

@@ -256,20 +256,7 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
         "a prior told in words needs the package transformers; install it with pip "
         "install 'diver-lite[text]'",
     )
-    models = {}
-    try:
-        scheduler = _build_scheduler(schedule)
-        for part, (kind, *_) in networks.items():
-            # costs seconds, so only when a prior is loaded
-            library = importlib.import_module(LIBRARY.get(part, "diffusers"))
-            models[part] = load_network(getattr(library, kind), root, part)
-        if in_words:
-            models["tokenizer"] = _load_tokenizer(root, models["text_encoder"])
-    except Exception as error:  # diffusers raises many kinds for broken weights
-        raise file_error(
-            root, f" can't be loaded: {checks.first_line(error)}"
-        ) from None
-    denoiser, vae, *words = models.values()
+    scheduler, denoiser, vae, *words = _load_models(root, schedule, networks)
     channels = vae.config.latent_channels
     wanted = denoiser.config.in_channels
     ensure(
@@ -290,6 +277,27 @@ def _read_folder(root: Path, text: dict) -> DiTPrior:
     count = denoiser.config.num_embeds_ada_norm
     class_names = tuple(str(names.get(str(i), f"class {i}")) for i in range(count))
     return DiTPrior(denoiser, vae, scheduler, class_names, info)
+
+
+def _load_models(root: Path, schedule: dict, networks: dict) -> list[Any]:
+    """Return a folder's scheduler, its networks in order, and the encoder's tokenizer.
+
+    Whatever goes wrong is told in one line.
+    """
+    models = {}
+    try:
+        models["scheduler"] = _build_scheduler(schedule)
+        for part, (kind, *_) in networks.items():
+            # costs seconds, so only when a prior is loaded
+            library = importlib.import_module(LIBRARY.get(part, "diffusers"))
+            models[part] = load_network(getattr(library, kind), root, part)
+        if "text_encoder" in models:
+            models["tokenizer"] = _load_tokenizer(root, models["text_encoder"])
+    except Exception as error:  # diffusers raises many kinds for broken weights
+        raise file_error(
+            root, f" can't be loaded: {checks.first_line(error)}"
+        ) from None
+    return [*models.values()]
 
 
 def _check_kind(part: str, config: dict, expected: tuple[str, ...]) -> None:

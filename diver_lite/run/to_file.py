@@ -127,12 +127,9 @@ def recover_to(
     out = checks.path(out, "out")
     if images is not None:
         images = checks.path(images, "images")
-    for name, value in {
-        "fast": fast,
-        "overwrite": overwrite,
-        "progress": progress,
-    }.items():
-        checks.instance(value, name, bool)
+    checks.instance(fast, "fast", bool)
+    checks.instance(overwrite, "overwrite", bool)
+    checks.instance(progress, "progress", bool)
     checks.instance(compile, "compile", bool | None)
     if batch_size is not None:
         batch_size = checks.integer(batch_size, "batch_size", 1)
@@ -175,22 +172,35 @@ def recover_to(
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
-        # so many batches at a time, each on one thread
-        threads = threads if on_cpu else 1
-        parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
-        bar = tqdm(
-            desc="recover", unit="img", total=len(distilled),
-            initial=shards.images_done(),
-            disable=not (progress and pending and processes.index == 0),
-        )  # fmt: skip
-        with bar:
-            own = pending[processes.index :: processes.count]
-            for _ in parallel(delayed(make)(index) for index in own):
-                bar.update(shards.images_done() - bar.n)  # others make some, too
-            processes.wait()
-            bar.update(shards.images_done() - bar.n)
+        _share(pending, make, shards, processes, threads if on_cpu else 1, progress)
         processes.first(lambda: shards.finish(job.result))
     return DistilledSet.load(out)
+
+
+def _share(
+    pending: list[int],
+    make: Callable[[int], None],
+    shards: Shards,
+    processes: Processes,
+    threads: int,
+    progress: bool,
+) -> None:
+    """Make this process's share of the shards, and wait for the others' shares.
+
+    So many threads make one each at a time; torch computes on one thread in each.
+    """
+    own = pending[processes.index :: processes.count]
+    parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
+    bar = tqdm(
+        desc="recover", unit="img", total=shards.count,
+        initial=shards.images_done(),
+        disable=not (progress and pending and processes.index == 0),
+    )  # fmt: skip
+    with bar:
+        for _ in parallel(delayed(make)(index) for index in own):
+            bar.update(shards.images_done() - bar.n)  # others make some, too
+        processes.wait()
+        bar.update(shards.images_done() - bar.n)
 
 
 @dataclass

@@ -1,9 +1,14 @@
-"""The table of `scripts/README.md` and the folder say the same."""
+"""The READMEs of `scripts/` and `results/` name what lies beside them."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+SCRIPTS = ROOT / "scripts"
 TABLE = (SCRIPTS / "README.md").read_text("utf-8")
 ROWS = re.findall(r"^\| `([\w.]+)` \| (.+) \| (.*) \| (.*) \|$", TABLE, re.M)
 
@@ -32,3 +37,43 @@ def test_each_script_finds_the_chapters_code():
         if "\nfrom bookkit" in text:
             before, _ = text.split("\nfrom bookkit", 1)
             assert "\nfrom provenance" in before, path.name
+
+
+# files, command, pages: the cells of a row of `results/README.md`
+QUESTIONS = re.findall(
+    r"^\| (`.+?`) \| .+\? \| (.+) \| (.+) \|$",
+    (RESULTS / "README.md").read_text("utf-8"),
+    re.M,
+)
+
+
+def patterns(cell):
+    """Return the patterns of a row's files, made to match whatever their ending."""
+    return [f"{name.removesuffix('.json')}*" for name in re.findall("`(.+?)`", cell)]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*_*.*")), ids=lambda p: p.name)
+def test_one_question_names_each_file_of_results(path):
+    rows = [
+        row for row in QUESTIONS if any(fnmatch(path.name, p) for p in patterns(row[0]))
+    ]
+    assert len(rows) == 1, f"add {path.name} to results/README.md, in one row"
+
+
+@pytest.mark.parametrize("row", QUESTIONS, ids=lambda row: row[0])
+def test_a_question_names_its_script_and_the_pages_that_quote_it(row):
+    cell, command, pages = row
+    stems = [pattern.rstrip("*") for pattern in patterns(cell)]
+    if not command.startswith("none: "):
+        name = re.fullmatch(r"`python scripts/(\w+\.py)( \w+)?`", command)[1]
+        assert (SCRIPTS / name).is_file()
+        assert f"`{name}`" in TABLE
+    for page, anchor in re.findall(r"\]\((\S+?\.md)(?:#([\w-]+))?\)", pages):
+        text = (RESULTS / page).read_text("utf-8")
+        if anchor:  # the section that it leads to, up to the next one
+            sections = re.split(r"(?m)^## ", text)
+            titles = {
+                re.sub(r"[^\w -]", "", s.split("\n")[0]).lower(): s for s in sections
+            }
+            text = titles[anchor.replace("-", " ")]
+        assert any(f"results/{stem}" in text for stem in stems), (stems, page, anchor)

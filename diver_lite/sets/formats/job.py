@@ -101,19 +101,9 @@ class Job(Undoing):
             images = images.repeat(1, 3, 1, 1)
             self.undone["grey"] = "one channel repeated to three"
         if self.dataset:
-            names = names or class_names(self.dataset)
             self.doubt_dataset(images, labels, hard)
-            if is_numbered(names):
-                self.doubt(
-                    f"{self.dataset!r} names no class here, as its copies order them "
-                    "in different ways: they are called 'class 0', 'class 1', ..., in "
-                    "the file's own order"
-                )
-        else:
-            classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
-            names = names or numbered(classes)
-            if all(re.fullmatch(r"[A-Za-z]*[-_ ]?\d+", name) for name in names):
-                self.doubt_names(len(names))
+        classes = int(labels.max()) + 1 if soft is None else soft.shape[1]
+        names = self._names(names, classes)
         provenance = {
             "format": self.format,
             "source": ", ".join(path.name for path in self.paths),
@@ -122,6 +112,25 @@ class Job(Undoing):
             **self.record,
         }
         return DistilledSet(images, labels, tuple(names), soft, provenance)
+
+    def _names(self, told: Sequence[str], classes: int) -> Sequence[str]:
+        """Return the classes' names, as told or as the data set has them; warn of none.
+
+        Without a data set so many classes are numbered.
+        """
+        if self.dataset:
+            names = told or class_names(self.dataset)
+            if is_numbered(names):
+                self.doubt(
+                    f"{self.dataset!r} names no class here, as its copies order them "
+                    "in different ways: they are called 'class 0', 'class 1', ..., in "
+                    "the file's own order"
+                )
+            return names
+        names = told or numbered(classes)
+        if all(re.fullmatch(r"[A-Za-z]*[-_ ]?\d+", name) for name in names):
+            self.doubt_names(len(names))
+        return names
 
     def _told_beside(
         self, content: dict[str, Any], names: Sequence[str], count: int
