@@ -9,7 +9,7 @@ import pytest
 
 from diver_lite.trust import installed_code_only
 
-JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --steps 1 --jobs 2"
+JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --set steps=1 --jobs 2"
 COMMANDS = {
     "judge": f"{JUDGE} --test-images 20",
     "recover": "recover fashion-mnist-dm-ipc1 -o r.safetensors --set "
