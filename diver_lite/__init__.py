@@ -6,6 +6,8 @@ __version__ = "0.2.0"  # the one place: pyproject.toml reads it
 
 TYPE_CHECKING = False  # type checkers take it for true; typing isn't imported here
 if TYPE_CHECKING:
+    from diver_lite.advice.ask import advise
+    from diver_lite.advice.words import Advice
     from diver_lite.checks import InputError
     from diver_lite.judge.table import cross_architecture
     from diver_lite.judge.training import train_judge
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 
 # name -> where it is defined; read at first use, as torch and diffusers take seconds
 _ADDRESSES = {
+    "Advice": "advice.words",
     "DistilledSet": "sets.distilled",
     "InputError": "checks",
     "Prior": "priors.contract",
     "RecoveryConfig": "recovery",
+    "advise": "advice.ask",
     "check_prior": "priors.check",
     "cross_architecture": "judge.table",
     "distill": "make.distill",
@@ -40,10 +44,12 @@ _ADDRESSES = {
     "train_judge": "judge.training",
 }
 __all__ = [
+    "Advice",
     "DistilledSet",
     "InputError",
     "Prior",
     "RecoveryConfig",
+    "advise",
     "check_prior",
     "cross_architecture",
     "distill",

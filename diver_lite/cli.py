@@ -26,6 +26,8 @@ from diver_lite.trust import forget_working_folder
 if TYPE_CHECKING:  # --help doesn't wait for pandas
     import pandas as pd
 
+    from diver_lite.judge.protocols import Protocol
+
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -535,7 +537,7 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.judge import compare, protocols
+    from diver_lite.judge import compare
     from diver_lite.judge.table import cross_architecture
     from diver_lite.sets.real import describe_source
 
@@ -544,13 +546,7 @@ def judge(
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
-    recipe = protocols.get_protocol(protocol)
-    changes = _changes(set_, names=[field.name for field in fields(recipe)])
-    # a training's length is told in one of them
-    for length, other in (("steps", "epochs"), ("epochs", "steps")):
-        if length in changes:
-            changes.setdefault(other, None)
-    recipe = replace(recipe, **changes)
+    recipe, _ = _recipe(protocol, set_)
     sets, firsts, subset = _read_sets(sources, seeds, (dataset, read, data_root))
     baseline = baseline or next(iter(sets))
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
@@ -571,6 +567,19 @@ def judge(
     if table is not None:
         compare.write_table(summary, table)
         _wrote(f"\nwrote {table}")
+
+
+def _recipe(protocol: str, changes: list[str] | None) -> tuple[Protocol, int | None]:
+    """Return a protocol with FIELD=VALUE changes, and its steps if they are changed."""
+    from diver_lite.judge.protocols import get_protocol
+
+    recipe = get_protocol(protocol)
+    values = _changes(changes, names=[field.name for field in fields(recipe)])
+    # a training's length is told in one of them
+    for length, other in (("steps", "epochs"), ("epochs", "steps")):
+        if length in values:
+            values.setdefault(other, None)
+    return replace(recipe, **values), values.get("steps")
 
 
 def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
@@ -663,6 +672,97 @@ def _test_data(
         chosen = [i * total // count for i in range(count)]
         return images[chosen], labels[chosen], names
     return images, labels, names
+
+
+@app.command()
+def advise(
+    source: Source,
+    out: Annotated[Path, Option("-o", "--out", help="the folder to write")],
+    prior: Annotated[
+        str | None, Option(help="as of recover; default: the shipped one")
+    ] = None,
+    judges: Annotated[
+        str, Option(metavar="NAME,NAME,...", help="as of judge; your own, too")
+    ] = "ShuffleNetV2-BN,ShuffleNetV2-GN,ConvNet",
+    quick: Annotated[
+        bool,
+        Option(
+            "--quick",
+            help="a first look of some minutes: 3 seeds, fewer rows and steps",
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None, Option(help="trainings of each network on each row; default: 10")
+    ] = None,
+    protocol: Annotated[str, Option(help="as of judge")] = "corrected",
+    set_: Annotated[
+        list[str] | None, _set("Protocol", "--set steps=1000", "Fields: as of judge")
+    ] = None,
+    data: Annotated[
+        str | None, Option(help="of real pictures; default: what INPUT distils")
+    ] = None,
+    test_images: Annotated[
+        int | None,
+        Option(
+            help="evenly spaced: half chooses, half scores; default: 4,000, or 2,000 "
+            "with --quick, where there are so many"
+        ),
+    ] = None,
+    n_jobs: Annotated[
+        int | None, Option("--jobs", help="trainings side by side; as of judge")
+    ] = None,
+    dataset: Dataset = None,
+    read: Read = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+) -> None:
+    """Say whether a distilled set should be recovered, and how, for your networks.
+
+    Judges the set as it is, through the VAE, recovered by inheritance and by DIVER,
+    beside samples of the prior and random real pictures; writes a folder with a
+    sentence for each network, the table, the best set. After an interruption the same
+    command goes on.
+
+    Example: diver-lite advise fashion-mnist-dsa-ipc1 --quick -o advice
+    """
+    from diver_lite.advice.ask import advise as run
+    from diver_lite.priors.loading import load_prior
+
+    recipe, steps = _recipe(protocol, set_)
+    distilled, subset = _load(source, dataset, read, data_root)
+    prior = prior or _prior_of(distilled)
+    loaded = load_prior(prior, device=device)
+    mapping = _map_of_subset(subset, distilled, prior, loaded) if subset else None
+    data = data or _data_of({"INPUT": distilled})
+    size = distilled.images.shape[-1]
+    test = _test_data(data, data_root, subset, size, test_images)
+    enough = 2_000 if quick else 4_000
+    if test_images is None and len(test[0]) > enough:
+        test = _test_data(data, data_root, subset, size, enough)
+    advice = run(
+        distilled, loaded, test, out, real=_real_data(data, data_root, subset, size),
+        judges=[name.strip() for name in judges.split(",")], seeds=seeds,
+        protocol=recipe, steps=steps, quick=quick, class_map=mapping, n_jobs=n_jobs,
+        device=device, progress=not _quiet,
+    )  # fmt: skip
+    echo(f"\n{advice}")
+    _wrote(f"\nwrote {out}/ (advice.md, best.safetensors, ...)")
+
+
+def _real_data(
+    data: str, root: Path | None, subset: str | None, size: int
+) -> tuple | None:
+    """Return real training pictures, or a sample of them, where there are some."""
+    from diver_lite.sets import real
+
+    for split in ("fit", "sample"):
+        try:
+            return real.load_dataset(
+                data, split, root=root, image_size=size, subset=subset
+            )
+        except InputError:
+            continue
+    return None
 
 
 @app.command()
@@ -883,6 +983,7 @@ REMOVED = {
         "--dit-steps": "--set dit_steps=VALUE",
         "--objective": "--set objective=VALUE",
     },
+    "advise": READS | {"--steps": "--set steps=VALUE"},
     "show": READS,
     "convert": READS,
 }

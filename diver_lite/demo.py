@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +31,7 @@ from diver_lite.devices import one_thread
 from diver_lite.files import atomic_path
 from diver_lite.judge.compare import summarise
 from diver_lite.make.baselines import vae_only
-from diver_lite.sets.sheet import contact_sheet, pixels_as_text
+from diver_lite.sets.sheet import contact_sheet
 
 COLOR_SET = "cifar10-dsa-ipc1"
 # with a pull, to show all of the method; its strength was chosen by eye, and a pull of
@@ -73,9 +71,7 @@ def run_demo(
     with atomic_path(out, overwrite=overwrite) as folder, one_thread():
         folder.mkdir()
         print(f"1/3  five distilled photographs ({COLOR_SET})", flush=True)
-        photographs = recovered_photographs(device)
-        _draw(folder / "color.png", photographs)
-        _show(photographs)
+        _draw(folder / "color.png", recovered_photographs(device))
 
         print(f"2/3  {10 * ipc} distilled garments (fashion-mnist-dm-ipc{ipc})")
         prior = load_prior("fashion-mnist", device=device)
@@ -143,14 +139,6 @@ def _draw(path: Path, sets: list[DistilledSet]) -> None:
     labels = torch.cat([each.labels for each in sets])
     both = replace(sets[0], images=images, labels=labels)
     contact_sheet(both, rows=2, side=SIDE).save(path)
-
-
-def _show(sets: list[DistilledSet]) -> None:
-    """Show the pictures where a terminal has colours: there need be no browser."""
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        for name, found in zip(("distilled", "after DIVER"), sets, strict=True):
-            print(f"\n{name}\n{pixels_as_text(found.images)}")
-        print()
 
 
 def _report(folder: Path, summary: pd.DataFrame, facts: dict[str, str]) -> None:

@@ -123,8 +123,8 @@ class RecoveryConfig:
         check_noise_level(prior, self.noise_timestep, "noise_timestep")
         if self.start == "published":
             return grid
-        start: Any = self.noise_timestep
-        if self.start != "matched":
+        start = self.noise_timestep
+        if isinstance(self.start, int):
             start = self.start
             check_noise_level(prior, start, "start")
         return [start, *(t for t in grid if t < start)]
@@ -185,7 +185,7 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
 
 def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
     """Return sigma_k from abar of this step and of the next cleaner one."""
-    if kind == "posterior":  # sqrt of DDPM's beta~ on the visited timesteps
+    if kind == "posterior":  # sqrt of DDPM's beta~ of the paper's steps
         return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
     if kind == "marginal":
         return (1 - abar).sqrt()
@@ -194,14 +194,14 @@ def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
     return torch.ones_like(abar)
 
 
-def compounded(sigma: Tensor, gamma: float, passed: float) -> Tensor:
-    """Return sigma_k of a step that is as long as so many of the paper's.
+def compounded(sigma: Tensor, gamma: float, paper_steps: float) -> Tensor:
+    """Return sigma_k of one step that pulls as much as so many steps of the paper.
 
-    One of the paper's leaves 1 - gamma sigma_k of a difference, `passed` of them that
-    to the power of `passed`, so that any number of steps pulls as much. No pull goes
+    One step of the paper leaves 1 - gamma sigma_k of the difference; n of them leave
+    that to the power of n. So any number of steps pulls as much, and no pull goes
     beyond the inherited latents. Source: ours.
     """
-    left = (1 - gamma * sigma.double()).clamp(min=0) ** passed
+    left = (1 - gamma * sigma.double()).clamp(min=0) ** paper_steps
     return (1 - left) / gamma
 
 
@@ -267,8 +267,8 @@ def recover_steps(
         if guided:
             abar, abar_prev = abar_at(timestep), abar_at(timestep - PAPER_STEP)
             sigma_k = guidance_sigma(config.guidance_sigma, abar, abar_prev)
-            passed = (timestep - after) / PAPER_STEP
-            sigma_k = compounded(sigma_k, config.guidance_factor, passed)
+            paper_steps = (timestep - after) / PAPER_STEP
+            sigma_k = compounded(sigma_k, config.guidance_factor, paper_steps)
             difference = hypot(alpha, sigma) * (pulled - z_0)  # hypot is 1 for a DDPM
             z = guide(z, difference, sigma_k, config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)

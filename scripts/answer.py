@@ -36,7 +36,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from provenance import begin, find_distilled, kept_recovery, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -46,20 +46,12 @@ from diver_lite import (
     load_dataset,
     load_prior,
 )
+from diver_lite.advice.rows import LEVELS, PAPER, STAGE1, Rows, real_row
 from diver_lite.judge.compare import GROUPS, compare, footnote, group_of, holm, tally
-from diver_lite.make.baselines import clip_only, random_real, vae_only
+from diver_lite.make.baselines import vae_only
 from diver_lite.sets.real import describe_source
 
 QUESTIONS = ("recovery", "sources", "choices", "settings")
-LEVELS = (300, 500, 700)  # of noise, in training timesteps
-RECOVERY = (
-    "Stage I",
-    "clip",
-    "VAE",
-    *(f"inheritance {level}" for level in LEVELS),
-    "DIVER 700",
-    "DIVER, the paper's settings",
-)
 SOURCES = ("own", "real of the class", "grey", "another class")
 SHARED = ("random real", "K-means", "prior")  # rows that don't depend on a set
 CHOICES = (  # of `choices`: one change each
@@ -91,24 +83,24 @@ def told(change: dict) -> str:
 # what is compared, (row, against); rows that weren't asked for are left out
 COMPARISONS = {
     "recovery": (
-        ("clip", "Stage I"),
-        ("VAE", "Stage I"),
+        ("clip", STAGE1),
+        ("VAE", STAGE1),
         ("VAE", "clip"),
         ("VAE", "prior"),
-        *((f"inheritance {level}", "Stage I") for level in LEVELS),
+        *((f"inheritance {level}", STAGE1) for level in LEVELS),
         *((f"inheritance {level}", "VAE") for level in LEVELS),
         *((f"inheritance {level}", "prior") for level in LEVELS),
-        ("DIVER 700", "Stage I"),
+        ("DIVER 700", STAGE1),
         *(("DIVER 700", f"inheritance {level}") for level in LEVELS),
         ("DIVER 700", "VAE"),
         ("DIVER 700", "prior"),
-        ("DIVER, the paper's settings", "Stage I"),
-        ("DIVER, the paper's settings", "DIVER 700"),
-        ("DIVER, the paper's settings", "inheritance 700"),
-        ("DIVER, the paper's settings", "prior"),
-        ("prior", "Stage I"),
-        ("Stage I", "random real"),
-        ("Stage I", "K-means"),
+        (PAPER, STAGE1),
+        (PAPER, "DIVER 700"),
+        (PAPER, "inheritance 700"),
+        (PAPER, "prior"),
+        ("prior", STAGE1),
+        (STAGE1, "random real"),
+        (STAGE1, "K-means"),
         ("K-means", "random real"),
         ("DIVER 700", "random real"),
         ("inheritance 700", "random real"),
@@ -120,7 +112,7 @@ COMPARISONS = {
         for against in ("prior", *(f"{source} {level}" for source in SOURCES[1:]))
     ),
     "choices": (
-        ("DIVER 700", "Stage I"),
+        ("DIVER 700", STAGE1),
         ("DIVER 700", "inheritance 700"),
         *((told(change), "DIVER 700") for change in CHOICES),
     ),
@@ -167,7 +159,7 @@ def main() -> None:
     test = images[: args.images], labels[: args.images], names
     first, end = (int(number) for number in args.seeds.split(":"))
 
-    rows = Rows(prior, fit, scale, args.ipc, args.work)
+    rows = Study(prior, fit, scale, args.ipc, args.work)
     if args.kmeans:
         rows.kmeans = find_distilled(args.kmeans, args.sets_folder)
     sets: dict[str, DistilledSet | Callable[[int], DistilledSet]] = {}
@@ -219,31 +211,27 @@ def row_of(name: str) -> str:
     return name.rpartition(": ")[2]
 
 
-class Rows:
-    """Make what is judged: name of the row -> set, or seed -> set if it is drawn."""
+class Study(Rows):
+    """The rows of each question: name of the row -> set, or seed -> set if drawn."""
 
     kmeans: DistilledSet | None = None
 
     def __init__(
         self, prior: Prior, fit: tuple, scale: float, ipc: int, work: Path
     ) -> None:
-        self.prior = prior
-        self.fit = fit
+        plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+        super().__init__(prior, work, plain)
         self.ipc = ipc
-        self.work = work
-        self.plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
-        self.diver = replace(self.plain, guidance_factor=0.1)  # with the pull
+        self.real = real_row(fit, ipc)
 
     def of(self, question: str, distilled: DistilledSet) -> dict:
         """Return the rows of a question about one set, and those that all share."""
         rows: dict = {"random real": self.real}
         if self.kmeans is not None:
             pool = self.kmeans.images.clamp(0, 1), self.kmeans.labels
-            pool = *pool, self.kmeans.class_names
-            rows["K-means"] = lambda seed: random_real(pool, self.ipc, seed)
-        samples = replace(self.plain, inheritance=False)
+            rows["K-means"] = real_row((*pool, self.kmeans.class_names), self.ipc)
         # samples depend on the labels alone: those of any set do
-        rows["prior"] = self.recovered(self.real(0), samples)
+        rows["prior"] = self.recovered(self.real(0), self.samples)
         if question == "recovery":
             return rows | self.recovery(distilled)
         if question == "sources":
@@ -251,36 +239,6 @@ class Rows:
         if question == "choices":
             return self.choices(distilled)
         return rows | self.settings(distilled)
-
-    def real(self, seed: int) -> DistilledSet:
-        return random_real(self.fit, self.ipc, seed)
-
-    def recovered(
-        self,
-        source: DistilledSet | Callable[[int], DistilledSet],
-        config: RecoveryConfig,
-    ) -> Callable[[int], DistilledSet]:
-        """Return seed -> set; each draw of noise is computed once and kept."""
-
-        def draw(seed: int) -> DistilledSet:
-            given = source(seed) if callable(source) else source
-            return kept_recovery(self.work, given, self.prior, config, seed)
-
-        return draw
-
-    def recovery(self, distilled: DistilledSet) -> dict:
-        rows: dict = {
-            "Stage I": distilled,
-            "clip": clip_only(distilled),
-            "VAE": vae_only(distilled, self.prior),
-        }
-        for level in LEVELS:
-            inheritance = replace(self.plain, noise_timestep=level)
-            rows[f"inheritance {level}"] = self.recovered(distilled, inheritance)
-        rows["DIVER 700"] = self.recovered(distilled, self.diver)
-        paper = RecoveryConfig.published()
-        rows["DIVER, the paper's settings"] = self.recovered(distilled, paper)
-        return rows
 
     def sources(self, distilled: DistilledSet) -> dict:
         """Swap the source, and leave noise and labels as they are."""
@@ -312,7 +270,7 @@ class Rows:
     def choices(self, distilled: DistilledSet) -> dict:
         """Change one setting of DIVER at a time, if the change is one."""
         rows: dict = {
-            "Stage I": distilled,
+            STAGE1: distilled,
             "inheritance 700": self.recovered(distilled, self.plain),
             "DIVER 700": self.recovered(distilled, self.diver),
         }
@@ -323,7 +281,7 @@ class Rows:
         return rows
 
     def settings(self, distilled: DistilledSet) -> dict:
-        rows: dict = {"Stage I": distilled, "noise 0": vae_only(distilled, self.prior)}
+        rows: dict = {STAGE1: distilled, "noise 0": vae_only(distilled, self.prior)}
         for level in NOISE[1:]:
             for pull in PULLS:
                 config = replace(self.plain, noise_timestep=level, guidance_factor=pull)

@@ -24,7 +24,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, find_distilled, kept_recovery, write_csv, write_result
+from provenance import begin, find_distilled, write_csv, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -34,6 +34,7 @@ from diver_lite import (
     load_dataset,
     load_prior,
 )
+from diver_lite.advice.rows import kept_recovery
 from diver_lite.checks import InputError
 from diver_lite.judge.compare import compare, footnote, tally
 from diver_lite.priors.fast import FastPrior

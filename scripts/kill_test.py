@@ -400,7 +400,11 @@ def kill_writers(
             place.mkdir(parents=True)
             for index, pixels in enumerate((255 * pictures).byte()):
                 Image.fromarray(pixels.numpy()).save(place / f"{index}.png")
-    suffix = {"train-prior": "", "judge": ".csv"}.get(command, ".safetensors")
+    suffix = ".safetensors"
+    if command == "train-prior":
+        suffix = ""
+    elif command == "judge":
+        suffix = ".csv"
     reference = Writer(command, folder / "data", folder / f"reference{suffix}")
     seconds = reference.finish()
     expected = reference.done()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from measure_metrics import add_arguments, load_real
-from provenance import begin, kept_recovery, write_result
+from provenance import begin, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -29,6 +29,7 @@ from diver_lite import (
     load_dataset,
     load_prior,
 )
+from diver_lite.advice.rows import kept_recovery
 from diver_lite.judge.compare import paired_difference
 from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, vae_only, variants

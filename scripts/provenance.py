@@ -1,32 +1,29 @@
 """Store measured numbers together with everything needed to make them again.
 
-A script calls `begin` first: it refuses to measure code that no commit holds. What
-takes long is kept by `kept_recovery`, under a name made of all that it depends on.
-Sets, shipped or just distilled, are found by `find_distilled`. Whoever imports this
-module first can also import `bookkit`, which lies beside the chapters.
+A script calls `begin` first: it refuses to measure code that no commit holds. Sets,
+shipped or just distilled, are found by `find_distilled`. Whoever imports this module
+first can also import `bookkit`, which lies beside the chapters.
 """
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from diver_lite import DistilledSet, Prior, RecoveryConfig, recover
+from diver_lite import DistilledSet
+from diver_lite.advice.rows import LIBRARIES
 from diver_lite.checks import InputError
-from diver_lite.files import atomic_path, fingerprint
-from diver_lite.run.to_file import run_facts
-from diver_lite.sets.classes import prior_classes
+from diver_lite.files import atomic_path
 from diver_lite.sets.load import list_shipped, load_distilled
 
 ROOT = Path(__file__).parents[1]
@@ -81,35 +78,6 @@ def find_distilled(name: str, folder: str | Path | None = None) -> DistilledSet:
     return load_distilled(name)
 
 
-def kept_recovery(
-    folder: Path,
-    distilled: DistilledSet,
-    prior: Prior,
-    config: RecoveryConfig,
-    seed: int,
-) -> DistilledSet:
-    """Recover a set, or load what the very same recovery left in `folder`.
-
-    Its name there is a digest of the images, labels, prior, settings and seed, of the
-    libraries' versions and of the number that the code declares, so nothing else is
-    ever taken for it.
-    """
-    settings = asdict(config) | {"seed": seed}
-    classes = prior_classes(distilled, prior)
-    facts = run_facts(distilled, classes, prior, None, settings)
-    facts |= {"versions": _versions()}
-    key = fingerprint([], json.dumps(facts, sort_keys=True, default=str))
-    path = folder / f"{key}.safetensors"
-    if not path.exists():
-        recover(distilled, prior, config, seed=seed, progress=False).save(path)
-    return DistilledSet.load(path)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "diffusers", "numpy")
-    return {name: importlib.metadata.version(name) for name in packages}
-
-
 def provenance(settings: dict, *, started: float | None = None) -> dict:
     """Describe a run: commit, settings, device, wall time and package versions.
 
@@ -132,7 +100,7 @@ def provenance(settings: dict, *, started: float | None = None) -> dict:
         "threads": torch.get_num_threads(),
         "wall_seconds": seconds,
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
     }
 
 

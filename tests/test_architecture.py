@@ -29,7 +29,8 @@ MAY_KNOW = {
     "run": {*CORE, *NOUNS},
     "make": {*CORE, *NOUNS, "judge"},
     "judge": {*CORE, *NOUNS, "named_code"},
-    "cli": {*CORE, *NOUNS, "run", "judge", "make", "demo"},
+    "advice": {*CORE, *NOUNS, "run", "make", "judge"},
+    "cli": {*CORE, *NOUNS, "run", "judge", "make", "demo", "advice"},
     "demo": {*CORE, *NOUNS, "run", "judge", "make"},
 }
 
@@ -111,7 +112,7 @@ def test_a_stranger_sees_the_algorithm_first():
     """A few files and a room for every other job."""
     shown = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
     rooms = {p.name for p in shown if p.is_dir()}
-    assert rooms == {"assets", "judge", "make", "priors", "run", "sets"}
+    assert rooms == {"advice", "assets", "judge", "make", "priors", "run", "sets"}
     assert len(shown) - len(rooms) <= 12
 
 

@@ -18,6 +18,7 @@ from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
 from diver_lite.make.baselines import random_real
 from diver_lite.make.distill import distill
+from diver_lite.priors.check import check_prior
 from diver_lite.priors.loading import load_prior
 from diver_lite.recovery import (
     RecoveryConfig,
@@ -26,6 +27,7 @@ from diver_lite.recovery import (
     recover,
     recover_steps,
 )
+from diver_lite.run.to_file import recover_to
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
 from diver_lite.sets.real import load_dataset
@@ -203,6 +205,33 @@ def test_recovering_nonsense(name, tiny_prior, tiny_set):
         only_input_errors(recover, good, name, value)
 
     throw()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out", "distilled", "prior", "config", "seed", "noise", "class_map",
+        "batch_size", "size", "images",
+    ],
+)  # fmt: skip
+def test_recovering_to_a_file(name, tiny_prior, tiny_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # "a" is a fine name for a file
+    few = RecoveryConfig(num_inference_steps=1)
+    good = {"out": "o.safetensors", "distilled": tiny_set[:1], "prior": tiny_prior}
+    good |= {"config": few, "overwrite": True, "progress": False}
+
+    @often
+    @given(nonsense)
+    def throw(value):
+        only_input_errors(recover_to, good, name, value)
+
+    throw()
+
+
+@often
+@given(nonsense)
+def test_checking_nonsense(value):
+    only_input_errors(check_prior, {}, "prior", value)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def seed_differences(
     require(len(names) == len(baselines), "baseline", baselines, f"{len(names)} sets")
     _check(table, name=names, baseline=baselines)
     one_of(group, "group", [*GROUPS, "unseen"])
-    wanted = {"unseen": GROUPS[1:]}.get(group, (group,))
+    wanted = GROUPS[1:] if group == "unseen" else (group,)
     sets = [*dict.fromkeys([*names, *baselines])]
     belongs: Any = groups_of(table)
     rows = table["judge"].map(belongs).isin(wanted) & table["set"].isin(sets)
@@ -348,25 +348,24 @@ def footnote(verdicts: Iterable[str]) -> str:
     verdicts = list(verdicts)
     found = tally(verdicts)
     words = " ".join(map(str, verdicts))
-    many = (
-        f"{found['comparisons']} comparisons, {found['differences']} called better or "
-        f"worse; if nothing differed, about {found['by_chance']:.1f} would be, by "
-        "chance. A star survives Holm's correction at 5 %."
-    )
-    power = (
-        "Beside 'no difference' stands the difference in points that a table like this "
-        "shows in four of five cases."
-    )
-    draws = (
-        "Fewer draws (of noise or images) than seeds: the interval covers how judges "
-        "start, not what another draw would give; no verdict."
-    )
-    needed = {
-        many: found["comparisons"] > 1,
-        power: "would show" in words,
-        draws: "draw" in words,
-    }
-    return "\n".join(note for note in needed if needed[note])
+    notes = []
+    if found["comparisons"] > 1:
+        notes.append(
+            f"{found['comparisons']} comparisons, {found['differences']} called better "
+            f"or worse; if nothing differed, about {found['by_chance']:.1f} would be, "
+            "by chance. A star survives Holm's correction at 5 %."
+        )
+    if "would show" in words:
+        notes.append(
+            "Beside 'no difference' stands the difference in points that a table like "
+            "this shows in four of five cases."
+        )
+    if "draw" in words:
+        notes.append(
+            "Fewer draws (of noise or images) than seeds: the interval covers how "
+            "judges start, not what another draw would give; no verdict."
+        )
+    return "\n".join(notes)
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
@@ -416,8 +415,11 @@ _TEX = str.maketrans(
 )
 
 
-def _latex(summary: pd.DataFrame) -> str:
-    r"""Return a `tabular` in the style of booktabs, for \input in a paper."""
+def to_latex(rows: Sequence[Sequence], columns: str) -> str:
+    r"""Return rows, the first a heading, as a `tabular` for \input in a paper.
+
+    Columns are LaTeX's, such as "lrr". It needs the package booktabs.
+    """
 
     def row(cells: Iterable) -> str:
         plain = (printable(str(cell)).translate(_TEX) for cell in cells)
@@ -426,16 +428,22 @@ def _latex(summary: pd.DataFrame) -> str:
         # a bracket there would belong to the end of the line before
         return re.sub(r"^\[", "{}[", " & ".join(signed)) + r" \\"
 
+    head, *body = map(row, rows)
     lines = [
-        rf"\begin{{tabular}}{{l{'r' * len(summary.columns)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        row(["set", *summary.columns]),
+        head,
         r"\midrule",
-        *map(row, summary.itertuples()),
+        *body,
         r"\bottomrule",
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex(summary: pd.DataFrame) -> str:
+    rows = [["set", *summary.columns], *summary.itertuples()]
+    return to_latex(rows, "l" + "r" * len(summary.columns))
 
 
 WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}

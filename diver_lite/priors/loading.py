@@ -189,7 +189,7 @@ def _parameters(factory: Any, name: str) -> set[str]:
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device asked for, or the best one; refuse one that is not there."""
     if device is None:
-        device = {True: "cuda", False: "cpu"}[torch.cuda.is_available()]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
         if found.type == "meta":  # without values
@@ -516,8 +516,9 @@ def _read_config(root: Path, part: str) -> dict:
 
     diffusers would make them before it looks.
     """
-    file = {"scheduler": "scheduler_config.json"}.get(part, "config.json")
-    path = root / part / file
+    path = root / part / "config.json"
+    if part == "scheduler":
+        path = root / part / "scheduler_config.json"
     config = _read_json(path, largest=2**17)
     with naming(path):
         for name, value in config.items():

@@ -386,8 +386,14 @@ class Shards:
 
 
 def parts_folder(out: str | Path) -> Path:
-    """Return the working folder of an output."""
-    return Path(out).with_suffix(".parts")
+    """Return the working folder of an output, or raise: no output is called so."""
+    out = Path(out)
+    checks.ensure(
+        out.suffix in (".safetensors", "") and out.name not in ("", ".."),
+        f"output {out}: expected a name ending in .safetensors, or a folder's name "
+        "without an ending",
+    )
+    return out.with_suffix(".parts")
 
 
 def read_manifest(out: str | Path) -> dict:
@@ -422,11 +428,6 @@ def check_output(
     the same command ends well when it is run again. See `files.check_writable`.
     """
     out = Path(out)
-    checks.ensure(
-        out.suffix in (".safetensors", "") and out.name not in ("", ".."),
-        f"output {out}: expected a name ending in .safetensors, or a folder's name "
-        "without an ending",
-    )
     folder = parts_folder(out)
     strange = _strange(folder)
     checks.ensure(

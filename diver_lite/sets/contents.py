@@ -79,33 +79,30 @@ def unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
     """Yield what a .zip holds, and its place in there; it goes when the block ends.
 
     Raises `InputError`: no whole archive, a name that leads out of it, a link, an
-    archive in one in one, or more than a GiB or 100,000 files, together with an archive
-    in it, which are better unpacked by hand.
+    archive in it, or more than a GiB or 100,000 files, which are better unpacked by
+    hand.
 
     Source: ours.
     """
     with TemporaryDirectory() as scratch:
         whole = Path(scratch, path.name)
-        members: list[zipfile.ZipInfo] = []
+        _extract(path, whole)
+        inside = innermost(whole)
+        ensure(
+            not is_archive(inside),
+            "an archive in an archive; unzip it yourself, and pass what is in it",
+        )
         try:
-            inside = _extract(path, whole, members)
-            if is_archive(inside):  # as hubs zip what was zipped
-                inside = _extract(inside, inside.with_suffix(""), members)
-            ensure(
-                not is_archive(inside),
-                "an archive in an archive in an archive; unzip it yourself, and pass "
-                "the folder",
-            )
             yield inside, path / inside.relative_to(whole)
         except InputError as error:  # nobody knows the scratch folder
             error.args = (str(error).replace(str(whole), str(path)),)
             raise
 
 
-def _extract(path: Path, folder: Path, members: list[zipfile.ZipInfo]) -> Path:
-    """Unpack an archive, add to the members so far, and return what there is inside."""
+def _extract(path: Path, folder: Path) -> None:
+    """Unpack an archive of harmless members into a new folder."""
     with naming(path, "a .zip archive"), zipfile.ZipFile(path) as archive:
-        members += [m for m in archive.infolist() if not m.is_dir()]
+        members = [m for m in archive.infolist() if not m.is_dir()]
         _check_total(members)
         for member in members:
             name = member.filename[:80]
@@ -125,7 +122,6 @@ def _extract(path: Path, folder: Path, members: list[zipfile.ZipInfo]) -> Path:
             raise InputError(
                 f"can't be unpacked to {gettempdir()} ({reason(error)})"
             ) from None
-    return innermost(folder)
 
 
 def _check_total(members: list[zipfile.ZipInfo]) -> None:

@@ -224,8 +224,8 @@ def _read_idx(path: Path) -> np.ndarray:
     if not path.exists() and path.with_suffix("").exists():
         path = path.with_suffix("")  # some archives are stored unpacked
     with naming(path, "a complete IDX file of bytes"):
-        opener = {".gz": gzip.open}.get(path.suffix, open)
-        with opener(path, "rb") as stream:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rb") as stream:
             content = stream.read(2**26)  # the largest official one has 47 MB
         ensure(
             content[:3] == b"\0\0\x08",

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from diver_lite.checks import integer, printable
 from diver_lite.sets.stored import StoredImages, as_picture, known, label_kind, records
@@ -22,7 +20,6 @@ _SETTINGS = ("prior", "ipc", "seed", "data")  # of who made a set, worth a word
 _INK = (40, 40, 40)
 _GAP = 4  # pixels between pictures
 _LINE = 16  # pixels for a line of text
-_CELL = "\x1b[38;2;{};{};{}m\x1b[48;2;{};{};{}m▀"  # the upper pixel, the lower one
 
 
 def contact_sheet(
@@ -73,21 +70,6 @@ def contact_sheet(
             picture = as_picture(distilled.images[i]).resize(size, smoothing)
             sheet.paste(picture, (left, row * high + _LINE + _GAP))
     return sheet
-
-
-def pixels_as_text(images: Tensor, side: int = 16) -> str:
-    """Return images (N,3,H,W), [0,1], side by side as text for a coloured terminal.
-
-    Each becomes `side` columns wide and half as many lines high: a character is two
-    pixels, one above the other, in 24-bit colour (ISO 8613-6).
-    """
-    small = adaptive_avg_pool2d(images.detach().float().cpu().clamp(0, 1), side)
-    pixels = (255 * small).round().int().unflatten(2, (-1, 2))  # (N, 3, H / 2, 2, W)
-    lines = []
-    for line in pixels.permute(2, 0, 4, 3, 1).flatten(3).tolist():  # (N, W, 6)
-        pictures = ("".join(_CELL.format(*cell) for cell in row) for row in line)
-        lines.append("".join(f"{picture}\x1b[0m " for picture in pictures))
-    return "\n".join(lines)
 
 
 def in_words(distilled: DistilledSet) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import write_pictures
 from diver_lite.sets.names import DATASETS
 from diver_lite.sets.normalisation import Statistics, known_statistics
-from diver_lite.sets.stored import known
+from diver_lite.sets.stored import records
 
 # name -> what it is, and the ending that its output's name must have
 TARGETS = {
@@ -154,8 +155,21 @@ def _write_tensors(distilled: DistilledSet, path: Path, to: str) -> None:
     path.mkdir()
     save_torch(images, path / f"images{end}")
     save_torch(labels, path / f"labels{end}")
-    if to == "dd-ranking" and (lr := known(distilled.provenance).get("lr")):
-        save_torch(torch.tensor(lr), path / "lr.pt")
+    if to == "dd-ranking":
+        _write_lr(distilled.provenance, path)
+
+
+def _write_lr(provenance: dict, path: Path) -> None:
+    """Write the step size that was learned with a set, or say that it isn't its own."""
+    steps = [record.get("lr") for record in records(provenance)]
+    if steps and steps[0]:
+        save_torch(torch.tensor(steps[0]), path / "lr.pt")
+    elif any(steps):
+        warnings.warn(
+            f"no lr.pt is written: the step size {next(filter(None, steps)):g} was "
+            "learned with the set that this one was made from, whose images are others",
+            stacklevel=4,
+        )
 
 
 def _normalised(

@@ -6,6 +6,7 @@ it: `pytest tests/judge/test_stored_trainings.py --store-results`.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +25,17 @@ STORED = Path(__file__).with_name("stored_trainings.json")
 CASES = [(judge, "corrected") for judge in JUDGES]
 CASES += [(f"ShuffleNetV2-{norm}", "quick") for norm in ("GN", "IN", "AdaBN")]
 CASES += [("ConvNet", name) for name in ("real", "literature", "imagenet")]
+# in three steps momentum and weight decay show only where they are large
+STRONG = {
+    "strong SGD": replace(PROTOCOLS["literature"], lr=0.05, weight_decay=2.0),
+    "strong AdamW": replace(PROTOCOLS["corrected"], weight_decay=100.0),
+}
+CASES += [("ConvNet", name) for name in STRONG]
 
 
 def logits_of(judge: str, name: str) -> list[float]:
     """Return what a training of three steps says of one test image."""
-    protocol = with_statistics(PROTOCOLS[name], TEST)
+    protocol = with_statistics((PROTOCOLS | STRONG)[name], TEST)
     protocol = replace(protocol, steps=3, epochs=None)
     targets = protocol.targets(TRAIN)
     network = train_judge(
@@ -56,14 +63,22 @@ def test_a_training_gives_what_it_gave(request, judge, protocol):
     )
 
 
-def test_building_leaves_the_global_generator_alone():
+def test_building_leaves_the_global_generator_alone(monkeypatch):
     """Threads of the user draw from it meanwhile, and initial weights don't depend."""
     torch.manual_seed(1)
-    before = torch.get_rng_state()
-    first = build_judge("ShuffleNetV2", 3, 32, seed=0).state_dict()
-    assert torch.equal(before, torch.get_rng_state())
-    torch.manual_seed(2)
-    second = build_judge("ShuffleNetV2", 3, 32, seed=0).state_dict()
+    expected = torch.rand(8)
+    first = build_judge("ConvNet", 3, 32, seed=0).state_dict()
+    build, drawn = JUDGES["ConvNet"], []
+
+    def drawing(num_classes, image_size):
+        with ThreadPoolExecutor(1) as another:
+            drawn.append(another.submit(torch.rand, 8).result())
+        return build(num_classes, image_size)
+
+    monkeypatch.setitem(JUDGES, "ConvNet", drawing)
+    torch.manual_seed(1)
+    second = build_judge("ConvNet", 3, 32, seed=0).state_dict()
+    assert torch.equal(drawn[0], expected)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -81,15 +96,15 @@ SET = {
 
 @pytest.mark.parametrize("state", [*AROUND, *SET])
 def test_a_training_doesn_t_depend_on_what_stands_around_it(state):
-    """Neither does its score: under autocast a judge scored 0 once."""
-    plain = logits_of("ShuffleNetV2", "quick")
+    """Neither do its score and what AdaBN adapts: under autocast one scored 0."""
+    plain = logits_of("ShuffleNetV2-AdaBN", "quick")
     if state in AROUND:
         with AROUND[state]():
-            assert logits_of("ShuffleNetV2", "quick") == plain
+            assert logits_of("ShuffleNetV2-AdaBN", "quick") == plain
         return
     put, other, usual = SET[state]
     put(other)
     try:
-        assert logits_of("ShuffleNetV2", "quick") == plain
+        assert logits_of("ShuffleNetV2-AdaBN", "quick") == plain
     finally:
         put(usual)

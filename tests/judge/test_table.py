@@ -1,6 +1,7 @@
 """The table of trainings: many at once, failures, resuming, and bad input."""
 
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from toy_sets import NAMES, toy, toy_set
 
 from diver_lite.checks import InputError
-from diver_lite.judge import training
+from diver_lite.judge import record, training
 from diver_lite.judge.answers import curves, unpacked
 from diver_lite.judge.compare import summarise
 from diver_lite.judge.protocols import PROTOCOLS
@@ -390,6 +391,21 @@ def test_another_version_of_the_code_is_another_protocol(trained, tmp_path):
         study(out)
 
 
+@pytest.mark.parametrize("what", ["torch", "torchvision", "RESULTS"])
+def test_a_protocol_is_followed_by_code(monkeypatch, what):
+    """Another number that it declares, or another version, is another protocol."""
+    protocol, version = PROTOCOLS["corrected"], metadata.version
+    before = protocol_fingerprint(protocol)
+    if what == "RESULTS":
+        monkeypatch.setattr(record, "RESULTS", 99)
+    else:
+        found = {what: "99"}
+        monkeypatch.setattr(
+            metadata, "version", lambda name: found.get(name) or version(name)
+        )
+    assert protocol_fingerprint(protocol) != before
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
@@ -400,6 +416,7 @@ def test_another_version_of_the_code_is_another_protocol(trained, tmp_path):
         ("error", "the loss became NaN", r"line 3: accuracy is 0\."),
         ("curve", "64:high", r"line 3: curve is '64:high'"),
         ("right", "24:AA", r"line 3: right is"),
+        ("right", "24:AAA=", r"line 3: right is"),  # answers to 16 images
         ("seed", "0", r"line 3: seed is 0; expected one row for each"),
     ],
 )
@@ -422,7 +439,8 @@ def test_trainings_tell_how_they_went(tmp_path):
     """Looks on the way, and which test images were right, change no result."""
     test = toy(seed=9)
     out = tmp_path / "t.csv"
-    options = {"judges": ["ConvNet"], "seeds": 1, "steps": 5, "progress": False}
+    # a judge with batch norm, which must train on in training mode
+    options = {"judges": ["ShuffleNetV2"], "seeds": 1, "steps": 5, "progress": False}
     table = cross_architecture({"a": toy_set()}, test, looks=[2, 4], out=out, **options)
     found = curves(table)
     assert found["step"].tolist() == [2, 4]
@@ -434,6 +452,7 @@ def test_trainings_tell_how_they_went(tmp_path):
     without = cross_architecture({"a": toy_set()}, test, looks=[], **options)
     assert without["curve"][0] == ""
     assert without["accuracy"][0] == table["accuracy"][0]
+    assert without["loss"][0] == table["loss"][0]
     assert without["right"][0] == table["right"][0]
     again = cross_architecture({"a": toy_set()}, test, out=out, **options)
     assert again["curve"][0] == table["curve"][0]

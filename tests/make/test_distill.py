@@ -537,6 +537,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
         distill(colour(), "dm", checkpoint=path, **QUICK)
 
 
+def test_a_checkpoint_is_of_one_torch_and_one_kind_of_device(monkeypatch):
+    """Another gives other numbers, so nothing goes on there."""
+    monkeypatch.setattr(checkpoint, "fingerprint", lambda *_: "")
+    monkeypatch.setattr(checkpoint.metadata, "version", {"torch": "99"}.get)
+    images = torch.zeros(1, device="meta")
+    found = checkpoint.made_from(images, images, ["a"], 1)
+    assert (found["device"], found["torch"]) == ("meta", "99")
+
+
 def test_one_flipped_bit_is_noticed(tmp_path, monkeypatch):
     """Wherever it lies among the tensors; torch doesn't check a zip's sums."""
     monkeypatch.setattr(checkpoint, "SECONDS", -1)

@@ -5,6 +5,8 @@ results anew after raising it: `pytest tests/make/test_stored_sets.py --store-re
 """
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,13 +58,37 @@ def test_a_method_gives_what_it_gave(request, method, tmp_path):
 
 @pytest.mark.parametrize("objective", ["noise", "flow"])
 def test_a_prior_gives_what_it_gave(request, objective, tmp_path, monkeypatch):
-    """Four steps of the VAE and of the DiT."""
+    """Four steps of the VAE and of the DiT; too few to show what averages them."""
+    optimise, decays = priors._optimise, {}
+
+    def noted(model, stage, *arguments, decay, **options):
+        decays[stage] = decay
+        return optimise(model, stage, *arguments, decay=decay, **options)
+
+    monkeypatch.setattr(priors, "_optimise", noted)
     monkeypatch.setattr(priors, "load_dataset", lambda *_, **__: data())
-    options = {"recipe": RECIPE, "device": "cpu", "compile": False, "progress": False}
+    recipe = replace(RECIPE, ema_decay=0.9999)
+    options = {"recipe": recipe, "device": "cpu", "compile": False, "progress": False}
     priors.train_prior("fashion-mnist", tmp_path, **options, objective=objective)
+    assert decays == {"vae": 0.999, "dit": 0.9999}
     prior = load_prior(tmp_path / "prior", device="cpu")
     latents = prior.encode(data()[0][:1, :1].expand(-1, 3, -1, -1))
     x_0, eps = prior.denoise(latents, 500, torch.tensor([1]), 1.5)
     found = [each[0, 0, 0, :4].tolist() for each in (latents, x_0, eps)]
     values = [round(v, 5) for each in found for v in each]
     check(request, f"prior of {objective}", priors.RESULTS, values)
+
+
+def test_an_optimisation_gives_what_it_gave(request, tmp_path):
+    """Steps as long as the weights, where weight decay and averaging show."""
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.ones_(model.weight)  # the second has no gradient, and only decays
+    torch.nn.init.zeros_(model.bias)
+    x = torch.tensor([[1.0, 0.0]])
+    priors._optimise(
+        model, "vae", lambda _: (model(x) - 3).square().mean(),
+        record={}, recipe=replace(RECIPE, vae_lr=300.0), folder=tmp_path, decay=0.2,
+        deadline=math.inf, compile=False, progress=False, on_step=None,
+    )  # fmt: skip
+    values = [*model.weight[0].tolist(), model.bias.item()]
+    check(request, "optimisation", priors.RESULTS, [round(v, 5) for v in values])

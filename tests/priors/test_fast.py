@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import replace
 from pickle import dumps, loads
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import diffusers
 import pytest
@@ -575,3 +575,12 @@ def test_bfloat16_on_cuda(tiny_prior_folder, tiny_set):
     expected = recover(tiny_set, prior, QUICK, progress=False).images
     found = recover(tiny_set, FastPrior(prior), QUICK, progress=False).images
     assert (found - expected).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_copy_is_compiled_as_the_original(tiny_prior, compile):
+    """A run's processes get theirs pickled."""
+    made = FastPrior(tiny_prior, compile=compile)
+    with patch("diver_lite.priors.fast.Prepared") as prepared:
+        loads(dumps(made))
+    assert prepared.call_args.args[1] is compile

@@ -112,6 +112,23 @@ def test_a_wrapper_s_own_attributes_count(tiny_prior):
     assert identity(again) == identity(FastPrior(tiny_prior))
 
 
+OF_DIFFUSERS = {
+    "a setting": lambda p: p.vae.register_to_config(scaling_factor=9.0),
+    "a kind": lambda p: setattr(p.vae.decoder, "conv_act", nn.GELU()),
+    "a weight": lambda p: p.vae.decoder.conv_out.bias.data.add_(1),
+}
+
+
+@pytest.mark.parametrize("name", OF_DIFFUSERS)
+def test_whatever_computes_in_a_network_of_diffusers_counts(tiny_prior, name):
+    """Settings, and layers without weights; not where it came from."""
+    other = deepcopy(tiny_prior)
+    other.vae.register_to_config(_name_or_path="elsewhere")
+    assert identity(other) == identity(tiny_prior)
+    OF_DIFFUSERS[name](other)
+    assert identity(other) != identity(tiny_prior)
+
+
 def test_a_prior_may_tell_itself():
     """A text, as attribute or method, stands for all."""
     told = Own(fingerprint="v1", scale=object())
@@ -186,6 +203,7 @@ def test_a_wrapper_is_not_what_it_holds():
 MORE = {
     "partial": (partial(max, 1), partial(max, 2), partial(min, 1)),
     "object array": (np.array([1, "a"], object), np.array([1, "b"], object)),
+    "dtype": (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
     "array of texts": (np.array(["a"]), np.array(["b"]), np.array(["a", "b"])),
     "shape of an array": (np.zeros((2, 3)), np.zeros((3, 2)), np.zeros(6)),
     "bound method": (Scaled(1).forward, Scaled(2).forward),

@@ -1,6 +1,6 @@
 """Batches that fit into memory, and what happens when they don't."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
@@ -142,6 +142,32 @@ def test_what_fitted_is_remembered(threads, cleared):
     assert torch.equal(torch.cat([first, *rest]), torch.arange(80))
     assert [len(r) for r in asked[11:]] == [2] * 32
     assert len(cleared) == len(released) == 3
+
+
+def test_what_fits_never_grows():
+    """Batches that ran out side by side tell so in any order."""
+    memory = Memory()
+    memory.ran_out(8)
+    memory.ran_out(16)
+    assert memory.fits == 4
+
+
+def test_one_thread_at_a_time_makes_room():
+    """What is released is shared: one that is half gone must not be released again."""
+    inside, most, pool = [], [], ThreadPoolExecutor(1)
+
+    def release():
+        inside.append(1)
+        if not most:  # the first; the second waits for it
+            most.append(0)
+            wait([pool.submit(memory.ran_out, 4)], timeout=0.3)
+        most.append(len(inside))
+        inside.pop()
+
+    memory = Memory(release)
+    with pool:
+        memory.ran_out(8)
+    assert most == [0, 1, 1]
 
 
 class Small(DiTPrior):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from diver_lite.priors.fast import FastPrior
 from diver_lite.recovery import RecoveryConfig, recover
@@ -33,7 +34,11 @@ CASES = {
     },
     "not clipped": replace(FEW, clip_input=False),
     "scale 4": replace(FEW, guidance_scale=4.0),
+    "beyond what is inherited": replace(
+        FULL, guidance_sigma="signal", guidance_factor=3.0
+    ),
 }
+FEWER = {name: CASES[name] for name in ("default", "latent")}
 
 
 def pixels(distilled, prior, config):
@@ -42,16 +47,17 @@ def pixels(distilled, prior, config):
     return [round(v, 5) for v in images[0, 0, 8::8, 8::8].flatten().tolist()]
 
 
-@pytest.mark.parametrize("prior", ["plain", "fast", "learned sigma"])
+@pytest.mark.parametrize("prior", ["plain", "fast", "learned sigma", "flow"])
 def test_a_recovery_gives_what_it_gave(
     request, prior, tiny_set, tiny_prior, tiny_learned_sigma_prior
 ):
     """Other pixels need another `RESULTS`, or two halves of a run wouldn't fit."""
-    cases = CASES if prior == "plain" else {"default": FEW, "latent": CASES["latent"]}
+    cases = CASES if prior == "plain" else FEWER
     network = {
         "plain": tiny_prior,
         "fast": FastPrior(tiny_prior),
         "learned sigma": tiny_learned_sigma_prior,
+        "flow": replace(tiny_prior, scheduler=FlowMatchEulerDiscreteScheduler()),
     }[prior]
     if prior == "learned sigma":
         names = tuple(network.class_names)

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import diver_lite
+from diver_lite.advice.rows import kept_recovery
 from diver_lite.checks import InputError
 from diver_lite.judge import table as evaluate
 from diver_lite.make import distill
@@ -254,11 +255,13 @@ def test_a_kept_recovery_is_taken_for_no_other(tmp_path, tiny_prior, monkeypatch
     work = tmp_path / "work"
 
     def kept(distilled=source, prior=prior, config=config, seed=0):
-        return provenance.kept_recovery(work, distilled, prior, config, seed)
+        return kept_recovery(work, distilled, prior, config, seed)
 
     first = kept()
     with monkeypatch.context() as patch:
-        patch.setattr(provenance, "recover", None)  # nothing is recovered twice
+        patch.setattr(
+            "diver_lite.advice.rows.recover", None
+        )  # nothing is recovered twice
         assert torch.equal(kept().images, first.images)
     other = deepcopy(prior)
     with torch.no_grad():

@@ -17,6 +17,8 @@ import sys
 import tempfile
 import warnings
 import zlib
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import diffusers
@@ -1194,13 +1196,39 @@ def test_timesteps(tmp_path, tiny_prior, timestep):
     )
 
 
-def test_what_the_user_declared_safe_stays_so(tmp_path):
-    """Reading a set takes nothing away from torch's list."""
+def test_what_the_user_declared_safe_stays_so(tmp_path, monkeypatch):
+    """Reading a set takes nothing away from torch's list, and leaves nothing there.
+
+    What the user declared of ours, what is the user's alone, and what another thread
+    declares meanwhile.
+    """
     from numpy._core.multiarray import scalar
 
-    path = tmp_path / "set.pt"
+    path, load = tmp_path / "set.pt", torch.load
     torch.save({"images": torch.rand(10, 3, 32, 32), "labels": torch.arange(10)}, path)
-    with torch.serialization.safe_globals([scalar]):
+
+    def meanwhile(*arguments, **options):
+        torch.serialization.add_safe_globals([Fraction])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", meanwhile)
+    with torch.serialization.safe_globals([scalar, Decimal]):
         before = torch.serialization.get_safe_globals()
         contents.load_torch(path)
-        assert {*torch.serialization.get_safe_globals()} == {*before}
+        after = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(
+        [each for each in before if each not in (scalar, Decimal)]
+    )
+    assert {*after} == {*before, Fraction}
+
+
+def test_what_the_user_declared_safe_is_not_built(tmp_path):
+    """A set holds tensors; other classes are for other files."""
+    path = tmp_path / "set.pt"
+    torch.save({"images": torch.rand(10, 3, 8, 8), "labels": Fraction(1, 2)}, path)
+    with (
+        torch.serialization.safe_globals([Fraction]),
+        pytest.raises(InputError, match="holds code"),
+    ):
+        contents.load_torch(path)

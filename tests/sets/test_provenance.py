@@ -12,7 +12,7 @@ from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 from diver_lite.sets.sheet import in_words
 from diver_lite.sets.stored import label_kind
-from diver_lite.sets.writers import TARGETS, convert
+from diver_lite.sets.writers import convert
 
 IMAGES = torch.full((10, 3, 8, 8), 0.5)
 KEYS = (
@@ -37,7 +37,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
 @example({"undone": "x"})
 @example({"fit": ["contrast"]})
@@ -66,9 +66,9 @@ def test_any_record_is_read(tmp_path_factory, record):
     assert set_fingerprint(found)
     back = DistilledSet.load(found.save(folder / "a.safetensors"))
     assert repr(back.provenance) == repr(found.provenance)
-    for to, (_, ending) in TARGETS.items():
+    for to in ("dd-ranking", "hf"):  # those that write something of it
         try:
-            convert(found, folder / f"{to}{ending}", to, lossy=True)
+            convert(found, folder / to, to, lossy=True)
         except InputError as error:
             assert "\n" not in str(error)
 

@@ -14,7 +14,7 @@ from toy_sets import toy_set
 from diver_lite.checks import InputError
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.load import load_distilled
-from diver_lite.sets.sheet import contact_sheet, in_words, pixels_as_text
+from diver_lite.sets.sheet import contact_sheet, in_words
 
 
 def test_each_picture_stands_under_its_class():
@@ -120,16 +120,3 @@ def test_large_pictures_are_shrunk():
     fine[..., ::2] = 1  # one in two columns is white: grey from afar
     found = np.asarray(contact_sheet(DistilledSet(fine, [0], ("a",))))[20:-4, 4:-4]
     assert abs(found.astype(int) - 127).max() <= 1
-
-
-def test_pictures_for_a_terminal():
-    """Two pixels a character, 24-bit colours, a line of them for each picture's row."""
-    images = torch.zeros(2, 3, 32, 32)
-    images[1, 0] = 2.0  # red, cut off
-    images[0, 2, :16] = 1.0  # its upper half blue
-    lines = pixels_as_text(images, side=4).splitlines()
-    assert len(lines) == 2
-    assert all(line.count("▀") == 8 for line in lines)
-    assert lines[0].startswith("\x1b[38;2;0;0;255m\x1b[48;2;0;0;255m▀")
-    assert lines[1].startswith("\x1b[38;2;0;0;0m\x1b[48;2;0;0;0m▀")
-    assert lines[1].endswith("\x1b[38;2;255;0;0m\x1b[48;2;255;0;0m▀\x1b[0m ")

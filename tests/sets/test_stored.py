@@ -238,3 +238,10 @@ def test_a_folder_of_nothing(folder):
 
 def test_the_limit_is_a_gigabyte():
     assert stored.LARGE == 2**30
+
+
+@pytest.mark.parametrize("lr", [1e30, -1e30, 10**400, float("inf"), float("nan"), True])
+def test_numbers_beyond_reason_are_not_known(lr):
+    """A float32 couldn't hold them, and nothing is a million billion billion."""
+    assert stored.known({"lr": lr, "seed": 3}) == {"seed": 3}
+    assert stored.known({"lr": 1e29}) == {"lr": 1e29}

@@ -91,6 +91,26 @@ def test_what_each_tool_finds(tmp_path):
     assert torch.load(tmp_path / "d/lr.pt", weights_only=True).shape == ()
 
 
+FILES = {"images.pt", "labels.pt"}
+
+
+@pytest.mark.parametrize("lr", ["abc", 1e30, True, [0.02]])
+def test_a_step_size_that_is_none_is_left_out(tmp_path, lr):
+    """Anybody may have written the record."""
+    distilled = replace(made(), provenance={"dataset": "cifar10", "lr": lr})
+    convert(distilled, tmp_path / "d", "dd-ranking")
+    assert {p.name for p in (tmp_path / "d").glob("*.pt")} == FILES
+
+
+def test_a_refined_set_has_no_step_size_of_its_own(tmp_path):
+    """One sentence says so: whoever trains on it wonders where the file is."""
+    record = {"dataset": "cifar10", "method": "DIVER", "source": made().provenance}
+    refined = replace(made(), provenance=record)
+    with pytest.warns(UserWarning, match=r"^no lr\.pt is written: the step size 0\.02"):
+        convert(refined, tmp_path / "d", "dd-ranking")
+    assert {p.name for p in (tmp_path / "d").glob("*.pt")} == FILES
+
+
 def test_grey_sets_get_their_one_channel_back(tmp_path):
     names = class_names("fashion-mnist")
     grey = torch.rand(10, 1, 8, 8).expand(-1, 3, -1, -1)

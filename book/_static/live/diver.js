@@ -80,8 +80,8 @@ const Diver = (() => {
   }
 
   // sigma_k of a step that is as long as so many of the paper's: pulls compound.
-  function compounded(sigma, gamma, passed) {
-    return (1 - Math.max(0, 1 - gamma * sigma) ** passed) / gamma;
+  function compounded(sigma, gamma, paperSteps) {
+    return (1 - Math.max(0, 1 - gamma * sigma) ** paperSteps) / gamma;
   }
 
   // Run the reverse process, one step {timestep, phase, latents, predOriginal, guided}
@@ -112,9 +112,9 @@ const Diver = (() => {
         const difference = pulled.map((v, i) => v - z0[i]);
         const whole = abar.length / 50;  // a step of the paper: the pull is a rate
         const sigma = guidanceSigma(alpha, abarAt(abar, timestep - whole));
-        const passed = (timestep - after) / whole;
+        const paperSteps = (timestep - after) / whole;
         const gamma = config.guidanceFactor;
-        z = guide(z, difference, compounded(sigma, gamma, passed), gamma);
+        z = guide(z, difference, compounded(sigma, gamma, paperSteps), gamma);
       }
       yield {timestep, phase: now, latents: z, predOriginal: x0, guided};
     }

@@ -1,0 +1,1 @@
+"""Ask networks whether a set should be recovered, and how."""
