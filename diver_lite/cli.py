@@ -599,8 +599,9 @@ def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
     echo(f"\nscored on {source}")
     if notes := footnote(summary.filter(like=": verdict").stack()):
         echo(notes)
-    for message in trainings.loc[trainings["error"] != "", "error"].unique():
-        echo(f"failed: {message}", err=True)
+    failed = trainings[trainings["error"] != ""]
+    for name, message in zip(failed["set"], failed["error"], strict=True):
+        echo(f"failed: set {name}, {message}", err=True)
 
 
 def _read_sets(

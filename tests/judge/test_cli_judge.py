@@ -180,7 +180,7 @@ def test_failed_trainings_are_reported(cli, sets, monkeypatch):
     code, out, err = cli("a.safetensors", *ONE, *FAST)
     assert code == 0
     assert "too few seeds" not in out  # the baseline alone
-    assert f"failed: {error}" in err
+    assert f"failed: set a, {error}" in err
 
 
 def toys():
