@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from diver_lite.priors.check import check_prior
     from diver_lite.priors.contract import Prior
     from diver_lite.priors.loading import load_prior
-    from diver_lite.recovery import RecoveryConfig, recover, recover_steps
+    from diver_lite.recovery import RecoveryConfig, recover_steps
+    from diver_lite.run.in_memory import recover
     from diver_lite.run.to_file import recover_to
     from diver_lite.sets.distilled import DistilledSet
     from diver_lite.sets.folder import save_image_folder
@@ -36,7 +37,7 @@ _ADDRESSES = {
     "load_dataset": "sets.real",
     "load_distilled": "sets.load",
     "load_prior": "priors.loading",
-    "recover": "recovery",
+    "recover": "run.in_memory",
     "recover_steps": "recovery",
     "recover_to": "run.to_file",
     "save_image_folder": "sets.folder",

@@ -20,11 +20,13 @@ from typer import Argument, Option
 import diver_lite  # reads what it names at first use: --help waits for nothing
 from diver_lite.checks import InputError, ensure, printable, require
 from diver_lite.files import atomic_path, check_apart, check_writable, exclusive
-from diver_lite.sets.names import imagenet_indices, imagenet_subset
+from diver_lite.sets.names import dataset_name, imagenet_indices, is_imagenet
 from diver_lite.trust import forget_working_folder
 
 if TYPE_CHECKING:  # --help doesn't wait for pandas
     import pandas as pd
+
+    from diver_lite.judge.protocols import Protocol
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,23 +42,61 @@ app = typer.Typer(
 )
 
 
+# What --help tells, which waits for nothing: the tests compare it with the code.
+FORMATS = (
+    "Formats: diver-lite, dc, mtt, datm, glad, ncfm, kip, rfad, image-folder, "
+    "dd-ranking, predd"
+)
+SETTINGS = """Settings, with the values of --preset default:
+
+\b
+--set num_inference_steps=50     of the whole reverse process, 1 .. 1000
+--set guidance_scale=1.5         of the prior's class, 1 and more
+--set inheritance=True           False: begin with noise alone
+--set noise_timestep=700         noise of the inherited latent, 0 .. 999
+--set start=matched              or published (the grid's top), or a timestep
+--set guidance_factor=0.1        strength of the pull; 0 for none
+--set guidance_target=x0         what is pulled: x0 or latent
+--set guidance_sigma=posterior   weight of a step: posterior, marginal, signal, one
+--set window=published           where it pulls: late, early, full, none or 816,510
+--set clip_input=True            clip distilled pixels to black and white first
+"""
+
+
 def echo(text: object, err: bool = False) -> None:
     """Print a text, in which what a file holds can't move the terminal's cursor."""
     typer.echo(printable(str(text), keep="\n"), err=err)
 
 
-def _set(config: str, example: str):
+def _set(config: str, example: str, fields: str = ""):
     return Option(
         "--set",
         metavar="FIELD=VALUE",
-        help=f"change a field of {config}, e.g. {example}; repeatable",
+        help=f"change a field of {config}, e.g. {example}; repeatable. {fields}",
     )
+
+
+_quiet = False  # for this command
+
+
+def _wrote(text: str) -> None:
+    """Say what was written, unless nobody wants to know."""
+    if not _quiet:
+        echo(text)
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True)
 def common(
-    version: Annotated[bool, Option("--version", help="tell the version")] = False,
+    version: Annotated[
+        bool, Option("--version", help="tell the version, and which priors ship")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        Option("-q", "--quiet", help="no progress bars, no word of what was written"),
+    ] = False,
 ) -> None:
+    global _quiet
+    _quiet = quiet
     if version:
         echo(f"diver-lite {diver_lite.__version__}")
         echo(f"priors that ship: {', '.join(_shipped_priors())}")
@@ -72,24 +112,20 @@ Source = Annotated[
         "published format",
     ),
 ]
-Format = Annotated[str, Option(help="how INPUT is stored")]
 Dataset = Annotated[
-    str | None, Option(help="which dataset INPUT distils, if not evident")
+    str | None,
+    Option(
+        help="which dataset the set distils, if not evident: cifar10, ... or, for its "
+        "classes in its label order, an ImageNet subset: imagefruit, ..., imagenet"
+    ),
 ]
 Read = Annotated[
     list[str] | None,
     Option(
         "--read",
         metavar="FIELD=VALUE",
-        help="how to read a published file, e.g. --read zca=False --read experiment=2 "
-        "--read zca_reference=cifar10 (with --data-root); repeatable",
-    ),
-]
-Subset = Annotated[
-    str | None,
-    Option(
-        help="the ImageNet subset whose classes INPUT or SET has, in its label order: "
-        "imagenette, imagewoof, imagefruit, ... or imagenet for all"
+        help="how to read a published file, e.g. --read format=mtt --read zca=False "
+        f"--read zca_reference=cifar10 (with --data-root); repeatable. {FORMATS}",
     ),
 ]
 DataRoot = Annotated[
@@ -99,7 +135,6 @@ DataRoot = Annotated[
 SetFile = Annotated[Path, Option("-o", "--out", help="the .safetensors file to write")]
 Trainings = Annotated[int, Option(help="trainings per table cell")]
 ProtocolName = Annotated[str, Option(help="corrected, quick, literature or imagenet")]
-JudgeSteps = Annotated[int | None, Option(help="change the protocol's number of steps")]
 Jobs = Annotated[
     int | None,
     Option(
@@ -108,7 +143,6 @@ Jobs = Annotated[
         "GPU",
     ),
 ]
-RecipeSteps = Annotated[int | None, Option(help="change the recipe")]
 Compile = Annotated[
     bool | None, Option(help="use torch.compile; default: on CUDA only")
 ]
@@ -130,7 +164,7 @@ def demo(
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Recover a shipped distilled set and show what that does, in about 2 minutes.
+    """Recover a shipped distilled set and show what that does, in one to two minutes.
 
     Writes color.png, garments.png, recovered.safetensors, images/ (a PNG folder to
     train on), table.csv and a self-contained report.html; prints the table.
@@ -140,7 +174,7 @@ def demo(
     run_demo(out, ipc=ipc, seeds=seeds, device=device, overwrite=overwrite)
 
 
-@app.command()
+@app.command(epilog=SETTINGS)
 def recover(
     source: Source,
     out: Annotated[
@@ -154,17 +188,15 @@ def recover(
             "path/to/file.py:factory; default: the shipped one of what INPUT distils"
         ),
     ] = None,
-    prompt: Annotated[
-        str | None,
-        Option(help="of a prior told in words, e.g. 'a satellite photo of {name}'"),
-    ] = None,
-    negative_prompt: Annotated[
-        str | None,
-        Option(help="of a prior told in words: what guidance leads away from"),
-    ] = None,
-    prior_size: Annotated[
-        int | None,
-        Option(help="of a prior told in words: its images' height and width"),
+    prior_set: Annotated[
+        list[str] | None,
+        Option(
+            "--prior-set",
+            metavar="FIELD=VALUE",
+            help="of a prior told in words: prompt='a satellite photo of {name}', "
+            "negative_prompt (what guidance leads away from) or size (height and width "
+            "of its images); repeatable",
+        ),
     ] = None,
     preset: Annotated[
         Preset,
@@ -178,7 +210,6 @@ def recover(
         list[str] | None,
         _set("RecoveryConfig", "--set noise_timestep=400 --set window=full"),
     ] = None,
-    format: Format = "auto",
     dataset: Dataset = None,
     read: Read = None,
     data_root: DataRoot = None,
@@ -189,7 +220,6 @@ def recover(
         str | None,
         Option(help="the prior's class for each class of the set: 3,1,4,..."),
     ] = None,
-    subset: Subset = None,
     size: Annotated[
         int | None, Option(help="height and width of the results; default: as INPUT's")
     ] = None,
@@ -217,39 +247,50 @@ def recover(
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
     from diver_lite.priors import contract, loading
-    from diver_lite.run import processes, to_file
+    from diver_lite.run import processes, source_swap, to_file
 
     to_file.check_output(out, images, overwrite=overwrite)
     parse_config(preset, set_)  # say what is wrong before the prior is read
-    ensure(
-        not (subset and class_map),
-        "--subset and --class-map were given; expected one of them",
-    )
-    distilled, subset = _load(source, format, dataset, subset, read, data_root)
+    words = _changes(prior_set, "--prior-set", ("prompt", "negative_prompt", "size"))
+    distilled, subset = _load(source, dataset, read, data_root)
     mapping = None
     if class_map:
         mapping = _value(class_map)
         whole = isinstance(mapping, tuple)
         require(whole, "--class-map", class_map, "integers like 3,1,4")
     prior = prior or _prior_of(distilled)
-    options = _given(
-        prompt=prompt, negative_prompt=negative_prompt, size=prior_size,
-        device=processes.launched_device(device),
-    )  # fmt: skip
-    loaded = loading.load_prior(prior, **options)
+    loaded = loading.load_prior(
+        prior, device=processes.launched_device(device), **words
+    )
     config = parse_config(preset, set_, loaded)
-    if subset:
+    if subset and mapping is None:
         mapping = _map_of_subset(subset, distilled, prior, loaded)
     result = to_file.recover_to(
         out, distilled, loaded, config, seed=seed, class_map=mapping, size=size,
         batch_size=batch_size, fast=not plain, compile=compile, images=images,
-        overwrite=overwrite,
+        overwrite=overwrite, progress=not _quiet,
     )  # fmt: skip
     if processes.Processes(cpu=contract.device_of(loaded).type == "cpu").index > 0:
         return  # process 0 writes and speaks
-    echo(f"wrote {out}: {result!r}")
+    _wrote(f"wrote {out}: {result!r}")
     if images:
-        echo(f"wrote {images}/ ({len(result)} PNG files)")
+        _wrote(f"wrote {images}/ ({len(result)} PNG files)")
+    if config.inheritance or config.pulls:
+        share = source_swap.share_of_set(
+            distilled, loaded, config, seed=seed, class_map=mapping
+        )
+        if share < source_swap.LITTLE:
+            echo(_owes_little(share), err=True)
+
+
+def _owes_little(share: float) -> str:
+    """Say that a result owes less to the set than to the noise."""
+    return (
+        f"diver-lite: warning: the result owes little to the set: {share:.0%} of what "
+        f"differs between pictures of one label comes from the set, {1 - share:.0%} "
+        "from the noise; judge it beside samples of the prior, which never saw the set "
+        "(--set inheritance=False --set guidance_factor=0)"
+    )
 
 
 def _check_out(out: Path | None, suffix: str, overwrite: bool) -> None:
@@ -261,23 +302,19 @@ def _check_out(out: Path | None, suffix: str, overwrite: bool) -> None:
 
 
 def _load(
-    source: str,
-    format: str,
-    dataset: str | None,
-    subset: str | None,
-    read: list[str] | None,
-    data_root: Path | None,
+    source: str, dataset: str | None, read: list[str] | None, data_root: Path | None
 ) -> tuple[diver_lite.DistilledSet, str | None]:
-    """Read a set; with an ImageNet subset also return that one's canonical name."""
+    """Read a set; of an ImageNet subset also return that one's canonical name."""
     from diver_lite.sets import classes, load, real
 
-    subset = subset and imagenet_subset(subset)
-    options = _changes(read, "--read", load.READ_OPTIONS)
+    options = _changes(read, "--read", ("format", *load.READ_OPTIONS))
     if isinstance(name := options.get("zca_reference"), str):
         options["zca_reference"] = real.load_dataset(name, "train", root=data_root)[0]
-    options |= {"format": format, "dataset": dataset or subset}
-    distilled = load.load_distilled(source, **options)
-    return classes.as_subset(distilled, subset) if subset else (distilled, None)
+    dataset = dataset and dataset_name(dataset)
+    distilled = load.load_distilled(source, dataset=dataset, **options)
+    if dataset and is_imagenet(dataset):
+        return classes.as_subset(distilled, dataset)
+    return distilled, None
 
 
 def _prior_of(distilled: diver_lite.DistilledSet) -> str:
@@ -355,10 +392,6 @@ def _value(text: str) -> Any:
         return text  # the latter two of thousands of signs or brackets
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
 @app.command()
 def distill(
     method: Annotated[str, Argument(help="dm, dc, dsa or mtt")],
@@ -370,16 +403,17 @@ def distill(
         str, Option(help="fit, train or sample (1,000 images, ships)")
     ] = "fit",
     ipc: Annotated[int, Option(help="images per class")] = 1,
-    init: Annotated[
-        str | None, Option(help="start from 'real' or 'noise'; default: as published")
+    set_: Annotated[
+        list[str] | None,
+        _set(
+            "DistillConfig",
+            "--set steps=300 --set init=real",
+            "Fields, all as published by default: steps, lr, init, real_batch, "
+            "augment, outer_loops, inner_loops, network_lr, num_experts, "
+            "expert_epochs, max_start_epoch, target_epochs, syn_steps, syn_batch, "
+            "syn_lr, lr_lr",
+        ),
     ] = None,
-    steps: Annotated[
-        int | None, Option(help="iterations; default: as published")
-    ] = None,
-    real_batch: Annotated[
-        int | None, Option(help="real images per class and step")
-    ] = None,
-    set_: Annotated[list[str] | None, _set("DistillConfig", "--set lr=0.5")] = None,
     experts: Annotated[
         Path | None,
         Option(help="mtt: folder of trajectories; missing ones are trained"),
@@ -398,7 +432,7 @@ def distill(
     Saves its state in OUT.checkpoint every minute; after an interruption the same
     command goes on from there.
 
-    Example: diver-lite distill dm --split sample --steps 300 -o mine.safetensors
+    Example: diver-lite distill dm --split sample --set steps=300 -o mine.safetensors
     """
     import torch
 
@@ -409,7 +443,7 @@ def distill(
     state = out.with_suffix(".checkpoint")
     expert = experts and experts / "expert_000.safetensors"
     check_apart({"--out": out, "checkpoint": state, "a file of --experts": expert})
-    changes = _given(init=init, steps=steps, real_batch=real_batch) | _changes(set_)
+    changes = _changes(set_)
     stage1.recipe(method, ipc, **changes)  # say what is wrong before the data is read
     with exclusive(out):
         check_writable(out, overwrite=overwrite)  # another run may have ended just now
@@ -417,7 +451,7 @@ def distill(
         result = stage1.distill(
             images, method, ipc=ipc, seed=seed, experts=experts, compile=compile,
             dtype=torch.bfloat16 if bfloat16 else torch.float32, device=device,
-            checkpoint=state, **changes,
+            checkpoint=state, progress=not _quiet, **changes,
         )  # fmt: skip
         result.provenance |= {
             "data": data,
@@ -426,7 +460,7 @@ def distill(
         }
         result.save(out, overwrite=overwrite)
         state.unlink(missing_ok=True)
-    echo(f"wrote {out}: {result!r}")
+    _wrote(f"wrote {out}: {result!r}")
 
 
 @app.command()
@@ -458,10 +492,16 @@ def judge(
     ] = "ConvNet,ShuffleNetV2,MobileNetV2",
     seeds: Trainings = 5,
     protocol: ProtocolName = "corrected",
-    steps: JudgeSteps = None,
-    soft_labels: Annotated[
-        bool, Option("--soft-labels", help="learn them where a set carries some")
-    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        _set(
+            "Protocol",
+            "--set steps=1000 --set labels=soft (where a set carries some)",
+            "Fields: steps, epochs, batch_size, optimizer, lr, weight_decay, schedule, "
+            "augment, crops, cutmix, statistics, labels, judge_lr, judge_norm, "
+            "learned_lr",
+        ),
+    ] = None,
     baseline: Annotated[
         str | None, Option(help="the set to compare with; default: the first")
     ] = None,
@@ -475,18 +515,14 @@ def judge(
         ),
     ] = None,
     table: Annotated[
-        Path | None, Option(help="also write the printed table, as .csv or .md")
+        Path | None, Option(help="also write the printed table, as .csv, .md or .tex")
     ] = None,
     test_images: Annotated[
         int | None, Option(help="how many test images, evenly spaced; default: all")
     ] = None,
     n_jobs: Jobs = None,
-    format: Annotated[str, Option(help="how the sets are stored")] = "auto",
-    dataset: Annotated[
-        str | None, Option(help="which dataset the sets distil, if not evident")
-    ] = None,
+    dataset: Dataset = None,
     read: Read = None,
-    subset: Subset = None,
     data_root: DataRoot = None,
     device: Device = None,
 ) -> None:
@@ -501,7 +537,7 @@ def judge(
 
     Example: diver-lite judge fashion-mnist-dm-ipc1 mine=recovered.safetensors -o t.csv
     """
-    from diver_lite.judge import compare, protocols
+    from diver_lite.judge import compare
     from diver_lite.judge.table import cross_architecture
     from diver_lite.sets.real import describe_source
 
@@ -510,29 +546,40 @@ def judge(
     if table is not None:
         compare.check_suffix(table)
         check_writable(table, overwrite=True)
-    sets, firsts, subset = _read_sets(
-        sources, seeds, (format, dataset, subset, read, data_root)
-    )
+    recipe, _ = _recipe(protocol, set_)
+    sets, firsts, subset = _read_sets(sources, seeds, (dataset, read, data_root))
     baseline = baseline or next(iter(sets))
     require(baseline in sets, "--baseline", baseline, f"one of {[*sets]}")
     data = data or _data_of(firsts)
     size = next(iter(firsts.values())).images.shape[-1]
     test = _test_data(data, data_root, subset, size, test_images)
-    recipe = protocols.get_protocol(protocol)
-    if soft_labels:
-        recipe = replace(recipe, labels="soft")
     trainings = cross_architecture(
         sets, test, judges=[name.strip() for name in judges.split(",")], seeds=seeds,
-        protocol=recipe, steps=steps, out=out, n_jobs=n_jobs, device=device,
+        protocol=recipe, out=out, n_jobs=n_jobs, device=device,
+        progress=not _quiet,
     )  # fmt: skip
     summary = compare.summarise(trainings, baseline)
     echo(
         f"Top-1 accuracy in % on {len(test[0])} real images, mean ± std of {seeds} "
-        f"seeds, protocol {protocol}."
+        f"seeds, protocol {', '.join([protocol, *(set_ or [])])}."
     )
     _tell(trainings, summary, describe_source(data, root=data_root, split="test"))
     if table is not None:
-        echo(f"\nwrote {compare.write_table(summary, table)}")
+        compare.write_table(summary, table)
+        _wrote(f"\nwrote {table}")
+
+
+def _recipe(protocol: str, changes: list[str] | None) -> tuple[Protocol, int | None]:
+    """Return a protocol with FIELD=VALUE changes, and its steps if they are changed."""
+    from diver_lite.judge.protocols import get_protocol
+
+    recipe = get_protocol(protocol)
+    values = _changes(changes, names=[field.name for field in fields(recipe)])
+    # a training's length is told in one of them
+    for length, other in (("steps", "epochs"), ("epochs", "steps")):
+        if length in values:
+            values.setdefault(other, None)
+    return replace(recipe, **values), values.get("steps")
 
 
 def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
@@ -552,8 +599,9 @@ def _tell(trainings: pd.DataFrame, summary: pd.DataFrame, source: str) -> None:
     echo(f"\nscored on {source}")
     if notes := footnote(summary.filter(like=": verdict").stack()):
         echo(notes)
-    for message in trainings.loc[trainings["error"] != "", "error"].unique():
-        echo(f"failed: {message}", err=True)
+    failed = trainings[trainings["error"] != ""]
+    for name, message in zip(failed["set"], failed["error"], strict=True):
+        echo(f"failed: set {name}, {message}", err=True)
 
 
 def _read_sets(
@@ -604,7 +652,7 @@ def _data_of(sets: dict[str, diver_lite.DistilledSet]) -> str:
         data in ("fashion-mnist", "cifar10") or Path(data).is_dir(),
         f"--data is needed: the sets distil {data}, and test images are known for "
         "fashion-mnist and cifar10 only; pass a folder with the pictures of the test "
-        "split as test/CLASS/*.png, or for --subset ImageNet's val/n01440764/*.JPEG "
+        "split as test/CLASS/*.png, or for an ImageNet subset val/n01440764/*.JPEG "
         "and so on (of two subsets at https://github.com/fastai/imagenette)",
     )
     return data
@@ -654,7 +702,9 @@ def advise(
         int | None, Option(help="trainings of each network on each row; default: 10")
     ] = None,
     protocol: ProtocolName = "corrected",
-    steps: JudgeSteps = None,
+    set_: Annotated[
+        list[str] | None, _set("Protocol", "--set steps=1000", "Fields: as of judge")
+    ] = None,
     data: Annotated[
         str | None, Option(help="of real pictures; default: what INPUT distils")
     ] = None,
@@ -666,10 +716,8 @@ def advise(
         ),
     ] = None,
     n_jobs: Jobs = None,
-    format: Format = "auto",
     dataset: Dataset = None,
     read: Read = None,
-    subset: Subset = None,
     data_root: DataRoot = None,
     device: Device = None,
 ) -> None:
@@ -685,9 +733,10 @@ def advise(
     from diver_lite.advice.ask import advise as run
     from diver_lite.priors.loading import load_prior
 
-    distilled, subset = _load(source, format, dataset, subset, read, data_root)
+    recipe, steps = _recipe(protocol, set_)
+    distilled, subset = _load(source, dataset, read, data_root)
     prior = prior or _prior_of(distilled)
-    loaded = load_prior(prior, **_given(device=device))
+    loaded = load_prior(prior, device=device)
     mapping = _map_of_subset(subset, distilled, prior, loaded) if subset else None
     data = data or _data_of({"INPUT": distilled})
     size = distilled.images.shape[-1]
@@ -700,10 +749,11 @@ def advise(
     advice = run(
         distilled, loaded, test, out, real=real,
         judges=[name.strip() for name in judges.split(",")], seeds=seeds,
-        protocol=protocol, steps=steps, quick=quick, class_map=mapping, n_jobs=n_jobs,
-        device=device,
+        protocol=recipe, steps=steps, quick=quick, class_map=mapping, n_jobs=n_jobs,
+        device=device, progress=not _quiet,
     )  # fmt: skip
-    echo(f"\n{advice}\n\nwrote {out}/ (advice.md, best.safetensors, ...)")
+    echo(f"\n{advice}")
+    _wrote(f"\nwrote {out}/ (advice.md, best.safetensors, ...)")
 
 
 def _real_data(
@@ -731,12 +781,17 @@ def train_prior(
     minutes: Annotated[
         float | None, Option(help="stop after so long; run again to go on")
     ] = None,
-    vae_steps: RecipeSteps = None,
-    dit_steps: RecipeSteps = None,
-    objective: Annotated[
-        str | None, Option(help="noise (DDPM's, as DiT) or flow (velocities, as SiT)")
+    set_: Annotated[
+        list[str] | None,
+        _set(
+            "PriorRecipe",
+            "--set dit_steps=20000 --set objective=flow (velocities, as SiT)",
+            "Fields: dataset, flip, image_fit, vae_channels, kl_weight, heads, layers, "
+            "vae_steps, dit_steps, dit_lr, head_dim, patch_size, latent_channels, "
+            "vae_batch, vae_lr, dit_batch, label_dropout, ema_decay, snr_gamma, "
+            "objective, vae",
+        ),
     ] = None,
-    set_: Annotated[list[str] | None, _set("PriorRecipe", "--set layers=6")] = None,
     compile: Compile = None,
     data_root: DataRoot = None,
     device: Device = None,
@@ -747,14 +802,13 @@ def train_prior(
     """
     from diver_lite.make.train_prior import train_prior as run
 
-    given = _given(vae_steps=vae_steps, dit_steps=dit_steps, objective=objective)
     if run(
         name, out, minutes=minutes, data_root=data_root, device=device, compile=compile,
-        **(given | _changes(set_)),
+        progress=not _quiet, **_changes(set_),
     ):  # fmt: skip
-        echo(f"finished: the prior is in {out / 'prior'}")
+        _wrote(f"finished: the prior is in {out / 'prior'}")
     else:
-        echo(f"time is up: a checkpoint is in {out}; run the same command to go on")
+        _wrote(f"time is up: a checkpoint is in {out}; run the same command to go on")
 
 
 @app.command()
@@ -765,10 +819,8 @@ def show(
     ] = None,
     classes: Annotated[int, Option(help="draw so many classes at most")] = 10,
     rows: Annotated[int, Option(help="draw so many images of each at most")] = 5,
-    format: Format = "auto",
     dataset: Dataset = None,
     read: Read = None,
-    subset: Subset = None,
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -784,14 +836,14 @@ def show(
     _check_out(out, ".png", overwrite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the words tell the doubts
-        distilled, _ = _load(source, format, dataset, subset, read, data_root)
+        distilled, _ = _load(source, dataset, read, data_root)
     sheet = contact_sheet(distilled, classes=classes, rows=rows)
     for topic, text in in_words(distilled):
         echo(f"{topic:<12} {printable(text)}")  # one line, whatever a name holds
     if out is not None:
         with atomic_path(out, overwrite=overwrite) as temporary:
             sheet.save(temporary, "PNG")
-        echo(f"wrote {out} ({sheet.width}x{sheet.height} pixels)")
+        _wrote(f"wrote {out} ({sheet.width}x{sheet.height} pixels)")
 
 
 @app.command()
@@ -808,10 +860,8 @@ def convert(
     lossy: Annotated[
         bool, Option("--lossy", help="write although something is lost; it says what")
     ] = False,
-    format: Format = "auto",
     dataset: Dataset = None,
     read: Read = None,
-    subset: Subset = None,
     data_root: DataRoot = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -831,7 +881,7 @@ def convert(
         )
         writers.check_target(out, to)
     check_writable(out, overwrite=overwrite)
-    distilled, _ = _load(source, format, dataset, subset, read, data_root)
+    distilled, _ = _load(source, dataset, read, data_root)
     if to == "diver-lite":
         distilled.save(out, overwrite=overwrite)
     else:
@@ -839,7 +889,7 @@ def convert(
             distilled, out, to, lossy=lossy, overwrite=overwrite
         ):
             echo(f"lost: {lost}", err=True)
-    echo(f"wrote {out}: {distilled!r}")
+    _wrote(f"wrote {out}: {distilled!r}")
 
 
 @app.command()
@@ -919,20 +969,87 @@ def _sentence(message: Warning | str, category: type[Warning], *where: Any) -> s
     return f"diver-lite: warning: {printable(' '.join(str(message).split()))}\n"
 
 
+# Options of older versions, by command: what to write instead.
+READS = {"--format": "--read format=VALUE", "--subset": "--dataset VALUE"}
+REMOVED = {
+    "recover": READS
+    | {
+        "--prompt": "--prior-set prompt=VALUE",
+        "--negative-prompt": "--prior-set negative_prompt=VALUE",
+        "--prior-size": "--prior-set size=VALUE",
+    },
+    "distill": {
+        "--init": "--set init=VALUE",
+        "--steps": "--set steps=VALUE",
+        "--real-batch": "--set real_batch=VALUE",
+    },
+    "judge": READS
+    | {"--steps": "--set steps=VALUE", "--soft-labels": "--set labels=soft"},
+    "train-prior": {
+        "--vae-steps": "--set vae_steps=VALUE",
+        "--dit-steps": "--set dit_steps=VALUE",
+        "--objective": "--set objective=VALUE",
+    },
+    "advise": READS | {"--steps": "--set steps=VALUE"},
+    "show": READS,
+    "convert": READS,
+}
+
+
+def _check_words(command: str, arguments: list[str]) -> None:
+    """Raise `InputError` where an argument is empty, or of an older version."""
+    removed = REMOVED.get(command, {})
+    for before, each in pairwise(["", *arguments]):
+        if not each or re.fullmatch("--[a-z-]+=", each):
+            name = each[:-1] or (before if before[:1] == "-" else "an argument")
+            raise InputError(f"{name} is empty; leave it out")
+        name = each.partition("=")[0]
+        if name in removed:
+            raise InputError(
+                f"{name} is an option of older versions; write {removed[name]}"
+            )
+
+
+def _quiet_first(arguments: list[str]) -> list[str]:
+    """Let `--quiet` stand anywhere, though it belongs to `diver-lite` itself."""
+    words = ("-q", "--quiet")
+    others = [each for each in arguments if each not in words]
+    return others if len(others) == len(arguments) else ["--quiet", *others]
+
+
+def _as_typed(command: str, arguments: list[str], message: str) -> str:
+    """Return an error in the words of the command line: --jobs for n_jobs.
+
+    The name in front is looked at, of a setting if one was typed, or of an option.
+    """
+    group: Any = typer.main.get_command(app)
+    known = group.commands.get(command)
+    parameters = known.params if known else []
+    typed = {p.name: p.opts[-1] for p in parameters if p.opts[-1].startswith("--")}
+    for before, each in pairwise(arguments):
+        option, value = before, each
+        if each.startswith("--"):
+            option, _, value = each.partition("=")
+        if option in ("--set", "--read", "--prior-set"):
+            field = value.partition("=")[0]
+            typed[field] = f"{option} {field}"
+    return re.sub(r"^\w+", lambda found: typed.get(found[0], found[0]), message)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
     if arguments is None:
         forget_working_folder()
         arguments = sys.argv[1:]
     warnings.formatwarning = _sentence
+    arguments = _quiet_first(arguments)
+    command = next((each for each in arguments if each[:1] != "-"), "")
     try:
-        for before, each in pairwise(["", *arguments]):
-            if not each or re.fullmatch("--[a-z-]+=", each):
-                name = each[:-1] or (before if before[:1] == "-" else "an argument")
-                raise InputError(f"{name} is empty; leave it out")
+        _check_words(command, arguments)
         app(arguments)
     except (InputError, OSError) as error:  # OSError: of a file that is read
-        echo(f"diver-lite: error: {' '.join(str(error).split())}", err=True)
+        message = _as_typed(command, arguments, " ".join(str(error).split()))
+        echo(f"diver-lite: error: {message}", err=True)
         raise SystemExit(2) from None
     except FloatingPointError as error:  # a training that diverged
         echo(f"diver-lite: failed: {error}", err=True)

@@ -35,11 +35,12 @@ from provenance import begin, write_result
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior, recover
+from diver_lite import DistilledSet, Prior, RecoveryConfig, load_prior
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import FastPrior, why_not_fast
 from diver_lite.priors.loading import resolve_device
 from diver_lite.priors.schedule import draw_noise
+from diver_lite.recovery import recover  # which takes the path that it is given
 
 DTYPES = ("float32", "bfloat16", "float16")
 SCALE = 4.0

@@ -57,9 +57,9 @@ TRAINED = (  # the commands with a checkpoint or a table, and their options
     ("distill dsa", ()),
     ("distill mtt", ("--set", "num_experts=3", "--set", "expert_epochs=3",
                      "--set", "syn_steps=3")),
-    ("train-prior", ("cifar10", "--vae-steps", "15", "--dit-steps", "15",
+    ("train-prior", ("cifar10", "--set", "vae_steps=15", "--set", "dit_steps=15",
                      *(word for change in TINY for word in ("--set", change)))),
-    ("judge", ("--judges", "ConvNet", "--seeds", "6", "--steps", "10")),
+    ("judge", ("--judges", "ConvNet", "--seeds", "6", "--set", "steps=10")),
 )  # fmt: skip
 COMMANDS = ("recover", "own prior", *(name for name, _ in TRAINED))
 
@@ -206,8 +206,15 @@ class Writer:
         elif command == "train-prior":
             options += ["--data-root", str(data)]
         else:
-            options += ["--data", str(data), "--split", "train", "--real-batch", "4"]
-            options += ["--steps", str(STEPS)]
+            options += [
+                "--data",
+                str(data),
+                "--split",
+                "train",
+                "--set",
+                "real_batch=4",
+            ]
+            options += ["--set", f"steps={STEPS}"]
         if command == "distill mtt":
             options += ["--experts", str(self.experts)]
         self.work = partial(cli.main, [*command.split(), *options])

@@ -53,7 +53,7 @@ COMMANDS = {
         for number, name in CHAPTERS.items()
     },
     "distill": [
-        *[*CLI, "distill", "dm", "--split", "sample", "--steps", "5"],
+        *[*CLI, "distill", "dm", "--split", "sample", "--set", "steps=5"],
         *["-o", "distilled.safetensors", "--device", "cpu"],
     ],
 } | {

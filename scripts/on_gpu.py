@@ -141,7 +141,7 @@ PIECES = (
         ("results/judges_cuda.csv",),
         small=(
             "-m", "diver_lite", "judge", "fashion-mnist-dm-ipc1", "--judges",
-            "ConvNet", "--seeds", "2", "--steps", "2", "--test-images", "50",
+            "ConvNet", "--seeds", "2", "--set", "steps=2", "--test-images", "50",
             "--device", "cpu", "-o", "runs/on_gpu/small/judges.csv",
         ),
     ),
@@ -166,7 +166,8 @@ PIECES = (
         "a prior of ten times the training, for which a CPU takes a day",
         (
             "-m", "diver_lite", "train-prior", "cifar10", "-o",
-            "runs/on_gpu/prior-cifar10", "--dit-steps", "98000", "--vae-steps", "30000",
+            "runs/on_gpu/prior-cifar10", "--set", "dit_steps=98000", "--set",
+            "vae_steps=30000",
             "--data-root", "{data}", *_LONGER,
         ),
         60,

@@ -39,8 +39,17 @@ COMMANDS = [
         )
     ],
     ("recover", "fashion-mnist-dm-ipc10", *GARMENTS, *QUICK),
-    ("distill", "dm", "--split", "sample", "--steps", "20"),
-    ("distill", "dc", "--split", "sample", "--steps", "2", "--real-batch", "32"),
+    ("distill", "dm", "--split", "sample", "--set", "steps=20"),
+    (
+        "distill",
+        "dc",
+        "--split",
+        "sample",
+        "--set",
+        "steps=2",
+        "--set",
+        "real_batch=32",
+    ),
 ]
 
 

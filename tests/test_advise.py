@@ -245,7 +245,8 @@ def test_a_folder_of_advice(asked):
     assert best.labels.tolist() == asked.distilled.labels.tolist()
     there = {item.name for item in asked.out.iterdir()}
     files = {"advice.md", "best.safetensors", "comparisons.csv", "made_of.json"}
-    assert there == files | {"figure.svg", "recoveries", "trainings.csv"}
+    files |= {"comparisons.tex", "figure.svg"}
+    assert there == files | {"recoveries", "trainings.csv"}
     table = pd.read_csv(asked.out / "trainings.csv")
     drawn = table[table["set"] == SAMPLES]
     assert drawn["draw"].nunique() == 2  # every seed has its own

@@ -172,8 +172,8 @@ def test_recover_replaces_only_when_told_to(cli, tiny_prior_folder):
 def test_distill_the_packaged_sample(cli, tiny_prior_folder):
     """Stage I on what ships, and its result goes straight into recover."""
     code, out, _ = cli(
-        *("distill", "dm", "--split", "sample", "--ipc", 1, "--steps", 2),
-        *("--real-batch", 4, "--device", "cpu", "-o", "mine.safetensors"),
+        *("distill", "dm", "--split", "sample", "--ipc", 1, "--set", "steps=2"),
+        *("--set", "real_batch=4", "--device", "cpu", "-o", "mine.safetensors"),
     )
     assert code == 0
     assert "wrote mine.safetensors" in out
@@ -322,7 +322,7 @@ def truncated_prior(prior):
 
 
 FM = ("set.pt", "--dataset", "fashion-mnist")
-DC = (*FM, "--format", "dc")
+DC = (*FM, "--read", "format=dc")
 ONE_HOT = torch.eye(10).repeat_interleave(2, dim=0)
 
 BAD_SETS = {
@@ -356,13 +356,17 @@ BAD_SETS = {
         DC,
         r"found a list of 3.*'dc' expects a dict",
     ),
-    "another format": (good, (*FM, "--format", "ncfm"), r"expected \[images, labels\]"),
+    "another format": (
+        good,
+        (*FM, "--read", "format=ncfm"),
+        r"expected \[images, labels\]",
+    ),
     "unknown format": (
         good,
-        (*FM, "--format", "zip"),
+        (*FM, "--read", "format=zip"),
         r"format is 'zip'; expected one of \('auto'",
     ),
-    "no dataset": (good, ("set.pt", "--format", "dc"), r"pass dataset="),
+    "no dataset": (good, ("set.pt", "--read", "format=dc"), r"pass dataset="),
     "unknown dataset": (good, ("set.pt", "--dataset", "mnist3d"), r"'mnist3d'"),
     "NaN pixels": (spoiled(float("nan")), DC, r"NaN or infinite.*row 3"),
     "infinite pixels": (spoiled(float("inf")), DC, r"NaN or infinite.*row 3"),
@@ -398,7 +402,7 @@ BAD_SETS = {
     "float labels": (dc(labels=torch.rand(20)), DC, r"labels is .*float32"),
     "classes of another dataset": (
         dc(images=pixels(20, 3, 32, 32)),
-        ("set.pt", "--dataset", "cifar100", "--format", "dc"),
+        ("set.pt", "--dataset", "cifar100", "--read", "format=dc"),
         r"'apple' of the set is not among.*100 in all.*class-map",
     ),
     "fewer classes than the prior's": (
@@ -424,7 +428,7 @@ BAD_SETS = {
     "empty folder": (lambda _: Path("folders").mkdir(), ("folders",), "folders"),
     "folder of empty classes": (
         lambda _: Path("folders/Bag").mkdir(parents=True),
-        ("folders", "--format", "image-folder"),
+        ("folders", "--read", "format=image-folder"),
         r"'Bag' is empty",
     ),
 }
@@ -432,7 +436,7 @@ BAD_SETS = {
 BAD_SETTINGS = {
     "no such field": ("--set", "steps=5", r"'steps=5'.*FIELD=VALUE.*num_inference"),
     "no equals sign": ("--set", "window", r"'window'.*FIELD=VALUE"),
-    "zero steps": ("--set", "num_inference_steps=0", "num_inference_steps is 0"),
+    "zero steps": ("--set", "num_inference_steps=0", "--set num_inference_steps is 0"),
     "half a step": ("--set", "num_inference_steps=2.5", "num_inference_steps is 2.5"),
     "too many steps": (
         "--set",
@@ -457,16 +461,20 @@ BAD_SETTINGS = {
     "no truth": ("--set", "inheritance=maybe", "inheritance is 'maybe'"),
     "truth as a number": ("--set", "clip_input=2", "clip_input is 2"),
     "unknown preset": ("--preset", "best", "'best'"),
-    "negative seed": ("--seed", "-1", "seed is -1"),
+    "negative seed": ("--seed", "-1", "--seed is -1"),
     "huge seed": ("--seed", str(2**31), "seed is 2147483648"),
     "seed in words": ("--seed", "one", "--seed"),
-    "no batch": ("--batch-size", "0", "batch_size is 0"),
+    "no batch": ("--batch-size", "0", "--batch-size is 0"),
     "unknown prior": ("--prior", "imagenet-21k", "'imagenet-21k' is neither shipped"),
     "hub without network": ("--prior", "nobody/nothing", "could not be fetched"),
     "map in words": ("--class-map", "a,b", "'a,b'.*expected integers"),
-    "short map": ("--class-map", "1,2,3", "class_map.*3"),
-    "map out of range": ("--class-map", "0,1,2,3,4,5,6,7,8,10", "class_map.*10"),
-    "negative map": ("--class-map", "-1,1,2,3,4,5,6,7,8,9", "class_map.*-1"),
+    "short map": ("--class-map", "1,2,3", "--class-map is .*3"),
+    "map out of range": (
+        "--class-map",
+        "0,1,2,3,4,5,6,7,8,10",
+        "class-map are 0 .. 10; expected 0 .. 9",
+    ),
+    "negative map": ("--class-map", "-1,1,2,3,4,5,6,7,8,9", "class-map are -1"),
     "unknown device": ("--device", "abacus", "device 'abacus' is unknown"),
     "unknown option": ("--turbo", "1", "No such option"),
 }
@@ -604,7 +612,10 @@ OTHERS = {
         ("distill", "dm", "--split", "sample", "--ipc", 101),
         r"ipc is 101, but class 'T-shirt' has 100",
     ),
-    "init": (("distill", "dm", "--split", "sample", "--init", "zero"), "init is"),
+    "init": (
+        ("distill", "dm", "--split", "sample", "--set", "init=zero"),
+        "--set init is",
+    ),
     "field": (
         ("distill", "dm", "--set", "batch=3"),
         r"DistillConfig is 'batch'.*real_batch",
@@ -612,8 +623,14 @@ OTHERS = {
     "no value": (("distill", "dm", "--set", "lr"), r"--set 'lr': expected FIELD=VALUE"),
     "value": (("distill", "dm", "--set", "lr=big"), r"lr is 'big'.* number"),
     "experts": (("distill", "mtt", "--split", "sample"), r"pass experts \(--experts"),
-    "steps": (("distill", "dm", "--split", "sample", "--steps", 0), "steps is 0"),
-    "batch": (("distill", "dm", "--split", "sample", "--real-batch", 0), "real_batch"),
+    "steps": (
+        ("distill", "dm", "--split", "sample", "--set", "steps=0"),
+        "--set steps is 0",
+    ),
+    "batch": (
+        ("distill", "dm", "--split", "sample", "--set", "real_batch=0"),
+        "--set real_batch",
+    ),
     "seed": (("distill", "dm", "--split", "sample", "--seed", -1), "seed is -1"),
     "split": (("distill", "dm", "--split", "dev"), r"split is 'dev'.*'sample'"),
     "data": (("distill", "dm", "--data", "mnist3d"), r"dataset 'mnist3d' is unknown"),
@@ -636,7 +653,7 @@ OTHERS = {
         r"there\.safetensors",
     ),
     "training steps": (
-        ("train-prior", "fashion-mnist", "--dit-steps", -1),
+        ("train-prior", "fashion-mnist", "--set", "dit_steps=-1"),
         "dit_steps is -1",
     ),
     "minutes": (("train-prior", "fashion-mnist", "--minutes", "ten"), "--minutes"),
@@ -652,9 +669,8 @@ def test_other_commands_refuse(cli, tmp_path, name):
     """Bad inputs of `distill`, `train-prior` and `demo`: one line, nothing written."""
     arguments, message = OTHERS[name]
     if arguments[0] == "distill":  # should it not refuse, it must not take minutes
-        quick = {"--steps": 2, "--real-batch": 4, "--device": "cpu"}
-        extra = [(k, v) for k, v in quick.items() if k not in arguments]
-        arguments = (*arguments, *(item for pair in extra for item in pair))
+        quick = ("--set", "steps=2", "--set", "real_batch=4", "--device", "cpu")
+        arguments = (*arguments[:2], *quick, *arguments[2:])  # the last one counts
     Path("there.safetensors").write_bytes(b"precious")
     places = {"distill": "out/a.safetensors", "train-prior": "out", "demo": "out"}
     if arguments[0] in places and "-o" not in arguments:

@@ -79,11 +79,11 @@ def test_whitened_sets_take_real_images_by_name(cli):
     images = real[:20]
     save_run(Path("CIFAR10/IPC2"), kornia_whitening(real, images), class_major())
     whitened = ("convert", "CIFAR10/IPC2", "a.safetensors", "--to", "diver-lite")
-    how = ("--format", "mtt", "--read", "zca_reference=real")
+    how = ("--read", "format=mtt", "--read", "zca_reference=real")
     code, _, _ = cli(*whitened, *how)
     assert code == 0
     assert (DistilledSet.load("a.safetensors").images - images).abs().max() < 1e-3
-    gone = ("--format", "mtt", "--read", "zca_reference=gone")
+    gone = ("--read", "format=mtt", "--read", "zca_reference=gone")
     refused(cli(*whitened, "--overwrite", *gone), "dataset 'gone' is unknown")
 
 
@@ -95,7 +95,7 @@ def test_whitened_sets_take_real_images_by_name(cli):
         (("--to", "diver-lite"), "expected a name ending in .safetensors"),
         (("--to", "folder"), "would lose what lies outside [0, 1]"),
         (("--to", "mtt", "--read", "experiment"), "--read 'experiment': expected F"),
-        (("--to", "mtt", "--read", "colour=1"), "with a field of ['experiment'"),
+        (("--to", "mtt", "--read", "colour=1"), "with a field of ['format'"),
         (("--to", "mtt", "--read", "experiment=7"), "experiment is 7; expected"),
         (("--to", "mtt", "--read", "zca=True"), "zca= has no meaning for format 'dc'"),
     ],

@@ -1,20 +1,27 @@
 """The command line as people know it, also where a part is missing."""
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from diver_lite import cli as commands
 from diver_lite.checks import InputError
 from diver_lite.files import exclusive
 from diver_lite.judge.compare import write_table
 from diver_lite.judge.protocols import Protocol
+from diver_lite.make.distill import DistillConfig
+from diver_lite.make.train_prior import PriorRecipe
+from diver_lite.recovery import RecoveryConfig
 from diver_lite.run.to_file import recover_to
 from diver_lite.sets.classes import in_order_of
 from diver_lite.sets.distilled import DistilledSet
+from diver_lite.sets.formats import FORMATS
 from diver_lite.sets.sheet import contact_sheet
 
 WITHOUT = """
@@ -89,7 +96,7 @@ BYTES = "a\udcff"  # how Python reads a file's name that isn't UTF-8
         (("show", "SET", "-o", f"{BYTES}.png"), "output"),
         (("show", "FOLDER"), "class_names"),
         (
-            *[("judge", f"{BYTES}=SET", "--judges", "ConvNet", "--steps", "1")],
+            *[("judge", f"{BYTES}=SET", "--judges", "ConvNet", "--set", "steps=1")],
             "sets: a name",
         ),
         (("recover", "SET", "-o", "r.safetensors", "--device", "mps"), "device 'mps'"),
@@ -145,3 +152,83 @@ def test_a_file_and_its_folder_are_one_output(tmp_path, tiny_prior, tiny_set):
         pytest.raises(InputError, match="is being written by another process"),
     ):
         recover_to(tmp_path / "a.safetensors", tiny_set, tiny_prior)
+
+
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        ("recover", RecoveryConfig),
+        ("distill", DistillConfig),
+        ("judge", Protocol),
+        ("train-prior", PriorRecipe),
+    ],
+)
+def test_help_names_every_setting(cli, command, config):
+    words = {*re.findall(r"\w+", cli(command, "--help")[1])}
+    assert {field.name for field in fields(config)} <= words
+
+
+def test_help_of_recover_has_the_defaults_and_the_formats(cli):
+    said = " ".join(cli("recover", "--help")[1].split())
+    for name, value in vars(RecoveryConfig()).items():
+        assert re.search(rf"--set {name}={value} ", said), name
+    listed = said.partition("Formats: ")[2]
+    assert {*FORMATS} <= {*re.findall(r"[\w-]+", listed.replace("- ", "-"))}
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "instead"),
+    [
+        (command, option, instead)
+        for command, options in commands.REMOVED.items()
+        for option, instead in options.items()
+    ],
+)
+def test_an_option_of_an_older_version_says_what_to_write(
+    cli, command, option, instead
+):
+    for words in ((option, "value"), (f"{option}=value",)):
+        code, out, err = cli(command, *words)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"diver-lite: error: {option} is an option of older versions; write "
+            f"{instead}\n"
+        )
+    known = cli(command, "--help")[1]
+    assert option not in known.split()
+    new, _, field = instead.partition(" ")
+    assert new in known.split()
+    assert field.partition("=")[0] in re.findall(r"\w+", known)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set", "noise_timestep=0.7"), "--set noise_timestep is 0.7; expected"),
+        (("--set=noise_timestep=0.7",), "--set noise_timestep is 0.7; expected"),
+        (("--batch-size", "0"), "--batch-size is 0; expected"),
+        (("--read", "format=zip"), "--read format is 'zip'; expected"),
+        (("--device", "abacus"), "--device 'abacus' is unknown"),
+        (("--dataset", "cifar11"), "--dataset 'cifar11' is unknown"),
+    ],
+)
+def test_an_error_uses_the_words_that_were_typed(cli, words, said):
+    code, _, err = cli(
+        "recover", "fashion-mnist-dm-ipc1", "-o", "out.safetensors", *words
+    )
+    assert code == 2
+    assert err.startswith(f"diver-lite: error: {said}")
+
+
+@pytest.mark.parametrize("quiet", ["-q", "--quiet"])
+def test_quiet_writes_and_says_nothing(cli, tmp_path, tiny_prior_folder, quiet):
+    words = ("recover", "fashion-mnist-dm-ipc1", "--prior", tiny_prior_folder)
+    few = ("--set", "num_inference_steps=2", "--set", "inheritance=False")
+    few += ("--set", "guidance_factor=0", "--device", "cpu")
+    code, out, err = cli(*words, *few, "-o", "loud.safetensors")
+    assert code == 0
+    assert "wrote" in out
+    assert "recover" in err  # the bar
+    assert cli(*words, *few, "-o", "out.safetensors", quiet) == (0, "", "")
+    assert cli(quiet, *words, *few, "-o", "again.safetensors") == (0, "", "")
+    assert (tmp_path / "again.safetensors").is_file()

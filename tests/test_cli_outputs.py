@@ -27,11 +27,12 @@ from diver_lite.sets.load import load_distilled
 from diver_lite.sets.names import class_names, from_cell, to_cell
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-DISTILL = ("distill", "dm", "--data", "data", "--split", "train", "--steps", "3",
-           "--real-batch", "2", "--device", "cpu", "-o", "out.safetensors")  # fmt: skip
+DISTILL = ("distill", "dm", "--data", "data", "--split", "train", "--set", "steps=3",
+           "--set", "real_batch=2", "--device", "cpu", "-o",
+           "out.safetensors")  # fmt: skip
 JUDGE = ("judge", "a.safetensors", "--data", "data", "--judges", "ConvNet", "--seeds",
-         "2", "--steps", "1", "--device", "cpu", "-o", "t.csv")  # fmt: skip
-TRAIN = ("train-prior", "fashion-mnist", "--dit-steps", "1", "--vae-steps", "1",
+         "2", "--set", "steps=1", "--device", "cpu", "-o", "t.csv")  # fmt: skip
+TRAIN = ("train-prior", "fashion-mnist", "--set", "dit_steps=1", "--set", "vae_steps=1",
          "--set", "dataset=data", "--set", "layers=1", "--set", "heads=1",
          "--device", "cpu", "-o", "work")  # fmt: skip
 

@@ -12,7 +12,7 @@ from diver_lite.trust import installed_code_only
 # Python looks into the working folder where it starts with -m or -c. `diver-lite`
 # starts otherwise, so only what starts processes can go wrong: judge. The other
 # commands here start none. With `python -m diver_lite` each can, as each imports late.
-JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --steps 1 --jobs 2"
+JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --set steps=1 --jobs 2"
 COMMANDS = {
     "judge": f"{JUDGE} --test-images 20",
     "recover": "recover fashion-mnist-dm-ipc1 -o r.safetensors --set "

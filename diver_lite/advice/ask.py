@@ -35,7 +35,7 @@ from diver_lite.advice.words import (
 )
 from diver_lite.checks import InputError, ensure, instance, integer, path
 from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint, naming
-from diver_lite.judge.compare import markdown
+from diver_lite.judge.compare import markdown, to_latex
 from diver_lite.judge.networks import Judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import protocol_fingerprint, set_fingerprint
@@ -92,8 +92,8 @@ def advise(
 
     Returns:
         The advice. The folder holds advice.md, figure.svg, best.safetensors (the best
-        row, a draw that scored), comparisons.csv, trainings.csv, made_of.json, and
-        recoveries/.
+        row, a draw that scored), comparisons.csv and .tex, trainings.csv, made_of.json,
+        and recoveries/.
 
     Raises:
         InputError: as `cross_architecture` and `recover`; or the folder holds advice on
@@ -225,7 +225,7 @@ def write(file: Path, text: str) -> None:
 
 
 def write_advice(advice: Advice, facts: dict) -> None:
-    """Write advice.md, comparisons.csv and figure.svg."""
+    """Write advice.md, figure.svg, and the comparisons as .csv and .tex."""
     folder = advice.folder
     table = advice.comparisons.to_csv(index=False, lineterminator="\n")
     write(folder / "comparisons.csv", table)
@@ -236,14 +236,13 @@ def write_advice(advice: Advice, facts: dict) -> None:
     lines += [f"- **{judge}**: {said}" for judge, said in advice.sentences.items()]
     lines += ["", *(f"*{note}*\n" for note in advice.notes)]
     lines += ["![Points over the set, for each row](figure.svg)", ""]
-    rows = [
-        ["judge", "row", "accuracy in %", "points over the set", "word"],
-        ["---", "---", "--:", "--:", "---"],
-    ]
+    rows = [["judge", "row", "accuracy in %", "points over the set", "word"]]
     for row in advice.comparisons.to_dict("records"):
         more = "" if row["row"] == STAGE1 else points(row)
         accuracy = f"{row['accuracy']:.1f}"
         rows.append([row["judge"], row["row"], accuracy, more, row["word"]])
+    write(folder / "comparisons.tex", to_latex(rows, "llrrl"))
+    rows.insert(1, ["---", "---", "--:", "--:", "---"])
     lines.append(markdown(rows))
     lines += [
         "Paired differences in points with 95 % t intervals over the seeds; a star "

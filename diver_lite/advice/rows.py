@@ -16,7 +16,8 @@ from pathlib import Path
 from diver_lite.files import fingerprint
 from diver_lite.make.baselines import clip_only, random_real, vae_only
 from diver_lite.priors.contract import Prior
-from diver_lite.recovery import RecoveryConfig, recover
+from diver_lite.recovery import RecoveryConfig
+from diver_lite.run.in_memory import recover
 from diver_lite.run.to_file import run_facts
 from diver_lite.sets.classes import prior_classes
 from diver_lite.sets.distilled import DistilledSet

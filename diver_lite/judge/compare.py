@@ -11,6 +11,7 @@ Source of all: ours, where no other is named. A table that isn't of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -368,7 +369,7 @@ def footnote(verdicts: Iterable[str]) -> str:
 
 
 def write_table(summary: pd.DataFrame, path: str | Path) -> Path:
-    """Write what `summarise` returns as .csv or .md.
+    """Write what `summarise` returns as .csv, .md or .tex.
 
     The suffix decides; an older file is replaced. Raises `InputError` for another
     suffix, or where the file can't be written.
@@ -403,4 +404,50 @@ def markdown(lines: Iterable[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-WRITERS = {".csv": _csv, ".md": _markdown}
+# What isn't text to LaTeX, one character for one
+_TEX = str.maketrans(
+    {
+        **{character: rf"\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "*": "$^*$",
+        "<": "$<$",
+        ">": "$>$",
+    }
+)
+
+
+def to_latex(rows: Sequence[Sequence], columns: str) -> str:
+    r"""Return rows, the first a heading, as a `tabular` for \input in a paper.
+
+    Columns are LaTeX's, such as "lrr". It needs the package booktabs.
+    """
+
+    def row(cells: Iterable) -> str:
+        plain = (printable(str(cell)).translate(_TEX) for cell in cells)
+        # a minus sign, of numbers and at the ends of intervals
+        signed = (re.sub(r"(?<![\w.])-(?=\d)", "$-$", cell) for cell in plain)
+        # a bracket there would belong to the end of the line before
+        return re.sub(r"^\[", "{}[", " & ".join(signed)) + r" \\"
+
+    head, *body = map(row, rows)
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(summary: pd.DataFrame) -> str:
+    rows = [["set", *summary.columns], *summary.itertuples()]
+    return to_latex(rows, "l" + "r" * len(summary.columns))
+
+
+WRITERS = {".csv": _csv, ".md": _markdown, ".tex": _latex}

@@ -86,7 +86,7 @@ class OwnJudge:
         except Exception as error:  # whatever hangs on it fails in its own way
             raise InputError(
                 f"judge {self.name}: it can't be sent to other processes "
-                f"({_said(error)}); expected a factory that pickles, or n_jobs=1 "
+                f"({said(error)}); expected a factory that pickles, or n_jobs=1 "
                 "(--jobs 1)"
             ) from None
 
@@ -115,7 +115,7 @@ def _unpacked(name: str, code: bytes) -> Factory:
         return cloudpickle.loads(code)
     except Exception as error:  # a module that is missing there, for one
         raise InputError(
-            f"judge {name}: another process can't read it ({_said(error)}); expected "
+            f"judge {name}: another process can't read it ({said(error)}); expected "
             "a factory whose modules are installed, or n_jobs=1 (--jobs 1)"
         ) from None
 
@@ -232,7 +232,7 @@ def _built(
                 network = network.to("cpu")
         except Exception as error:  # the user's code fails in any way
             raise InputError(
-                f"judge {name}: the call {call} failed ({_said(error)})"
+                f"judge {name}: the call {call} failed ({said(error)})"
             ) from error
         ensure(
             isinstance(network, nn.Module),
@@ -297,8 +297,7 @@ def _answer(name: str, network: nn.Module, images: Tensor, num_classes: int) -> 
         answer = network(images)
     except Exception as error:  # the user's code fails in any way
         raise InputError(
-            f"judge {name}: in {mode} mode it can't take images {shape} "
-            f"({_said(error)})"
+            f"judge {name}: in {mode} mode it can't take images {shape} ({said(error)})"
         ) from error
     floats(answer, what, (len(images), num_classes))
     ensure(
@@ -381,5 +380,6 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """Return an error of the user's code in one line."""
     return f"{type(error).__name__}: {first_line(error)}"[:200]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import class_indices, finite, floats
+from diver_lite.checks import InputError, class_indices, finite, floats
 from diver_lite.devices import plain_torch
 from diver_lite.judge.answers import Look, packed, to_text
 from diver_lite.judge.augment import cutmix, dsa, resized_crops
 from diver_lite.judge.networks import Judge, build_judge, judge_name, known_judge
-from diver_lite.judge.own import OwnJudge
+from diver_lite.judge.own import OwnJudge, said
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.seeding import Seeded
 from diver_lite.priors.loading import resolve_device
@@ -35,6 +35,9 @@ LOSSES = 10  # the steps whose losses are averaged, as augmentation scatters the
 LOOK_IMAGES = 500  # test images that score in the middle of a training
 # test images at a time: on a CPU 50 stay in its caches, and take half the time of 500
 SCORE_BATCH = {"cpu": 50, "cuda": 2_000}
+# Errors that aren't kept as those of somebody's own judge: what we say ourselves, and
+# want of memory, which may be there next time.
+NOT_THEIRS = (InputError, MemoryError, torch.OutOfMemoryError)
 # faster on a CPU with channels in the last dimension (measured; the others are slower)
 CHANNELS_LAST = frozenset(
     {
@@ -292,12 +295,16 @@ def judge_one(
             look_at=looks,
             look=look,
         )
-    except FloatingPointError as broken:
-        error = str(broken)
-        found["loss"] = float("nan")
-    else:
         hits = right(network)
         found["accuracy"] = hits.float().mean().item()
         found["right"] = packed(hits)
+    except FloatingPointError as broken:
+        error = str(broken)
+    except Exception as broken:  # the user's code fails in any way
+        if isinstance(judge, str) or isinstance(broken, NOT_THEIRS):
+            raise
+        error = f"judge {judge.name}, seed {seed}: its code failed ({said(broken)})"
+    if error:
+        found["loss"] = float("nan")
     seconds = round(time.perf_counter() - started, 2)
     return found | {"curve": to_text(curve), "error": error, "seconds": seconds}

@@ -80,7 +80,7 @@ class TextPrior(DiTPrior):
         ensure(
             names != numbered(len(names)),
             "the classes of the set have no names, and a text-conditioned prior needs "
-            "them; name them with dataset= (--dataset, --subset)",
+            "them; name them with dataset= (--dataset)",
         )
         prompts = [self.prompt.replace("{name}", n.replace("_", " ")) for n in names]
         tokens = self.tokenizer(

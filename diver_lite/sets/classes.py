@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diver_lite.priors.contract import Prior
     from diver_lite.sets.distilled import DistilledSet
 
-_NAME_THEM = "name the set's classes with dataset= (--dataset, --subset)"
+_NAME_THEM = "name the set's classes with dataset= (--dataset)"
 
 
 def join(
@@ -196,7 +196,7 @@ def prior_classes(
             ensure({*keys} == {*class_map}, expected)
             class_map = [class_map[key] for key in keys]
         table = torch.as_tensor(class_map).cpu()
-        ensure(table.ndim > 0, expected)
+        ensure(table.shape == (len(names),), expected)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(expected) from None
     class_indices(table, "class_map", len(names), len(prior.class_names))

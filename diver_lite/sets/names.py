@@ -100,6 +100,11 @@ def class_names(dataset: str) -> tuple[str, ...]:
     return _CLASSES.get(dataset) or tuple(name for _, name in SUBSETS[dataset])
 
 
+def is_imagenet(dataset: str) -> bool:
+    """Return whether a data set's canonical name is ImageNet's, or a subset's of it."""
+    return dataset in _INDICES
+
+
 def imagenet_subset(name: str) -> str:
     """Return the canonical name of an ImageNet subset, or "imagenet" for all of it.
 

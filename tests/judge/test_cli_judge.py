@@ -15,7 +15,7 @@ from diver_lite.sets import load
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import FASHION_MNIST_CLASSES
 
-FAST = ("--steps", "2", "--test-images", "50", "--device", "cpu")
+FAST = ("--set", "steps=2", "--test-images", "50", "--device", "cpu")
 ONE = ("--judges", "ConvNet", "--seeds", "1")
 
 
@@ -80,7 +80,7 @@ def test_an_interrupted_run_goes_on(cli, sets, monkeypatch):
     again = cli(*command, *FAST, "-o", "cells.csv")
     assert (again[0], again[1]) == (0, out)
     assert Path("cells.csv").read_text() == content
-    code, out, err = cli(*command, "--steps", "3", *FAST[2:], "-o", "cells.csv")
+    code, out, err = cli(*command, "--set", "steps=3", *FAST[2:], "-o", "cells.csv")
     assert (code, out) == (2, "")
     assert "cells.csv was made with another protocol" in err
 
@@ -101,7 +101,7 @@ def test_judges_and_shipped_sets(cli, monkeypatch):
     assert len(seen["test"][0]) == 10_000
     assert (seen["seeds"], seen["out"]) == (5, None)
     assert seen["protocol"] == PROTOCOLS["corrected"]
-    cli(name, "--test-images", "20", "--jobs", "3", "--soft-labels")
+    cli(name, "--test-images", "20", "--jobs", "3", "--set", "labels=soft")
     assert seen["protocol"].labels == "soft"
     images, labels, names = seen["test"]
     assert (images.shape, labels.shape) == ((20, 3, 32, 32), (20,))
@@ -180,7 +180,7 @@ def test_failed_trainings_are_reported(cli, sets, monkeypatch):
     code, out, err = cli("a.safetensors", *ONE, *FAST)
     assert code == 0
     assert "too few seeds" not in out  # the baseline alone
-    assert f"failed: {error}" in err
+    assert f"failed: set a, {error}" in err
 
 
 def toys():
@@ -218,13 +218,13 @@ def toys():
             "there is no module nets_of_nobody among what is installed",
         ),
         (["a.safetensors", "--judges", ","], "judge is ''; expected one of"),
-        (["a.safetensors", "--seeds", "0"], "seeds is 0; expected"),
+        (["a.safetensors", "--seeds", "0"], "--seeds is 0; expected"),
         (["a.safetensors", "--protocol", "slow"], "protocol is 'slow'; exp"),
-        (["a.safetensors", "--steps", "0"], "steps is 0"),
+        (["a.safetensors", "--set", "steps=0"], "--set steps is 0"),
         (["a.safetensors", "--baseline", "b"], "--baseline is 'b'; expected one of"),
         (["a.safetensors", "--test-images", "0"], "--test-images is 0"),
         (["a.safetensors", "--test-images", "10001"], "expected 1 .. 10000"),
-        (["a.safetensors", "--jobs", "0"], "n_jobs is 0"),
+        (["a.safetensors", "--jobs", "0"], "--jobs is 0"),
         (
             ["a.safetensors", "--judges", "ResNet18-XN"],
             "judge ResNet18-XN: the norm is 'XN'; expected one of ['BN', 'GN', 'IN'",
@@ -234,7 +234,7 @@ def toys():
         (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
         (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),
-        (["a.safetensors", "--format", "zip"], "format is 'zip'"),
+        (["a.safetensors", "--read", "format=zip"], "format is 'zip'"),
         (["three.safetensors"], "--data is needed: the sets distil something unk"),
         (
             ["three.safetensors", "--data", "fashion-mnist"],

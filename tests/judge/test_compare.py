@@ -286,6 +286,26 @@ def test_tables_as_files(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.md"]
 
 
+def test_a_table_for_latex(tmp_path):
+    """All that means something to LaTeX is escaped; signs are set as in formulas."""
+    summary = pd.DataFrame(
+        {"a_1": ["50.0 ± 1.4", "-"], "vs": ["-0.3 [-1.5, +0.9]", "better*"]},
+        index=[r"50 % & \x{#}$~^", "[dm-2]"],
+    )
+    lines = write_table(summary, tmp_path / "t.tex").read_text().splitlines()
+    assert lines == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"set & a\_1 & vs \\",
+        r"\midrule",
+        r"50 \% \& \textbackslash{}x\{\#\}\$\textasciitilde{}\textasciicircum{} & "
+        r"50.0 $\pm$ 1.4 & $-$0.3 [$-$1.5, +0.9] \\",
+        r"{}[dm-2] & - & better$^*$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
 # --- Groups of judges, several sets, several comparisons ------------------------------
 
 

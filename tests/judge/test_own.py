@@ -428,6 +428,62 @@ def test_a_judge_that_can_t_be_told_needs_a_fingerprint(tmp_path):
     table_of([strange], out=tmp_path / "cells.csv")
 
 
+# --- Failures in the middle -----------------------------------------------------------
+
+
+class Tired(Pooled):
+    """A network that fails in its third step of a training."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.steps = 0
+
+    def forward(self, x):
+        if self.training and len(x) > 2:  # not where it is tried on black images
+            self.steps += 1
+            if self.steps == 3:
+                raise RuntimeError("no rest for\nthe network")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_network_that_fails_in_training_is_a_row_of_its_own(tmp_path, n_jobs):
+    """The others are trained and kept; the failed one isn't tried again."""
+    out = tmp_path / "cells.csv"
+    judges = ["ConvNet", called(Tired, "tired")]
+    table = table_of(judges, out=out, steps=4, n_jobs=n_jobs)
+    failed = table[table["judge"] == "tired"]
+    for _, row in failed.iterrows():
+        assert row["error"] == (
+            f"judge tired, seed {row['seed']}: its code failed (RuntimeError: no rest "
+            "for)"
+        )
+        assert np.isnan(row["accuracy"])
+        assert np.isnan(row["loss"])
+    assert len(failed) == len(table) / 2
+    assert (table.loc[table["judge"] == "ConvNet", "error"] == "").all()
+    before = out.read_bytes()
+    again = table_of(judges, out=out, steps=4)
+    assert again["error"].tolist() == table["error"].tolist()
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+)
+def test_want_of_memory_is_no_result(error):
+    """It may be there next time, so no row says that the network failed."""
+
+    class Large(Pooled):
+        def forward(self, x):
+            if self.training and len(x) > 2:
+                raise error
+            return super().forward(x)
+
+    with pytest.raises(type(error)):
+        table_of([called(Large, "large")])
+
+
 # --- Bad input ------------------------------------------------------------------------
 
 

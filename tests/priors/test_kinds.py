@@ -549,7 +549,7 @@ def test_a_hundred_classes_from_the_command_line(folders, cli, tmp_path, monkeyp
     source, out = hundred(tmp_path), tmp_path / "out.safetensors"
     command = (
         *("recover", source, "--prior", folders("epsilon"), "--device", "cpu"),
-        *("--prompt", "a satellite photo of {name}", "--batch-size", "25"),
+        *("--prior-set", "prompt=a satellite photo of {name}", "--batch-size", "25"),
         *("--set", "num_inference_steps=2"),
     )
     real, calls = TextPrior.decode, []

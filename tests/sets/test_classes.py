@@ -237,7 +237,7 @@ def test_numbers_of_class_folders_are_no_names(tmp_path, tiny_prior, way):
     root = folders(tmp_path / "set", [way.format(i) for i in range(10)])
     named = load_distilled(root, dataset="fashion-mnist")
     assert prior_classes(named, tiny_prior).tolist() == list(range(10))
-    with pytest.raises(InputError, match=r"dataset= \(--dataset, --subset\)"):
+    with pytest.raises(InputError, match=r"dataset= \(--dataset\)"):
         prior_classes(load_distilled(root), tiny_prior)
 
 
@@ -460,7 +460,9 @@ def test_prior_and_test_data_follow_the_set(cli, monkeypatch, source, expected):
 
 def test_the_judge_says_what_it_scored_on(cli):
     command = ("judge", "fashion-mnist-dm-ipc1", "--judges", "ConvNet", "--seeds", "1")
-    code, out, err = cli(*command, "--steps", 1, "--test-images", 9, "--device", "cpu")
+    code, out, err = cli(
+        *command, "--set", "steps=1", "--test-images", 9, "--device", "cpu"
+    )
     assert code == 0, err
     assert out.endswith("scored on Fashion-MNIST (official files)\n")
 
@@ -481,7 +483,7 @@ def test_the_judge_says_what_it_scored_on(cli):
         (
             class_names("imagefruit"),
             {},
-            ("--subset", "imagefruit"),
+            ("--dataset", "imagefruit"),
             "INPUT distils imagefruit,",
         ),
     ],
@@ -529,7 +531,7 @@ def test_a_subset_is_found_by_name_if_the_prior_has_its_names(
                 str(tmp_path / "out.safetensors"),
                 "--prior",
                 "theirs",
-                "--subset",
+                "--dataset",
                 "fruits",
             ]
         )

@@ -497,7 +497,7 @@ def test_what_would_be_lost_is_said_as_it_is(tmp_path):
 @pytest.mark.parametrize("word", ["False", "false", "FALSE"])
 def test_yes_and_no_on_the_command_line(tmp_path, cli, word):
     path = save_run(tmp_path / "ZCA", normalise(ten(), CIFAR10), class_major(10, 1))
-    how = ("--format", "mtt", "--dataset", "cifar10", "--read", f"zca={word}")
+    how = ("--read", "format=mtt", "--dataset", "cifar10", "--read", f"zca={word}")
     code, out, err = cli("show", path, *how)
     assert code == 0, err
     assert "format mtt" in out
