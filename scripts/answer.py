@@ -34,6 +34,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from provenance import begin, find_distilled, write_csv, write_result
@@ -47,12 +48,21 @@ from diver_lite import (
     load_prior,
 )
 from diver_lite.advice.rows import LEVELS, PAPER, STAGE1, Rows, real_row
-from diver_lite.judge.compare import GROUPS, compare, footnote, group_of, holm, tally
+from diver_lite.judge.compare import (
+    GROUPS,
+    compare,
+    footnote,
+    group_of,
+    holm,
+    t_interval,
+    tally,
+)
 from diver_lite.make.baselines import vae_only
 from diver_lite.sets.real import describe_source
 
 QUESTIONS = ("recovery", "sources", "choices", "settings")
 SOURCES = ("own", "real of the class", "grey", "another class")
+POOLED = "all, pooled"
 SHARED = ("random real", "K-means", "prior")  # rows that don't depend on a set
 CHOICES = (  # of `choices`: one change each
     {"start": "published"},
@@ -325,7 +335,11 @@ def comparisons_of(
     """Return one row per group of judges, set and pair, and one for all sets pooled.
 
     With `each` one row per judge instead of per group. "survives": of Holm's
-    correction, for all of the table.
+    correction, for the family that the question asks about: the pooled rows, or all
+    rows where there is one set; the rows of single sets are shown, and never survive.
+    The interval of a pooled row holds its sets fixed. "sets": how many of them have its
+    sign; "sets_low", "sets_high": the 95 % t interval over their means, for whom sets
+    are drawn, too. Source: ours.
     """
     there = {*table["set"]}
     panels = {group: group for group in GROUPS}
@@ -350,12 +364,25 @@ def comparisons_of(
                 rows.append(row | compare(mine, first, other, "points", group))
             if len(several) > 1:
                 _, firsts, others = zip(*several, strict=True)
-                row = about | {"set": "all, pooled"}
-                rows.append(row | compare(mine, firsts, others, "points", group))
+                row = about | {"set": POOLED}
+                pooled = compare(mine, firsts, others, "points", group)
+                means = [one["points"] for one in rows[-len(several) :]]
+                rows.append(row | pooled | over_sets(pooled["points"], means))
     if not rows:
         return pd.DataFrame(columns=["verdict"])
     found = pd.DataFrame(rows)
-    return found.assign(survives=holm(found["p"].tolist())).round(4)
+    asked = found["set"].isin([POOLED, "-"])
+    if not (found["set"] == POOLED).any():
+        asked |= True
+    found["survives"] = holm(found["p"].where(asked).tolist())
+    return found.round(4)
+
+
+def over_sets(pooled: float, means: list[float]) -> dict[str, str | float]:
+    """Return how a pooled difference looks to whom sets are drawn, not fixed."""
+    alike = sum(np.sign(mean) == np.sign(pooled) for mean in means)
+    _, low, high = map(float, t_interval(np.array(means)))
+    return {"sets": f"{alike} of {len(means)}", "sets_low": low, "sets_high": high}
 
 
 if __name__ == "__main__":
