@@ -2,13 +2,17 @@
 
 Run: python scripts/write_numbers.py [--check]
 
-A page is read in three media: as HTML, in JupyterLab, and on GitHub. So it holds plain
-numbers, and a comment that no reader sees says where each comes from:
+A page or chapter is read in three media: as HTML, in JupyterLab, and on GitHub. So it
+holds plain numbers, and a comment that no reader sees says where each comes from:
 
     10.3<!-- results/FILE: KEY: KEY ... | FORMAT -->     one number
     +6.2 [+3.1, +9.4]<!-- results/FILE: A vs B -->       a difference with its interval
 
-In a table the bar is escaped. Whole tables stand between two comments:
+In a table the bar is escaped. A reader of a chapter may edit its text, and comments
+would be in the way: there they move into the cell's metadata, as a list `numbers` of
+what is printed and where it comes from, in the order of the text.
+
+Whole tables stand between two comments:
 
     <!-- table FILE ...
     where: a query of pandas that chooses rows
@@ -64,7 +68,8 @@ def lookup(folder: Path, text: str) -> str:
     """Return one number: `FILE: KEY: KEY ... | FORMAT`.
 
     In a .csv the keys are values of the first columns, as many as it takes to tell the
-    row, and the name of a column, or "interval" for a difference with its interval. The
+    row, and the name of a column, or "interval" for a difference with its interval. A
+    difference that survives Holm's correction gets a star. The
     format is "%" (a fraction as percent), "points" (a signed one) or Python's. In a
     table the bar is escaped, or it would end the cell.
     """
@@ -80,9 +85,12 @@ def lookup(folder: Path, text: str) -> str:
         if len(value) != 1:
             raise KeyError(f"{len(value)} rows are {row}")
         value, keys = value.iloc[0].to_dict(), [column]
+        star = "\\*" if value.get("survives") else ""
         if column == "interval":
             parts = [show(value[name], "+.1f") for name in ("points", "low", "high")]
-            return "{} [{}, {}]".format(*parts)
+            return "{} [{}, {}]".format(*parts) + star
+        if column == "points":
+            return show(value[column], style) + star
     for key in keys:
         value = value[int(key)] if isinstance(value, list) else value[key]
     return show(value, style)
@@ -341,8 +349,8 @@ def markdown(table: pd.DataFrame) -> list[str]:
 
 # ---------------------------------------------------------------- in the pages
 
-# a number, its unit and its interval, as far as they belong to it
-SHOWN = r"[+\N{MINUS SIGN}-]?\d[\d.,]*(?: %)?(?: \[[^\]\n]*\])?"
+# a number, its unit, its interval and its star, as far as they belong to it
+SHOWN = r"[+\N{MINUS SIGN}-]?\d[\d.,]*(?: %)?(?: \[[^\]\n]*\])?(?:\\\*)?"
 NUMBER = re.compile(rf"(?:{SHOWN}|\?)<!-- results/(.*?) -->", re.DOTALL)
 TABLE = re.compile(r"(<!-- table (.*?)\n?-->\n).*?(<!-- end of table -->)", re.DOTALL)
 WORKS = re.compile(r"(<!-- references -->\n).*?(<!-- end of references -->)", re.DOTALL)
@@ -353,9 +361,7 @@ def written(text: str, folder: Path, works: str = "") -> str:
     """Return a page's text with the numbers that are in a folder's files now."""
 
     def number(found: re.Match) -> str:
-        address = " ".join(found[1].split())
-        read = paired if " vs " in address and "|" not in address else lookup
-        return f"{read(folder, address)}<!-- results/{found[1]} -->"
+        return f"{looked_up(found[1], folder)}<!-- results/{found[1]} -->"
 
     def table(found: re.Match) -> str:
         patterns, *lines = found[2].splitlines()
@@ -373,6 +379,50 @@ def written(text: str, folder: Path, works: str = "") -> str:
 
     text = TABLE.sub(table, NUMBER.sub(number, text))
     return WORKS.sub(lambda found: f"{found[1]}\n{works}\n\n{found[2]}", text)
+
+
+def written_chapter(text: str, folder: Path) -> str:
+    """Return a notebook's text with the numbers that are in a folder's files now."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            source, numbers = plain_cell(
+                "".join(cell["source"]), cell["metadata"].get("numbers", []), folder
+            )
+            cell["source"] = source.splitlines(keepends=True)
+            if numbers:
+                cell["metadata"]["numbers"] = numbers
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def plain_cell(
+    source: str, numbers: list[list[str]], folder: Path
+) -> tuple[str, list[list[str]]]:
+    """Return a cell's text, its numbers up to date and without comments, and its list.
+
+    Of a cell with comments all numbers are listed anew, so each must have one.
+    """
+    if found := [*NUMBER.finditer(source)]:
+        texts = [one[0].partition("<!--")[0] for one in found]
+        numbers = [[text, one[1]] for text, one in zip(texts, found, strict=True)]
+        source = NUMBER.sub(lambda one: one[0].partition("<!--")[0], source)
+    new, place, listed = "", 0, []
+    for text, address in numbers:
+        start = source.find(text, place)
+        if start < 0:
+            raise ValueError(f"{text!r} isn't in the text any more: {source[:80]!r}")
+        now = looked_up(address, folder)
+        new += source[place:start] + now
+        place = start + len(text)
+        listed.append([now, address])
+    return new + source[place:], listed
+
+
+def looked_up(address: str, folder: Path) -> str:
+    """Return the number that an address in results/ stands for."""
+    address = " ".join(address.split())
+    read = paired if " vs " in address and "|" not in address else lookup
+    return read(folder, address)
 
 
 def block(there: list[Path], options: dict) -> Iterator[str]:
@@ -493,8 +543,17 @@ def bibliography(file: Path) -> str:
 
 
 def pages() -> list[Path]:
-    """Return the pages that may hold numbers."""
-    return [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+    """Return the pages and chapters that may hold numbers."""
+    book = sorted((ROOT / "book").glob("*.md"))
+    return [ROOT / "README.md", *book, *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+def up_to_date(page: Path, works: str) -> str:
+    """Return a page's or chapter's text with the numbers of results/."""
+    text = page.read_text("utf-8")
+    if page.suffix == ".ipynb":
+        return written_chapter(text, ROOT / "results")
+    return written(text, ROOT / "results", works)
 
 
 def main() -> int:
@@ -505,7 +564,7 @@ def main() -> int:
     old = []
     for page in pages():
         text = page.read_text("utf-8")
-        new = written(text, ROOT / "results", works)
+        new = up_to_date(page, works)
         if new != text:
             old.append(page.name)
             if not check:
