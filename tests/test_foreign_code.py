@@ -12,9 +12,9 @@ from diver_lite.trust import installed_code_only
 # Python looks into the working folder where it starts with -m or -c. `diver-lite`
 # starts otherwise, so only what starts processes can go wrong: judge. The other
 # commands here start none. With `python -m diver_lite` each can, as each imports late.
-JUDGE = "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --set steps=1 --jobs 2"
 COMMANDS = {
-    "judge": f"{JUDGE} --test-images 20",
+    "judge": "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --set steps=1 "
+    "--jobs 2 --test-images 20",
     "recover": "recover fashion-mnist-dm-ipc1 -o r.safetensors --set "
     "num_inference_steps=1",
     "distill": "distill dm --split sample --ipc 1 --set steps=1 -o d.safetensors",
@@ -67,13 +67,6 @@ def start(command, folder, **environment):
     )
 
 
-def test_no_process_of_judge_runs_what_lies_there(trap):
-    folder, mark = trap
-    found = start(["diver-lite", *COMMANDS["judge"].split()], folder)
-    assert not ran(mark)
-    assert found.returncode == 0, found.stderr[-2000:]
-
-
 NET = """
 from torch import nn
 
@@ -83,17 +76,18 @@ def small(num_classes, image_size, channels):
 
 
 @pytest.mark.parametrize(
-    ("judge", "code", "message"),
+    ("judges", "code", "message"),
     [
-        ("mine.py:small", 0, ""),  # whoever names a file by its path wants it
+        # whoever names a file by its path wants it
+        ("ConvNet,mine.py:small", 0, ""),
         ("mine:small", 2, "there is no module mine among what is installed"),
     ],
 )
-def test_a_judge_of_one_s_own_runs_nothing_else(trap, judge, code, message):
-    """Nor do the processes that train it look there."""
+def test_judge_runs_no_more_of_it_than_it_is_asked_to(trap, judges, code, message):
+    """Nor do the processes that train look there."""
     folder, mark = trap
     (folder / "mine.py").write_text(NET)
-    command = JUDGE.replace("ConvNet", judge) + " --test-images 20"
+    command = COMMANDS["judge"].replace("ConvNet", judges)
     found = start(["diver-lite", *command.split()], folder)
     assert not ran(mark)
     assert found.returncode == code, found.stderr[-2000:]

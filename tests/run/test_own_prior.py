@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import diver_lite
 
 SOURCE = """
@@ -68,49 +66,48 @@ main(sys.argv[1:])
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    names = diver_lite.load_distilled("fashion-mnist-dm-ipc1").class_names
-    (tmp_path / "mine.py").write_text(SOURCE.format(names=tuple(names)))
-    return tmp_path
+def asked(prior, out):
+    return [
+        *("recover", "fashion-mnist-dm-ipc1", "--prior", prior, "-o", out),
+        *("--batch-size", "3", "--set", "num_inference_steps=4"),
+    ]
 
 
-def start(folder, prior, out, *, kill=False):
-    program = ["-c", KILL] if kill else ["-m", "diver_lite"]
+def started(folder, *command):
+    """Run Python in a process of its own."""
+    path = str(Path(diver_lite.__file__).parents[1])
     return subprocess.run(
-        [
-            *(sys.executable, "-P", *program, "recover", "fashion-mnist-dm-ipc1"),
-            *("--prior", prior, "-o", out, "--batch-size", "3"),
-            *("--set", "num_inference_steps=4"),
-        ],
+        [sys.executable, "-P", *command],
         cwd=folder,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(diver_lite.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": path},
     )
 
 
-def test_a_killed_run_goes_on_with_the_same_code_alone(folder):
+def test_a_killed_run_goes_on_with_the_same_code_alone(cli, tmp_path):
     """With the same bytes; also if the file has moved; not with another function."""
-    found = start(folder, "mine.py:make", "whole.safetensors")
-    assert found.returncode == 0, found.stderr
-    assert "can't" not in found.stderr
-    whole = (folder / "whole.safetensors").read_bytes()
+    names = diver_lite.load_distilled("fashion-mnist-dm-ipc1").class_names
+    mine, out = tmp_path / "mine.py", tmp_path / "out.safetensors"
+    text = SOURCE.format(names=tuple(names))
+    mine.write_text(text)
+    code, _, err = cli(*asked("mine.py:make", "whole.safetensors"))
+    assert code == 0, err
+    assert "can't" not in err
 
-    killed = start(folder, "mine.py:make", "out.safetensors", kill=True)
+    killed = started(tmp_path, "-c", KILL, *asked("mine.py:make", out))
     assert killed.returncode == 9, killed.stderr
-    assert not (folder / "out.safetensors").exists()
-    assert len([*(folder / "out.parts/set").glob("0*")]) == 2
+    assert not out.exists()
+    assert len([*(tmp_path / "out.parts/set").glob("0*")]) == 2
 
-    text = (folder / "mine.py").read_text()
-    (folder / "mine.py").write_text(text.replace("return 0.25", "return 0.5"))
-    other = start(folder, "mine.py:make", "out.safetensors")
-    assert other.returncode == 2
-    assert "another prior: other weights, settings or code" in other.stderr
+    mine.write_text(text.replace("return 0.25", "return 0.5"))
+    code, _, err = cli(*asked("mine.py:make", out))
+    assert code == 2
+    assert "another prior: other weights, settings or code" in err
 
-    (folder / "mine.py").unlink()
-    (folder / "there").mkdir()
-    (folder / "there" / "mine.py").write_text(text)
-    again = start(folder, "there/mine.py:make", "out.safetensors")
+    mine.unlink()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.py").write_text(text)
+    again = started(tmp_path, "-m", "diver_lite", *asked("there/mine.py:make", out))
     assert again.returncode == 0, again.stderr
-    assert (folder / "out.safetensors").read_bytes() == whole
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
