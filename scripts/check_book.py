@@ -226,7 +226,7 @@ LIVE = r"""
   for (const top of [0, 400]) {
     scrollTo({top, behavior: "instant"});
     await new Promise((done) => setTimeout(done, 100));
-    const seen = {"recovered picture": box(picture), "noise level's slider": box(slider)};
+    const seen = {"recovered picture": box(picture), "noise slider": box(slider)};
     for (const [what, {top: from, bottom: to}] of Object.entries(seen))
       if (from < (buttons ? box(buttons).bottom : 0) - 1 || to > innerHeight)
         complaints.push(`the ${what} off ${screen} scrolled by ${top}: ` +
