@@ -6,8 +6,8 @@ Each page is opened from disk and must load nothing from a network, log no error
 every picture alt text, have all its mathematics rendered, have frame sliders that
 change their picture, fit the width of a phone, cut no table on a wide screen, and show
 true colours in dark mode. Text has the contrast that axe-core asks for, where npm can
-get it; "Play with DIVER" has its picture and its first slider on one screen; the search
-shows the words that it found.
+get it; "Play with DIVER" has its picture and a slider as wide on one screen, and the
+rest folded; the search shows the words that it found.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
@@ -209,38 +209,42 @@ GLARE = r"""
 """
 AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
 
-# Runs in "Play with DIVER" as it opens, and scrolled a little; returns a list of
-# complaints.
+# Runs in "Play with DIVER" as it opens, and scrolled on; returns a list of complaints.
 LIVE = r"""
 (async () => {
   const page = window.playPage, complaints = [];
   if (!page || page.form.hidden) return complaints;
-  const seen = (element, what, when) => {
-    const {top, bottom} = element.getBoundingClientRect();
-    if (top < bar().bottom || bottom > innerHeight)
-      complaints.push(`${what} off a screen of ${innerWidth} x ${innerHeight} px ` +
-        `${when}: from ${Math.round(top)} to ${Math.round(bottom)}`);
-  };
+  const box = (element) => element.getBoundingClientRect();
   // the theme's buttons, which stay at the top
   const buttons = document.querySelector(".bd-header-article");
-  const bar = () => buttons ? buttons.getBoundingClientRect() : {bottom: 0};
   const picture = page.slots[0].predicted.canvas, slider = page.get("t");
+  const pictures = page.find(".live-results"), strip = page.find(".live-stage");
+  const screen = `a screen of ${innerWidth} x ${innerHeight} px`;
   for (let i = 0; i < 100 && picture.width === 1; i++)
     await new Promise((done) => setTimeout(done, 50));
   if (picture.width === 1) complaints.push("the live page opens without a picture");
-  scrollTo({top: 0, behavior: "instant"});
-  for (const when of ["as it opens", "after scrolling on"]) {
-    seen(picture, "the recovered picture", when);
-    seen(slider, "the noise level's slider", when);
-    const stage = page.find(".live-stage").getBoundingClientRect();
-    const behind = slider.getBoundingClientRect().top < stage.bottom;
-    if (behind) complaints.push(`the pictures cover the slider ${when}`);
-    // until the slider stands right below the pictures, which stay, too
-    const top = parseFloat(getComputedStyle(page.find(".live-stage")).top) || 0;
-    const target = Math.max(bar().bottom, top) + stage.height + 8;
-    scrollBy({top: slider.getBoundingClientRect().top - target, behavior: "instant"});
+  for (const top of [0, 400]) {
+    scrollTo({top, behavior: "instant"});
     await new Promise((done) => setTimeout(done, 100));
+    const seen = {"recovered picture": box(picture), "noise slider": box(slider)};
+    for (const [what, {top: from, bottom: to}] of Object.entries(seen))
+      if (from < (buttons ? box(buttons).bottom : 0) - 1 || to > innerHeight)
+        complaints.push(`the ${what} off ${screen} scrolled by ${top}: ` +
+          `from ${Math.round(from)} to ${Math.round(to)}`);
   }
+  if (box(slider).width < box(pictures).width - 1)
+    complaints.push(`the noise level's slider is ${Math.round(box(slider).width)} px ` +
+      `wide, the pictures ${Math.round(box(pictures).width)}, on ${screen}`);
+  const gap = box(slider).top - box(pictures).bottom;
+  if (gap < 0 || gap > 10)
+    complaints.push(`the noise level's slider is ${Math.round(gap)} px below the ` +
+      `pictures on ${screen}`);
+  if (innerWidth < 600 && box(strip).height > innerHeight / 4)
+    complaints.push(`what stays in view takes ${Math.round(box(strip).height)} px of ` +
+      screen);
+  for (const name of Object.keys(page.controls))
+    if (name !== "t" && page.get(name).checkVisibility())
+      complaints.push(`the setting ${name} isn't folded on ${screen}`);
   return complaints;
 })()
 """

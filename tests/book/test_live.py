@@ -381,6 +381,106 @@ def test_a_book_without_the_files_says_what_is_missing(tab, tmp_path, monkeypatc
     assert sum(file.stat().st_size for file in live.iterdir()) < 100_000
 
 
+# ---------------------------------------------------------------- nothing stale
+
+STALE = """playPage.slots.map((slot) => [slot.noisy, slot.predicted].map(
+  ({canvas}) => canvas.width > 1))"""
+GONE = 0.5  # seconds after which a picture of other settings is gone
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("playPage.inputSetting('seed', '-1')", "The seed is “-1”"),
+        ("location.hash = 'high=300&low=600'", "must begin at the larger one"),
+        ("playPage.get('clear').click()", "The drawing is empty"),
+        ("playPage.failed('the worker is gone')", "It did not work"),
+        ("playPage.stop(''); playPage.inputSetting('seed', '5')", ""),
+    ],
+)
+def test_no_old_picture_stands_beside_other_settings(garments, change, complaint):
+    garments.evaluate("location.hash = 'kind=drawing&steps=2&b.steps=3'")
+    assert wait(garments) == ""
+    assert garments.evaluate(STALE) == [[True, True]] * 2
+    if complaint.startswith("It did"):  # an error while it runs
+        garments.evaluate("location.hash = 'kind=drawing&steps=250&b.steps=250&t=999'")
+        time.sleep(0.1)
+    garments.evaluate(f"{change}; 0")
+    time.sleep(GONE)
+    assert complaint in text(garments, ".live-message")
+    assert garments.evaluate(STALE) == [[False, False]] * len(garments.evaluate(STALE))
+    assert garments.evaluate("playPage.get('download').disabled")
+
+
+def test_a_file_that_is_no_picture_takes_the_one_before_along(garments):
+    garments.evaluate("""(async () => {
+      const canvas = new OffscreenCanvas(30, 30);
+      canvas.getContext("2d").fillRect(0, 0, 9, 9);
+      location.hash = "kind=file&steps=2";
+      await playPage.readFile(await canvas.convertToBlob());
+    })()""")
+    assert run(garments) == ""
+    garments.evaluate("playPage.readFile(new File(['no'], 'notes.txt'))")
+    time.sleep(GONE)
+    assert "is no picture" in text(garments, ".live-message")
+    figures = "[playPage.distilled, playPage.vaeOnly, playPage.slots[0].predicted]"
+    widths = garments.evaluate(f"{figures}.map(({{canvas}}) => canvas.width)")
+    assert widths == [1, 1, 1]
+
+
+def test_the_sketch_is_of_a_class_that_the_prior_knows(site, tab):
+    visit(tab, site.as_uri(), "prior=cifar10")
+    choose = """
+      playPage.get("{0}").value = "{1}";
+      playPage.get("{0}").dispatchEvent(new Event("input", {{bubbles: true}}));
+    """
+    label = "playPage.get('class').selectedOptions[0].text"
+    tab.evaluate(choose.format("kind", "drawing"))
+    car = tab.evaluate("playPage.own.drawing.toDataURL()")
+    assert tab.evaluate(label) == "automobile"
+    tab.evaluate(choose.format("prior", "fashion-mnist"))
+    assert tab.evaluate(label) == "Ankle boot"
+    assert tab.evaluate("playPage.own.drawing.toDataURL()") != car
+    tab.evaluate("playPage.pad.fill('#fff')")  # what the reader draws stays
+    mine = tab.evaluate("playPage.own.drawing.toDataURL()")
+    tab.evaluate(choose.format("prior", "cifar10"))
+    assert tab.evaluate("playPage.own.drawing.toDataURL()") == mine
+
+
+def test_a_finger_draws_and_moves_nothing(site, tab):
+    tab.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=390,
+        height=844,
+        deviceScaleFactor=1,
+        mobile=True,
+    )
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    visit(tab, site.as_uri(), "prior=fashion-mnist&kind=drawing&steps=2")
+    assert run(tab) == ""
+    tab.evaluate("scrollTo({top: 300, behavior: 'instant'})")
+    # where the pad is while it is drawn on, and after the picture has been recovered
+    pad = "playPage.find('.live-pad').getBoundingClientRect()"
+    place = f"(({{x, y}}) => [x, y, scrollY].map(Math.round))({pad})"
+    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'")
+    before = tab.evaluate(place)
+    tab.evaluate(f"""
+      window.places = [];
+      const look = () => {{ places.push({place}); requestAnimationFrame(look); }};
+      look();
+    """)
+    x, y = before[0] + 128, before[1] + 200
+    for kind, up in [("touchStart", 0), *[("touchMove", i) for i in range(0, 180, 20)]]:
+        points = [{"x": x, "y": y - up}]
+        tab.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    tab.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert wait(tab) == ""
+    assert tab.evaluate("playPage.pad.touched")
+    assert tab.evaluate("[...new Set(places.map(String))]") == [
+        ",".join(f"{v:g}" for v in before)
+    ]
+
+
 # ---------------------------------------------------------------- it shows, then asks
 
 # mean absolute difference of what two figures show, of 1
@@ -538,7 +638,28 @@ def test_a_picture_and_its_slider_are_on_one_screen(site, tab):
     style = "<style>.live-stage {position: static !important; margin-bottom: 90vh}"
     apart.write_text(path.read_text() + style)
     found = check_book.live_complaints(tab, apart)
-    assert any(
-        "slider off a screen of 390 x 844 px as it opens" in one for one in found
-    )
-    assert any("picture off a screen of 390 x 844 px after" in one for one in found)
+    assert any("picture off a screen of 390 x 844 px scrolled" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("style", "complaint"),
+    [
+        (
+            ".live-stage input {width: 82px !important}",
+            "slider is 82 px wide, the pict",
+        ),
+        (
+            ".live-stage input {margin-top: 60px !important}",
+            "slider is 60 px below the",
+        ),
+        (".live-stage {padding-bottom: 90px}", "of a screen of 390 x 844 px"),
+        ("details::details-content {content-visibility: visible}", "factor isn't fold"),
+    ],
+)
+def test_a_live_page_that_is_laid_out_badly(site, tab, style, complaint):
+    path = site / "book" / "play.html"
+    bad = path.with_name("bad.html")
+    bad.write_text(f"{path.read_text()}<style>{style}</style>")
+    tab.open(bad)
+    found = check_book.live_complaints(tab, bad)
+    assert any(complaint in one for one in found), found

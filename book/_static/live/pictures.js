@@ -94,6 +94,34 @@ function addFigure(parent, title) {
   };
 }
 
+// What the pad shows until somebody draws: prior -> class, and shapes on 256 x 256,
+// colour and corners each.
+const SKETCHES = {
+  "fashion-mnist": {
+    class: 9,  // an ankle boot
+    shapes: [
+      ["#000", "0,0 256,0 256,256 0,256"],
+      ["#d0d0d0", "54,80 108,64 112,128 218,138 230,172 230,214 40,214 40,120"],
+      ["#404040", "40,200 230,200 230,214 40,214"],
+      ["#404040", "74,88 106,88 106,95 74,95"],
+      ["#404040", "74,106 106,106 106,113 74,113"],
+      ["#404040", "74,124 106,124 106,131 74,131"],
+    ],
+  },
+  cifar10: {
+    class: 1,  // an automobile
+    shapes: [
+      ["#a8c4dc", "0,0 256,0 256,150 0,150"],
+      ["#808080", "0,150 256,150 256,256 0,256"],
+      ["#c03030", "16,128 62,118 92,78 172,78 206,118 240,130 244,186 14,186"],
+      ["#203040", "76,116 98,88 126,88 126,116"],
+      ["#203040", "136,88 166,88 190,116 136,116"],
+      ["#202020", "48,172 64,160 84,160 98,172 98,194 84,206 64,206 48,194"],
+      ["#202020", "160,172 174,160 194,160 210,172 210,194 194,206 174,206 160,194"],
+    ],
+  },
+};
+
 // Draw with mouse, finger, or arrow keys and space.
 class DrawingPad {
   constructor(canvas, form, changed) {
@@ -103,7 +131,8 @@ class DrawingPad {
     this.context = canvas.getContext("2d");
     this.at = {x: 128, y: 128};
     this.down = false;
-    this.sketch();
+    this.touched = false;  // by the reader
+    this.sketch("fashion-mnist");
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.at = this.where(event);
@@ -119,32 +148,28 @@ class DrawingPad {
     canvas.addEventListener("pointercancel", () => this.lift());
     canvas.addEventListener("keydown", (event) => this.key(event));
     form.elements.clear.addEventListener("click", () => {
-      this.clear();
+      this.fill("#000");
       changed(null);
     });
     form.elements.fill.addEventListener("click", () => {
-      this.context.fillStyle = form.elements.colour.value;
-      this.context.fillRect(0, 0, canvas.width, canvas.height);
+      this.fill(form.elements.colour.value);
       changed(canvas);
     });
   }
 
-  clear() {
-    this.context.fillStyle = "#000";
+  fill(colour) {
+    this.touched = true;
+    this.context.fillStyle = colour;
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
-  // A boot, so that there is something to recover before anybody draws.
-  sketch() {
-    this.clear();
-    const {context} = this;
-    const boot = [[54, 80], [108, 64], [112, 128], [218, 138], [230, 172], [230, 214],
-      [40, 214], [40, 120]];
-    context.fillStyle = "#d0d0d0";
-    context.fill(new Path2D(`M${boot.join("L")}Z`));
-    context.fillStyle = "#404040";
-    context.fillRect(40, 200, 190, 14);
-    for (const y of [88, 106, 124]) context.fillRect(74, y, 32, 7);
+  // So that there is something to recover before anybody draws.
+  sketch(prior) {
+    this.shows = prior;
+    for (const [colour, corners] of SKETCHES[prior].shapes) {
+      this.context.fillStyle = colour;
+      this.context.fill(new Path2D(`M${corners}Z`));
+    }
   }
 
   where(event) {
@@ -158,6 +183,7 @@ class DrawingPad {
 
   lineTo(to) {
     const {context, form} = this;
+    this.touched = true;
     context.strokeStyle = form.elements.colour.value;
     context.lineWidth = Number(form.elements.brush.value);
     context.lineCap = context.lineJoin = "round";

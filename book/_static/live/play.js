@@ -49,6 +49,7 @@ class PlayPage {
     this.slot = 0;
     this.slots = [];  // what the page shows of each
     this.own = {drawing: null, file: null};  // pictures of the reader's, any canvas
+    this.showing = null;  // the picture that "distilled" and "VAE only" are of
     this.version = 0;  // of these pictures
     this.started = false;  // the reader has pressed run
     this.id = 0;
@@ -73,6 +74,7 @@ class PlayPage {
     this.form.hidden = false;
     this.settings = [this.preset("recommended")];
     this.buildControls();
+    this.addPad();
     this.complain(this.readHash());
     this.listen();
     this.addSlots();
@@ -87,7 +89,7 @@ class PlayPage {
       const refused = this.readHash();
       this.addSlots();
       this.changed();
-      this.complain(refused);
+      if (refused) this.complain(refused);
     });
   }
 
@@ -112,6 +114,8 @@ class PlayPage {
       this.get("prior").add(new Option(title, name));
     const grid = this.find(".live-controls");
     for (const [name, spec] of Object.entries(CONTROLS)) {
+      this.controls[name] = this.get(name);  // the noise level stands by the pictures
+      if (this.controls[name]) continue;
       const label = document.createElement("label");
       const text = document.createElement("span");
       text.textContent = spec.label;
@@ -172,10 +176,11 @@ class PlayPage {
       if (output && !CONTROLS[name].typed) output.textContent = this.valueOf(name);
     }
     const chosen = JSON.stringify(this.settings[this.slot]);
-    for (const button of this.form.querySelectorAll("[data-preset]")) {
-      const pressed = JSON.stringify(this.preset(button.dataset.preset)) === chosen;
-      button.setAttribute("aria-pressed", pressed);
-    }
+    const buttons = [...this.form.querySelectorAll("[data-preset]")];
+    const isChosen = ({dataset}) => JSON.stringify(this.preset(dataset.preset)) === chosen;
+    for (const button of buttons) button.setAttribute("aria-pressed", isChosen(button));
+    this.find(".live-settings summary span").textContent =
+      buttons.find(isChosen)?.textContent ?? "your own";
     this.form.querySelector("[data-preset=default]").hidden =
       JSON.stringify(this.preset("default")) ===
         JSON.stringify(this.preset("recommended"));
@@ -213,7 +218,7 @@ class PlayPage {
   }
 
   listen() {
-    const {form, state} = this;
+    const {form} = this;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.run();
@@ -245,21 +250,37 @@ class PlayPage {
       drop.addEventListener(name, (event) => event.preventDefault());
     drop.addEventListener("drop", ({dataTransfer}) =>
       this.readFile(dataTransfer.files[0]));
-    const pad = this.find(".live-pad");
-    this.own.drawing = pad;  // it begins with a sketch
-    new DrawingPad(pad, form, (canvas) => {
+  }
+
+  addPad() {
+    this.own.drawing = this.find(".live-pad");
+    this.pad = new DrawingPad(this.own.drawing, this.form, (canvas) => {
       this.own.drawing = canvas;
       this.version += 1;
-      if (state.kind === "drawing") this.changed();
+      if (this.state.kind === "drawing") this.changed();
     });
+  }
+
+  // Until the reader draws, the pad shows a sketch of a class that the prior knows.
+  sketch() {
+    const {state, pad} = this;
+    if (state.kind !== "drawing" || pad.touched) return;
+    state.class = SKETCHES[state.prior].class;
+    if (pad.shows === state.prior) return;
+    pad.sketch(state.prior);
+    this.version += 1;
   }
 
   input(target) {
     const {state} = this, {name, value} = target;
     if (Object.hasOwn(this.controls, name)) return this.inputSetting(name, value);
-    if (name === "prior") this.choosePrior(value);
-    else if (name === "kind") state.kind = value;
-    else if (name === "class") state.class = Number(value);
+    if (name === "prior") {
+      this.choosePrior(value);
+      this.sketch();
+    } else if (name === "kind") {
+      state.kind = value;
+      this.sketch();
+    } else if (name === "class") state.class = Number(value);
     else if (name === "set") {
       state.set = value;
       return this.choose(Math.min(state.image, this.count - 1));
@@ -277,9 +298,13 @@ class PlayPage {
 
   inputSetting(name, text) {
     const spec = CONTROLS[name], value = readValue(spec, text);
-    if (value === undefined)
+    if (value === undefined) {
+      this.halt();
+      this.idle("");
+      for (const slot of this.slots) slot.empty();
       return this.complain(`The ${spec.label} is “${text}”; it must be ` +
         `${spec.step === 1 ? "a whole number " : ""}from ${spec.min} to ${spec.max}.`);
+    }
     this.setValue(name, value);
     this.changed();
   }
@@ -305,6 +330,10 @@ class PlayPage {
     try {
       this.own.file = await createImageBitmap(file);
     } catch {
+      this.own.file = null;
+      this.version += 1;
+      this.started = false;
+      this.changed();
       return this.complain(`“${file.name}” is no picture that this browser can ` +
         "read; a PNG, JPEG or WebP will do.");
     }
@@ -347,6 +376,8 @@ class PlayPage {
       (kind) => (state.kind = kind));
     take("image", below(this.count), (text) => (state.image = Number(text)));
     state.class = known[state.set].labels[state.image] ?? 0;
+    this.sketch();
+    this.find(".live-picture").open ||= state.kind !== "set";
     take("class", below(this.info.classNames.length), (t) => (state.class = Number(t)));
     this.settings = [this.preset("recommended")];
     const second = [...wanted.keys()].some((name) => name.startsWith("b."));
@@ -396,16 +427,16 @@ class PlayPage {
   // ------------------------------------------------------------ what is shown
 
   addSlots() {
-    const results = this.find(".live-results");
+    const results = this.find(".live-results"), times = this.find(".live-times");
+    for (const slot of this.slots) slot.keep();
     results.replaceChildren();
-    const common = document.createElement("div");
-    common.className = "live-slot";
-    this.distilled = addFigure(common, "distilled");
-    this.vaeOnly = addFigure(common, "VAE only");
-    this.slots = this.settings.map((_, i) => new Slot(this, i));
+    this.showing = null;
+    this.distilled = addFigure(results, "distilled");
+    this.vaeOnly = addFigure(results, "VAE only");
+    this.slots = this.settings.map((_, i) => new Slot(this, i, results));
     const letter = this.slots.length > 1;
     this.slots.forEach((slot, i) => slot.title(letter ? "AB"[i] : ""));
-    results.append(common, ...this.slots.map((slot) => slot.element));
+    times.replaceChildren(...this.slots.map((slot) => slot.time));
     results.classList.toggle("live-two", letter);
   }
 
@@ -414,7 +445,12 @@ class PlayPage {
   }
 
   async showSource() {
-    const {state} = this;
+    const {state} = this, source = this.source();
+    if (source !== this.showing) {
+      this.distilled.clear();
+      this.vaeOnly.clear();
+    }
+    this.showing = source;
     if (state.kind === "set") await this.showSheet();
     const pixels = await this.pixels().catch(() => null);
     if (!pixels) return this.distilled.clear();
@@ -440,17 +476,16 @@ class PlayPage {
     return {...found, column: distances.indexOf(Math.min(...distances))};
   }
 
-  // Show stored pictures where nothing runs, and nothing where none are stored.
+  // Where a result isn't there yet, show a stored one, or nothing: no picture of other
+  // settings.
   async showStored() {
     const id = this.id, {image} = this.state, size = this.info.imageSize;
-    for (const [number, slot] of this.slots.entries()) {
-      if (slot.done === this.key(number)) continue;
+    const missing = [...this.slots.entries()].filter(
+      ([number, slot]) => slot.done !== this.key(number));
+    for (const [, slot] of missing) slot.empty();
+    for (const [number, slot] of missing) {
       const stored = this.storedAs(number);
-      if (!stored) {
-        slot.empty();
-        if (!number) this.vaeOnly.clear();
-        continue;
-      }
+      if (!stored) continue;
       const [sheet, noised] = await Promise.all(
         [stored.picture, stored.noised].map(openSheet));
       if (id !== this.id) return;
@@ -463,17 +498,17 @@ class PlayPage {
   }
 
   async showSheet() {
-    const {set, image} = this.state;
+    const {set, image} = this.state, canvas = this.find(".live-sheet canvas");
     let images;
     try {
       images = await loadSet(set);
     } catch (error) {
+      [canvas.width, canvas.dataset.set] = [1, ""];
       return this.complain(`The set could not be loaded: ${error.message}.`);
     }
     if (set !== this.state.set) return;
     const [count, channels, size] = LIVE.manifest.sets[set].shape;
     const columns = 10, rows = Math.ceil(count / columns);
-    const canvas = this.find(".live-sheet canvas");
     this.sheet = {columns, count};
     this.find(".live-sheet").classList.toggle("live-many", rows > 1);
     if (canvas.dataset.set !== set) {
@@ -580,6 +615,12 @@ class PlayPage {
 
   // ------------------------------------------------------------ running
 
+  get goesOn() {
+    const {prior} = this.state;
+    const here = this.opened.has(prior) || this.busy && this.loading === prior;
+    return this.started && here;
+  }
+
   // Something is new: show it. Start again if the reader has ever pressed run, but load
   // nothing that wasn't asked for.
   changed() {
@@ -588,11 +629,9 @@ class PlayPage {
     this.showState();
     this.halt();
     this.remember();
-    const {prior} = this.state;
-    const here = this.opened.has(prior) || this.busy && this.loading === prior;
-    if (this.started && here) this.start();
+    if (this.goesOn) this.start();
     else this.idle("");
-    if (!this.started || !this.opened.has(prior)) this.showStored();
+    this.showStored();
   }
 
   // The reader wants it: load what is missing, and run.
@@ -608,6 +647,7 @@ class PlayPage {
   halt() {
     this.job = null;
     this.id += 1;
+    this.get("download").disabled = true;
     this.worker?.postMessage({type: "stop"});
   }
 
@@ -632,6 +672,7 @@ class PlayPage {
       const [high, low] = crossed.window;
       this.complain(`The window begins at ${high} and ends at ${low}: time runs ` +
         "downwards here, so it must begin at the larger one.");
+      this.showStored();
       return this.idle("");
     }
     this.get("stop").disabled = false;
@@ -665,11 +706,16 @@ class PlayPage {
     });
   }
 
+  // The picture that goes in, and the prior that it goes into.
+  source() {
+    const {prior, kind, set, image} = this.state;
+    return JSON.stringify([prior, kind === "set" ? [set, image] : [kind, this.version]]);
+  }
+
   // What a result depends on.
   key(number) {
-    const {prior, kind, set, image, class: label, seed} = this.state;
-    const picture = kind === "set" ? [set, image] : [kind, this.version];
-    return JSON.stringify([prior, picture, label, seed, this.settings[number]]);
+    const {class: label, seed} = this.state;
+    return JSON.stringify([this.source(), label, seed, this.settings[number]]);
   }
 
   receive(data) {
@@ -712,6 +758,7 @@ class PlayPage {
     this.started = false;
     this.halt();
     this.idle("");
+    this.showStored();
     if (this.runtime === "webgpu" && this.worker) {
       this.runtime = "wasm";  // then without the graphics card
       this.dropWorker();

@@ -2,26 +2,25 @@
 // slider through its steps.
 "use strict";
 
+const FADE = 150;  // ms that a picture of other settings may stay, or it would flicker
+
 class Slot {
-  constructor(page, number) {
+  constructor(page, number, results) {
     this.page = page;
     this.number = number;
     this.done = null;  // key of the result that is shown
     this.pictures = [];  // per step {noisy, predicted}, as far as they are known
-    this.element = document.createElement("div");
-    this.element.className = "live-slot";
-    this.noisy = addFigure(this.element, "noisy latent");
-    this.predicted = addFigure(this.element, "predicted");
-    const time = document.createElement("div");
-    time.className = "live-time";
+    this.noisy = addFigure(results, "noisy latent");
+    this.predicted = addFigure(results, "predicted");
+    this.time = document.createElement("div");
+    this.time.className = "live-time";
     this.line = document.createElement("div");
     this.line.className = "live-line";
     this.range = document.createElement("input");
     Object.assign(this.range, {type: "range", min: 0, max: 0, disabled: true});
     this.range.setAttribute("aria-label", "step that is shown");
     this.legend = document.createElement("output");
-    time.append(this.line, this.range, this.legend);
-    this.element.append(time);
+    this.time.append(this.line, this.range, this.legend);
     this.range.addEventListener("input", (event) => {
       event.stopPropagation();
       this.ask(Number(this.range.value));
@@ -57,6 +56,17 @@ class Slot {
     this.pictures = [];
     this.range.disabled = true;
     for (const mark of this.line.children) mark.className = "";
+    this.leaving ??= setTimeout(() => this.clear(), FADE);
+  }
+
+  clear() {
+    for (const figure of [this.noisy, this.predicted]) figure.clear();
+  }
+
+  // A picture of these settings is there, or the slot itself goes.
+  keep() {
+    clearTimeout(this.leaving);
+    this.leaving = null;
   }
 
   step({k, timestep, phase, noisy, predicted}) {
@@ -74,6 +84,7 @@ class Slot {
   }
 
   draw(k) {
+    this.keep();
     const {page} = this, {predicted} = this.pictures[k];
     const last = k === this.visited.length - 1 && this.done;
     // beside the result stands where it comes from: its own latent is no longer noisy
@@ -94,6 +105,7 @@ class Slot {
     const {page} = this, name = page.info.classNames[page.state.class];
     const wanted = page.settings[this.number].noiseTimestep;
     this.begin();
+    this.keep();
     this.noisy.caption(`${this.letter}noisy latent`);
     this.noisy.copy(...noisy, `Noisy latent, decoded: ${name}, noise level ${level}`);
     this.predicted.caption(`${this.letter}recovered`);
@@ -106,9 +118,8 @@ class Slot {
   // Nothing is known of these settings yet.
   empty() {
     this.begin();
-    for (const figure of [this.noisy, this.predicted]) figure.clear();
     this.say(this.page.busy ? "as soon as the networks are here"
-      : "not computed yet: press run");
+      : this.page.goesOn ? "in a moment" : "not computed yet: press run");
   }
 
   finish({key, recovered}) {
