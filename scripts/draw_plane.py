@@ -6,7 +6,6 @@ Writes book/_static/plane_prior.webp; no number is made here.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import re
@@ -31,8 +30,7 @@ def run_page() -> dict:
     """Run the page's Python, from top to bottom; return what it leaves."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
     found: dict = {"__name__": "page"}
-    with contextlib.chdir(PAGE.parent):
-        exec(compile("\n".join(blocks), PAGE.name, "exec"), found)
+    exec(compile("\n".join(blocks), PAGE.name, "exec"), found)
     return found
 
 

@@ -42,6 +42,7 @@ SLOW = {
     "sets/test_hostile.py",
     "test_cli_hostile.py",
     "test_cli_outputs.py",
+    "test_commands_in_docs.py",
     "test_demo.py",
     "test_foreign_code.py",
     "test_nonsense.py",
