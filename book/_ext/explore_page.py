@@ -23,6 +23,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
+from diver_lite.advice.rows import STAGE1
 from diver_lite.advice.words import word
 from diver_lite.judge.compare import groups_of
 from diver_lite.judge.networks import judge_name
@@ -91,27 +92,50 @@ def trainings(path: Path) -> pd.DataFrame:
     return table.assign(of=of, accuracy=pd.to_numeric(table["accuracy"]))
 
 
-def lines(table: pd.DataFrame, compared: pd.DataFrame | None) -> Iterator[dict]:
+def lines(table: pd.DataFrame, compared: pd.DataFrame) -> Iterator[dict]:
     """Yield what a study measured and what it compared, one line per judge, set, row.
 
-    table: of `trainings`; compared: NAME_comparisons.csv. A line has its numbers in
-    percent or points: of each seed, their mean, and the ends of its interval.
+    table: of `trainings`; compared: NAME_comparisons.csv, or without rows. A line has
+    its numbers in percent or points: of each seed, and their mean.
     """
-    by_seed = 100 * table.pivot(
-        index="seed", columns=["judge", "set"], values="accuracy"
-    )
+    table = table.assign(percent=100 * table["accuracy"])
+    by_seed = table.pivot(index="seed", columns=["judge", "set"], values="percent")
     own = [name for name in dict.fromkeys(table["of"]) if name]
-    for (judge, full), values in by_seed.items():
+    yield from accuracies(
+        by_seed, own, [STAGE1, *compared["row"], *compared["against"]]
+    )
+    yield from differences(by_seed, own, compared, groups_of(table))
+
+
+def accuracies(
+    by_seed: pd.DataFrame, own: list[str], rows: list[str]
+) -> Iterator[dict]:
+    """Yield a line for each column, in the order of rows; what all share for each set.
+
+    by_seed: percent, seeds x (judge, set); own: the names of sets.
+    """
+
+    def place(column: tuple[str, str]) -> int:
+        row = column[1].rpartition(": ")[2]
+        return rows.index(row) if row in rows else len(rows)
+
+    for judge, full in sorted(by_seed, key=place):
         of, _, row = full.rpartition(": ")
-        told = f"{round(values.mean(), 4):.1f}"
-        if values.count() > 1:
-            told += f" ± {round(values.std(), 4):.1f}"
+        values = by_seed[judge, full]
+        mean, spread = round(values.mean(), 4), round(values.std(), 4)
+        told = f"{mean:.1f}" + (f" ± {spread:.1f}" if values.count() > 1 else "")
         line = about([judge]) | {"against": "", "row": row, "text": told}
-        line |= {"points": round(values.mean(), 4), "values": rounded(values)}
+        line |= {"points": mean, "values": rounded(values)}
         yield from ({"set": name} | line for name in ([of] if of else own))
-    if compared is None:
-        return
-    belongs = groups_of(table)
+
+
+def differences(
+    by_seed: pd.DataFrame, own: list[str], compared: pd.DataFrame, belongs: dict
+) -> Iterator[dict]:
+    """Yield a line for each comparison, its mean and interval as they were stored.
+
+    by_seed, own: as above; belongs: judge -> group of judges.
+    """
     named = compared[~compared["set"].isin([POOLED, "-"])]
     pooled = {pair: [*sets] for pair, sets in named.groupby(PAIR)["set"]}
     for found in compared.to_dict("records"):
@@ -125,9 +149,7 @@ def lines(table: pd.DataFrame, compared: pd.DataFrame | None) -> Iterator[dict]:
             for judge in judges
             for name in sets
         ]
-        each = [
-            by_seed[judge, row] - by_seed[judge, other] for judge, row, other in pairs
-        ]
+        each = [by_seed[judge, a] - by_seed[judge, b] for judge, a, b in pairs]
         values = pd.concat(each, axis=1).mean(axis=1, skipna=False)
         kept = ("row", "against", "points", "low", "high")
         line = about(judges) | {name: found[name] for name in kept}
@@ -171,9 +193,9 @@ def studies(folder: Path = RESULTS) -> list[dict]:
         settings = content["provenance"]["settings"]
         asked, command = question_of(stem, folder)
         table = trainings(path)
-        rows = (
-            pd.read_csv(compared, keep_default_na=False) if compared in there else None
-        )
+        rows = pd.DataFrame(columns=[*PAIR, "set"])  # nothing was compared
+        if compared in there:
+            rows = pd.read_csv(compared, keep_default_na=False)
         found.append(
             {
                 "name": stem,
@@ -195,11 +217,25 @@ def studies(folder: Path = RESULTS) -> list[dict]:
     return found
 
 
+def page_html(static: str) -> str:
+    """Return the HTML of the page; `static` leads to its scripts and files."""
+    html = (Path(__file__).parent / "explore.html").read_text("utf-8")
+    return html.replace("STATIC", static)
+
+
+def write_studies(folder: Path) -> None:
+    """Put what the page shows into a folder, and the files that it offers."""
+    found = studies()
+    for name in {name for study in found for name in study["files"]}:
+        shutil.copy(RESULTS / name, folder / name)
+    script = f"const STUDIES = {json.dumps(found, ensure_ascii=False)};\n"
+    (folder / "studies.js").write_text(script, "utf-8")
+
+
 class ExplorePage(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         static = "../" * self.env.docname.count("/") + STATIC.as_posix()
-        html = (Path(__file__).parent / "explore.html").read_text("utf-8")
-        return [nodes.raw("", html.replace("STATIC", static), format="html")]
+        return [nodes.raw("", page_html(static), format="html")]
 
 
 class LinksToViews(SphinxPostTransform):
@@ -220,12 +256,7 @@ class LinksToViews(SphinxPostTransform):
 
 def finish(app, exception) -> None:
     if exception is None and app.builder.format == "html":
-        folder = Path(app.outdir) / STATIC
-        found = studies()
-        for name in {name for study in found for name in study["files"]}:
-            shutil.copy(RESULTS / name, folder / name)
-        script = f"const STUDIES = {json.dumps(found, ensure_ascii=False)};\n"
-        (folder / "studies.js").write_text(script, "utf-8")
+        write_studies(Path(app.outdir) / STATIC)
 
 
 def setup(app):

@@ -27,7 +27,6 @@
     steps: "300",
     judge: "ShuffleNetV2",
     norm: ALL,
-    against: "Stage I",
     set: POOLED,
   };
   const NAMES = {
@@ -52,11 +51,15 @@
 
   const lines = STUDIES.flatMap((study) =>
     study.lines.map((line) => ({ ...study, ...line, study })));
-  const asked = Object.fromEntries(STUDIES.map((s) => [s.question, s.asked]));
-  const shown = (value) => NAMES[value] ?? asked[value] ?? value;
+  for (const { question, asked, data, source } of STUDIES) {
+    NAMES[question] = asked;
+    NAMES[data] = source.replace(/ \(.*/, "");
+  }
+  const shown = (value) => NAMES[value] ?? value;
   const unique = (values) => [...new Set(values)];
-  const several = (words) =>
-    words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+  // "A, B and C", of texts or elements.
+  const several = (words) => words.flatMap((word, i) =>
+    i === 0 ? [word] : [i === words.length - 1 ? " and " : ", ", word]);
 
   function element(tag, attributes = {}, ...children) {
     const svg = ["svg", "line", "circle", "text"].includes(tag);
@@ -74,9 +77,10 @@
     const chosen = {};
     const offered = {};
     for (const name of Object.keys(CHOICES)) {
+      const count = (value) => left.filter((line) => line[name] === value).length;
       const there = unique(left.map((line) => line[name]));
-      there.sort((a, b) =>
-        (b === FIRST[name]) - (a === FIRST[name]) || !a - !b ||
+      if (name === "against") there.sort((a, b) => !a - !b || count(b) - count(a));
+      else there.sort((a, b) => (b === FIRST[name]) - (a === FIRST[name]) ||
         a.localeCompare(b, "en", { numeric: true }));
       if (SEVERAL.includes(name) && there.length > 1) there.push(ALL);
       const value = [wanted[name], FIRST[name], there[0]].find((v) => there.includes(v));
@@ -102,9 +106,11 @@
     return `#${view}`;
   }
 
+  // Whoever left no row out wants those of another view, too.
   function fromForm() {
     const given = new FormData(form);
-    return { ...Object.fromEntries(given), rows: given.getAll("row") };
+    const all = form.querySelector("[name=row]:not(:checked)") === null;
+    return { ...Object.fromEntries(given), rows: all ? [] : given.getAll("row") };
   }
 
   // ------------------------------------------------------------------ the choices
@@ -198,23 +204,26 @@
   // What the numbers of a panel allow to say.
   function sentence(found) {
     const [{ against }] = found;
-    if (!against) return "Mean and standard deviation over seeds, in percent. " +
-      "Compare with a row to see which differences the numbers allow.";
-    const parts = Object.entries(VERBS).flatMap(([word, [one, many]]) => {
-      const rows = found.filter((line) => line.word === word).map((l) => shown(l.row));
-      return rows.length ? `${several(rows)} ${rows.length > 1 ? many : one}` : [];
+    if (!against) return ["Mean and standard deviation over seeds, in percent. " +
+      "Compare with a row to see which differences the numbers allow."];
+    const parts = Object.entries(VERBS).map(([word, [one, many]]) => {
+      const rows = found.filter((line) => line.word === word);
+      const names = rows.map((line) => element("i", {}, shown(line.row)));
+      return rows.length ? [...several(names), ` ${rows.length > 1 ? many : one}`] : [];
     });
-    return `Against ${shown(against)}, ${parts.join("; ")}.`;
+    const clauses = parts.filter((part) => part.length);
+    return ["Against ", element("i", {}, shown(against)), ", ",
+      ...clauses.flatMap((part, i) => i ? ["; ", ...part] : part), "."];
   }
 
   function panel(found, axis, withFile) {
     const [first] = found;
     const norms = first.norm.split(", ").map(shown);
     const set = first.set === POOLED ? "all sets, pooled" : shown(first.set);
-    const title = `${first.judge} with ${several(norms)}, ${set}`;
+    const title = `${first.judge} with ${several(norms).join("")}, ${set}`;
     return element("section", { class: "explore-panel" },
       element("h2", {}, title + (withFile ? ` (${first.name})` : "")),
-      element("p", { class: "explore-say" }, sentence(found)),
+      element("p", { class: "explore-say" }, ...sentence(found)),
       scale(axis, Boolean(first.against)),
       ...found.map((line) => lineOf(line, axis)));
   }
