@@ -22,6 +22,7 @@ from diver_lite.sets.names import FASHION_MNIST_CLASSES
 # damaged files
 SLOW = {
     "book/test_explore.py",
+    "book/test_explore_page.py",
     "book/test_live.py",
     "book/test_live_files.py",
     "judge/test_cli_judge.py",

@@ -32,8 +32,8 @@ def put_built(app, docname: str, source: list[str]) -> None:
 def built(place: re.Match) -> str:
     """Return the directives for a place."""
     kind, _, argument = place[1].partition(" ")
-    if kind == "live":
-        return f"```{{live}} {argument}\n```"
+    if kind in ("live", "explore"):
+        return f"```{{{kind}}} {argument}\n```"
     modules = (
         f".. rubric:: {name}\n\n.. automodule:: {name}\n   :members:\n"
         for name in MODULE.findall(place[2])
