@@ -402,10 +402,15 @@ def plain_cell(
 
     Of a cell with comments all numbers are listed anew, so each must have one.
     """
-    if found := [*NUMBER.finditer(source)]:
-        texts = [one[0].partition("<!--")[0] for one in found]
-        numbers = [[text, one[1]] for text, one in zip(texts, found, strict=True)]
-        source = NUMBER.sub(lambda one: one[0].partition("<!--")[0], source)
+    if NUMBER.search(source):
+        listed = []
+
+        def number(found: re.Match) -> str:
+            now = looked_up(found[1], folder)
+            listed.append([now, found[1]])
+            return now
+
+        return NUMBER.sub(number, source), listed
     new, place, listed = "", 0, []
     for text, address in numbers:
         start = source.find(text, place)
