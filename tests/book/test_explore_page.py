@@ -332,6 +332,31 @@ def test_the_keyboard_chooses_and_opens(tab, page):
     assert "seed 5" in tab.evaluate("document.querySelector('.explore-line').innerText")
 
 
+def test_a_finger_opens_a_row_and_leaves_one_out(tab, page):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    tab.call("Emulation.setDeviceMetricsOverride", **size)
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    tab.open(page)
+
+    def tap(selector):
+        where = tab.evaluate(
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
+            "const r = e.getBoundingClientRect();"
+            "return {x: r.left + r.width / 2, y: r.top + r.height / 2}; })()"
+        )
+        touch = "Input.dispatchTouchEvent"
+        tab.call(touch, type="touchStart", touchPoints=[where])
+        tab.call(touch, type="touchEnd", touchPoints=[])
+        tab.evaluate("new Promise((d) => setTimeout(d, 400))")
+
+    tap(".explore-line summary")
+    assert tab.evaluate("document.querySelector('.explore-line').open")
+    before = tab.evaluate(SEEN)
+    tap(".explore-rows label")
+    assert len(tab.evaluate(SEEN)["rows"]) < len(before["rows"])
+
+
 def test_every_choice_can_be_seen(tab, page):
     """Whatever is offered, one choice after the other, draws lines and no nonsense."""
     tab.open(page)
