@@ -63,6 +63,20 @@ def test_every_difference_is_that_of_its_file(file):
 
 
 @every_study
+def test_a_seed_s_difference_is_that_of_its_trainings(name):
+    """Where one network was asked about one set; means above hold for all."""
+    lines = STUDIES[name]["lines"]
+    who = ("judge", "norm", "set")
+    reached = {(*(m[k] for k in who), m["row"]): m for m in found(lines, against="")}
+    for line in (m for m in lines if m["against"]):
+        pair = [(*(line[k] for k in who), line[end]) for end in ("row", "against")]
+        if {*pair} <= {*reached}:
+            row, other = (reached[key]["values"] for key in pair)
+            expected = [a - b for a, b in zip(row, other, strict=True)]
+            assert line["values"] == pytest.approx(expected, abs=0.011)
+
+
+@every_study
 def test_every_training_is_that_of_its_file(name):
     study = STUDIES[name]
     lines = found(study["lines"], against="")
