@@ -19,8 +19,7 @@ Whole tables stand between two comments:
     columns: names, that are shown
     across: a column whose values get a column each
     part: a table inside a .json
-    brief: yes  (device, commit and date are left to the list of origins)
-    origins: yes  (no table, but that list: where each file is from)
+    brief: yes  (device, commit and date are left out)
     -->
     ...
     <!-- end of table -->
@@ -354,7 +353,7 @@ SHOWN = r"[+\N{MINUS SIGN}-]?\d[\d.,]*(?: %)?(?: \[[^\]\n]*\])?(?:\\\*)?"
 NUMBER = re.compile(rf"(?:{SHOWN}|\?)<!-- results/(.*?) -->", re.DOTALL)
 TABLE = re.compile(r"(<!-- table (.*?)\n?-->\n).*?(<!-- end of table -->)", re.DOTALL)
 WORKS = re.compile(r"(<!-- references -->\n).*?(<!-- end of references -->)", re.DOTALL)
-OPTIONS = {"where", "columns", "across", "part", "brief", "origins"}
+OPTIONS = {"where", "columns", "across", "part", "brief"}
 
 
 def written(text: str, folder: Path, works: str = "") -> str:
@@ -371,10 +370,7 @@ def written(text: str, folder: Path, works: str = "") -> str:
         there = files(folder, patterns.split())
         if not there:
             raise FileNotFoundError(f"no file in {folder} is {patterns}")
-        if "origins" in options:
-            blocks = "\n".join(map(listed_origin, there))
-        else:
-            blocks = "\n\n".join(block(there, options))
+        blocks = "\n\n".join(block(there, options))
         return f"{found[1]}\n{blocks}\n\n{found[3]}"
 
     text = TABLE.sub(table, NUMBER.sub(number, text))
@@ -449,13 +445,6 @@ def block(there: list[Path], options: dict) -> Iterator[str]:
                 continue
             yield line
             yield "\n".join(markdown(shown))
-
-
-def listed_origin(path: Path) -> str:
-    """Return a line of a list: a file, and what was recorded about where it is from."""
-    facts = known(path, facts_about(path))
-    facts = [fact for fact in facts if fact != "our numbers"]
-    return " · ".join([f"- `results/{path.name}`", *facts])
 
 
 def _with_numbers(path: Path) -> list:

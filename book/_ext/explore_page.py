@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from docutils import nodes
@@ -249,7 +250,8 @@ class LinksToViews(SphinxPostTransform):
             if link.get("reftarget") != PAGE or "=" not in view:
                 continue
             page = self.app.builder.get_relative_uri(self.env.docname, PAGE)
-            reference = nodes.reference("", "", refuri=f"{page}#{view}")
+            address = f"{page}#{quote(view, safe='=&')}"
+            reference = nodes.reference("", "", refuri=address)
             reference += link.children[0].children
             link.replace_self(reference)
 

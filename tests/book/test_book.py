@@ -570,28 +570,13 @@ def test_provenance_is_found_by_the_beginning_of_the_name(tmp_path):
     assert " · 20,000 runs · " in measured.origin(tmp_path / "chance.csv")
 
 
-def test_a_page_may_keep_the_origins_of_its_tables_in_one_list(tmp_path):
-    """What wasn't recorded isn't told there, nor that numbers are ours."""
+def test_a_brief_line_leaves_out_device_and_commit(tmp_path):
     (tmp_path / "n.csv").write_text("set,points\ndm,1.5\n")
     record = {"commit": "abc", "settings": {"dataset": "cifar10", "seeds": 3}}
     (tmp_path / "n.json").write_text(json.dumps({"provenance": record}))
-    (tmp_path / "a.csv").write_text("set\nx\n")
-    page = """<!-- table n.csv
-brief: yes
--->
-<!-- end of table -->
-<!-- table *
-origins: yes
--->
-<!-- end of table -->
-"""
-    brief, listed = measured.written(page, tmp_path).split("<!-- end of table -->")[:2]
-    assert "`results/n.csv` · cifar10 · 3 seeds\n\n| set | points |" in brief
-    lines = [line for line in listed.splitlines() if line.startswith("- ")]
-    assert lines == [
-        "- `results/a.csv`",
-        "- `results/n.csv` · cifar10 · 3 seeds · commit abc",
-    ]
+    page = "<!-- table n.csv\nbrief: yes\n-->\n<!-- end of table -->\n"
+    written = measured.written(page, tmp_path)
+    assert "`results/n.csv` · cifar10 · 3 seeds\n\n| set | points |" in written
 
 
 # ---------------------------------------------------------------- words

@@ -63,6 +63,20 @@ def test_every_difference_is_that_of_its_file(file):
 
 
 @every_study
+def test_a_seed_s_difference_is_that_of_its_trainings(name):
+    """Where one network was asked about one set; means above hold for all."""
+    lines = STUDIES[name]["lines"]
+    who = ("judge", "norm", "set")
+    reached = {(*(m[k] for k in who), m["row"]): m for m in found(lines, against="")}
+    for line in (m for m in lines if m["against"]):
+        pair = [(*(line[k] for k in who), line[end]) for end in ("row", "against")]
+        if {*pair} <= {*reached}:
+            row, other = (reached[key]["values"] for key in pair)
+            expected = [a - b for a, b in zip(row, other, strict=True)]
+            assert line["values"] == pytest.approx(expected, abs=0.011)
+
+
+@every_study
 def test_every_training_is_that_of_its_file(name):
     study = STUDIES[name]
     lines = found(study["lines"], against="")
@@ -330,6 +344,31 @@ def test_the_keyboard_chooses_and_opens(tab, page):
     tab.evaluate("document.querySelector('.explore-line summary').focus()")
     press(" ", 32)
     assert "seed 5" in tab.evaluate("document.querySelector('.explore-line').innerText")
+
+
+def test_a_finger_opens_a_row_and_leaves_one_out(tab, page):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    tab.call("Emulation.setDeviceMetricsOverride", **size)
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    tab.open(page)
+
+    def tap(selector):
+        where = tab.evaluate(
+            f"(() => {{ const e = document.querySelector({selector!r});"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
+            "const r = e.getBoundingClientRect();"
+            "return {x: r.left + r.width / 2, y: r.top + r.height / 2}; })()"
+        )
+        touch = "Input.dispatchTouchEvent"
+        tab.call(touch, type="touchStart", touchPoints=[where])
+        tab.call(touch, type="touchEnd", touchPoints=[])
+        tab.evaluate("new Promise((d) => setTimeout(d, 400))")
+
+    tap(".explore-line summary")
+    assert tab.evaluate("document.querySelector('.explore-line').open")
+    before = tab.evaluate(SEEN)
+    tap(".explore-rows label")
+    assert len(tab.evaluate(SEEN)["rows"]) < len(before["rows"])
 
 
 def test_every_choice_can_be_seen(tab, page):

@@ -90,6 +90,8 @@ def test_links_lead_to_files_and_titles(path):
             continue
         name, _, anchor = link.partition("#")
         target = (path.parent / name) if name else path
+        if name.endswith("explore.md") and "=" in anchor:
+            anchor = ""  # a view, which test_explore_page.py looks up
         if not target.exists() or (anchor and anchor not in anchors(target)):
             dead.append(link)
     assert not dead

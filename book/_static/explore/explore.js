@@ -37,7 +37,7 @@
     none: "no norm",
     prior: "samples of the prior",
     "": "nothing: accuracies",
-    "-": "no set",
+    "-": "random real pictures",
     [POOLED]: "all of them, pooled",
     each: "each",
   };
