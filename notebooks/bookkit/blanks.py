@@ -8,6 +8,7 @@ all: ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ def check_blank(written: Function, package: Function, *cases: tuple) -> None:
 
     Args:
         written: the reader's function, called as the package's is.
-        package: the package's function.
+        package: the package's function; where it has none, the chapter's own.
         cases: arguments to try, one tuple for each call.
     """
     name = written.__name__
@@ -39,13 +40,17 @@ def check_blank(written: Function, package: Function, *cases: tuple) -> None:
         if not _same(found, wanted):
             print(f"not yet: {_fault(found, wanted, name, package, case)}.")
             return
-    print(f"right: {name} gives what the package's {name} gives.")
+    theirs = f"the package's {name}" if package.__name__ == name else "ours"
+    print(f"right: {name} gives what {theirs} gives.")
 
 
 def _same(found: Any, wanted: Any) -> bool:
     if isinstance(found, Tensor) and isinstance(wanted, Tensor):
         alike = found.shape == wanted.shape
-        return alike and torch.allclose(found.float(), wanted, atol=1e-4, rtol=1e-4)
+        pair = found.float(), wanted.float()
+        return alike and torch.allclose(*pair, atol=1e-4, rtol=1e-4)
+    if isinstance(found, float) and isinstance(wanted, float):  # summed in any order
+        return math.isclose(found, wanted)
     return type(found) is type(wanted) and found == wanted
 
 
@@ -125,6 +130,26 @@ def _pull_alone(package, latents, difference, sigma, gamma):
     return gamma * sigma * difference
 
 
+def _length(package, target, found):
+    return package(target, found).sqrt()
+
+
+def _sum_squared(package, target, found):
+    return (target - found).sum().square()
+
+
+def _own_labels(package, distilled, prior, class_map):
+    return distilled.labels
+
+
+def _pixels_once(package, x, y, mean, std, weight):
+    return package(x, y, mean, std, weight) - (x - y).abs().mean()
+
+
+def _kl_unweighted(package, x, y, mean, std, weight):
+    return package(x, y, mean, std, 1.0)
+
+
 # name of a function -> what to say -> the line that earns it
 MISTAKES: dict[str, dict[str, Function]] = {
     "predict_noise": {
@@ -145,5 +170,16 @@ MISTAKES: dict[str, dict[str, Function]] = {
         "a factor is missing: sigma, the weight of this step": _without_sigma,
         "a factor is missing: gamma says how hard to pull": _without_gamma,
         "this is the pull alone; what is it taken from?": _pull_alone,
+    },
+    "matching_loss": {
+        "this is the length of the difference; (3) has its square": _length,
+        "square first, then add: here minus and plus cancel": _sum_squared,
+    },
+    "prior_classes": {
+        "these are the set's own labels; what does class_map say of each?": _own_labels,
+    },
+    "vae_loss": {
+        "a factor is missing: pixels count twice": _pixels_once,
+        "a factor is missing: the last term has a weight": _kl_unweighted,
     },
 }

@@ -8,14 +8,17 @@ import pytest
 import torch
 from bookkit.blanks import MISTAKES, check_blank
 
-from diver_lite import RecoveryConfig, recovery
+from diver_lite import DistilledSet, RecoveryConfig, recovery
+from diver_lite.make.train_prior import vae_loss
 from diver_lite.priors.contract import Wrapped
+from diver_lite.sets.classes import prior_classes
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLANK = "    return ...  # your line"
-# chapters whose reader writes a function of the package
-WRITTEN = {"03": "predict_noise", "04": "inherit", "05": "guide", "06": "phase"}
+# what the reader of a chapter writes; in most of them a function of the package
+WRITTEN = {"01": "inherit", "03": "predict_noise", "04": "inherit", "05": "guide"}
+WRITTEN |= {"06": "phase", "appendix_b": "wall_seconds"}
 
 LATENTS, NOISE = torch.randn(2, 2, 4, 8, 8, generator=torch.manual_seed(0))
 MIXED = (LATENTS, NOISE, torch.tensor(0.4), torch.tensor(0.9))
@@ -32,6 +35,16 @@ class Guided(Wrapped):
         return latents + guidance_scale * (latents.square() - latents)
 
 
+class Numbered:
+    """As much of a prior as has classes."""
+
+    class_names = ("a", "b", "c")
+
+
+def matching_loss(target, found):
+    return (target - found).square().sum()
+
+
 def said(capsys, written, package, *cases):
     check_blank(written, package, *cases)
     return capsys.readouterr().out
@@ -44,6 +57,22 @@ def empty(*arguments):
 def test_a_right_line_is_called_right(capsys):
     text = said(capsys, recovery.inherit, recovery.inherit, MIXED)
     assert text == "right: inherit gives what the package's inherit gives.\n"
+
+
+def test_where_the_package_has_none_it_is_ours(capsys):
+    means = torch.randn(2, 10, 8, generator=torch.Generator().manual_seed(0))
+    text = said(capsys, matching_loss, lambda a, b: ((b - a) ** 2).sum(), [*means])
+    assert text == "right: matching_loss gives what ours gives.\n"
+
+
+@pytest.mark.parametrize(
+    "wanted, found", [(0.3, 0.1 + 0.2), (torch.tensor([2]), torch.tensor([2.0]))]
+)
+def test_rounding_and_the_kind_of_number_do_not_matter(wanted, found, capsys):
+    text = said(capsys, lambda: found, lambda: wanted, ())
+    assert text.startswith("right: ")
+    text = said(capsys, lambda: found + 1e-3, lambda: wanted, ())
+    assert text.startswith("not yet: ")
 
 
 def test_an_empty_blank_is_no_mistake(capsys):
@@ -91,8 +120,16 @@ def test_a_fault_of_a_phase_names_the_timestep(capsys):
 )
 def test_each_known_mistake_is_told_from_the_right_line(name, hint, capsys):
     asked = (LATENTS, 500, torch.tensor([0, 1]), 1.5)
+    few = DistilledSet(torch.rand(2, 3, 8, 8), [0, 2], ("d", "e", "f"))
     cases = {"inherit": MIXED, "guide": PULLED, "predict_noise": asked}
-    package = getattr(recovery, name, Guided().predict_noise)
+    cases |= {
+        "matching_loss": (LATENTS, NOISE),
+        "prior_classes": (few, Numbered(), [1, 0, 0]),
+    }
+    cases |= {"vae_loss": (*LATENTS, *NOISE.exp(), 0.1)}
+    packages = {"predict_noise": Guided().predict_noise, "vae_loss": vae_loss}
+    packages |= {"matching_loss": matching_loss, "prior_classes": prior_classes}
+    package = packages.get(name) or getattr(recovery, name)
 
     def written(*case):
         return MISTAKES[name][hint](package, *case)
