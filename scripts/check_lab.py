@@ -280,9 +280,11 @@ def dead(links: list, root: Path, titles: dict[str, set[str]]) -> list[str]:
     """Return complaints on links to files, or titles in pages, that are not there."""
     complaints = []
     for file, title in links:
+        # a view of the explorer is no title; tests look it up
+        view = Path(file).name == "explore.md" and "=" in (title or "")
         if not (root / file).exists():
             complaints.append(f"link to no file: {file}")
-        elif title and title not in titles.get(file, {title}):
+        elif title and not view and title not in titles.get(file, {title}):
             complaints.append(f"link to no title: {file}#{title}")
     return sorted(set(complaints))
 
