@@ -20,10 +20,11 @@ NB ?= notebooks/*.ipynb
 # In this environment's kernels a cell run out of order, even after a restart in the
 # middle of a chapter, is answered by one sentence instead of a traceback.
 KERNEL_CONFIG = $(VENV)/etc/ipython/ipython_kernel_config.py
-# A link from a chapter to one of the book's pages opens the page, not its source.
+# A link from a chapter to one of the book's pages opens the page, not its source; no
+# pop-up asks whether to fetch news.
 LAB_SETTINGS = $(VENV)/share/jupyter/lab/settings/overrides.json
 
-.PHONY: help demo test test-quick test-code test-book lint lab book refresh wheel constraints clean
+.PHONY: help demo test test-quick test-code test-package test-notebooks test-book lint lab book refresh wheel constraints clean
 
 help:
 	@echo "make demo         set up, refine a shipped distilled set, show it (in demo/)"
@@ -70,10 +71,10 @@ demo: $(VENV)/.installed-base
 
 ON_ALL_CORES = --numprocesses=logical --dist=worksteal
 
-# The book, which shows stored outputs, is built beside the tests, and what lint finds is
-# found meanwhile.
+# Tests wait for processes, pages and files about a third of their time. So the chapters
+# run beside them, as the book does, which shows stored outputs.
 test: $(VENV)/.installed-test
-	$(MAKE) -j3 lint test-code test-book
+	$(MAKE) -j4 lint test-package test-notebooks test-book
 
 test-quick: $(VENV)/.installed-test
 	$(MAKE) -j2 lint quick
@@ -84,11 +85,15 @@ quick: $(VENV)/.installed-test
 
 # The models of the tests are tiny: threads would wait for each other more than work, so
 # each core gets tests of its own, and takes from another's when it has none left.
-test-code: export OMP_NUM_THREADS = 1
-test-code: $(VENV)/.installed-test
+test-package: export OMP_NUM_THREADS = 1
+test-package: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
-	DIVER_LITE_MODE=test $(BIN)/python -m pytest $(ON_ALL_CORES) \
-	  --nbmake --nbmake-timeout=300 notebooks
+
+test-notebooks: export OMP_NUM_THREADS = 1
+test-notebooks: $(VENV)/.installed-test
+	DIVER_LITE_MODE=test $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+
+test-code: test-package test-notebooks
 
 # A build on top of an older one hides warnings: it always starts from nothing.
 test-book: $(VENV)/.installed-test
@@ -110,7 +115,8 @@ $(KERNEL_CONFIG): Makefile
 $(LAB_SETTINGS): Makefile
 	@mkdir -p $(@D)
 	@echo '{"@jupyterlab/docmanager-extension:plugin":' \
-	  '{"defaultViewers": {"markdown": "Markdown Preview"}}}' > $@
+	  '{"defaultViewers": {"markdown": "Markdown Preview"}},' \
+	  '"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $@
 
 # Outputs of a notebook that is not trusted lose their scripts, the sliders with them.
 # book/_lab gives figures their alternative texts, and leads links to titles.
