@@ -31,6 +31,8 @@ help:
 	@echo "make test         set up, then lint, tests, all notebooks, the strict book"
 	@echo "make test-quick   lint, types, and the quick tests: for whoever changes a line"
 	@echo "make test-code    of 'make test' the tests and the notebooks"
+	@echo "make test-package of these the tests"
+	@echo "make test-notebooks  and the notebooks"
 	@echo "make test-book    of these the book and JupyterLab, in a browser if there is Chromium"
 	@echo "make lab          open the quick start in JupyterLab"
 	@echo "make book         build the book as HTML (_build/html)"

@@ -330,13 +330,18 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons_of(
-    table: pd.DataFrame, sets: list[str], pairs: tuple, each: bool = False
+    table: pd.DataFrame,
+    sets: list[str],
+    pairs: tuple,
+    each: bool = False,
+    shared: tuple[str, ...] = SHARED,
 ) -> pd.DataFrame:
     """Return one row per group of judges, set and pair, and one for all sets pooled.
 
-    With `each` one row per judge instead of per group. "survives": of Holm's
-    correction, for the family that the question asks about: the pooled rows, or all
-    rows where there is one set; the rows of single sets are shown, and never survive.
+    With `each` one row per judge instead of per group; rows that are `shared` don't
+    depend on a set. "survives": of Holm's correction, for the family that the question
+    asks about: the pooled rows, or all rows where there is one set; the rows of single
+    sets are shown, and never survive.
     The interval of a pooled row holds its sets fixed. "sets": how many of them have its
     sign; "sets_low", "sets_high": the 95 % t interval over their means, for whom sets
     are drawn, too. Source: ours.
@@ -356,7 +361,7 @@ def comparisons_of(
                 full = [row if row in SHARED else f"{name}: {row}" for row in pair]
                 if {*full} <= there:
                     several.append((name, *full))
-            if {*pair} <= {*SHARED}:  # no set has a part in it
+            if {*pair} <= {*shared}:  # no set has a part in it
                 several = [("-", *pair)] if {*pair} <= there else []
             about = {"judges": judges, "row": pair[0], "against": pair[1]}
             for name, first, other in several:
