@@ -1,13 +1,12 @@
 """Measure what recovery does to sets: agreement, distances, neighbours, t-SNE.
 
 Run: python scripts/measure_metrics.py [SET ...] [--dataset NAME] [--data-root FOLDER]
-     [--tuned guidance_scale=3 ...]
 
 SET is a shipped name, a name in --sets-folder or a file; the default is
-DATASET-dm-ipc10. Each set is measured as it is (Stage I), through the VAE only, by SI
-matched, DIVER published and DIVER; random real images, also through DIVER, and samples
-of the prior stand beside. With --tuned FIELD=VALUE ... there are rows "DIVER tuned" and
-"raw prior tuned", too.
+DATASET-dm-ipc10. Each set is measured in the rows of `answer.py`: as it is (Stage I),
+through the VAE, by inheritance, by DIVER, and with the paper's settings, all but those
+at the guidance scale that is recommended for the prior. Random real images, also
+recovered, and samples of the prior stand beside.
 
 Two judges of real data look at them, because one of them, the ConvNet, is the network
 that Stage I distils on. They learn from `fit`; `validation` is what sets are compared
@@ -42,16 +41,14 @@ from bookkit.features import (
 from bookkit.latents import latent_distances, source_distances
 
 from diver_lite import DistilledSet, RecoveryConfig, load_dataset, load_prior, recover
-from diver_lite.cli import Preset, parse_config
+from diver_lite.advice.rows import PAPER, STAGE1
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.training import predict
-from diver_lite.make.baselines import random_real, raw_prior, vae_only, variants
+from diver_lite.make.baselines import random_real, raw_prior, vae_only
 from diver_lite.sets.real import describe_source
 
-TUNED = "DIVER tuned"
-TUNED_PRIOR = "raw prior tuned"
-RECOVERIES = ("SI matched", "DIVER published", "DIVER")
 REAL = "random real"
+SAMPLES = "prior"
 
 
 def load_real(args):
@@ -90,7 +87,6 @@ def add_arguments(parser):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", help="default: DATASET-dm-ipc10")
-    parser.add_argument("--tuned", nargs="+", metavar="FIELD=VALUE")
     parser.add_argument("--inference-steps", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--floors", type=int, default=5, help="draws of real images")
@@ -101,14 +97,15 @@ def main() -> None:
     prior = load_prior(args.prior or args.dataset)
     fit, validation, judges, accuracies = load_real(args)
 
-    # (set, variant, seed) -> images; as it is, a set's variant is "Stage I"
-    base = RecoveryConfig(num_inference_steps=args.inference_steps)
-    configs = {variant: variants(base)[variant] for variant in RECOVERIES}
-    samplers = {"raw prior": base}
-    if args.tuned:
-        tuned = parse_config(Preset.default, args.tuned)
-        tuned = replace(tuned, num_inference_steps=args.inference_steps)
-        configs[TUNED] = samplers[TUNED_PRIOR] = tuned
+    # (set, variant, seed) -> images; as it is, a set's variant is Stage I
+    steps = {"num_inference_steps": args.inference_steps}
+    scale = RecoveryConfig.recommended(prior).guidance_scale
+    plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0, **steps)
+    configs = {
+        "inheritance 700": plain,
+        "DIVER 700": replace(plain, guidance_factor=0.1),
+        PAPER: RecoveryConfig.published(**steps),
+    }
     sets = args.sets or [f"{args.dataset}-dm-ipc10"]
     sources = {Path(s).stem: find_distilled(s, args.sets_folder) for s in sets}
     # equally many real images stand beside the sets of each size
@@ -117,8 +114,8 @@ def main() -> None:
     measured: dict[tuple[str, str, int], DistilledSet] = {}
     for number, (name, source) in enumerate(sources.items()):
         seed = args.seed + 1000 * number
-        measured[name, "Stage I", seed] = source
-        measured[name, "VAE only", seed] = vae_only(source, prior)
+        measured[name, STAGE1, seed] = source
+        measured[name, "VAE", seed] = vae_only(source, prior)
         for variant, config in configs.items():
             measured[name, variant, seed] = recover(source, prior, config, seed=seed)
             print(f"{name}, {variant}: {time.perf_counter() - started:.0f} s")
@@ -126,11 +123,10 @@ def main() -> None:
         if not name.startswith(REAL):
             continue
         seed = args.seed + 1000 * len(sources)
-        for variant, config in samplers.items():
-            drawn = raw_prior(source, prior, config, seed=seed)
-            measured[name.replace(REAL, "none,"), variant, seed] = drawn
+        drawn = raw_prior(source, prior, plain, seed=seed)
+        measured[name.replace(REAL, "none,"), SAMPLES, seed] = drawn
         for seed in range(args.seed + 1, args.seed + args.floors):
-            measured[name, "Stage I", seed] = random_real(fit, source.ipc, seed)
+            measured[name, STAGE1, seed] = random_real(fit, source.ipc, seed)
 
     near = copying_distances(
         {str(key): images for key, images in measured.items()},
@@ -143,13 +139,13 @@ def main() -> None:
     rows = []
     for (name, variant, seed), images in measured.items():
         ratios = near.get_group(str((name, variant, seed)))
-        drawn = name.startswith(REAL) and variant == "Stage I"  # nothing was distilled
+        drawn = name.startswith(REAL) and variant == STAGE1  # nothing was distilled
         row = {"set": name, "variant": "as drawn" if drawn else variant}
         row |= {"seed": seed, "images": len(images)}
         for relation, distance in to_real(images, real, prior).items():
             row |= {f"cosine_to_real_{relation}": distance[0]}
             row |= {f"l2_to_real_{relation}": distance[1]}
-        if variant not in ("Stage I", *samplers):
+        if variant not in (STAGE1, SAMPLES):
             source = sources[name]
             kept = source_distances(images, source, prior)
             row["l2_to_source"] = kept["l2_distance"].mean()
@@ -183,7 +179,7 @@ def main() -> None:
     print(numeric.mean().T.to_string(float_format="{:.3g}".format))
 
     between = []
-    order = ["Stage I", "VAE only", *configs]
+    order = [STAGE1, "VAE", *configs]
     for variant in order:
         chosen = {
             name: measured[name, variant, args.seed + 1000 * number]
@@ -204,7 +200,7 @@ def main() -> None:
         "real": random_real(validation, min(20, args.held_out), args.seed),
         **{
             variant: measured[first, variant, args.seed]
-            for variant in ("Stage I", "VAE only", "DIVER")
+            for variant in (STAGE1, "VAE", "DIVER 700")
         },
     }
     judge = judges[args.judges[0]]
