@@ -244,6 +244,9 @@ def recover(
     on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
     diver_lite recover ...' shares the batches among GPUs.
 
+    Who gains? In our studies networks with batch norm; those without learn as much from
+    the set as it is. 'diver-lite advise' asks yours.
+
     Example: diver-lite recover fashion-mnist-dm-ipc1 -o recovered.safetensors
     """
     from diver_lite.priors import contract, loading

@@ -47,3 +47,33 @@ def test_no_setting_that_was_tried_beats_what_is_recommended(prior):
     for group in GROUPS[1:]:
         beaten_by = [r for r in others if verdict(table, r, mine, group) == "better"]
         assert not beaten_by, group
+
+
+# of each prior: its recommended setting among the study's rows, and its equal for less
+ROWS = {
+    "fashion-mnist": ("DIVER 700", "VAE"),
+    "cifar10": ("inheritance 700", "prior"),
+}
+
+
+@pytest.mark.parametrize("prior", RECORDS)
+def test_who_gains_stands_in_the_study_that_confirms_it(prior):
+    """Of networks that know their set: those with batch norm, and from less as much."""
+    record = RECORDS[prior]
+    (study,) = record["confirmed_by"]
+    table = pd.read_csv(ROOT / study)
+    table = table[table["set"] == "all, pooled"]
+    table = table.set_index(["judges", "row", "against"])["points"]
+    surely = pd.read_csv(ROOT / study).query("set == 'all, pooled' and survives")
+    surely = set(zip(surely["judges"], surely["row"], surely["against"], strict=True))
+    mine, less = ROWS[prior]
+    _, with_bn, without = GROUPS
+    assert (with_bn, mine, "Stage I") in surely
+    assert table[with_bn, mine, "Stage I"] > 0
+    assert table[with_bn, mine, less] < 0.5, "less gives as much"
+    gains = table[without, mine, "Stage I"] > 0
+    assert not (gains and (without, mine, "Stage I") in surely)
+    assert "batch norm" in record["recommended_for"]
+    assert {"VAE": "VAE", "prior": "samples of the prior"}[less] in (
+        record["recommended_for"]
+    )
