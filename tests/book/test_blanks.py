@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLANK = "    return ...  # your line"
 # what the reader of a chapter writes; in most of them a function of the package
-WRITTEN = {"01": "inherit", "03": "predict_noise", "04": "inherit", "05": "guide"}
-WRITTEN |= {"06": "phase", "appendix_b": "wall_seconds"}
+WRITTEN = {"01": "inherit", "02": "matching_loss", "03": "predict_noise"}
+WRITTEN |= {"04": "inherit", "05": "guide", "06": "phase", "06b": "prior_classes"}
+WRITTEN |= {"appendix_a": "vae_loss", "appendix_b": "wall_seconds"}
 
 LATENTS, NOISE = torch.randn(2, 2, 4, 8, 8, generator=torch.manual_seed(0))
 MIXED = (LATENTS, NOISE, torch.tensor(0.4), torch.tensor(0.9))

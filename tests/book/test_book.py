@@ -275,7 +275,7 @@ def test_no_page_raises_the_pull_for_fewer_steps():
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     shown = re.sub("<!--.*?-->", "", text)
-    assert len(shown.split()) <= 700
+    assert len(shown.split()) <= 600
     assert "(book/findings.md)" in text
 
 

@@ -6,6 +6,7 @@ the same parameters in the same order, and steps with the same fields.
 
 import ast
 import inspect
+import re
 from dataclasses import fields
 from pathlib import Path
 from textwrap import dedent
@@ -161,3 +162,39 @@ def test_the_chapter_shows_the_loop_that_the_package_runs():
     (output,) = cell.outputs
     shown = inspect.getsource(recovery.recover_steps)
     assert output.data["text/markdown"] == f"```python\n{shown}```"
+
+
+# ---------------------------------------------------------------- what pages call it
+
+# what had several names -> what it is called where it is read
+ONE_NAME = {
+    r"raw prior|labels? alone|prior alone": "samples of the prior",
+    r"SI matched|no pull\b": "inheritance",
+    r"\bropes?\b": "the pull",
+}
+READ = ["README.md", "book/paper.md", "book/troubleshooting.md"]
+READ += [f"notebooks/{name}.ipynb" for name in ("02_distilled_data", *WRITTEN)]
+READ += ["notebooks/06b_two_priors.ipynb"]
+READ += [str(p.relative_to(ROOT)) for p in ROOT.glob("notebooks/appendix_*.ipynb")]
+
+
+def read_text(path):
+    """Return what a reader sees: prose, alternative texts, and what cells print."""
+    if path.suffix == ".md":
+        return re.sub(r"(?s)<!--.*?-->", "", path.read_text("utf-8"))
+    shown = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        shown.append(cell.source if cell.cell_type == "markdown" else "")
+        shown.append(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", ""))
+        for output in cell.get("outputs", []):
+            shown += [output.get("text", ""), output.get("data", {}).get("text/plain")]
+    return "\n".join(filter(None, shown))
+
+
+@pytest.mark.parametrize("page", READ)
+def test_one_thing_has_one_name(page):
+    """Keys of files and of `variants` may differ; what a page shows may not."""
+    text = " ".join(read_text(ROOT / page).split())
+    for old, name in ONE_NAME.items():
+        found = re.findall(f".{{30}}(?:{old}).{{30}}", text, flags=re.IGNORECASE)
+        assert not found, f"call it {name}"
