@@ -15,9 +15,9 @@ from diver_lite.files import exclusive
 from diver_lite.run import processes
 from diver_lite.run.processes import Processes, launched_device
 
-# What each of two processes does, as PyTorch is imported once for both: a recovery, and
-# another one, in which process 1 fails at its second batch. It ends as if all were well,
-# or the launcher would end its sibling, which has to notice by itself.
+# What each of two processes does, as PyTorch is imported once for both: a recovery,
+# and another one, in which process 1 fails at its second batch. It ends as if all were
+# well, or the launcher would end its sibling, which has to notice by itself.
 TWICE = """
 import os, sys, traceback
 from diver_lite.cli import main
