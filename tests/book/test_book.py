@@ -429,11 +429,13 @@ def test_sentences_about_pooled_studies_still_hold(study):
     assert {pair: verdicts[pair] for pair in SAID_POOLED[study]} == SAID_POOLED[study]
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.iterdir()), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in RESULTS.iterdir() if p.suffix in (".csv", ".json")),
+    ids=lambda path: path.name,
+)
 def test_stored_results_can_be_printed(path):
     """Files may still be written to by a run: an empty table is no mistake."""
-    if path.suffix not in (".csv", ".json"):
-        pytest.skip("not shown")
     assert " · " in measured.origin(path)
     for table in measured.tables(path):
         lines = measured.markdown(measured.printable(table))

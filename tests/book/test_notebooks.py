@@ -381,11 +381,7 @@ def test_what_is_to_be_predicted_is_folded(path):
             assert cell.metadata.get("jupyter", {}).get("outputs_hidden"), cell.source
 
 
-UPSTREAM = pytest.mark.xfail(reason="jupyter_client as it is", strict=False)
-
-
-@pytest.mark.parametrize("mended", [True, pytest.param(False, marks=UPSTREAM)])
-def test_a_reply_that_came_before_a_send_is_seen(mended, monkeypatch):
+def test_a_reply_that_came_before_a_send_is_seen(monkeypatch):
     """nbmake's client, busy while a reply arrives, and then sending: it must wake up.
 
     Once it does so without notebooks/conftest.py, that file can go.
@@ -394,8 +390,7 @@ def test_a_reply_that_came_before_a_send_is_seen(mended, monkeypatch):
     from jupyter_client.session import Session
 
     monkeypatch.setattr(AsyncZMQSocketChannel, "send", ZMQSocketChannel.send)
-    if mended:
-        runpy.run_path(str(ROOT / "notebooks" / "conftest.py"))
+    runpy.run_path(str(ROOT / "notebooks" / "conftest.py"))
     session = Session(key=b"")
 
     async def wait_for_reply():

@@ -43,22 +43,22 @@ def test_every_judge_says_its_norm():
     assert judge_name("EfficientNet-B0-GN") == ("EfficientNet-B0", "GN")
 
 
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", SWAPPED)
-def test_a_suffix_swaps_every_norm_and_nothing_else(name, norm):
+def test_a_suffix_swaps_every_norm_and_nothing_else(name):
     """Other weights are those of the plain judge; it still tells images apart."""
-    plain = build_judge(name, 3, 32, seed=1)
-    network = build_judge(f"{name}-{norm}", 3, 32, seed=1).train()
-    found = norms(network)
-    # where 32 groups are as many as there are channels, GN is IN
-    assert found - {"IN"} == {"BN" if norm == "AdaBN" else norm} - {"IN"}
-    mine, theirs = network.state_dict(), plain.state_dict()
+    theirs = build_judge(name, 3, 32, seed=1).state_dict()
     weights = [key for key in theirs if theirs[key].ndim > 1]
     assert weights
-    assert all(torch.equal(mine[key], theirs[key]) for key in weights)
-    logits = network(torch.rand(4, 3, 32, 32))
-    assert logits.isfinite().all()
-    assert logits.std(dim=0).max() > 0
+    for norm in NORMS:
+        network = build_judge(f"{name}-{norm}", 3, 32, seed=1).train()
+        # where 32 groups are as many as there are channels, GN is IN
+        kind = "BN" if norm == "AdaBN" else norm
+        assert norms(network) - {"IN"} == {kind} - {"IN"}
+        mine = network.state_dict()
+        assert all(torch.equal(mine[key], theirs[key]) for key in weights), norm
+        logits = network(torch.rand(2, 3, 32, 32))
+        assert logits.isfinite().all()
+        assert logits.std(dim=0).max() > 0
 
 
 def test_group_norm_has_32_groups_or_what_divides_the_channels():

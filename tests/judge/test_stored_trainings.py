@@ -18,8 +18,8 @@ from diver_lite.judge.networks import JUDGES, build_judge
 from diver_lite.judge.protocols import PROTOCOLS, with_statistics
 from diver_lite.judge.training import RESULTS, adapt_statistics, predict, train_judge
 
-TRAIN = toy_set()
-TEST = toy(seed=9)[0]
+TRAIN = toy_set(count=2)
+TEST = toy(seed=9, count=2)[0]
 STORED = Path(__file__).with_name("stored_trainings.json")
 # judge and protocol: every network, every norm, every protocol
 CASES = [(judge, "corrected") for judge in JUDGES]
@@ -94,10 +94,14 @@ SET = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain():
+    return logits_of("ShuffleNetV2-AdaBN", "quick")
+
+
 @pytest.mark.parametrize("state", [*AROUND, *SET])
-def test_a_training_doesn_t_depend_on_what_stands_around_it(state):
+def test_a_training_doesn_t_depend_on_what_stands_around_it(plain, state):
     """Neither do its score and what AdaBN adapts: under autocast one scored 0."""
-    plain = logits_of("ShuffleNetV2-AdaBN", "quick")
     if state in AROUND:
         with AROUND[state]():
             assert logits_of("ShuffleNetV2-AdaBN", "quick") == plain

@@ -54,7 +54,7 @@ WINDOWS = st.sampled_from(["full", "published", "late", (700, 300)])
 
 @settings(
     deadline=None,
-    max_examples=60,
+    max_examples=20,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

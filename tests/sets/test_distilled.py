@@ -130,7 +130,7 @@ def test_a_set_can_be_looped_over():
 
 
 REAL = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-RELEASED = Path(__file__).parents[2] / "shared/data/released"
+RELEASED = Path(__file__).parents[3] / "shared/data/released"
 
 
 @pytest.mark.parametrize(
