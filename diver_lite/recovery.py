@@ -299,11 +299,16 @@ class RecoveryJob:
         self.classes = prior_classes(self.distilled, self.prior, self.class_map)
         self.config.timesteps(self.prior)  # a bad one must fail before the first image
 
-    def refine(self, indices: Sequence[int]) -> Tensor:
-        """Refine some images of the set: (B, 3, S, S) in [0, 1], S the prior's size."""
+    def refine(self, indices: Sequence[int], images: Tensor | None = None) -> Tensor:
+        """Refine some images of the set: (B, 3, S, S) in [0, 1], S the prior's size.
+
+        `images` (B, 3, H, W): the same, where they were read beforehand.
+        """
         batch = [*indices]
         prior = Checked(self.prior)
-        images = fit_images(self.distilled.images[batch], prior)
+        if images is None:
+            images = self.distilled.images[batch]
+        images = fit_images(images, prior)
         if self.config.clip_input:
             images = images.clamp(0, 1)
         with plain_torch(grad=False):

@@ -19,10 +19,11 @@ import os
 import re
 import shutil
 import sys
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -157,13 +158,21 @@ def recover_to(
         if isinstance(job.prior, FastPrior):
             release = job.prior.release
         memory = Memory(release)
-
-        def refine(indices: range) -> Tensor:
-            return job.finish(job.refine(indices), sides)
+        # one batch at a time on a card; beside it another is read or written
+        card = nullcontext() if on_cpu else threading.Lock()
+        threads = threads if on_cpu else 2
 
         def make(index: int) -> None:
-            with torch.no_grad():  # a thread begins with gradients
-                shards.write(index, in_parts(refine, shards.batch(index), memory))
+            batch = shards.batch(index)
+            read = distilled.images[[*batch]]
+
+            def refine(part: range) -> Tensor:
+                images = read[part.start - batch.start :][: len(part)]
+                return job.finish(job.refine(part, images), sides)
+
+            with torch.no_grad(), card:  # a thread begins with gradients
+                images = in_parts(refine, batch, memory)
+            shards.write(index, images)
 
         def begin() -> tuple[dict, list[int]]:
             stack.enter_context(shards.locked())
@@ -172,7 +181,7 @@ def recover_to(
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
-        _share(pending, make, shards, processes, threads if on_cpu else 1, progress)
+        _share(pending, make, shards, processes, threads, progress)
         processes.first(lambda: shards.finish(job.result))
     return DistilledSet.load(out)
 
@@ -188,6 +197,7 @@ def _share(
     """Make this process's share of the shards, and wait for the others' shares.
 
     So many threads make one each at a time; torch computes on one thread in each.
+    On a card two take turns: what one reads or writes costs the card no time.
     """
     own = pending[processes.index :: processes.count]
     parallel = Parallel(threads, prefer="threads", return_as="generator_unordered")
