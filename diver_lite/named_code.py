@@ -7,19 +7,24 @@ folder, see `trust`. Source: ours; the form is that of Python's entry points.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import importlib.util
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from diver_lite.checks import InputError, ensure, first_line
 from diver_lite.trust import installed_code_only
+
+PREFIX = "named_code_"  # of the module that a file is; a digest of its content follows
 
 
 def names_code(text: object) -> bool:
@@ -85,14 +90,15 @@ def call_named(factory: Callable, text: str, argument: str, **options: Any) -> A
 
 
 def _run_file(where: str, what: str) -> ModuleType:
-    """Return the module that a file is; the same content is run once."""
+    """Return the module that a file is; the same content is run once in a place."""
     path = Path(where).expanduser().resolve()
     ensure(path.is_file(), f"{what}: there is no file {where}")
     code = path.read_bytes()
     # by its content: where it lies is no part of what it computes
-    name = f"named_code_{hashlib.sha256(code).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    name = f"{PREFIX}{hashlib.sha256(code).hexdigest()[:16]}"
+    there = sys.modules.get(name)
+    if there is not None and there.__file__ == str(path):
+        return there
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # where pickle and inspect look for it
@@ -102,7 +108,32 @@ def _run_file(where: str, what: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    vars(module)["__source__"] = importlib.util.decode_source(code)
     return module
+
+
+def source_of(kind: Any, module: str) -> str:
+    """Return the source of a class or function, of a named file as it was when run.
+
+    The file may have changed or moved since. Raises `OSError`: it can't be read.
+    """
+    # of a decorated function its own, not of what it decorates
+    code = getattr(kind, "__code__", kind)
+    text = getattr(sys.modules.get(module), "__source__", None)
+    written = not isinstance(code, CodeType) or not code.co_filename.startswith("<")
+    if text is None or not written:
+        return inspect.getsource(code)
+    lines = text.splitlines(keepends=True)
+    if isinstance(code, CodeType):
+        return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
+            first = min(each.lineno for each in [node, *node.decorator_list])
+            found += lines[first - 1 : node.end_lineno]
+    if not found:  # it was made by a call of `type`
+        raise OSError(f"no class {kind.__name__}")
+    return "".join(found)
 
 
 def _import(where: str, what: str) -> ModuleType:

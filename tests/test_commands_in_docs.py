@@ -7,6 +7,7 @@ with the reason.
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import typer
 
 from diver_lite import cli as commands
 from diver_lite.recovery import RecoveryConfig
+from diver_lite.run.in_memory import recover
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.folder import save_image_folder
 from diver_lite.sets.load import READ_OPTIONS, load_distilled
@@ -61,7 +63,7 @@ FEW = "--seeds 2 --set steps=1 --test-images 20 --jobs 1"
 SMALL = {
     "judge": FEW.split(),
     "advise": f"{FEW} --judges ConvNet".split(),
-    "distill": ["--split", "sample", "--ipc", "1", "--set", "steps=1"],
+    "distill": "--split sample --ipc 1 --set steps=1 --set real_batch=8".split(),
     "recover": ["--set", "num_inference_steps=1"],
 }
 
@@ -223,6 +225,12 @@ def run(cli, monkeypatch):
     monkeypatch.setattr(RecoveryConfig, "recommended", classmethod(few))
     monkeypatch.setattr("diver_lite.run.source_swap.share_of_set", lambda *_, **__: 1)
 
+    def in_a_step(distilled, prior, config, **options):
+        config = replace(config, num_inference_steps=1)
+        return recover(distilled, prior, config, **options)
+
+    monkeypatch.setattr("diver_lite.advice.rows.recover", in_a_step)
+
     def run(page, prepare=lambda text: None):
         names = {"__name__": "page"}
         for language, code in blocks(page):
@@ -271,18 +279,15 @@ def test_the_first_hour_runs(run, cli):
             Path("mtt.safetensors").unlink()  # of who took ours
 
     run("book/first_hour.md", prepare)
-    refined = DistilledSet.load("refined_1.safetensors")
+    refined = DistilledSet.load("refined.safetensors")
     assert refined.class_names == ours.class_names
-    assert "ShuffleNetV2-GN" in Path("table.md").read_text("utf-8")
+    assert "samples of the prior" in Path("advice/advice.md").read_text("utf-8")
     assert len([*Path("pictures").rglob("*.png")]) == len(refined)
 
 
 def test_the_command_line_page_runs(run, cli):
     cli("convert", "fashion-mnist-dm-ipc1", "res_DM_FashionMNIST_ConvNet_10ipc.pt",
         "--to", "dc", "--lossy")  # fmt: skip
-    garments = load_distilled("fashion-mnist-dm-ipc1")
-    for name in ("vae", *(f"real_{seed}" for seed in (0, 1))):
-        garments.save(f"{name}.safetensors")
     cli("convert", "cifar10-mtt-ipc1", "CIFAR10", "--to", "mtt", "--lossy")
 
     def prepare(text):

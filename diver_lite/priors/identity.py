@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from diver_lite.files import fingerprint
+from diver_lite.named_code import PREFIX, source_of
 from diver_lite.priors.contract import Prior, Wrapped
 from diver_lite.priors.dit import DiTPrior
 from diver_lite.priors.fast import Prepared
@@ -86,7 +87,7 @@ def _told(prior: Any) -> str | None:
         text = text()
     if not isinstance(text, str) or not text:
         raise Unidentified(f"its fingerprint is {text!r}, not a text")
-    return f"{type(prior).__module__}.{type(prior).__qualname__}: {text}"
+    return f"{_place(type(prior))}: {text}"
 
 
 class _Reader:
@@ -170,16 +171,15 @@ class _Reader:
 
     def _code(self, kind: Any, name: str) -> str:
         """Return what identifies a class or function: its source, and its version."""
-        where = f"{name}: {_module(kind)}.{kind.__qualname__}"
+        where = f"{name}: {_place(kind)}"
         if self._library(_module(kind)) == "":
             return where
         bases = getattr(kind, "__mro__", None) or (kind,)
         theirs = [base for base in bases if self._library(_module(base)) != ""]
         versions = [self._library(_module(base)) or "" for base in theirs]
         try:
-            # of a decorated function its own, not of what it decorates
-            code = [getattr(base, "__code__", base) for base in theirs]
-            return "\n".join([where, *versions, *map(inspect.getsource, code)])
+            code = [source_of(base, _module(base)) for base in theirs]
+            return "\n".join([where, *versions, *code])
         except (OSError, TypeError):
             raise Unidentified(f"the source of {name} can't be read") from None
 
@@ -273,6 +273,17 @@ def _module(kind: Any) -> str:
     if isinstance(kind, FunctionType):
         return str(kind.__globals__.get("__name__"))
     return kind.__module__
+
+
+def _place(kind: Any) -> str:
+    """Return the module and name of a class or function.
+
+    A named file's module is called by all of its content: what computes is a part.
+    """
+    module = _module(kind)
+    if module.startswith(PREFIX):
+        module = "a named file"
+    return f"{module}.{kind.__qualname__}"
 
 
 def _package(module: str) -> str:

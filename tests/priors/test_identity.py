@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from diver_lite.named_code import load_named
 from diver_lite.priors.contract import Wrapped
 from diver_lite.priors.fast import FastPrior
 from diver_lite.priors.identity import Unidentified, identity
@@ -215,6 +216,73 @@ MORE = {
 def test_more_parts_that_are_told_apart(name):
     found = [identity(Own(more=each)) for each in MORE[name]]
     assert len({*found}) == len(found)
+
+
+FILE = """
+from pathlib import Path
+
+LIMIT = 1
+
+
+def scaled(x):
+    return 2 * x
+
+
+def decorated(kind):
+    kind.denoise = lambda self, x: scaled(x)
+    return kind
+
+
+@decorated
+class Mine:
+    def encode(self, x):
+        return min(x, LIMIT)
+
+
+class Told:
+    fingerprint = "v1"
+
+
+def place():
+    return Path(__file__).parent
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Return a function that writes a file, and returns what is called so in it."""
+
+    def load(name, text=FILE, folder="."):
+        file = tmp_path / folder / "mine.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        return load_named(f"{file}:{name}", "prior")
+
+    return load
+
+
+def test_a_named_file_is_known_as_it_ran(mine, tmp_path):
+    """Not as it reads now; and wherever it lies."""
+    first = mine("Mine")()
+    before = identity(first)
+    other = mine("Mine", "\n" * 5 + FILE.replace("2 * x", "3 * x"))()
+    assert identity(first) == before != identity(other)
+    (tmp_path / "mine.py").unlink()
+    assert identity(mine("Mine", folder="there")()) == identity(first) == before
+    assert mine("place", folder="there")() == tmp_path / "there"
+
+
+def test_of_a_named_file_what_computes_counts(mine):
+    """A comment, or a function that the prior never asks, is no other prior."""
+    before = identity(mine("Mine")())
+    more = FILE + "\n\ndef network():\n    return 5  # of a judge\n"
+    assert identity(mine("Mine", more)()) == before
+    assert identity(mine("Told", more)()) == identity(mine("Told")())
+    changes = {"LIMIT = 1": "LIMIT = 2", "2 * x": "3 * x", "min(": "max("}
+    for old, new in {**changes, "@decorated\n": ""}.items():
+        assert identity(mine("Mine", FILE.replace(old, new))()) != before
+    told = FILE.replace("v1", "v2")
+    assert identity(mine("Told", told)()) != identity(mine("Told")())
 
 
 def test_a_set_has_no_order():
