@@ -2,8 +2,9 @@
 
 Run: python scripts/draw_findings.py [--pictures]
 
-They are drawn out of results/. Each records the files it was drawn from, with their
-SHA-256, so that a test notices a figure that is older than the numbers. With
+They are drawn out of results/, each wide and, as NAME.phone.png, for a phone. Each
+records the files it was drawn from, with their SHA-256, so that a test notices a figure
+that is older than the numbers. With
 --pictures the settings of the page on the paper are drawn too, as what they make of
 two distilled pictures: that takes a minute.
 """
@@ -13,19 +14,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.text import Text
 from provenance import ROOT  # and bookkit
 from torch import Tensor
 
 # isort: split
-from bookkit.figures import image_grid, set_theme
+from bookkit.figures import METHOD_COLORS, image_grid, set_theme
 
 from diver_lite import RecoveryConfig, load_distilled, load_prior, recover
+from diver_lite.judge.protocols import get_protocol
 
 PICTURES = ROOT / "book" / "_static"
 # title -> the study, and the row whose differences are drawn
@@ -40,7 +46,7 @@ ROWS = {
     "as distilled (Stage I)": "Stage I",
     "pixels clipped": "clip",
     "through the VAE": "VAE",
-    "inheritance (t = 700)": "inheritance 700",
+    "inheritance from 700": "inheritance 700",
     "DIVER (the same, with the pull)": "DIVER 700",
     "DIVER, the paper's settings": "DIVER, the paper's settings",
     "samples of the prior": "prior",
@@ -51,7 +57,15 @@ JUDGES = {  # column of a table, name of its group, label, colour
     "ShuffleNetV2-BN": ("unseen, BN", "with batch norm", "#0173b2"),
     "ShuffleNetV2-GN": ("unseen, no BN", "with group norm", "#de8f05"),
 }
-
+# as letters the orange is too light: they have a contrast of 4.5 and more to white
+WORDS = {"#0173b2": "#0173b2", "#de8f05": "#9a5b00"}
+CURVES = {  # row of a table -> colour
+    "Stage I": METHOD_COLORS["Stage I"],
+    "inheritance 700": METHOD_COLORS["SI matched"],
+    "prior": METHOD_COLORS["raw prior"],
+}
+PHONE_WIDTH = 3.6  # inches; a phone of 390 pixels shows it on 358
+PHONE_FONT = 8.5  # points
 
 RECOVERY = {title: study for title, (study, _) in STUDIES.items()}
 CHOICES = {
@@ -84,18 +98,59 @@ LABELS = {group: label for group, label, _ in JUDGES.values()}
 LABELS |= {"proxy's kind": "the proxy's kind"}
 
 
-def store(fig: plt.Figure, name: str, files: Iterable[str]) -> None:
-    """Save a picture that knows the files it was drawn from."""
+def store(draw: Callable[..., plt.Figure], name: str, files: Iterable[str]) -> None:
+    """Save a picture, wide and for a phone, that knows the files it was drawn from."""
     found = {file: (ROOT / "results" / file).read_bytes() for file in sorted({*files})}
     source = {file: hashlib.sha256(data).hexdigest() for file, data in found.items()}
     metadata = {"Source": json.dumps(source)}
-    fig.savefig(PICTURES / name, dpi=130, metadata=metadata, bbox_inches="tight")
-    print(f"Wrote book/_static/{name}")
+    fig = draw()
+    fig.savefig(
+        PICTURES / f"{name}.png", dpi=130, metadata=metadata, bbox_inches="tight"
+    )
+    fig = for_phone(draw(phone=True))
+    fig.savefig(PICTURES / f"{name}.phone.png", dpi=200, metadata=metadata)
+    print(f"Wrote book/_static/{name}.png and {name}.phone.png")
 
 
-def findings() -> plt.Figure:
+def for_phone(fig: plt.Figure) -> plt.Figure:
+    """Give all words of a figure the size that a phone shows as 11 pixels and more."""
+    for text in fig.findobj(Text):
+        text.set_fontsize(PHONE_FONT)
+    return fig
+
+
+def panels(
+    lines: int, columns: int, size: tuple[float, float], phone: bool, **shared
+) -> tuple[plt.Figure, list[plt.Axes]]:
+    """Return a figure's panels, line by line; on a phone one stands below the other.
+
+    size: in inches, of the wide figure.
+    """
+    if phone:
+        size = (PHONE_WIDTH, size[1] * columns)
+        lines, columns = lines * columns, 1
+    fig, axes = plt.subplots(
+        lines, columns, figsize=size, layout="constrained", squeeze=False, **shared
+    )
+    plt.close(fig)  # it can be drawn all the same
+    return fig, [*axes.flat]
+
+
+def rows_on(ax: plt.Axes, names: Iterable[str], phone: bool) -> None:
+    """Name the rows of a panel, from top to bottom; on a phone in short lines."""
+    names = [fill(name, 17) if phone else name for name in names]
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def known(row: str) -> str:
+    """Return what the pages call a row of a table."""
+    return "samples of the prior" if row == "prior" else row
+
+
+def findings(phone: bool = False) -> plt.Figure:
     """Draw what one network learns from each treatment, by its normalisation."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 6), layout="constrained", sharey=True)
+    fig, axes = panels(1, 2, (9, 6 if not phone else 4.4), phone, sharey=True)
     limits = ((5, 62), (8.5, 23))
     for ax, (title, study), limit in zip(axes, RECOVERY.items(), limits, strict=True):
         table = pd.read_csv(ROOT / "results" / f"{study}.csv")
@@ -108,33 +163,33 @@ def findings() -> plt.Figure:
                 ax.scatter(mean, y, s=90, color=color, label=label if y == 0 else None)
                 ax.annotate(
                     f"{mean:.0f}", (mean, y), (0, above), textcoords="offset points",
-                    ha="center", fontsize="x-small", color=color,
+                    ha="center", fontsize="x-small", color=WORDS[color],
                 )  # fmt: skip
         ax.axvline(10, color="0.6", linestyle=":", linewidth=1)
         ax.annotate(
             "guessing", (10, len(ROWS) / 2), (-3, 0), textcoords="offset points",
             rotation=90, ha="right", va="center", fontsize="x-small", color="0.4",
         )  # fmt: skip
-        ax.set_yticks(range(len(ROWS)), ROWS)
-        ax.set(xlim=limit, ylim=(len(ROWS) - 0.4, -0.7))
-        ax.set(xlabel="accuracy on real test pictures (%)")
+        rows_on(ax, ROWS, phone)
+        ax.set(xlim=limit, xlabel="accuracy on test pictures (%)")
         ax.set_title(title, loc="left", fontsize="medium")
     handles, labels = axes[0].get_legend_handles_labels()
     names = [f"ShuffleNetV2 {label}" for label in labels]
-    fig.legend(handles, names, fontsize="small", loc="outside lower center", ncols=2)
+    below = {"loc": "outside lower center", "ncols": 1 if phone else 2}
+    fig.legend(handles, names, fontsize="small", **below)
     return fig
 
 
-def forest() -> plt.Figure:
+def forest(phone: bool = False) -> plt.Figure:
     """Draw a row's difference to others, with its interval, by set and norm."""
-    fig, axes = plt.subplots(
-        2, 2, figsize=(9, 7), layout="constrained", sharex="row", sharey=True
-    )
-    for line, (title, (study, row)) in zip(axes, STUDIES.items(), strict=True):
+    share = {"sharex": False if phone else "row", "sharey": True}
+    fig, axes = panels(2, 2, (9, 7 if not phone else 5), phone, **share)
+    for title, (study, row) in STUDIES.items():
         table = pd.read_csv(comparisons(study))
         table = table[(table["row"] == row) & table["against"].isin(AGAINST)]
         sets = [name for name in table["set"].unique() if name != "all, pooled"]
-        for ax, (group, label, _) in zip(line, JUDGES.values(), strict=True):
+        for group, label, _ in JUDGES.values():
+            ax = axes.pop(0)
             mine = table[table["judges"] == group]
             for number, name in enumerate([*sets, "all, pooled"]):
                 part = mine[mine["set"] == name].set_index("against").loc[AGAINST]
@@ -144,11 +199,53 @@ def forest() -> plt.Figure:
                 style = {"fmt": "o", "markersize": 5, "color": color}
                 ax.errorbar(part["points"], y, xerr=ends, label=name, **style)
             ax.axvline(0, color="0.3", linewidth=1)
-            ax.set_yticks(range(len(AGAINST)), [f"vs {name}" for name in AGAINST])
-            ax.set(ylim=(len(AGAINST) - 0.5, -0.5), xlabel="points")
+            rows_on(ax, [f"vs {known(name)}" for name in AGAINST], phone)
+            ax.set(xlabel="points")
             ax.set_title(f"{title}, {row}\n{label}", fontsize="small", loc="left")
-        line[1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+        right = {"loc": "upper left", "bbox_to_anchor": (1, 1), "fontsize": "x-small"}
+        below = {"loc": "upper right", "bbox_to_anchor": (1, -0.35), "ncols": 2}
+        ax.legend(**(below if phone else right))
     return fig
+
+
+def curves(phone: bool = False) -> plt.Figure:
+    """Draw what a network learns from a set, and without it, over training steps."""
+    sets = {"dsa_published": "DSA's photographs", "mtt_published": "MTT's photographs"}
+    tables = {steps: pd.read_csv(path) for steps, path in lengths().items()}
+    fig, axes = panels(2, 2, (9, 6.5 if not phone else 5), phone, sharey=True)
+    for name, title in sets.items():
+        for judge, (_, label, _) in JUDGES.items():
+            ax = axes.pop(0)
+            for row, color in CURVES.items():
+                points, aside = {}, 1.05 ** (len(ax.containers) - 1)
+                for steps, table in tables.items():
+                    of = table["set"].isin([name, "-"])  # all sets share the prior
+                    (found,) = table[of & (table["row"] == row)].to_dict("records")
+                    points[steps] = found[judge], found[f"{judge} std"]
+                mean, spread = zip(*points.values(), strict=True)
+                style = {"marker": "o", "color": color, "label": known(row)}
+                ax.errorbar([n * aside for n in points], mean, yerr=spread, **style)
+            ax.axhline(10, color="0.6", linestyle=":", linewidth=1)
+            ax.set(xscale="log", xlabel="training steps", ylabel="accuracy (%)")
+            ax.set_xticks([*tables], [f"{steps:,}" for steps in tables])
+            ax.minorticks_off()
+            ax.set_title(f"{title}, {label}", fontsize="small", loc="left")
+    handles, labels = ax.get_legend_handles_labels()
+    below = {"loc": "outside lower center", "ncols": 1 if phone else 3}
+    fig.legend(handles, labels, fontsize="small", **below)
+    return fig
+
+
+def lengths() -> dict[int, Path]:
+    """Return the studies of the published photographs, by the steps of a training."""
+    found = {}
+    for path in ROOT.glob("results/recovery_cifar10_published-ipc1*.csv"):
+        if re.fullmatch(r"recovery_cifar10_published-ipc1(-steps\d+)?", path.stem):
+            record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            settings = record["provenance"]["settings"]
+            protocol = get_protocol(settings["protocol"])
+            found[settings.get("steps") or protocol.steps] = path
+    return dict(sorted(found.items()))
 
 
 def pictures() -> plt.Figure:
@@ -178,18 +275,18 @@ def pictures() -> plt.Figure:
     return image_grid({row: torch.cat(images) for row, images in made.items()})
 
 
-def question(studies: dict[str, str], pairs: list[tuple[str, str]]) -> plt.Figure:
+def question(
+    studies: dict[str, str], pairs: list[tuple[str, str]], phone: bool = False
+) -> plt.Figure:
     """Draw a few pooled differences with their intervals, a panel per data set."""
     there = {t: s for t, s in studies.items() if comparisons(s).exists()}
     size = (3.2 * len(there) + 4, 0.42 * len(pairs) + 1.3)
     others = {other for _, other in pairs}
-    rows = [f"{a} vs {b}" for a, b in pairs]
+    rows = [f"{known(a)} vs {known(b)}" for a, b in pairs]
     if len(others) == 1:
-        rows = [a for a, _ in pairs]
-    fig, axes = plt.subplots(
-        1, len(there), figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
-    for ax, (title, study) in zip(axes[0], there.items(), strict=True):
+        rows = [known(a) for a, _ in pairs]
+    fig, axes = panels(1, len(there), size, phone, sharey=True)
+    for ax, (title, study) in zip(axes, there.items(), strict=True):
         table = pd.read_csv(comparisons(study))
         pooled = "all, pooled"
         if pooled not in set(table["set"]):  # the study has one set
@@ -213,13 +310,14 @@ def question(studies: dict[str, str], pairs: list[tuple[str, str]]) -> plt.Figur
                     color=COLOURS[group], label=label,
                 )  # fmt: skip
         ax.axvline(0, color="0.3", linewidth=1)
-        ax.set_yticks(range(len(pairs)), rows)
-        ax.set(ylim=(len(pairs) - 0.5, -0.5), xlabel="points")
+        rows_on(ax, rows, phone)
+        ax.set(xlabel="points")
         if len(others) == 1:
-            ax.set_xlabel(f"points against {min(others)}")
+            ax.set_xlabel(f"points against {known(min(others))}")
         ax.set_title(title, loc="left", fontsize="medium")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, fontsize="small", loc="outside right center")
+    handles, labels = axes[0].get_legend_handles_labels()
+    where = "outside lower center" if phone else "outside right center"
+    fig.legend(handles, labels, fontsize="small", loc=where)
     return fig
 
 
@@ -233,16 +331,19 @@ def main() -> None:
     args = parser.parse_args()
     set_theme()
     tables = RECOVERY.values()
-    store(findings(), "findings.png", [f"{study}.csv" for study in RECOVERY.values()])
-    store(forest(), "forest.png", [comparisons(study).name for study in tables])
+    store(findings, "findings", [f"{study}.csv" for study in tables])
+    store(forest, "forest", [comparisons(study).name for study in tables])
+    store(curves, "curves", [path.name for path in lengths().values()])
     for name, (studies, pairs) in QUESTIONS.items():
         files = [
             path.name for path in map(comparisons, studies.values()) if path.exists()
         ]
         if files:
-            store(question(studies, pairs), f"paper_{name}.png", files)
+            store(partial(question, studies, pairs), f"paper_{name}", files)
     if args.pictures:
-        store(pictures(), "paper_settings.png", [])
+        fig = pictures()
+        fig.savefig(PICTURES / "paper_settings.png", dpi=130, bbox_inches="tight")
+        print("Wrote book/_static/paper_settings.png")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ for name, dataset in SETS.items():
     else:  # no pull; the same noise without the picture shows what is the prior's
         rows["inheritance"] = recovered
         alone = replace(config, inheritance=False)
-        rows["labels alone"] = recover(distilled, prior, alone).images
+        rows["samples of the prior"] = recover(distilled, prior, alone).images
     titles = [distilled.class_names[label] for label in distilled.labels]
     buffer = io.BytesIO()
     image_grid(rows, titles, scale=SCALE).savefig(buffer, dpi=110)

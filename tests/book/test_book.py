@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draw_findings
 import pandas as pd
 import pytest
 import yaml
@@ -215,6 +216,7 @@ def test_the_sections_that_the_figures_name_are_there():
 DRAWN = {  # by scripts/draw_findings.py, out of how many files
     "findings": 2, "forest": 2, "paper_vae": 2, "paper_bias": 2, "paper_sources": 1,
     "paper_pull": 2, "paper_window": 1, "paper_real": 2, "paper_forks": 1,
+    "curves": len(draw_findings.lengths()),
 }  # fmt: skip
 
 
@@ -222,6 +224,8 @@ DRAWN = {  # by scripts/draw_findings.py, out of how many files
 def test_figures_are_as_new_as_their_numbers(name):
     """Or run scripts/draw_findings.py again."""
     stored = json.loads(Image.open(BOOK / "_static" / f"{name}.png").text["Source"])
+    phone = Image.open(BOOK / "_static" / f"{name}.phone.png")
+    assert stored == json.loads(phone.text["Source"])
     assert len(stored) == DRAWN[name]
     for file, digest in stored.items():
         assert hashlib.sha256((RESULTS / file).read_bytes()).hexdigest() == digest, file
