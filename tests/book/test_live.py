@@ -154,7 +154,7 @@ def test_a_change_while_it_runs_starts_again_at_once(garments):
       };
       location.hash = 'steps=200&t=999&seed=1';
     """)
-    time.sleep(0.5)
+    garments.wait_for_function("Object.keys(last).length")
     assert garments.evaluate("playPage.job !== null")
     garments.evaluate("location.hash = 'steps=10&t=400&seed=7'")
     assert wait(garments) == ""
