@@ -5,61 +5,48 @@ Run: python scripts/check_book.py [--html FOLDER] [--screenshots FOLDER] [--only
 Each page is opened from disk and must load nothing from a network, log no error, give
 every picture alt text, have all its mathematics rendered, have frame sliders that
 change their picture, fit the width of a phone, cut no table on a wide screen, and show
-true colours in dark mode. Text has the contrast that axe-core asks for, where npm can
-get it; "Play with DIVER" has its picture and a slider as wide on one screen, and the
-rest folded; the search shows the words that it found.
+true colours in dark mode. Text has the contrast that axe-core asks for; "Play with
+DIVER" has its picture and a slider as wide on one screen, and the rest folded; the
+search shows the words that it found.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
-import functools
 import itertools
-import json
 import re
 import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
-import websocket
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Error, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",  # Chromium refuses to start as root (containers) otherwise
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--no-default-browser-check",
-    "--remote-debugging-port=0",
-]
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)  # the system's
 LOCAL = ("file:", "data:", "blob:", "about:")
-WIDTHS = {"wide": 1280, "phone": 390}
+SIZES = {"wide": (1280, 900), "phone": (390, 900)}
+SCREENS = [(1366, 768), (390, 844)]  # a laptop's and a phone's, for the live page
 THEMES = ("light", "dark")
 MAX_HEIGHT = 12_000  # of a screenshot, in pixels; a longer page gives several,
 MAX_PARTS = 4  # but no more than this
 MAX_COMPLAINTS = 10  # printed for one page
-TIMEOUT = 180  # seconds, for the browser's start and for each page, on a busy machine
+TIMEOUT = 180_000  # ms, for the browser's start and for each page, on a busy machine
+PATIENCE = 60_000  # ms, for mathematics, and for the search
+WORD = "picture"  # that is searched for: it is on most pages
 
 # Runs in the page; returns a list of complaints.
 AUDIT = r"""
 (async () => {
   const complaints = [];
   const where = (e) => e.getAttribute("src")?.slice(0, 80) || e.outerHTML.slice(0, 80);
-  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  await Promise.race([
+    window.MathJax?.startup?.promise, new Promise((late) => setTimeout(late, PATIENCE)),
+  ]);
 
   for (const e of document.querySelectorAll("img"))
     if (!e.alt.trim()) complaints.push("picture without alt text: " + where(e));
@@ -118,20 +105,6 @@ AUDIT = r"""
 })()
 """
 
-# Runs at a phone's width in dark mode; returns a list of complaints.
-NARROW = r"""
-(async () => {
-  const complaints = [];
-  document.documentElement.dataset.theme = "dark";
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)));
-  for (const e of document.querySelectorAll("main img, main canvas"))
-    if (getComputedStyle(e).filter !== "none")
-      complaints.push("dark mode changes a picture: " + e.src.slice(0, 80));
-  return complaints;
-})()
-"""
-
-
 # Runs at a phone's width. A page that is too wide makes Chromium zoom out, and then
 # innerWidth grows with the page: only the screen's own width stays.
 WOBBLE = r"""
@@ -174,40 +147,27 @@ CUT_TABLES = r"""
 })()
 """
 
-# Runs in the page after axe-core; returns what can hardly be read, in both themes.
-CONTRAST = r"""
-(async () => {
+# Runs in dark mode; returns what glares there, and pictures that it changes.
+DARK = r"""
+(() => {
   const complaints = [];
-  for (const theme of ["light", "dark"]) {
-    document.documentElement.dataset.theme = theme;
-    await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
-    // signatures of a reference are thousands of words that look alike
-    const where = {include: [["main"]], exclude: [["dt.sig"]]};
-    const found = await axe.run(where, {
-      runOnly: {type: "rule", values: ["color-contrast"]}, resultTypes: ["violations"],
-    });
-    for (const {nodes} of found.violations)
-      for (const {any: [{data}], html} of nodes)
-        complaints.push(`contrast ${data.contrastRatio} instead of ` +
-          `${data.expectedContrastRatio} in the ${theme} theme: ${html.slice(0, 80)}`);
+  for (const e of document.querySelectorAll("main img, main canvas"))
+    if (getComputedStyle(e).filter !== "none")
+      complaints.push("dark mode changes a picture: " + e.outerHTML.slice(0, 80));
+  for (const e of document.querySelectorAll("main .cell_output .output")) {
+    const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
+    if (a > 0.5 && Math.min(r, g, b) > 128)
+      complaints.push("a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
   }
   return complaints;
 })()
 """
-# Runs in dark mode; returns the outputs that stand on a light sheet of the theme's.
-GLARE = r"""
-(async () => {
-  document.documentElement.dataset.theme = "dark";
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)));
-  const light = (e) => {
-    const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
-    return a > 0.5 && Math.min(r, g, b) > 128;
-  };
-  return [...document.querySelectorAll("main .cell_output .output")].filter(light).map(
-    (e) => "a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
-})()
-"""
-AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
+# signatures of a reference are thousands of words that look alike
+CONTRAST_OF = {"include": [["main"]], "exclude": [["dt.sig"]]}
+CONTRAST = {
+    "runOnly": {"type": "rule", "values": ["color-contrast"]},
+    "resultTypes": ["violations"],
+}
 
 # Runs in "Play with DIVER" as it opens, and scrolled on; returns a list of complaints.
 LIVE = r"""
@@ -264,120 +224,52 @@ RESULTS = r"""
     (e) => "found without its words: " + e.innerText);
 })()
 """
-WORD = "picture"  # on most pages
-PATIENCE = 60  # seconds for the search, on a busy machine
-SCREENS = [(1366, 768), (390, 844)]  # a laptop's and a phone's
 
 
-class Page:
-    """One tab, spoken to in Chromium's DevTools protocol."""
+def check(page: Page, path: Path) -> dict:
+    """Open a page and return what AUDIT found, with all complaints."""
+    heard = listen(page)
+    page.goto(path.as_uri())
+    found = page.evaluate(AUDIT.replace("PATIENCE", str(PATIENCE)))
+    resize(page, *SIZES["wide"])
+    found["complaints"] += page.evaluate(CUT_TABLES)
+    resize(page, *SIZES["phone"])
+    found["complaints"] += page.evaluate(WOBBLE)
+    found["complaints"] += live_complaints(page, path)
+    found["complaints"] += search_complaints(page, path)
+    found["complaints"] += contrast_complaints(page)
+    found["complaints"] += page.evaluate(DARK)
+    found["complaints"] += heard
+    return found
 
-    def __init__(self, address: str) -> None:
-        # Chromium refuses a connection that names an origin.
-        self.socket = websocket.create_connection(
-            address, timeout=TIMEOUT, suppress_origin=True
-        )
-        self.events: list[dict] = []
-        self.session: str | None = None
-        self.number = 0
-        # A context of its own makes every page the first one that a visitor opens.
-        context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call(
-            "Target.createTarget", url="about:blank", browserContextId=context
-        )["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
 
-    def call(self, method: str, **params) -> dict:
-        """Send one command, collect events until its answer comes."""
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        self.socket.send(json.dumps(message))
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            answer = json.loads(self.socket.recv())
-            if answer.get("id") != self.number:
-                self.events.append(answer)
-            elif "error" in answer:
-                raise RuntimeError(f"{method}: {answer['error']['message']}")
-            else:
-                return answer["result"]
-        raise TimeoutError(method)
+def listen(page: Page) -> list[str]:
+    """Return complaints that come by themselves: requests to a network, errors."""
+    complaints = []
 
-    def wait_for(self, event: str) -> None:
-        """Collect events until one of this name has come."""
-        deadline = time.monotonic() + TIMEOUT
-        while not any(e.get("method") == event for e in self.events):
-            if time.monotonic() > deadline:
-                raise TimeoutError(event)
-            self.events.append(json.loads(self.socket.recv()))
+    def asked(request) -> None:
+        if not request.url.startswith(LOCAL):
+            complaints.append(f"network request: {request.url}")
 
-    def evaluate(self, script: str):
-        """Run a script in the page, wait for its promise, return its value."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
-        if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"]["exception"]["description"])
-        return answer["result"].get("value")
+    def said(message) -> None:
+        if message.type == "error":
+            where = message.location["url"]
+            complaints.append(f"console error: {message.text[:200]} {where}")
 
-    def open(self, path: Path) -> None:
-        """Load a file, from nothing, and wait until it is there with its pictures."""
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        self.wait_for("Page.loadEventFired")
+    page.on("request", asked)
+    page.on("console", said)
+    page.on("pageerror", lambda error: complaints.append(f"exception: {error.message}"))
+    return complaints
 
-    def check(self, path: Path) -> dict:
-        """Open a page and return what AUDIT found, with the events' complaints."""
-        self.open(path)
-        found = self.evaluate(AUDIT)
-        self.resize("wide")
-        found["complaints"] += self.evaluate(CUT_TABLES)
-        self.resize("phone")
-        found["complaints"] += self.evaluate(NARROW)
-        found["complaints"] += self.evaluate(WOBBLE)
-        found["complaints"] += live_complaints(self, path)
-        found["complaints"] += search_complaints(self, path)
-        found["complaints"] += contrast_complaints(self)
-        found["complaints"] += event_complaints(self.events)
-        return found
 
-    def resize(self, size: str, height: int = 900) -> None:
-        """Give the page the width of a screen, and a height in pixels."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=WIDTHS[size],
-            height=height,
-            deviceScaleFactor=1,
-            mobile=size == "phone",
-        )
+def resize(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
 
-    def screenshots(self, path: Path, folder: Path, name: str) -> None:
-        """Store the whole page for every width and theme."""
-        for size, theme in itertools.product(WIDTHS, THEMES):
-            self.resize(size)
-            self.open(path)
-            self.evaluate(
-                f"document.documentElement.dataset.theme = {theme!r};"
-                "window.MathJax?.startup?.promise"
-            )
-            height = self.evaluate("document.documentElement.scrollHeight")
-            # As a very tall screen sees it: captured beyond the screen, pages with wide
-            # tables come out shifted.
-            for part, top in enumerate(range(0, height, MAX_HEIGHT)[:MAX_PARTS]):
-                self.resize(size, min(height - top, MAX_HEIGHT))
-                self.evaluate(
-                    f"scrollTo({{top: {top}, left: 0, behavior: 'instant'}});"
-                    "new Promise((done) => setTimeout(done, 100))"
-                )
-                shot = self.call("Page.captureScreenshot")
-                suffix = f".{part}" if part else ""
-                target = folder / f"{name}.{size}.{theme}{suffix}.png"
-                target.write_bytes(base64.b64decode(shot["data"]))
+
+def set_theme(page: Page, theme: str) -> None:
+    """Choose the light or the dark theme, and wait until all has its colour."""
+    page.evaluate(f"document.documentElement.dataset.theme = {theme!r}")
+    page.wait_for_timeout(300)
 
 
 def live_complaints(page: Page, path: Path) -> list[str]:
@@ -385,15 +277,9 @@ def live_complaints(page: Page, path: Path) -> list[str]:
     if not page.evaluate("!!window.playPage"):
         return []
     complaints = []
-    for width, height in SCREENS:
-        page.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        page.open(path)
+    for screen in SCREENS:
+        resize(page, *screen)
+        page.goto(path.as_uri())
         complaints += page.evaluate(LIVE)
     return complaints
 
@@ -402,106 +288,54 @@ def search_complaints(page: Page, path: Path) -> list[str]:
     """Return what a search in the book's text leaves open."""
     if path.name != "search.html":
         return []
-    page.events.clear()
-    page.call("Page.navigate", url=f"{path.as_uri()}?q={WORD}")
-    page.wait_for("Page.loadEventFired")
-    deadline = time.monotonic() + PATIENCE
-    while not page.evaluate(SEARCHED) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    page.goto(f"{path.as_uri()}?q={WORD}")
+    with contextlib.suppress(TimeoutError):  # RESULTS says what is not there
+        page.wait_for_function(SEARCHED, timeout=PATIENCE)
     return page.evaluate(RESULTS)
 
 
 def contrast_complaints(page: Page) -> list[str]:
-    """Return what glares, or can hardly be read, in both themes.
-
-    The latter only where axe-core can be had.
-    """
-    complaints = page.evaluate(GLARE)
-    script = axe_core()
-    if script is not None:
-        page.evaluate(f"{script}; null")
-        complaints += page.evaluate(CONTRAST)
-    return complaints
-
-
-@functools.cache
-def axe_core() -> str | None:
-    """Return axe-core's script, out of npm's registry or kept from there, or None."""
-    kept = Path(platformdirs.user_cache_dir("diver_lite")) / f"{AXE}.js"
-    if kept.exists():
-        return kept.read_text("utf-8")
-    npm = shutil.which("npm")
-    try:
-        if npm is None or shutil.which("node") is None:
-            raise OSError("there is no node with npm")
-        with tempfile.TemporaryDirectory() as folder:
-            command = [npm, "pack", AXE, "--silent", "--fetch-retries=0"]
-            subprocess.run(
-                command, cwd=folder, check=True, capture_output=True, timeout=120
-            )
-            (archive,) = Path(folder).glob("*.tgz")
-            with tarfile.open(archive) as tar:
-                member = tar.extractfile("package/axe.min.js")
-                assert member is not None  # extractfile is None for folders only
-                script = member.read()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(script)
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
-        print(f"check_book: contrast is not checked, {AXE} could not be had: {error}")
-        return None
-    return script.decode("utf-8")
-
-
-def event_complaints(events: list[dict]) -> list[str]:
-    """Return what the browser reported: requests to a network, errors, exceptions."""
+    """Return what can hardly be read, in both themes."""
     complaints = []
-    for event in events:
-        method, params = event.get("method"), event.get("params", {})
-        if method == "Network.requestWillBeSent":
-            if not params["request"]["url"].startswith(LOCAL):
-                complaints.append(f"network request: {params['request']['url']}")
-        elif method == "Runtime.exceptionThrown":
-            details = params["exceptionDetails"]
-            thrown = details.get("exception", {}).get("description", details["text"])
-            complaints.append(f"exception: {thrown.splitlines()[0]}")
-        elif method == "Runtime.consoleAPICalled" and params["type"] == "error":
-            words = [str(a.get("value", a.get("description"))) for a in params["args"]]
-            complaints.append(f"console error: {' '.join(words)[:200]}")
-        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
-            entry = params["entry"]
-            complaints.append(f"logged error: {entry['text']} {entry.get('url', '')}")
+    for theme in THEMES:
+        set_theme(page, theme)
+        found = Axe().run(page, CONTRAST_OF, CONTRAST).response["violations"]
+        for node in itertools.chain(*(rule["nodes"] for rule in found)):
+            data = node["any"][0]["data"]
+            complaints.append(
+                f"contrast {data['contrastRatio']} instead of "
+                f"{data['expectedContrastRatio']} in the {theme} theme: "
+                f"{node['html'][:80]}"
+            )
     return complaints
+
+
+def screenshots(page: Page, path: Path, target: Path) -> None:
+    """Store the whole page for every width and theme, in files that begin as target."""
+    for size, theme in itertools.product(SIZES, THEMES):
+        resize(page, *SIZES[size])
+        page.goto(path.as_uri())
+        set_theme(page, theme)
+        page.evaluate("window.MathJax?.startup?.promise")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        # As a very tall screen sees it: captured beyond the screen, pages with wide
+        # tables come out shifted.
+        for part, top in enumerate(range(0, height, MAX_HEIGHT)[:MAX_PARTS]):
+            resize(page, SIZES[size][0], min(height - top, MAX_HEIGHT))
+            page.evaluate(f"scrollTo({{top: {top}, left: 0, behavior: 'instant'}})")
+            page.wait_for_timeout(100)
+            suffix = f".{part}" if part else ""
+            page.screenshot(path=f"{target}.{size}.{theme}{suffix}.png")
 
 
 @contextlib.contextmanager
-def browser(executable: str):
-    """Start Chromium, yield the address of its DevTools, stop it whatever happens."""
-    # Chromium still writes to its profile while it ends: leftovers are not our failure.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            port_file = Path(profile) / "DevToolsActivePort"
-            deadline = time.monotonic() + TIMEOUT
-            lines: list[str] = []
-            while len(lines) < 2:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{executable} did not start")
-                time.sleep(0.1)
-                if port_file.exists():
-                    lines = port_file.read_text().split()
-            yield f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def browser() -> Iterator[Browser]:
+    """Start the system's Chromium, stop it whatever happens."""
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, timeout=TIMEOUT) as found,
+    ):
+        yield found
 
 
 def is_redirect(path: Path) -> bool:
@@ -516,8 +350,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="pages whose name contains this")
     arguments = parser.parse_args()
 
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
+    if CHROMIUM is None:
         print("check_book: skipped, no Chromium found")
         return 0
     folder = arguments.html.resolve()
@@ -534,27 +367,25 @@ def main() -> int:
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
 
-    def look(address: str, path: Path) -> dict:
-        # A tab of its own for each page: no event of one counts for the next.
-        page = Page(address)
-        try:
-            found = page.check(path)
+    def look(path: Path) -> dict:
+        # A visitor of its own for each page, who comes for the first time.
+        with chromium.new_page() as page:
+            page.set_default_timeout(TIMEOUT)
+            found = check(page, path)
             if arguments.screenshots:
                 stem = path.relative_to(folder).with_suffix("").as_posix()
-                page.screenshots(path, arguments.screenshots, stem.replace("/", "_"))
-        finally:
-            page.socket.close()
+                screenshots(page, path, arguments.screenshots / stem.replace("/", "_"))
         return found
 
     failed = {}
-    with browser(executable) as address:
+    with browser() as chromium:
         for path in pages:
             name = path.relative_to(folder).as_posix()
             for again in (False, True):
                 # What a busy machine was too slow for is there at the second look.
                 try:
-                    found = look(address, path)
-                except (OSError, RuntimeError, websocket.WebSocketException) as error:
+                    found = look(path)
+                except Error as error:
                     found = {"complaints": [f"{type(error).__name__}: {error}"]}
                 complaints = found.pop("complaints")
                 counts = ", ".join(f"{count} {what}" for what, count in found.items())

@@ -19,29 +19,28 @@ chapter fails, with 0 if there is no Chromium or no JupyterLab.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import importlib.util
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from check_book import BROWSERS, Page, browser
+from check_book import CHROMIUM, browser
+from playwright.sync_api import Error, Page, TimeoutError, expect
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html" / "notebooks"  # if it was built before
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += [f"book/{page.name}" for page in sorted(ROOT.glob("book/*.md"))]
+SIZE = {"width": 1400, "height": 2000}
 START = 300  # seconds until JupyterLab answers, and until a chapter stands
 RUN = 900  # seconds for a chapter from top to bottom, on a busy machine
 FIRST = "first-recovered"  # the tag of the cell that draws the first recovered pictures
@@ -64,15 +63,12 @@ def lab(folder: Path) -> Iterator[str]:
         path = config / "lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     here = {"JUPYTER_CONFIG_DIR": config}
     here["JUPYTERLAB_SETTINGS_DIR"] = config / "lab/user-settings"
     here |= {"JUPYTERLAB_WORKSPACES_DIR": folder, "JUPYTER_RUNTIME_DIR": folder}
     here["JUPYTER_DATA_DIR"] = folder / "data"  # of the signatures of trusted notebooks
     here["DIVER_LITE_MODE"] = "demo"  # if cells are run: what a reader gets
-    options = [f"--port={port}", f"--ServerApp.root_dir={root}", "--no-browser"]
+    options = ["--port=0", f"--ServerApp.root_dir={root}", "--no-browser"]
     options += ["--IdentityProvider.token=", "--allow-root", "--log-level=ERROR"]
     options += ["--LabApp.expose_app_in_browser=True"]  # to call its commands
     options += [f"--LabApp.extra_labextensions_path={ROOT / 'book' / '_lab'}"]
@@ -87,17 +83,14 @@ def lab(folder: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api", timeout=5).close()
-                break
+        while not (running := [*folder.glob("jpserver-*.json")]):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("JupyterLab did not start")
             time.sleep(0.2)
-        yield address
+        # the server writes its address once it listens
+        yield json.loads(running[0].read_text())["url"].rstrip("/")
     finally:
         process.terminate()
         try:
@@ -184,18 +177,7 @@ CAPTIONS = r"""
   .map(([cell, caption]) => caption)
 """
 
-# Where links to terms are: the middle of each, scrolled to one after the other.
-TERM = r"""
-(() => {
-  const links = document.querySelectorAll(
-    ".jp-Notebook .myst a[href*='glossary'], .jp-Notebook .myst a.hover-link");
-  const link = links[%d];
-  if (!link) return null;
-  link.scrollIntoView({block: "center"});
-  const box = link.getClientRects()[0];
-  return [box.x + box.width / 2, box.y + box.height / 2];
-})()
-"""
+TERMS = ".jp-Notebook .myst a:is([href*='glossary'], .hover-link)"
 # Clicks on the link to the term that stands last in the glossary; returns the term.
 CLICK = r"""
 (() => {
@@ -204,16 +186,6 @@ CLICK = r"""
   const link = links.sort((a, b) => a.hash.localeCompare(b.hash)).at(-1);
   link?.click();
   return link?.hash.slice(1) ?? null;
-})()
-"""
-# Whether one sees that title.
-IN_SIGHT = """
-(() => {
-  const title = document.querySelector(`.jp-MarkdownViewer [id="%s"]`);
-  if (!title) return false;
-  const box = title.closest(".jp-MarkdownViewer").getBoundingClientRect();
-  const {top, bottom} = title.getBoundingClientRect();
-  return top >= box.top - 1 && bottom <= box.bottom;
 })()
 """
 POPUPS = """[...document.querySelectorAll(".hover-card-content, [role=tooltip]")]
@@ -321,43 +293,35 @@ def kernel_seconds() -> float:
     return used
 
 
-class Tab(Page):
-    """A tab with one chapter in JupyterLab."""
+class Tab:
+    """A page of JupyterLab."""
 
-    def chapter(self, address: str, path: Path, height: int = 2000) -> int:
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.evaluate = page.evaluate
+        page.set_default_timeout(1000 * START)
+
+    def chapter(self, path: Path) -> int:
         """Open a chapter, wait until all its text stands, return how many cells."""
-        name, expected = path.name, len(json.loads(path.read_text("utf-8"))["cells"])
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=1400,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        self.call("Page.navigate", url=f"{address}/lab/tree/notebooks/{name}?reset")
-        deadline = time.monotonic() + START
-        while time.monotonic() < deadline:
-            time.sleep(0.3)
-            if self.evaluate(STANDS) == expected:
-                return expected
-        raise TimeoutError(f"{name} did not open within {START} s")
+        expected = len(json.loads(path.read_text("utf-8"))["cells"])
+        self.page.goto(f"{self.address}/lab/tree/notebooks/{path.name}?reset")
+        self.must_become(f"({STANDS}) === {expected}", path.name)
+        return expected
 
-    def start(self, address: str) -> None:
+    def start(self) -> None:
         """Open JupyterLab with nothing in it."""
-        self.call("Page.navigate", url=f"{address}/lab?reset")
-        if not self.becomes("true", "!!window.jupyterapp", START):
-            raise TimeoutError(f"JupyterLab did not start within {START} s")
+        self.page.goto(f"{self.address}/lab?reset")
+        self.must_become("!!window.jupyterapp", "JupyterLab")
         self.evaluate("jupyterapp.restored.then(() => 0)")
 
-    def page(self, path: str) -> None:
+    def open(self, path: str) -> None:
         """Open a page as a click on a link to it does, and wait for its text."""
         self.evaluate(
             "jupyterapp.commands.execute('application:close-all').then(() => 0)"
         )
         options = json.dumps({"path": path, "factory": "Markdown Preview"})
         self.evaluate(f"void jupyterapp.commands.execute('docmanager:open', {options})")
-        if not self.becomes("true", SHOWN % json.dumps(path), START):
-            raise TimeoutError(f"{path} did not open within {START} s")
+        self.must_become(SHOWN % json.dumps(path), path)
         before, titles = None, self.evaluate(TITLES)
         while titles != before:  # a long page shows its first titles first
             time.sleep(1)
@@ -365,16 +329,9 @@ class Tab(Page):
 
     def hover(self) -> list[str]:
         """Rest the mouse on some terms; return complaints on what pops up."""
-        for number in range(HOVERED):
-            place = self.evaluate(TERM % number)
-            if place is None:
-                break
-            for x in (place[0] - 200, place[0]):
-                self.call(
-                    "Input.dispatchMouseEvent", type="mouseMoved", x=x, y=place[1]
-                )
-                time.sleep(0.1)
-            time.sleep(1)
+        for term in self.page.locator(TERMS).all()[:HOVERED]:
+            term.hover()
+            self.page.wait_for_timeout(1000)
             if found := self.evaluate(POPUPS):
                 return [f"pops up over the text: {found[0]}"]
         return []
@@ -382,9 +339,13 @@ class Tab(Page):
     def click(self) -> list[str]:
         """Follow a link to a term; complain if it ends elsewhere on the page."""
         term = self.evaluate(CLICK)
-        if term is None or self.becomes("true", IN_SIGHT % term, START):
-            return []
-        return [f"a click on a link to {term} doesn't lead there"]
+        title = self.page.locator(f'.jp-MarkdownViewer [id="{term}"]')
+        try:
+            if term:
+                expect(title).to_be_in_viewport(ratio=0.9, timeout=1000 * START)
+        except AssertionError:
+            return [f"a click on a link to {term} doesn't lead there"]
+        return []
 
     def captions(self, path: Path) -> list[str]:
         """Complain on figures without a caption, and if HTML has another number."""
@@ -398,11 +359,11 @@ class Tab(Page):
                 complaints.append(f"{here}, {built} in the built book")
         return complaints
 
-    def solutions(self, address: str, path: Path) -> list[str]:
+    def solutions(self, path: Path) -> list[str]:
         """Run all cells as a reader would; complain on solutions that open."""
-        cells = self.chapter(address, path)
+        cells = self.chapter(path)
         self.execute("run-all-cells")
-        if not self.becomes("true", HAS_RUN, START):
+        if not self.becomes(HAS_RUN):
             return [f"{cells} cells that do nothing did not run within {START} s"]
         opened = self.evaluate(OPEN_SOLUTIONS)
         return [f"Run All opens {opened} solutions"] if opened else []
@@ -412,19 +373,16 @@ class Tab(Page):
         panel = "document.querySelector('.jp-WindowedPanel-outer')"
         height = self.evaluate(f"{panel}.scrollHeight")
         for part, top in enumerate(range(0, height, 1800)):
-            self.evaluate(
-                f"{panel}.scrollTop = {top}; new Promise((f) => setTimeout(f, 300))"
-            )
-            shot = self.call("Page.captureScreenshot", format="jpeg", quality=70)
-            target = folder / f"{name}.{part:02d}.jpg"
-            target.write_bytes(base64.b64decode(shot["data"]))
+            self.evaluate(f"{panel}.scrollTop = {top}")
+            self.page.wait_for_timeout(300)
+            self.page.screenshot(path=folder / f"{name}.{part:02d}.jpg", quality=70)
 
     def run(self, path: Path, patience: float) -> list[str]:
         """Run all cells; print how long that took, return complaints."""
         self.execute("clear-all-cell-outputs")  # the stored ones
         begun = time.monotonic()
         self.execute("run-all-cells")
-        if not self.becomes("true", HAS_RUN, patience):
+        if not self.becomes(HAS_RUN, patience):
             return [f"not run after {patience} s: {self.evaluate(NOT_RUN)}"]
         print(
             f"     {path.stem}: last cell {time.monotonic() - begun:.0f} s after Run "
@@ -437,8 +395,6 @@ class Tab(Page):
         """Run all cells, then move a live slider; print times, return complaints."""
         cells = json.loads(path.read_text("utf-8"))["cells"]
         tagged = [FIRST in cell["metadata"].get("tags", []) for cell in cells]
-        if True not in tagged:
-            return [f"no cell is tagged {FIRST}"]
         picture = PICTURE % tagged.index(True)
         self.execute("clear-all-cell-outputs")  # the stored ones
         before = self.evaluate(f"[({picture}), ({NOT_RUN}) > 0]")
@@ -446,10 +402,10 @@ class Tab(Page):
             return ["outputs were not cleared"]
         begun = time.monotonic()
         self.execute("run-all-cells")
-        if not self.becomes("true", f"{picture} || {ERROR}", patience):
+        if not self.becomes(f"{picture} || {ERROR}", patience):
             return [f"no recovered picture after {patience} s"]
         first, used = time.monotonic() - begun, kernel_seconds()
-        if not self.becomes("true", HAS_RUN, patience):
+        if not self.becomes(HAS_RUN, patience):
             return [f"not run after {patience} s: {self.evaluate(NOT_RUN)}"]
         print(
             f"     {path.stem}: first recovered picture {first:.1f} s after Run All "
@@ -463,21 +419,24 @@ class Tab(Page):
         if not before:
             return ["no live picture"]
         self.evaluate(MOVE)
-        moved = self.becomes("true", f"{LIVE} !== {json.dumps(before)}", START)
+        moved = self.becomes(f"{LIVE} !== {json.dumps(before)}")
         return [] if moved else ["a live slider was moved, and its picture stayed"]
 
     def execute(self, command: str) -> None:
         """Start one of the notebook's commands; it goes on by itself."""
         self.evaluate(f"void jupyterapp.commands.execute('notebook:{command}')")
 
-    def becomes(self, value: str, script: str, seconds: float) -> bool:
-        """Wait until a script in the page gives a value."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.evaluate(f"({script}) === {value}"):
-                return True
-            time.sleep(0.5)
-        return False
+    def becomes(self, script: str, seconds: float = START) -> bool:
+        """Wait until a script in the page gives what is true, tell whether it did."""
+        try:
+            self.page.wait_for_function(script, timeout=1000 * seconds, polling=300)
+        except TimeoutError:
+            return False
+        return True
+
+    def must_become(self, script: str, what: str) -> None:
+        if not self.becomes(script):
+            raise TimeoutError(f"{what} did not open within {START} s")
 
 
 def main() -> int:
@@ -487,9 +446,8 @@ def main() -> int:
     parser.add_argument("--run", action="store_true", help="run the quick start, too")
     parser.add_argument("--patience", type=float, default=RUN, metavar="SECONDS")
     arguments = parser.parse_args()
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     needed = {
-        "Chromium": executable,
+        "Chromium": CHROMIUM,
         "JupyterLab": importlib.util.find_spec("jupyterlab"),
         "jupyterlab-myst": importlib.util.find_spec("jupyterlab_myst"),
     }
@@ -500,58 +458,66 @@ def main() -> int:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
     chapters = sorted((ROOT / "notebooks").glob("*.ipynb"))
     names = [path for path in chapters if arguments.only in path.name]
-    failed = 0
-    titles: dict[str, set[str]] = {}
-    links: dict[str, list] = {}
-    complaints: dict[str, list[str]] = {}
-
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         lab(Path(folder)) as address,
-        browser(executable) as devtools,
+        browser() as chromium,
     ):
         root = Path(folder) / "root"
-        tab = Tab(devtools)
-        tab.start(address)
-        for page in PAGES:
-            try:
-                tab.page(page)
-            except TimeoutError as error:
-                complaints[page], titles[page], links[page] = [str(error)], set(), []
-                continue
-            titles[page], links[page] = set(tab.evaluate(TITLES)), tab.evaluate(LINKS)
-            complaints[page] = tab.evaluate(AUDIT)
-        tab.socket.close()
-        for page in PAGES:
-            complaints[page] += dead(links[page], root, titles)
-            failed += report(page, complaints[page])
-        for path in names:
-            try:
-                tab = Tab(devtools)
-                tab.chapter(address, path)
-                found = tab.evaluate(AUDIT) + folded(path) + tab.captions(path)
-                found += dead(tab.evaluate(LINKS), root, titles) + tab.hover()
-                if arguments.run and path == chapters[0]:
-                    found += tab.run_quick_start(path, arguments.patience)
-                elif arguments.run and arguments.only:
-                    found += tab.run(path, arguments.patience)
-                if arguments.screenshots:
-                    tab.shots(arguments.screenshots, path.stem)
-                tab.execute("shutdown-kernel")
-                found += tab.click()
-                tab.socket.close()
-            except (OSError, RuntimeError) as error:
-                found = [f"{type(error).__name__}: {error}"]
-            failed += report(path.name, found)
+        with chromium.new_page(viewport=SIZE) as page:
+            titles, found = look_at_pages(Tab(page, address), root)
+        failed = sum(report(name, complaints) for name, complaints in found.items())
         copy = emptied(chapters, root / "notebooks" / "all_emptied.ipynb")
-        try:
-            found = Tab(devtools).solutions(address, copy)
-        except (OSError, RuntimeError) as error:
-            found = [f"{type(error).__name__}: {error}"]
-        failed += report("all chapters, run", found)
+        for path in [*names, copy]:
+            with chromium.new_page(viewport=SIZE) as page:
+                tab = Tab(page, address)
+                try:
+                    if path == copy:
+                        found = tab.solutions(path)
+                    else:
+                        found = look_at_chapter(tab, path, root, titles, arguments)
+                except Error as error:
+                    found = [f"{type(error).__name__}: {error}"]
+            failed += report(path.name, found)
     read = f"{len(names)} chapters, {len(PAGES)} pages"
     print(f"check_lab: {read}, {failed} with complaints")
     return int(failed > 0)
+
+
+def look_at_pages(tab: Tab, root: Path) -> tuple[dict[str, set[str]], dict[str, list]]:
+    """Return the titles of all pages, and complaints on each."""
+    titles: dict[str, set[str]] = {}
+    links: dict[str, list] = {}
+    complaints: dict[str, list[str]] = {}
+    tab.start()
+    for page in PAGES:
+        try:
+            tab.open(page)
+        except TimeoutError as error:
+            complaints[page], titles[page], links[page] = [str(error)], set(), []
+            continue
+        titles[page], links[page] = set(tab.evaluate(TITLES)), tab.evaluate(LINKS)
+        complaints[page] = tab.evaluate(AUDIT)
+    for page in PAGES:  # now all titles are known
+        complaints[page] += dead(links[page], root, titles)
+    return titles, complaints
+
+
+def look_at_chapter(
+    tab: Tab, path: Path, root: Path, titles: dict, arguments: argparse.Namespace
+) -> list[str]:
+    """Open a chapter, run it if that was asked for, and return complaints."""
+    tab.chapter(path)
+    found = tab.evaluate(AUDIT) + folded(path) + tab.captions(path)
+    found += dead(tab.evaluate(LINKS), root, titles) + tab.hover()
+    if arguments.run and FIRST in path.read_text("utf-8"):
+        found += tab.run_quick_start(path, arguments.patience)
+    elif arguments.run and arguments.only:
+        found += tab.run(path, arguments.patience)
+    if arguments.screenshots:
+        tab.shots(arguments.screenshots, path.stem)
+    tab.execute("shutdown-kernel")
+    return found + tab.click()
 
 
 def report(name: str, complaints: list[str]) -> bool:

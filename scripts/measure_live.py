@@ -15,11 +15,11 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 from pathlib import Path
 
-from check_book import BROWSERS, ROOT, Page, browser
+from check_book import CHROMIUM, ROOT, browser
+from playwright.sync_api import Page
 
 # Runs in the page: press run, wait for the end; seconds, or what went wrong.
 MEASURE = """
@@ -51,11 +51,9 @@ new PerformanceObserver((list) => {
 """
 
 
-def measure(address: str, path: Path, prior: str, repeats: int) -> dict:
-    page = Page(address)
-    page.call("Page.addScriptToEvaluateOnNewDocument", source=LONGEST)
-    page.call("Page.navigate", url=f"{path.as_uri()}#prior={prior}")
-    page.wait_for("Page.loadEventFired")
+def measure(page: Page, path: Path, prior: str, repeats: int) -> dict:
+    page.add_init_script(LONGEST)
+    page.goto(f"{path.as_uri()}#prior={prior}")
     opening = page.evaluate("const task = longest; longest = 0; task")
     loaded = page.evaluate(MEASURE.replace("SEED", "0"))
     runs = [page.evaluate(MEASURE.replace("SEED", str(k + 1))) for k in range(repeats)]
@@ -81,14 +79,15 @@ def main() -> None:
     parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
+    if CHROMIUM is None:
         raise SystemExit("measure_live: no Chromium found")
     path = arguments.html.resolve() / "book" / "play.html"
     results: dict = {"cores": os.cpu_count(), "machine": platform.machine()}
-    with browser(executable) as address:
+    with browser() as chromium:
         for prior in ("fashion-mnist", "cifar10"):
-            results[prior] = measure(address, path, prior, arguments.repeats)
+            results[prior] = measure(
+                chromium.new_page(), path, prior, arguments.repeats
+            )
     results["load average"] = os.getloadavg()
     print(json.dumps(results, indent=1))
 

@@ -35,11 +35,12 @@ import argparse
 import json
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+from pybtex.database import Entry, Person, parse_file
+from pybtex.richtext import Text
 
 from diver_lite.judge.compare import paired_difference
 from diver_lite.judge.networks import JUDGES
@@ -491,49 +492,44 @@ def chosen(table: pd.DataFrame, options: dict) -> pd.DataFrame:
 # ---------------------------------------------------------------- works
 
 
-def works_of(file: Path) -> Iterator[dict[str, str]]:
-    """Yield the fields of every work, its authors as a list of "Family, Given"."""
-    for entry in re.split(r"(?m)^@", file.read_text("utf-8"))[1:]:
-        fields = re.findall(r"(?m)^  (\w+) *= {(.*)},?$", entry)
-        yield {name: plain(value) for name, value in fields}
-
-
-ACCENTS = {'"': "\N{COMBINING DIAERESIS}", "'": "\N{COMBINING ACUTE ACCENT}"}
-ACCENTS["`"] = "\N{COMBINING GRAVE ACCENT}"
-
-
-def plain(text: str) -> str:
-    """Return a field without TeX's braces and accents."""
-    text = re.sub(
-        r"\\([\"'`]){?(\w)}?", lambda found: found[2] + ACCENTS[found[1]], text
-    )
-    return unicodedata.normalize("NFC", re.sub(r"[{}]", "", text))
-
-
-def cited(work: dict[str, str]) -> str:
-    """Return how a text names a work: "Zhao and Bilen 2023"."""
-    names = [name.split(",")[0] for name in work["author"].split(" and ")]
-    who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
-    return f"{who} {work['year']}"
-
-
-def listed(work: dict[str, str]) -> str:
-    """Return a line of the bibliography."""
-    authors = [" ".join(reversed(a.split(", "))) for a in work["author"].split(" and ")]
-    where = next((f"{work[k]}, " for k in VENUES if k in work), "")
-    facts = f"{where}{work['year']}"
-    line = f"- **{cited(work)}.** {', '.join(authors)}: *{work['title']}.* {facts}."
-    if "eprint" in work:
-        line += f" [arXiv {work['eprint']}](https://arxiv.org/abs/{work['eprint']})"
-    return line
-
-
 VENUES = ("booktitle", "journal", "institution", "publisher", "howpublished")
 
 
 def bibliography(file: Path) -> str:
     """Return the list of all works, by author."""
-    return "\n".join(sorted(map(listed, works_of(file)), key=str.lower))
+    works = parse_file(str(file)).entries.values()
+    return "\n".join(sorted(map(listed, works), key=str.lower))
+
+
+def cited(work: Entry) -> str:
+    """Return how a text names a work: "Zhao and Bilen 2023"."""
+    names = [family(author) for author in work.persons["author"]]
+    who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+    return f"{who} {work.fields['year']}"
+
+
+def listed(work: Entry) -> str:
+    """Return a line of the bibliography."""
+    fields = {name: plain(value) for name, value in work.fields.items()}
+    authors = ", ".join(
+        plain(" ".join([*who.first_names, *who.middle_names, family(who)])).strip()
+        for who in work.persons["author"]
+    )
+    where = next((f"{fields[k]}, " for k in VENUES if k in fields), "")
+    line = f"- **{cited(work)}.** {authors}: *{fields['title']}.* "
+    line += f"{where}{fields['year']}."
+    if "eprint" in fields:
+        line += f" [arXiv {fields['eprint']}](https://arxiv.org/abs/{fields['eprint']})"
+    return line
+
+
+def family(author: Person) -> str:
+    return plain(" ".join([*author.prelast_names, *author.last_names]))
+
+
+def plain(text: str) -> str:
+    """Return a field without TeX's braces and accents."""
+    return str(Text.from_latex(text))
 
 
 def pages() -> list[Path]:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import check_book
 import explore_page
 import pandas as pd
 import pytest
@@ -248,22 +247,6 @@ def test_a_link_leads_to_a_view_that_has_lines(view):
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    executable = next(filter(None, map(shutil.which, check_book.BROWSERS)), None)
-    if executable is None:
-        pytest.skip("no Chromium found")
-    with check_book.browser(executable) as address:
-        yield address
-
-
-@pytest.fixture
-def tab(chromium):
-    tab = check_book.Page(chromium)
-    yield tab
-    tab.socket.close()
-
-
 @pytest.fixture
 def page(tmp_path):
     """Write the page by itself, as the book holds it, with all studies."""
@@ -287,12 +270,12 @@ SEEN = """({
 
 
 def visit(tab, page, view):
-    tab.open(page)
+    tab.goto(page.as_uri())
     tab.evaluate(f"location.hash = {view!r}; new Promise((d) => setTimeout(d, 100))")
     return tab.evaluate(SEEN)
 
 
-def test_a_view_shows_its_numbers(tab, page):
+def test_a_view_shows_its_numbers(tab, heard, page):
     view = "data=cifar10&steps=80&norm=BN&against=Stage I&set=all, pooled&row=VAE"
     seen = visit(tab, page, view.replace(" ", "%20") + "&row=DIVER%20700")
     study = STUDIES["recovery_cifar10_published-ipc1"]
@@ -309,11 +292,11 @@ def test_a_view_shows_its_numbers(tab, page):
     names = [Path(file).name for file in seen["files"]]
     assert names == study["files"]
     assert all((page.parent / name).exists() for name in names)
-    assert check_book.event_complaints(tab.events) == []
+    assert heard == []
 
 
 def test_a_choice_redraws_and_is_kept_in_the_address(tab, page):
-    tab.open(page)
+    tab.goto(page.as_uri())
     before = tab.evaluate(SEEN)
     assert before["rows"]  # something to see without a choice
     choose = "f.elements.{}.value = {!r}; f.dispatchEvent(new Event('change'));"
@@ -329,51 +312,29 @@ def test_a_choice_redraws_and_is_kept_in_the_address(tab, page):
 
 
 def test_the_keyboard_chooses_and_opens(tab, page):
-    tab.open(page)
-
-    def press(key, code):
-        for kind in ("keyDown", "keyUp"):
-            key_of = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-            tab.call("Input.dispatchKeyEvent", type=kind, **key_of)
-
+    tab.goto(page.as_uri())
     before = tab.evaluate(SEEN)
     tab.evaluate("document.forms[0].elements.norm.focus()")
-    press("ArrowUp", 38)
+    tab.keyboard.press("ArrowUp")
     assert tab.evaluate(SEEN)["titles"] != before["titles"]
     assert tab.evaluate("document.activeElement.name") == "norm"
     tab.evaluate("document.querySelector('.explore-line summary').focus()")
-    press(" ", 32)
+    tab.keyboard.press("Space")
     assert "seed 5" in tab.evaluate("document.querySelector('.explore-line').innerText")
 
 
-def test_a_finger_opens_a_row_and_leaves_one_out(tab, page):
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    tab.call("Emulation.setDeviceMetricsOverride", **size)
-    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
-    tab.open(page)
-
-    def tap(selector):
-        where = tab.evaluate(
-            f"(() => {{ const e = document.querySelector({selector!r});"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect();"
-            "return {x: r.left + r.width / 2, y: r.top + r.height / 2}; })()"
-        )
-        touch = "Input.dispatchTouchEvent"
-        tab.call(touch, type="touchStart", touchPoints=[where])
-        tab.call(touch, type="touchEnd", touchPoints=[])
-        tab.evaluate("new Promise((d) => setTimeout(d, 400))")
-
-    tap(".explore-line summary")
-    assert tab.evaluate("document.querySelector('.explore-line').open")
-    before = tab.evaluate(SEEN)
-    tap(".explore-rows label")
-    assert len(tab.evaluate(SEEN)["rows"]) < len(before["rows"])
+def test_a_finger_opens_a_row_and_leaves_one_out(phone, page):
+    phone.goto(page.as_uri())
+    phone.locator(".explore-line summary").first.tap()
+    assert phone.evaluate("document.querySelector('.explore-line').open")
+    before = phone.evaluate(SEEN)
+    phone.locator(".explore-rows label").first.tap()
+    assert len(phone.evaluate(SEEN)["rows"]) < len(before["rows"])
 
 
-def test_every_choice_can_be_seen(tab, page):
+def test_every_choice_can_be_seen(tab, heard, page):
     """Whatever is offered, one choice after the other, draws lines and no nonsense."""
-    tab.open(page)
+    tab.goto(page.as_uri())
     complaints = tab.evaluate("""(async () => {
       const form = document.forms[0], complaints = [];
       const values = (name) => [...form.elements[name].options].map((o) => o.value);
@@ -397,4 +358,4 @@ def test_every_choice_can_be_seen(tab, page):
       return complaints;
     })()""")
     assert complaints == []
-    assert check_book.event_complaints(tab.events) == []
+    assert heard == []

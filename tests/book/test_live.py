@@ -1,12 +1,10 @@
 """DIVER in the reader's browser gives what the package gives, and keeps its temper."""
 
-import contextlib
 import functools
 import http.server
 import shutil
 import threading
 import time
-from types import SimpleNamespace
 
 import check_book
 import live_page
@@ -37,26 +35,8 @@ PICTURES = {  # one of a set with pixels far outside [0, 1], one of a large set
     "fashion-mnist": ("fashion-mnist-dm-ipc1", 5),
     "cifar10": ("cifar10-mtt-ipc10", 37),
 }
-SHOWN = """({
-  done: !playPage.job && playPage.slots.every((s, i) => s.done === playPage.key(i)),
-  complaint: playPage.find(".live-message").textContent,
-})"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    executable = next(filter(None, map(shutil.which, check_book.BROWSERS)), None)
-    if executable is None:
-        pytest.skip("no Chromium found")
-    with check_book.browser(executable) as address:
-        yield address
-
-
-@pytest.fixture
-def tab(chromium):
-    tab = check_book.Page(chromium)
-    yield tab
-    tab.socket.close()
+COMPLAINT = "playPage.find('.live-message').textContent"
+DONE = "!playPage.job && playPage.slots.every((s, i) => s.done === playPage.key(i))"
 
 
 def write_page(folder, static="_static/live"):
@@ -96,32 +76,21 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def visit(tab, address, settings=""):
-    tab.events.clear()
-    tab.call("Page.navigate", url="about:blank")  # a new hash alone opens nothing
-    tab.call("Page.navigate", url=f"{address}/book/play.html#{settings}")
+    tab.goto("about:blank")  # a new hash alone opens nothing
+    tab.goto(f"{address}/book/play.html#{settings}")
     wait_until_open(tab)
 
 
 def wait_until_open(tab):
     ready = "!!window.playPage && document.readyState === 'complete'"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(RuntimeError):  # a page that just goes can't answer
-            if tab.evaluate(ready):
-                return
-        time.sleep(0.1)
-    pytest.fail("the page didn't open")
+    tab.wait_for_function(ready, timeout=60_000)
 
 
-def wait(tab, until="done", seconds=300):
+def wait(tab, seconds=300):
     """Wait for the end of a run, or for a complaint, and return it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        shown = SimpleNamespace(**tab.evaluate(SHOWN))
-        if shown.done or shown.complaint:
-            return shown.complaint
-        time.sleep(0.2)
-    raise TimeoutError(tab.evaluate("document.body.innerText"))
+    ended = f"({DONE}) || {COMPLAINT}"
+    tab.wait_for_function(ended, timeout=1000 * seconds, polling=100)
+    return tab.evaluate(COMPLAINT)
 
 
 def run(tab):
@@ -143,16 +112,16 @@ def expected(prior_name, config, seed=0, picture=None):
     return recover(one, prior, config, noise=noise, progress=False).images[0]
 
 
-def complaints(tab, address=""):
-    own = f"network request: {address or 'file:'}"
-    return [c for c in check_book.event_complaints(tab.events) if not c.startswith(own)]
+def complaints(heard, address):
+    """What was heard, but that a page asks its own server."""
+    return [c for c in heard if not c.startswith(f"network request: {address}/")]
 
 
 @pytest.mark.parametrize(
     ("transport", "prior"), [("file", "cifar10"), ("server", "fashion-mnist")]
 )
 def test_the_page_recovers_what_the_package_recovers(
-    site, server, tab, prior, transport
+    site, server, tab, heard, prior, transport
 ):
     address = server if transport == "server" else site.as_uri()
     name, index = PICTURES[prior]
@@ -164,7 +133,7 @@ def test_the_page_recovers_what_the_package_recovers(
         assert run(tab) == ""
         error = (recovered(tab) - expected(prior, config)).abs().max()
         assert error < 2e-3, settings
-    assert complaints(tab, address) == []
+    assert complaints(heard, address) == []
 
 
 @pytest.fixture
@@ -177,14 +146,15 @@ def garments(site, tab):
 
 def test_a_change_while_it_runs_starts_again_at_once(garments):
     garments.evaluate("""
-      const receive = playPage.receive.bind(playPage), last = {};
+      const receive = playPage.receive.bind(playPage);
+      window.last = {};
       playPage.receive = (data) => {
         if (data.type === "step") last[data.id] = data.k;
         receive(data);
       };
       location.hash = 'steps=200&t=999&seed=1';
     """)
-    time.sleep(0.5)
+    garments.wait_for_function("Object.keys(last).length")
     assert garments.evaluate("playPage.job !== null")
     garments.evaluate("location.hash = 'steps=10&t=400&seed=7'")
     assert wait(garments) == ""
@@ -344,7 +314,7 @@ def test_an_interrupted_load_goes_on_where_it_stopped(site, tab, tmp_path):
     ],
 )
 def test_a_browser_that_lacks_something(site, tab, browser, sentence):
-    tab.call("Page.addScriptToEvaluateOnNewDocument", source=browser)
+    tab.add_init_script(browser)
     visit(tab, site.as_uri())
     note = tab.evaluate("playPage.find('.live-missing').textContent")
     assert sentence in note
@@ -366,7 +336,9 @@ def test_a_graphics_card_that_fails_is_not_asked_again(site, tab):
     assert tab.evaluate("playPage.runtime") == "wasm"
 
 
-def test_a_book_without_the_files_says_what_is_missing(tab, tmp_path, monkeypatch):
+def test_a_book_without_the_files_says_what_is_missing(
+    tab, heard, tmp_path, monkeypatch
+):
     def unavailable():
         raise live_page.Unavailable("npm is not installed")
 
@@ -377,7 +349,7 @@ def test_a_book_without_the_files_says_what_is_missing(tab, tmp_path, monkeypatc
     visit(tab, write_page(tmp_path).as_uri())
     note = tab.evaluate("playPage.find('.live-missing').textContent")
     assert "built without the networks that run in the browser: npm is not" in note
-    assert complaints(tab) == []
+    assert heard == []
     assert sum(file.stat().st_size for file in live.iterdir()) < 100_000
 
 
@@ -447,36 +419,29 @@ def test_the_sketch_is_of_a_class_that_the_prior_knows(site, tab):
     assert tab.evaluate("playPage.own.drawing.toDataURL()") == mine
 
 
-def test_a_finger_draws_and_moves_nothing(site, tab):
-    tab.call(
-        "Emulation.setDeviceMetricsOverride",
-        width=390,
-        height=844,
-        deviceScaleFactor=1,
-        mobile=True,
-    )
-    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
-    visit(tab, site.as_uri(), "prior=fashion-mnist&kind=drawing&steps=2")
-    assert run(tab) == ""
-    tab.evaluate("scrollTo({top: 300, behavior: 'instant'})")
+def test_a_finger_draws_and_moves_nothing(site, phone):
+    visit(phone, site.as_uri(), "prior=fashion-mnist&kind=drawing&steps=2")
+    assert run(phone) == ""
+    phone.evaluate("scrollTo({top: 300, behavior: 'instant'})")
     # where the pad is while it is drawn on, and after the picture has been recovered
     pad = "playPage.find('.live-pad').getBoundingClientRect()"
     place = f"(({{x, y}}) => [x, y, scrollY].map(Math.round))({pad})"
-    tab.evaluate("document.documentElement.style.overflowAnchor = 'none'")
-    before = tab.evaluate(place)
-    tab.evaluate(f"""
+    phone.evaluate("document.documentElement.style.overflowAnchor = 'none'")
+    before = phone.evaluate(place)
+    phone.evaluate(f"""
       window.places = [];
       const look = () => {{ places.push({place}); requestAnimationFrame(look); }};
       look();
     """)
     x, y = before[0] + 128, before[1] + 200
+    touch = phone.context.new_cdp_session(phone)
     for kind, up in [("touchStart", 0), *[("touchMove", i) for i in range(0, 180, 20)]]:
-        points = [{"x": x, "y": y - up}]
-        tab.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
-    tab.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-    assert wait(tab) == ""
-    assert tab.evaluate("playPage.pad.touched")
-    assert tab.evaluate("[...new Set(places.map(String))]") == [
+        event = {"type": kind, "touchPoints": [{"x": x, "y": y - up}]}
+        touch.send("Input.dispatchTouchEvent", event)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert wait(phone) == ""
+    assert phone.evaluate("playPage.pad.touched")
+    assert phone.evaluate("[...new Set(places.map(String))]") == [
         ",".join(f"{v:g}" for v in before)
     ]
 
@@ -498,15 +463,12 @@ def text(tab, selector):
 
 def shown(tab, seconds=10):
     """Wait until a recovered picture is there, and return what is said of it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if tab.evaluate("playPage.slots[0].predicted.canvas.width > 1"):
-            return text(tab, ".live-time output")
-        time.sleep(0.05)
-    raise TimeoutError(text(tab, ".live-time output"))
+    picture = "playPage.slots[0].predicted.canvas.width > 1"
+    tab.wait_for_function(picture, timeout=1000 * seconds)
+    return text(tab, ".live-time output")
 
 
-def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab):
+def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab, heard):
     visit(tab, site.as_uri())
     assert shown(tab) == "noise level 700: a stored result"
     tab.evaluate("window.first = playPage.slots[0].predicted.canvas.toDataURL()")
@@ -523,7 +485,7 @@ def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab):
     time.sleep(0.5)
     assert text(tab, ".live-time output") == "not computed yet: press run"
     assert tab.evaluate("playPage.slots[0].predicted.canvas.width") == 1
-    assert complaints(tab) == []
+    assert heard == []
 
 
 def test_a_stored_picture_is_what_the_package_recovers(site, tab):
@@ -578,16 +540,15 @@ def test_the_form_tells_the_truth_after_back(site, tab):
     tab.evaluate("playPage.inputSetting('t', '250')")
     tab.evaluate("playPage.inputSetting('seed', '4')")
     time.sleep(0.6)
-    tab.call("Page.navigate", url="about:blank")
-    # a script that goes back at once may be gone before it answers
-    tab.evaluate("setTimeout(() => history.back(), 100); 0")
+    tab.goto("about:blank")
+    tab.go_back()
     wait_until_open(tab)
     for name, value in [("t", 250), ("seed", 4)]:
         assert tab.evaluate(f"playPage.valueOf({name!r})") == value
         assert tab.evaluate(f"playPage.get({name!r}).value") == str(value)
 
 
-def test_every_try_visibly_does_what_it_says(site, tab):
+def test_every_try_visibly_does_what_it_says(site, tab, heard):
     """Before and after, or A and B, differ by more than a tenth of black to white."""
     visit(tab, site.as_uri())
     tries = tab.evaluate("document.querySelectorAll('.live-try').length")
@@ -605,7 +566,7 @@ def test_every_try_visibly_does_what_it_says(site, tab):
             assert tab.evaluate(f"({DIFFERENCE})({back})") < 0.05
         assert text(tab, ".live-say")
         assert tab.evaluate("[...document.querySelectorAll('[aria-current]')].length")
-    assert complaints(tab) == []
+    assert heard == []
 
 
 # ---------------------------------------------------------------- checks that can fail
@@ -615,24 +576,22 @@ def write_checked(folder, body):
     path = folder / "page.html"
     icon = "<link rel='icon' href='data:,'>"
     path.write_text(f"<!doctype html><meta charset='utf-8'>{icon}<main>{body}</main>")
-    return path
+    return path.as_uri()
 
 
 def test_text_that_can_hardly_be_read_is_found(tab, tmp_path):
-    if check_book.axe_core() is None:
-        pytest.skip("no axe-core: there is no npm, or no registry")
     pale = "<style>html {{background: #fff}} p {{color: {}}}</style><p>words</p>"
-    tab.open(write_checked(tmp_path, pale.format("#bbb")))
+    tab.goto(write_checked(tmp_path, pale.format("#bbb")))
     light, dark = check_book.contrast_complaints(tab)
     assert light.startswith("contrast 1.91 instead of 4.5:1 in the light theme: <p>")
     assert "in the dark theme" in dark
-    tab.open(write_checked(tmp_path, pale.format("#555")))
+    tab.goto(write_checked(tmp_path, pale.format("#555")))
     assert check_book.contrast_complaints(tab) == []
 
 
 def test_a_picture_and_its_slider_are_on_one_screen(site, tab):
     path = site / "book" / "play.html"
-    tab.open(path)
+    tab.goto(path.as_uri())
     assert check_book.live_complaints(tab, path) == []
     apart = path.with_name("apart.html")
     style = "<style>.live-stage {position: static !important; margin-bottom: 90vh}"
@@ -660,6 +619,6 @@ def test_a_live_page_that_is_laid_out_badly(site, tab, style, complaint):
     path = site / "book" / "play.html"
     bad = path.with_name("bad.html")
     bad.write_text(f"{path.read_text()}<style>{style}</style>")
-    tab.open(bad)
+    tab.goto(bad.as_uri())
     found = check_book.live_complaints(tab, bad)
     assert any(complaint in one for one in found), found
