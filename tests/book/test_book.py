@@ -388,6 +388,26 @@ SAID_POOLED = {
         ("unseen, no BN", "inheritance 700", "prior"): "no difference",
         ("unseen, no BN", "DIVER 700", "inheritance 700"): "worse",
     },
+    "recovery_fashion-mnist_ipc1-steps300": {
+        ("unseen, BN", "clip", "Stage I"): "better",
+        ("unseen, BN", "VAE", "Stage I"): "better",
+        ("unseen, BN", "DIVER 700", "Stage I"): "better",
+        ("unseen, BN", "DIVER 700", "VAE"): "worse",
+        ("unseen, BN", "Stage I", "random real"): "worse",
+        ("unseen, no BN", "inheritance 700", "Stage I"): "worse",
+        ("unseen, no BN", "DIVER 700", "inheritance 700"): "better",
+        ("unseen, no BN", "Stage I", "random real"): "better",
+    },
+    "recovery_cifar10_published-ipc1-steps300": {
+        ("unseen, BN", "VAE", "Stage I"): "better",
+        ("unseen, BN", "inheritance 700", "VAE"): "better",
+        ("unseen, BN", "inheritance 700", "prior"): "no difference",
+        ("unseen, BN", "DIVER 700", "inheritance 700"): "worse",
+        ("unseen, no BN", "inheritance 700", "Stage I"): "no difference",
+        ("unseen, no BN", "inheritance 700", "prior"): "no difference",
+        ("unseen, no BN", "DIVER 700", "inheritance 700"): "worse",
+        ("unseen, no BN", "Stage I", "random real"): "better",
+    },
     "recovery_fashion-mnist_ipc1-proxy": {
         ("proxy's kind", row, "Stage I"): "worse"
         for row in ("VAE", "DIVER 700", "inheritance 700", "prior")
