@@ -63,7 +63,10 @@ FEW = "--seeds 2 --set steps=1 --test-images 20 --jobs 1"
 SMALL = {
     "judge": FEW.split(),
     "advise": f"{FEW} --judges ConvNet".split(),
-    "distill": ["--split", "sample", "--ipc", "1", "--set", "steps=1", "--set", "real_batch=8"],
+    "distill": [
+        *("--split", "sample", "--ipc", "1"),
+        *("--set", "steps=1", "--set", "real_batch=8"),
+    ],
     "recover": ["--set", "num_inference_steps=1"],
 }
 
