@@ -133,14 +133,20 @@ def looks():
 
 
 def test_a_first_look_agrees_with_ten_seeds():
-    """It recommends only what gains, or might: never what ten seeds call a loss."""
+    """It advises only what gains, or might, and leaves open what it can't see."""
     told = [*looks()]
     assert len(told) == 8 * 2 * 3
+    left_open = 0
     for said, whole in told:
+        advised = [row for row, words in CHOICES.items() if words in said]
+        found = whole.loc[advised, "word"].tolist()
         if said.startswith("it looks as if"):
-            advised = next(row for row, words in CHOICES.items() if words in said)
-            assert whole.loc[advised, "points"] > 0, said
-            assert whole.loc[advised, "word"] in ("gains", "not settled", "level"), said
+            assert found != ["loses"], said
+            assert (whole.loc[advised, "points"] > 0).all(), said
+        elif found == ["gains"]:
+            assert said.startswith("a first look can't tell"), said
+            left_open += 1
+    assert left_open > 0
 
 
 def test_points_have_signs():

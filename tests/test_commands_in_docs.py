@@ -59,14 +59,12 @@ PYTHON_ELSEWHERE = {
     "ResNet18_Weights": "needs a network: tests/judge/test_protocols.py",
 }
 # what is added to a command, so that it ends soon
-FEW = "--seeds 2 --set steps=1 --test-images 20 --jobs 1"
+ONE_STEP = "--set steps=1"
+FEW = f"--seeds 2 {ONE_STEP} --test-images 20 --jobs 1"
 SMALL = {
     "judge": FEW.split(),
     "advise": f"{FEW} --judges ConvNet".split(),
-    "distill": [
-        *("--split", "sample", "--ipc", "1"),
-        *("--set", "steps=1", "--set", "real_batch=8"),
-    ],
+    "distill": f"--split sample --ipc 1 {ONE_STEP} --set real_batch=8".split(),
     "recover": ["--set", "num_inference_steps=1"],
 }
 
