@@ -19,7 +19,7 @@ from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 # what `make test-quick` leaves out: browsers, processes, whole commands, thousands of
-# damaged files
+# damaged files, and single tests that take seconds
 SLOW = {
     "book/test_explore.py",
     "book/test_explore_page.py",
@@ -48,6 +48,17 @@ SLOW = {
     "test_foreign_code.py",
     "test_nonsense.py",
     "priors/test_kinds.py",
+    "judge/test_protocols.py::test_the_imagenet_protocol_learns_what_a_teacher_says",
+    "judge/test_verdicts.py::test_stored_verdicts_follow_from_the_stored_trainings",
+    "priors/test_check.py::test_the_priors_that_ship",
+    "priors/test_fast.py::test_fast_and_plain_agree_at_every_step",
+    "priors/test_fast.py::test_threads_share_a_prior",
+    "priors/test_identity.py::test_a_set_has_no_order",
+    "run/test_batches.py::test_a_run_goes_on_with_less",
+    "run/test_in_memory.py::test_batches_are_halved_where_memory_runs_out",
+    "test_advise.py::test_a_folder_of_advice",
+    "test_advise.py::test_it_goes_on_and_is_asked_for_more",
+    "test_cli_known.py::test_check_says_what_is_missing",
 }
 
 
@@ -57,12 +68,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of slow files."""
+    """Mark slow tests, and those of slow files."""
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             name = item.path.relative_to(here).as_posix()
-            if name in SLOW:
+            if {name, f"{name}::{item.originalname}"} & SLOW:
                 item.add_marker(pytest.mark.slow)
 
 

@@ -10,15 +10,14 @@ import pytest
 from diver_lite.trust import installed_code_only
 
 # Python looks into the working folder where it starts with -m or -c. `diver-lite`
-# starts otherwise, so only what starts processes can go wrong: judge. The other
-# commands here start none. With `python -m diver_lite` each can, as each imports late.
+# starts otherwise, so only what starts processes can go wrong: judge. With
+# `python -m diver_lite` any command can, as each imports late; what they look through
+# is put right before one of them begins, so recover speaks for the rest.
 COMMANDS = {
     "judge": "judge fashion-mnist-dm-ipc1 --judges ConvNet --seeds 2 --set steps=1 "
     "--jobs 2 --test-images 20",
     "recover": "recover fashion-mnist-dm-ipc1 -o r.safetensors --set "
     "num_inference_steps=1",
-    "distill": "distill dm --split sample --ipc 1 --set steps=1 -o d.safetensors",
-    "show": "show fashion-mnist-dm-ipc1 -o sheet.png",
 }
 
 
