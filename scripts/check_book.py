@@ -2,12 +2,13 @@
 
 Run: python scripts/check_book.py [--html FOLDER] [--screenshots FOLDER] [--only NAME]
 
-Each page is opened from disk and must load nothing from a network, log no error, give
-every picture alt text, have all its mathematics rendered, have frame sliders that
-change their picture, fit the width of a phone, cut no table on a wide screen, and show
-true colours in dark mode. Text has the contrast that axe-core asks for, where npm can
-get it; "Play with DIVER" has its picture and a slider as wide on one screen, and the
-rest folded; the search shows the words that it found.
+Each page is opened from disk and must load nothing from a network, log no error, have
+one title, lead every link to a page and a place that are there, give every picture alt
+text, have all its mathematics rendered, have frame sliders that change their picture,
+open its answers by mouse, by key and on paper, fit the width of a phone, cut no table
+on a wide screen, and show true colours in dark mode. Text has the contrast that
+axe-core asks for, where npm can get it; "Play with DIVER" has its picture and a slider
+as wide on one screen, and the rest folded; the search shows the words that it found.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import base64
 import contextlib
 import functools
+import html
 import itertools
 import json
 import re
@@ -27,6 +29,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import platformdirs
 import websocket
@@ -58,6 +61,8 @@ TIMEOUT = 180  # seconds, for the browser's start and for each page, on a busy m
 AUDIT = r"""
 (async () => {
   const complaints = [];
+  if (document.querySelectorAll("h1").length !== 1)
+    complaints.push(`${document.querySelectorAll("h1").length} titles (h1)`);
   const where = (e) => e.getAttribute("src")?.slice(0, 80) || e.outerHTML.slice(0, 80);
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
 
@@ -115,6 +120,28 @@ AUDIT = r"""
     math: document.querySelectorAll(".math").length,
     sliders: sliders.length,
   };
+})()
+"""
+
+# Runs in the page; returns what of the folded parts doesn't open, or not on paper.
+FOLDED = r"""
+(() => {
+  const complaints = [];
+  const parts = [...document.querySelectorAll("main details")];
+  for (const e of parts) {
+    const summary = e.querySelector("summary"), was = e.open;
+    summary?.click();
+    if (e.open === was) complaints.push("folded and stays so: " + e.innerText);
+    e.open = was;
+    if (summary && summary.tabIndex < 0)
+      complaints.push("not reached by the tab key: " + e.innerText);
+  }
+  const open = parts.map((e) => e.open);
+  dispatchEvent(new Event("beforeprint"));
+  for (const e of parts) if (!e.open) complaints.push("shut on paper: " + e.innerText);
+  dispatchEvent(new Event("afterprint"));
+  if (parts.some((e, i) => e.open !== open[i])) complaints.push("open after printing");
+  return complaints;
 })()
 """
 
@@ -194,7 +221,8 @@ CONTRAST = r"""
   return complaints;
 })()
 """
-# Runs in dark mode; returns the outputs that stand on a light sheet of the theme's.
+# Runs in dark mode; returns the outputs that stand on a light sheet of the theme's, and
+# the figures that are one.
 GLARE = r"""
 (async () => {
   document.documentElement.dataset.theme = "dark";
@@ -203,8 +231,11 @@ GLARE = r"""
     const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
     return a > 0.5 && Math.min(r, g, b) > 128;
   };
-  return [...document.querySelectorAll("main .cell_output .output")].filter(light).map(
-    (e) => "a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
+  const figures = [...document.querySelectorAll("main .only-light")].filter(
+    (e) => e.checkVisibility());
+  return [...document.querySelectorAll("main .cell_output .output")].filter(light)
+    .concat(figures).map(
+      (e) => "a light panel in dark mode: " + e.innerHTML.trim().slice(0, 80));
 })()
 """
 AXE = "axe-core@4.11.0"  # out of npm's registry; its licence: MPL 2.0
@@ -335,6 +366,7 @@ class Page:
         """Open a page and return what AUDIT found, with the events' complaints."""
         self.open(path)
         found = self.evaluate(AUDIT)
+        found["complaints"] += self.evaluate(FOLDED)
         self.resize("wide")
         found["complaints"] += self.evaluate(CUT_TABLES)
         self.resize("phone")
@@ -421,6 +453,29 @@ def contrast_complaints(page: Page) -> list[str]:
     if script is not None:
         page.evaluate(f"{script}; null")
         complaints += page.evaluate(CONTRAST)
+    return complaints
+
+
+@functools.cache
+def places(path: Path) -> set[str]:
+    """Return what links to a built page may name behind the sign #."""
+    return set(re.findall(r'\bid="([^"]+)"', path.read_text("utf-8")))
+
+
+def lost_links(path: Path) -> list[str]:
+    """Return the links of a built page that lead to no page, or to no place in it."""
+    complaints = []
+    links = re.findall(r'<a\b[^>]*\bhref="([^"]+)"', path.read_text("utf-8"))
+    for link in sorted(set(links)):
+        name, _, place = html.unescape(link).partition("#")
+        target = path.parent / unquote(name) if name else path
+        if ":" in name or target.suffix != ".html":
+            continue
+        if not target.exists():
+            complaints.append(f"link to no page: {link}")
+        # a view of the explorer is no place
+        elif place and "=" not in place and unquote(place) not in places(target):
+            complaints.append(f"link to no place in its page: {link}")
     return complaints
 
 
@@ -539,6 +594,7 @@ def main() -> int:
         page = Page(address)
         try:
             found = page.check(path)
+            found["complaints"] += lost_links(path)
             if arguments.screenshots:
                 stem = path.relative_to(folder).with_suffix("").as_posix()
                 page.screenshots(path, arguments.screenshots, stem.replace("/", "_"))
