@@ -2,12 +2,13 @@
 
 Run: python scripts/check_book.py [--html FOLDER] [--screenshots FOLDER] [--only NAME]
 
-Each page is opened from disk and must load nothing from a network, log no error, give
-every picture alt text, have all its mathematics rendered, have frame sliders that
-change their picture, fit the width of a phone, cut no table on a wide screen, and show
-true colours in dark mode. Text has the contrast that axe-core asks for; "Play with
-DIVER" has its picture and a slider as wide on one screen, and the rest folded; the
-search shows the words that it found.
+Each page is opened from disk and must load nothing from a network, log no error, have
+one title, lead every link to a page and a place that are there, give every picture alt
+text, have all its mathematics rendered, have frame sliders that change their picture,
+open its answers by mouse, by key and on paper, fit the width of a phone, cut no table
+on a wide screen, and show true colours in dark mode. Text has the contrast that
+axe-core asks for; "Play with DIVER" has its picture and a slider as wide on one screen,
+and the rest folded; the search shows the words that it found.
 Exits with 1 if a page fails, with 0 if there is no Chromium.
 """
 
@@ -15,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import html
 import itertools
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Error, Page, TimeoutError, sync_playwright
@@ -43,6 +47,8 @@ WORD = "picture"  # that is searched for: it is on most pages
 AUDIT = r"""
 (async () => {
   const complaints = [];
+  if (document.querySelectorAll("h1").length !== 1)
+    complaints.push(`${document.querySelectorAll("h1").length} titles (h1)`);
   const where = (e) => e.getAttribute("src")?.slice(0, 80) || e.outerHTML.slice(0, 80);
   await Promise.race([
     window.MathJax?.startup?.promise, new Promise((late) => setTimeout(late, PATIENCE)),
@@ -105,6 +111,28 @@ AUDIT = r"""
 })()
 """
 
+# Runs in the page; returns what of the folded parts doesn't open, or not on paper.
+FOLDED = r"""
+(() => {
+  const complaints = [];
+  const parts = [...document.querySelectorAll("main details")];
+  for (const e of parts) {
+    const summary = e.querySelector("summary"), was = e.open;
+    summary?.click();
+    if (e.open === was) complaints.push("folded and stays so: " + e.innerText);
+    e.open = was;
+    if (summary && summary.tabIndex < 0)
+      complaints.push("not reached by the tab key: " + e.innerText);
+  }
+  const open = parts.map((e) => e.open);
+  dispatchEvent(new Event("beforeprint"));
+  for (const e of parts) if (!e.open) complaints.push("shut on paper: " + e.innerText);
+  dispatchEvent(new Event("afterprint"));
+  if (parts.some((e, i) => e.open !== open[i])) complaints.push("open after printing");
+  return complaints;
+})()
+"""
+
 # Runs at a phone's width. A page that is too wide makes Chromium zoom out, and then
 # innerWidth grows with the page: only the screen's own width stays.
 WOBBLE = r"""
@@ -154,6 +182,9 @@ DARK = r"""
   for (const e of document.querySelectorAll("main img, main canvas"))
     if (getComputedStyle(e).filter !== "none")
       complaints.push("dark mode changes a picture: " + e.outerHTML.slice(0, 80));
+  for (const e of document.querySelectorAll("main .only-light"))
+    if (e.checkVisibility())
+      complaints.push("a light figure in dark mode: " + e.outerHTML.slice(0, 80));
   for (const e of document.querySelectorAll("main .cell_output .output")) {
     const [r, g, b, a = 1] = getComputedStyle(e).backgroundColor.match(/[\d.]+/g);
     if (a > 0.5 && Math.min(r, g, b) > 128)
@@ -231,6 +262,8 @@ def check(page: Page, path: Path) -> dict:
     heard = listen(page)
     page.goto(path.as_uri())
     found = page.evaluate(AUDIT.replace("PATIENCE", str(PATIENCE)))
+    found["complaints"] += lost_links(path)
+    found["complaints"] += page.evaluate(FOLDED)
     resize(page, *SIZES["wide"])
     found["complaints"] += page.evaluate(CUT_TABLES)
     resize(page, *SIZES["phone"])
@@ -310,6 +343,29 @@ def contrast_complaints(page: Page) -> list[str]:
     return complaints
 
 
+@functools.cache
+def places(path: Path) -> set[str]:
+    """Return what links to a built page may name behind the sign #."""
+    return set(re.findall(r'\bid="([^"]+)"', path.read_text("utf-8")))
+
+
+def lost_links(path: Path) -> list[str]:
+    """Return the links of a built page that lead to no page, or to no place in it."""
+    complaints = []
+    links = re.findall(r'<a\b[^>]*\bhref="([^"]+)"', path.read_text("utf-8"))
+    for link in sorted(set(links)):
+        name, _, place = html.unescape(link).partition("#")
+        target = path.parent / unquote(name) if name else path
+        if ":" in name or target.suffix != ".html":
+            continue
+        if not target.exists():
+            complaints.append(f"link to no page: {link}")
+        # a view of the explorer is no place
+        elif place and "=" not in place and unquote(place) not in places(target):
+            complaints.append(f"link to no place in its page: {link}")
+    return complaints
+
+
 def screenshots(page: Page, path: Path, target: Path) -> None:
     """Store the whole page for every width and theme, in files that begin as target."""
     for size, theme in itertools.product(SIZES, THEMES):
@@ -369,7 +425,8 @@ def main() -> int:
 
     def look(path: Path) -> dict:
         # A visitor of its own for each page, who comes for the first time.
-        with chromium.new_page() as page:
+        # As a phone sees it at any width, or a page that forgets phones would pass.
+        with chromium.new_page(is_mobile=True) as page:
             page.set_default_timeout(TIMEOUT)
             found = check(page, path)
             if arguments.screenshots:

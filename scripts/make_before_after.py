@@ -32,17 +32,19 @@ for name, dataset in SETS.items():
     else:  # no pull; the same noise without the picture shows what is the prior's
         rows["inheritance"] = recovered
         alone = replace(config, inheritance=False)
-        rows["samples of the prior"] = recover(distilled, prior, alone).images
+        rows["samples of\nthe prior"] = recover(distilled, prior, alone).images
     titles = [distilled.class_names[label] for label in distilled.labels]
     buffer = io.BytesIO()
-    image_grid(rows, titles, scale=SCALE).savefig(buffer, dpi=110)
+    # cut at the pictures' right edge, by which the columns stand in line below
+    tight = {"bbox_inches": "tight", "pad_inches": 0.03}
+    image_grid(rows, titles, scale=SCALE).savefig(buffer, dpi=110, **tight)
     pictures.append(Image.open(buffer).convert("RGB"))
 
 width, height = max(p.width for p in pictures), sum(p.height for p in pictures)
 cover = Image.new("RGB", (width, height), "white")
 top = 0
 for picture in pictures:
-    cover.paste(picture, (width - picture.width, top))  # columns stand in line
+    cover.paste(picture, (width - picture.width, top))
     top += picture.height
 cover.save(OUT, optimize=True)
 print(f"Wrote {OUT}")

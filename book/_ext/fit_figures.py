@@ -151,15 +151,15 @@ def fitted(html: str, folder: Path) -> str:
 
 def source(tag: str, dark: Path | None, phone: Path, up: str, theme: str) -> str:
     """Return the HTML of a figure in one theme, for wide and for narrow screens."""
-    if dark is not None:
-        tag = re.sub(r'_images/[^"]+"', f'_images/{dark.name}"', tag)
-    # of two versions only the one that is shown is loaded
-    tag = tag.replace("<img", f'<img loading="lazy" data-theme-only="{theme}"')
     if not phone.exists():
-        return tag.replace(f'data-theme-only="{theme}"', f'class="{theme}"')
+        tag = tag.replace("<img", f'<img class="{theme}"')
+    if dark is not None:  # loaded when it is shown; the light one is for paper, too
+        tag = tag.replace("<img", '<img loading="lazy"')
+        tag = re.sub(r'_images/[^"]+"', f'_images/{dark.name}"', tag)
+    if not phone.exists():
+        return tag
     narrow = darkened(phone) if dark is not None else phone
     shown = f'<source media="{PHONE}" srcset="{up}_static/{narrow.name}">'
-    tag = tag.replace(f' data-theme-only="{theme}"', "")
     return f'<picture class="{theme}">{shown}{tag}</picture>'
 
 

@@ -2,8 +2,8 @@
 
 Pages and chapters are written in what GitHub and JupyterLab read as well: headings,
 links, quotes, `<details>`. This extension finds in them what a reader of the built book
-expects: solutions are folded, captions and boxes look like such, and a folded cell
-says what it holds.
+expects: solutions are folded, captions and boxes look like such, a folded cell says
+what it holds, and a chapter how long it takes to read.
 
 Some places hold more in the built book than Markdown can: a live page, or the
 docstrings of modules. `<!-- built: live plane -->` or `<!-- built: reference -->`
@@ -14,11 +14,14 @@ other readers see.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
 SOLUTION = "Solution"
+BEFORE = "Before you"  # begins the box that says how long a chapter runs
+PACE = 200  # words a minute; formulas and pictures take time, too
 FIGURE = "Figure."
 BUILT = re.compile(r"(?s)<!-- built: ([\w ]+) -->\n(.*?)<!-- end of built -->")
 MODULE = re.compile(r"(?m)^- \[`([\w.]+)`\]")
@@ -47,9 +50,6 @@ class PlainMarkdown(SphinxTransform):
     default_priority = 500
 
     def apply(self, **kwargs) -> None:
-        for section in [*self.document.findall(nodes.section)]:
-            if section[0].astext() == SOLUTION:
-                fold(section)
         for text in self.document.findall(nodes.paragraph):
             if leads(text) == FIGURE:
                 text["classes"].append("caption-text")
@@ -58,6 +58,11 @@ class PlainMarkdown(SphinxTransform):
         for quote in self.document.findall(nodes.block_quote):
             if isinstance(quote[0], nodes.paragraph) and leads(quote[0]):
                 quote["classes"].append("box")
+                if leads(quote[0]).startswith(BEFORE):
+                    quote += nodes.paragraph(text=reading_time(self.document))
+        for section in [*self.document.findall(nodes.section)]:
+            if section[0].astext() == SOLUTION:
+                fold(section)
         for block in self.document.findall(nodes.math_block):
             # MathJax knows the environment, and Sphinx would put another around it
             block["nowrap"] = block.astext().startswith(r"\begin{")
@@ -66,6 +71,23 @@ class PlainMarkdown(SphinxTransform):
                 comment.parent.remove(comment)
         for cell in self.document.findall(is_code_cell):
             name_folded(cell)
+
+
+def reading_time(document: nodes.document) -> str:
+    """Say how long the prose of a chapter takes: no code, no solutions."""
+    prose = (
+        paragraph.astext()
+        for paragraph in document.findall(nodes.paragraph)
+        if not any(isinstance(e, nodes.section) and e[0].astext() == SOLUTION
+                   for e in ancestors(paragraph))
+    )  # fmt: skip
+    minutes = sum(len(text.split()) for text in prose) / PACE
+    return f"To read it takes about {max(5, 5 * round(minutes / 5))} minutes."
+
+
+def ancestors(node: nodes.Node) -> Iterator[nodes.Node]:
+    while (node := node.parent) is not None:
+        yield node
 
 
 def fold(section: nodes.section) -> None:

@@ -1,8 +1,9 @@
 """Sphinx extension: let the search show where it found the words, from disk too.
 
-Sphinx reads each page that it has found to show some words of it. A page that was
-opened from disk may read no others: there the words come from a script, which holds
-those of all pages and is loaded by nothing else.
+Sphinx reads each page that it has found, and shows the first place of the words. A page
+that was opened from disk may read no others, and the first place may be code: so the
+words come from a script, which holds those of all pages, the code of each section
+behind its prose. Nothing else loads it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ from pathlib import Path
 TEXTS = "search_texts.js"
 SILENT = {"script", "style"}
 # `fetch` is what Sphinx's search reads pages with
-READ_FROM_DISK = f"""
-if (location.protocol === "file:") {{
-  const texts = new Promise((done) => {{
-    const script = document.createElement("script");
-    script.src = "_static/{TEXTS}";
-    script.onload = () => done(SEARCH_TEXTS);
-    document.head.append(script);
-  }});
-  window.fetch = async (page) => new Response((await texts)[page.replace("./", "")]);
-}}
+READ_TEXTS = f"""
+const texts = new Promise((done) => {{
+  const script = document.createElement("script");
+  script.src = "_static/{TEXTS}";
+  script.onload = () => done(SEARCH_TEXTS);
+  document.head.append(script);
+}});
+window.fetch = async (page) => new Response((await texts)[page.replace("./", "")]);
 """
 
 
@@ -35,6 +34,8 @@ class Words(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.code: list[str] = []  # of the section
+        self.in_code = False
         self.in_article = False
         self.silent = False
 
@@ -42,18 +43,26 @@ class Words(HTMLParser):
         given = dict(attrs)
         self.in_article |= tag == "article"
         self.silent = tag in SILENT or given.get("class") == "headerlink"
+        self.in_code |= tag == "pre"
         if tag == "section":
+            self.end_prose()
             self.found.append(f'<section id="{given.get("id", "")}">')
 
     def handle_endtag(self, tag: str) -> None:
         self.in_article &= tag != "article"
         self.silent = False
+        self.in_code &= tag != "pre"
         if tag == "section":
+            self.end_prose()
             self.found.append("</section>")
 
     def handle_data(self, data: str) -> None:
         if self.in_article and not self.silent:
-            self.found.append(escape(data))
+            (self.code if self.in_code else self.found).append(escape(data))
+
+    def end_prose(self) -> None:
+        self.found += [" ", *self.code] if self.code else []
+        self.code = []
 
 
 def page_text(html: str) -> str:
@@ -66,7 +75,7 @@ def page_text(html: str) -> str:
 
 def add_script(app, pagename, templatename, context, doctree) -> None:
     if pagename == "search":
-        app.add_js_file(None, body=READ_FROM_DISK)
+        app.add_js_file(None, body=READ_TEXTS)
 
 
 def finish(app, exception) -> None:

@@ -39,9 +39,10 @@ def test_icons_are_found_in_pages_and_scripts(tmp_path):
 def test_the_search_reads_the_words_of_a_page():
     page = """<main role="main"><nav>menu</nav><article class="bd-article">
 <section id="one"><h1>One<a class="headerlink" href="#one">#</a></h1>
+<pre>code</pre>
 <p>a &lt; <b>b</b></p><script>let x = 1;</script><img alt="c" src="data:,">
 <section id="two"><p>d</p></section></section></article><footer>end</footer></main>"""
     assert page_text(page) == (
-        '<main role="main"> <section id="one">One a &lt; b '
+        '<main role="main"> <section id="one">One a &lt; b code'
         '<section id="two">d</section></section></main>'
     )

@@ -1,5 +1,6 @@
 // What JupyterLab lacks to read this book: a figure gets the alternative text that the
-// metadata of its cell hold, and a link to a title in another page leads to the title.
+// metadata of its cell hold, a link to a title in another page leads to the title, and
+// what is folded looks like something to click.
 // Written by hand in the form in which JupyterLab loads an extension: nothing is built.
 "use strict";
 
@@ -7,6 +8,14 @@
   const NAME = "diver-lite-reading";
   const FOLLOW = "rendermime:handle-local-link"; // JupyterLab's command for links
   const PATIENCE = 120000; // ms until a page that was opened shows its titles
+
+  const BUTTON = `.myst details > summary {
+    background: var(--jp-layout-color2);
+    border-left: 4px solid var(--jp-brand-color1);
+    cursor: pointer;
+    padding: 0.3em 0.75em;
+  }
+  .myst details > summary:is(:hover, :focus-visible) { text-decoration: underline; }`;
 
   const describe = (app) => {
     for (const { content } of app.shell.widgets("main"))
@@ -37,6 +46,9 @@
   };
 
   const activate = (app) => {
+    document.head.append(Object.assign(document.createElement("style"), {
+      textContent: BUTTON,
+    }));
     let due = false;
     const changed = () => {
       if (due) return;
