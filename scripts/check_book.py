@@ -369,7 +369,8 @@ def main() -> int:
 
     def look(path: Path) -> dict:
         # A visitor of its own for each page, who comes for the first time.
-        with chromium.new_page() as page:
+        # As a phone sees it at any width, or a page that forgets phones would pass.
+        with chromium.new_page(is_mobile=True) as page:
             page.set_default_timeout(TIMEOUT)
             found = check(page, path)
             if arguments.screenshots:
