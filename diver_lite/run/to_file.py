@@ -153,10 +153,8 @@ def recover_to(
         }  # fmt: skip
         processes = Processes(cpu=on_cpu)
         shards = Shards(out, len(distilled), overwrite, images)
-        release = None
-        if isinstance(job.prior, FastPrior):
-            release = job.prior.release
-        memory = Memory(release)
+        used = job.prior
+        memory = Memory(used.release if isinstance(used, FastPrior) else None)
 
         def refine(indices: range) -> Tensor:
             return job.finish(job.refine(indices), sides)
