@@ -90,11 +90,7 @@ def train_judge(
     protocol = get_protocol(protocol)
     device = resolve_device(device)
     _check_images(images)
-    if getattr(labels, "ndim", 1) == 1:
-        class_indices(labels, "labels", len(images), num_classes)
-    else:
-        floats(labels, "labels", (len(images), num_classes))
-        finite(labels, "labels")
+    _check_labels(labels, len(images), num_classes)
     judge = known_judge(name, num_classes, images.shape[-1])
     if isinstance(judge, str):
         judge = name = protocol.judge(judge)
@@ -131,6 +127,15 @@ def train_judge(
                 look(step, network.eval(), torch.stack(losses).mean().item())
                 network.train()
     return network.eval()
+
+
+def _check_labels(labels: Tensor, count: int, num_classes: int) -> None:
+    """Refuse what is neither a class for each image nor probabilities."""
+    if getattr(labels, "ndim", 1) == 1:
+        class_indices(labels, "labels", count, num_classes)
+    else:
+        floats(labels, "labels", (count, num_classes))
+        finite(labels, "labels")
 
 
 @contextmanager

@@ -451,9 +451,7 @@ def distill(
         if method == "mtt":
             task.experts = _train_experts(task, labels, class_names, experts, progress)
             wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
-        norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
-        record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
-        record |= {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
+        record = _record(method, ipc, seed, config, mean, std)
         optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
         made = record | made_from(task.images, labels, class_names, RESULTS)
         made |= {"dtype": str(dtype), "compile": compile}
@@ -482,6 +480,15 @@ def distill(
             class_names,
             provenance=record | {"final_loss": round(losses[-1], 4), "losses": losses},
         )
+
+
+def _record(
+    method: str, ipc: int, seed: int, config: DistillConfig, mean: Tensor, std: Tensor
+) -> dict[str, Any]:
+    """Return what the set's provenance says of its making, before the losses."""
+    norm = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+    record = {"method": method.upper(), "ipc": int(ipc), **asdict(config)}
+    return record | {"seed": seed, "proxy": "ConvNet", "normalisation": norm}
 
 
 def _check_pixels(pixels: Tensor, method: str, step: int, lr: float) -> None:

@@ -191,18 +191,12 @@ def train_prior(
     Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
     epsilon loss; the sizes: ours.
     """
-    for field in changes:
-        one_of(field, "field of the recipe", [*vars(PriorRecipe())])
-    recipe = recipe or RECIPES[one_of(name, "recipe", [*RECIPES])]
-    recipe = replace(recipe, **changes)
+    recipe = _recipe(name, recipe, changes)
     deadline = math.inf
     if minutes is not None:
         deadline = time.monotonic() + 60 * number(minutes, "minutes", 0)
     device = resolve_device(device)
-    out = path(out, "out")
-    require(not out.is_file(), "output", str(out), "a working folder, not a file")
-    for part in ("vae.pt", "dit.pt", "prior"):
-        check_writable(out / part, overwrite=True)
+    out = _working_folder(out)
     images, labels, class_names = load_dataset(recipe.dataset, "fit", root=data_root)
     source = f"{describe_source(recipe.dataset, root=data_root)}, fit split"
     images = one_channel(images).to(device)
@@ -257,6 +251,23 @@ def train_prior(
             out / "prior", vae, dit, class_names, name, recipe, source, losses, planned
         )
         return True
+
+
+def _recipe(name: str, recipe: PriorRecipe | None, changes: dict) -> PriorRecipe:
+    """Return the recipe that is asked for, with its changes."""
+    for field in changes:
+        one_of(field, "field of the recipe", [*vars(PriorRecipe())])
+    recipe = recipe or RECIPES[one_of(name, "recipe", [*RECIPES])]
+    return replace(recipe, **changes)
+
+
+def _working_folder(out: str | Path) -> Path:
+    """Return the folder as a path; refuse one in which nothing could be written."""
+    out = path(out, "out")
+    require(not out.is_file(), "output", str(out), "a working folder, not a file")
+    for part in ("vae.pt", "dit.pt", "prior"):
+        check_writable(out / part, overwrite=True)
+    return out
 
 
 def _without_steps(recipe: PriorRecipe) -> dict[str, Any]:
