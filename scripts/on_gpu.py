@@ -317,7 +317,7 @@ def missing(piece: Piece, args: argparse.Namespace) -> list[str]:
 def basics() -> list[str]:
     """Return the packages that every piece needs: what ours needs, but for priors."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.match(r"[\w-]+", each)[0] for each in project["dependencies"]]
+    names = [re.split(r"[^\w-]", each)[0] for each in project["dependencies"]]
     return [name for name in names if name not in PRIOR]
 
 
