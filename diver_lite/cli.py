@@ -241,8 +241,9 @@ def recover(
 
     OUT is a .safetensors file; or, for a set larger than the memory, a folder.
     Keeps every finished batch in OUT.parts; after an interruption the same command goes
-    on from there and ends with the same bytes. 'accelerate launch --multi_gpu -m
-    diver_lite recover ...' shares the batches among GPUs.
+    on from there and ends with the same bytes (on GPUs: with cards of one kind).
+    'accelerate launch --multi_gpu -m diver_lite recover ...' shares the batches among
+    GPUs.
 
     Who gains? In our studies networks with batch norm; those without learn as much from
     the set as it is. 'diver-lite advise' asks yours.

@@ -240,7 +240,7 @@ def main() -> None:
     for name in args.again:
         state.pop(name, None)
     lacking = {p.name: missing(p, args) for p in pieces if not finished(p, state)}
-    print(preflight(lacking))
+    print(preflight(lacking), flush=True)
     if args.dry_run:
         print(table(pieces, state))
         return
@@ -306,7 +306,8 @@ def missing(piece: Piece, args: argparse.Namespace) -> list[str]:
         lacks.append(f"{FREE / 2**30:g} GiB of free disk in {ROOT}")
     if args.small:
         return lacks
-    if "{data}" in piece.command and not packages:  # which may be needed to look
+    if not packages:  # which are needed to look
+        lacks += lacking_commit(piece)
         lacks += lacking_data(piece, args.data_root)
     if "{published}" in piece.command:
         lacks += lacking_sets(piece.command, args.published)
@@ -316,7 +317,7 @@ def missing(piece: Piece, args: argparse.Namespace) -> list[str]:
 def basics() -> list[str]:
     """Return the packages that every piece needs: what ours needs, but for priors."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.match(r"[\w-]+", each)[0] for each in project["dependencies"]]
+    names = [re.split(r"[^\w-]", each)[0] for each in project["dependencies"]]
     return [name for name in names if name not in PRIOR]
 
 
@@ -331,7 +332,20 @@ def gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def lacking_commit(piece: Piece) -> list[str]:
+    """What a script measures names its commit; it refuses code that none holds."""
+    from provenance import COMMIT
+
+    if piece.command[0].startswith("scripts/") and (
+        COMMIT == "unknown" or COMMIT.endswith("-dirty")
+    ):
+        return ["a commit that holds the code as it is, in a git repository"]
+    return []
+
+
 def lacking_data(piece: Piece, root: str | None) -> list[str]:
+    if "{data}" not in piece.command:
+        return []
     from diver_lite.checks import InputError
     from diver_lite.sets.real import find_source
 

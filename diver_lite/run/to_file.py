@@ -3,8 +3,10 @@
 A shard holds the results of one batch: images i .. i+B-1 of the set, for i = 0, B, 2B
 and so on. Its pixels depend on those images alone, and batches are always cut there, so
 the merged file has the same bytes however often a run was interrupted and however many
-processes and threads shared it, as long as machine, the libraries' versions and the
-code that computes are the same (all but the first are compared, like settings).
+processes and threads shared it. That needs one kind of processor or card, and the same
+settings, versions of libraries and code that computes (all but the processor are
+compared). Where memory ran out, or `compile` chose the fastest kernels, the pixels are
+the same up to rounding.
 
 The folder OUT.parts beside the output holds what the run is (`manifest.json`) and the
 shards, each with a digest (`set/`). Everything in it is written whole or not at all.

@@ -183,6 +183,8 @@ def test_wheels_lie_where_git_ignores_them():
 LACKS = {
     "no GPU": "- a GPU that PyTorch sees",
     "no disk": "- 2 GiB of free disk in",
+    "no commit": "- a commit that holds the code as it is",
+    "no repository": "- a commit that holds the code as it is",
     "no compiler": "- a C compiler, gcc or clang",
     "no data root": "- --data-root FOLDER with the files of cifar10 (for",
     "no data": "holds none of ('cifar-10-batches-py',",
@@ -201,6 +203,12 @@ def test_what_is_missing_is_told_first(gpu, monkeypatch, tmp_path, what):
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     if what == "no disk":
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    if what == "no commit":
+        monkeypatch.setattr("provenance.COMMIT", "0123abc-dirty")
+        command = ["scripts/answer.py"]
+    if what == "no repository":
+        monkeypatch.setattr("provenance.COMMIT", "unknown")
+        command = ["scripts/answer.py"]
     if what == "no compiler":
         monkeypatch.delenv("CC")
         monkeypatch.setenv("PATH", str(tmp_path))
