@@ -166,8 +166,8 @@ def source(tag: str, dark: Path | None, phone: Path, up: str, theme: str) -> str
 def finish(app, exception) -> None:
     if exception is None and app.builder.format == "html":
         folder = Path(app.outdir)
-        # the index has a second title of the theme's, too
-        for name in sorted({*app.env.found_docs, "genindex"}):
+        # the lists of names have a second title of the theme's, too
+        for name in sorted({*app.env.found_docs, "genindex", "py-modindex"}):
             path = folder / f"{name}.html"
             if path.exists():
                 path.write_text(fitted(path.read_text("utf-8"), folder), "utf-8")
