@@ -57,7 +57,9 @@ def lab(folder: Path) -> Iterator[str]:
     root, config = folder / "root", folder / "config"
     for name in ("notebooks", "book"):
         shutil.copytree(ROOT / name, root / name)
-    for name in ("results", "diver_lite", "scripts", "README.md", "CONTRIBUTING.md"):
+    linked = ["results", "diver_lite", "scripts"]
+    linked += ["README.md", "CONTRIBUTING.md", "CITATION.cff"]
+    for name in linked:
         (root / name).symlink_to(ROOT / name)
     for name, settings in SETTINGS.items():
         path = config / "lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
