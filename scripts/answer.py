@@ -47,7 +47,14 @@ from diver_lite import (
     load_dataset,
     load_prior,
 )
-from diver_lite.advice.rows import LEVELS, PAPER, STAGE1, Rows, real_row
+from diver_lite.advice.rows import (
+    LEVELS,
+    PAPER,
+    STAGE1,
+    Rows,
+    inheritance_of,
+    real_row,
+)
 from diver_lite.judge.compare import (
     GROUPS,
     compare,
@@ -162,14 +169,15 @@ def main() -> None:
     args = parser.parse_args()
     started = begin()
     prior = load_prior(args.prior or args.dataset)
-    scale = args.scale or RecoveryConfig.recommended(prior).guidance_scale
+    scaled = {"guidance_scale": args.scale} if args.scale else {}
+    plain = inheritance_of(prior, **scaled)
     fit = load_dataset(args.dataset, "fit", root=args.data_root)
     images, labels, names = load_dataset(args.dataset, args.split, root=args.data_root)
     # splits are in random order, so the first are a fair part
     test = images[: args.images], labels[: args.images], names
     first, end = (int(number) for number in args.seeds.split(":"))
 
-    rows = Study(prior, fit, scale, args.ipc, args.work)
+    rows = Study(prior, fit, plain, args.ipc, args.work)
     if args.kmeans:
         rows.kmeans = find_distilled(args.kmeans, args.sets_folder)
     sets: dict[str, DistilledSet | Callable[[int], DistilledSet]] = {}
@@ -206,7 +214,7 @@ def main() -> None:
             "data": describe_source(args.dataset, root=args.data_root),
             "split": args.split,
             "images": len(test[1]),
-            "guidance_scale": scale,
+            "guidance_scale": plain.guidance_scale,
             "verdicts": tally(comparisons["verdict"]),
             "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
             "training_seconds": round(float(table["seconds"].sum())),
@@ -227,9 +235,8 @@ class Study(Rows):
     kmeans: DistilledSet | None = None
 
     def __init__(
-        self, prior: Prior, fit: tuple, scale: float, ipc: int, work: Path
+        self, prior: Prior, fit: tuple, plain: RecoveryConfig, ipc: int, work: Path
     ) -> None:
-        plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
         super().__init__(prior, work, plain)
         self.ipc = ipc
         self.real = real_row(fit, ipc)

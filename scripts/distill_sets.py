@@ -70,33 +70,50 @@ def main() -> None:
         path = work / f"{args.dataset}-{name}.safetensors"
         if not path.exists():
             data = data or load_dataset(args.dataset, "fit", root=args.data_root)
-            started, state = time.perf_counter(), path.with_suffix(".checkpoint")
-            epochs = changes.get("expert_epochs", "")  # experts of one kind are shared
-            result = distill(
-                data,
-                method,
-                ipc=ipc,
-                experts=work / f"{args.dataset}-experts{epochs}",
-                compile=True,
-                dtype=torch.bfloat16,
-                checkpoint=state,
-                **changes,
-            )
-            seconds = round(time.perf_counter() - started)
-            result.provenance |= {
-                "data": args.dataset,
-                "source": describe_source(args.dataset, root=args.data_root),
-                "split": "fit",
-                "dtype": "bfloat16",
-                "seconds": seconds,
-            }
-            result.save(path)
-            state.unlink(missing_ok=True)
-            print(f"wrote {path} after {seconds} s")
+            source = describe_source(args.dataset, root=args.data_root)
+            make(path, args.dataset, data, source, method, ipc, changes)
         if args.install:
             asset = Path("diver_lite/assets/distilled") / path.name
             DistilledSet.load(path).save(asset, overwrite=True, dtype=torch.float16)
             print(f"wrote {asset}")
+
+
+def make(
+    path: Path,
+    dataset: str,
+    data: tuple,
+    source: str,
+    method: str,
+    ipc: int,
+    changes: dict,
+) -> None:
+    """Distil a set into a file; an interrupted one goes on from its checkpoint.
+
+    data: (images, labels, class names) of the `fit` split; source: in words.
+    """
+    started, state = time.perf_counter(), path.with_suffix(".checkpoint")
+    epochs = changes.get("expert_epochs", "")  # experts of one kind are shared
+    result = distill(
+        data,
+        method,
+        ipc=ipc,
+        experts=path.parent / f"{dataset}-experts{epochs}",
+        compile=True,
+        dtype=torch.bfloat16,
+        checkpoint=state,
+        **changes,
+    )
+    seconds = round(time.perf_counter() - started)
+    result.provenance |= {
+        "data": dataset,
+        "source": source,
+        "split": "fit",
+        "dtype": "bfloat16",
+        "seconds": seconds,
+    }
+    result.save(path)
+    state.unlink(missing_ok=True)
+    print(f"wrote {path} after {seconds} s")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from answer import comparisons_of, summary_of
-from distill_sets import SETS
+from distill_sets import SETS, make
 from provenance import begin, write_csv, write_result  # and bookkit
 
 # isort: split
@@ -36,13 +36,12 @@ from bookkit.copying import copying_distances, copying_summary
 
 from diver_lite import (
     DistilledSet,
-    RecoveryConfig,
     cross_architecture,
-    distill,
     load_dataset,
     load_prior,
 )
-from diver_lite.advice.rows import STAGE1, Row, Rows, real_row
+from diver_lite.advice.rows import STAGE1, Row, Rows, inheritance_of, real_row
+from diver_lite.files import atomic_path
 from diver_lite.judge.compare import tally
 from diver_lite.make.baselines import random_real, vae_only
 from diver_lite.make.train_prior import train_prior
@@ -76,13 +75,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="5:15", help="FIRST:END")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--images", type=int, default=2000, help="that score")
-    parser.add_argument("--half-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--work", type=Path, default=Path("runs/halves"))
     parser.add_argument("--data-root")
     args = parser.parse_args()
     started = begin()
-    write_halves(args.work, args.half_seed, args.data_root)
+    write_halves(args.work, args.data_root)
     priors = {}
     for half in HALVES if args.only is None else [args.only]:
         done = train_prior(
@@ -136,30 +134,33 @@ def main() -> None:
     )
 
 
-def write_halves(work: Path, seed: int, data_root: str | None) -> None:
-    """Write half of each class's training pictures as a data root, twice.
+def write_halves(work: Path, data_root: str | None) -> None:
+    """Write half of each class's training pictures as a data root, twice, once for all.
 
     The files are those that Fashion-MNIST comes in, so all that reads it reads a half.
     """
+    files = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+    paths = {half: [work / half / file for file in files] for half in HALVES}
+    if all(path.exists() for both in paths.values() for path in both):
+        return
     images, labels, _ = load_dataset(DATASET, "train", root=data_root)
     pixels = (images[:, 0, 2:-2, 2:-2] * 255).round().to(torch.uint8).numpy()
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
     # of each class in that order, every other one
     place = pd.DataFrame({"label": labels[order]}).groupby("label").cumcount()
     for number, half in enumerate(HALVES):
         mine = order[place.to_numpy() % 2 == number]
-        folder = work / half
-        folder.mkdir(parents=True, exist_ok=True)
-        write_idx(folder / "train-images-idx3-ubyte.gz", pixels[mine])
-        write_idx(
-            folder / "train-labels-idx1-ubyte.gz", labels[mine].numpy().astype(np.uint8)
-        )
+        arrays = pixels[mine], labels[mine].numpy().astype(np.uint8)
+        for path, array in zip(paths[half], arrays, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_idx(path, array)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Write bytes in the IDX format, the same file each time."""
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    path.write_bytes(gzip.compress(header + array.tobytes(), 1, mtime=0))
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_bytes(gzip.compress(header + array.tobytes(), 1, mtime=0))
 
 
 def fit_of(work: Path, half: str) -> tuple:
@@ -169,17 +170,9 @@ def fit_of(work: Path, half: str) -> tuple:
 def from_a(work: Path, name: str, data: tuple) -> DistilledSet:
     """Distil a set from A as the shipped one was from all, or load what is there."""
     path = work / "sets" / f"{DATASET}-{name}-ipc1.safetensors"
-    method, ipc, changes = SETS[f"{name}-ipc1"]
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        distill(
-            data,
-            method,
-            ipc=ipc,
-            dtype=torch.bfloat16,
-            checkpoint=path.with_suffix(".checkpoint"),
-            **changes,
-        ).save(path)
+        source = f"{describe_source(DATASET)}, half A"
+        make(path, DATASET, data, source, *SETS[f"{name}-ipc1"])
     return DistilledSet.load(path)
 
 
@@ -188,8 +181,7 @@ def rows_of(
 ) -> dict[str, Row]:
     """Return the rows of each set, by each prior, and those that the sets share."""
     # the scale that is recommended for the shipped prior, for both
-    scale = RecoveryConfig.recommended(load_prior(DATASET)).guidance_scale
-    plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+    plain = inheritance_of(load_prior(DATASET))
     rows: dict[str, Row] = {"random real": real_row(real, 1)}
     for half, prior in priors.items():
         made = Rows(prior, work / "recovered", plain)

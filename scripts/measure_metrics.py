@@ -41,7 +41,7 @@ from bookkit.features import (
 from bookkit.latents import latent_distances, source_distances
 
 from diver_lite import DistilledSet, RecoveryConfig, load_dataset, load_prior, recover
-from diver_lite.advice.rows import PAPER, STAGE1
+from diver_lite.advice.rows import PAPER, STAGE1, inheritance_of
 from diver_lite.judge.protocols import PROTOCOLS
 from diver_lite.judge.training import predict
 from diver_lite.make.baselines import random_real, raw_prior, vae_only
@@ -99,8 +99,7 @@ def main() -> None:
 
     # (set, variant, seed) -> images; as it is, a set's variant is Stage I
     steps = {"num_inference_steps": args.inference_steps}
-    scale = RecoveryConfig.recommended(prior).guidance_scale
-    plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0, **steps)
+    plain = inheritance_of(prior, **steps)
     configs = {
         "inheritance 700": plain,
         "DIVER 700": replace(plain, guidance_factor=0.1),

@@ -495,7 +495,11 @@ def failed(piece: Piece, state: dict) -> bool:
     from provenance import COMMIT
 
     was = state.get(piece.name, {})
-    return was.get("how", "").startswith(("failed", "out")) and was["commit"] == COMMIT
+    return went_wrong(was.get("how", "")) and was["commit"] == COMMIT
+
+
+def went_wrong(how: str) -> bool:
+    return how.startswith(("failed", "out"))
 
 
 def table(pieces: list[Piece], state: dict) -> str:
@@ -515,7 +519,7 @@ def total(pieces: list[Piece], state: dict) -> str:
     """Say in one line what is done, what failed, and how long the rest takes."""
     hows = {p.name: state.get(p.name, {}).get("how", "waits") for p in pieces}
     done = [name for name, how in hows.items() if how == "done"]
-    bad = [name for name, how in hows.items() if how.startswith(("failed", "out"))]
+    bad = [name for name, how in hows.items() if went_wrong(how)]
     left = [p for p in pieces if p.name not in {*done, *bad}]
     # what was begun takes a minute at least
     spent = {p.name: state.get(p.name, {}).get("seconds", 0) / 60 for p in left}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ from toy_sets import toy
 
 from diver_lite import advise
 from diver_lite.advice.ask import QUICK_ROWS
-from diver_lite.advice.rows import STAGE1
+from diver_lite.advice.rows import STAGE1, inheritance_of
 from diver_lite.advice.words import (
     CHOICES,
     REAL,
@@ -31,7 +32,6 @@ from diver_lite.checks import InputError
 from diver_lite.judge.answers import packed
 from diver_lite.judge.compare import group_of
 from diver_lite.judge.protocols import get_protocol
-from diver_lite.recovery import RecoveryConfig
 from diver_lite.sets.distilled import DistilledSet
 
 ROOT = Path(__file__).parents[1]
@@ -248,14 +248,8 @@ def test_a_failed_training_and_a_diagnosis(tmp_path):
 @pytest.fixture(autouse=True)
 def ten_steps(monkeypatch):
     """Recover in ten steps: what is asked is how the parts work together."""
-    monkeypatch.setattr("diver_lite.advice.ask.RecoveryConfig", quick_config)
-
-
-def quick_config(**settings):
-    return RecoveryConfig(**{"num_inference_steps": 10} | settings)
-
-
-quick_config.recommended = RecoveryConfig.recommended
+    short = partial(inheritance_of, num_inference_steps=10)
+    monkeypatch.setattr("diver_lite.advice.ask.inheritance_of", short)
 
 
 def small(num_classes, image_size, channels):

@@ -14,7 +14,6 @@ other readers see.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
@@ -75,19 +74,17 @@ class PlainMarkdown(SphinxTransform):
 
 def reading_time(document: nodes.document) -> str:
     """Say how long the prose of a chapter takes: no code, no solutions."""
-    prose = (
-        paragraph.astext()
-        for paragraph in document.findall(nodes.paragraph)
-        if not any(isinstance(e, nodes.section) and e[0].astext() == SOLUTION
-                   for e in ancestors(paragraph))
-    )  # fmt: skip
-    minutes = sum(len(text.split()) for text in prose) / PACE
+    solutions = (
+        section
+        for section in document.findall(nodes.section)
+        if section[0].astext() == SOLUTION
+    )
+    minutes = (words(document) - sum(map(words, solutions))) / PACE
     return f"To read it takes about {max(5, 5 * round(minutes / 5))} minutes."
 
 
-def ancestors(node: nodes.Node) -> Iterator[nodes.Node]:
-    while (node := node.parent) is not None:
-        yield node
+def words(part: nodes.Element) -> int:
+    return sum(len(text.astext().split()) for text in part.findall(nodes.paragraph))
 
 
 def fold(section: nodes.section) -> None:

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diver_lite.advice.rows import STAGE1, ClassMap, Row, Rows, real_row, versions
+from diver_lite.advice.rows import (
+    STAGE1,
+    ClassMap,
+    Row,
+    Rows,
+    inheritance_of,
+    real_row,
+    versions,
+)
 from diver_lite.advice.words import (
     CHOICES,
     LEVEL,
@@ -42,7 +50,6 @@ from diver_lite.judge.record import protocol_fingerprint, set_fingerprint
 from diver_lite.judge.table import cross_architecture
 from diver_lite.priors.contract import Prior
 from diver_lite.priors.identity import Unidentified, identity
-from diver_lite.recovery import RecoveryConfig
 from diver_lite.run.to_file import RESULTS
 from diver_lite.sets.distilled import DistilledSet
 from diver_lite.sets.real import labelled_images
@@ -112,8 +119,7 @@ def advise(
         steps = QUICK_STEPS
     if steps is not None:
         protocol = replace(protocol, steps=steps, epochs=None)
-    scale = RecoveryConfig.recommended(prior).guidance_scale
-    plain = RecoveryConfig(guidance_scale=scale, guidance_factor=0.0)
+    plain = inheritance_of(prior)
     if quick:
         plain = replace(plain, num_inference_steps=10)
     with exclusive(out):

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from diver_lite.files import fingerprint
 from diver_lite.make.baselines import clip_only, random_real, vae_only
@@ -29,6 +30,13 @@ LIBRARIES = ("torch", "torchvision", "diffusers", "numpy")  # whose numbers may 
 
 Row = DistilledSet | Callable[[int], DistilledSet]  # a set, or a function of the seed
 ClassMap = Sequence[int] | Mapping[int | str, int] | None
+
+
+def inheritance_of(prior: Prior, **changes: Any) -> RecoveryConfig:
+    """Return the settings of inheritance, at the scale that a prior recommends."""
+    scale = RecoveryConfig.recommended(prior).guidance_scale
+    settings: dict[str, Any] = {"guidance_scale": scale, "guidance_factor": 0.0}
+    return RecoveryConfig(**(settings | changes))
 
 
 class Rows:
