@@ -199,13 +199,22 @@ def test_what_chooses_does_not_score(tmp_path):
     """The row that is best on one half is told with its numbers on the other."""
     given = {STAGE1: (0.3, 0.3), "VAE": (0.6, 0.2), "inheritance 700": (0.4, 0.5)}
     advice = advice_of(table_of(given, 10), tmp_path, PROTOCOL)
-    assert advice.best == "VAE"
+    assert advice.best == "inheritance 700"  # of those that help
     assert advice.sentences["ConvNet"].startswith(
         "leave the set as it is: what seemed best, to send it through the VAE, loses"
     )
     vae = advice.comparisons.set_index("row").loc["VAE"]
     assert vae["points"] == pytest.approx(-10, abs=0.2)
     assert advice.notes == []
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_where_nothing_helps_the_set_is_the_best(seeds, tmp_path):
+    """A row that seemed best, and then loses or is level, isn't handed over."""
+    level = {STAGE1: (0.3, 0.3), "VAE": (0.6, 0.3), "inheritance 700": (0.5, 0.2)}
+    assert advice_of(table_of(level, seeds), tmp_path, PROTOCOL).best == STAGE1
+    helps = level | {"clip": (0.4, 0.5)}
+    assert advice_of(table_of(helps, seeds), tmp_path, PROTOCOL).best == "clip"
 
 
 def test_few_seeds_are_told(tmp_path):

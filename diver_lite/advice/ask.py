@@ -256,9 +256,10 @@ def write_advice(advice: Advice, facts: dict) -> None:
         f"a star and at least {WORTH:g} point; *level*: the interval lies within "
         f"{LEVEL:g} points; else *not settled*.",
         "",
-        f"`best.safetensors` is the row *{advice.best}*, the best of all judges "
-        f"together. Networks trained for {steps} steps on this set, with these judges: "
-        "other sets, norms and trainings may say something else.",
+        f"`best.safetensors` is the row *{advice.best}*: of the set and the rows that "
+        "help one of the judges, the one that they together scored highest. Networks "
+        f"trained for {steps} steps on this set, with these judges: other sets, norms "
+        "and trainings may say something else.",
     ]
     write(folder / "advice.md", "\n".join(lines) + "\n")
 

@@ -46,7 +46,8 @@ class Advice:
         comparisons: one row per judge and row of the study: its mean accuracy in
             percent, its paired difference to the set in points with a 95 % t interval,
             p, whether that survives Holm's correction among the judge's, and a word.
-        best: the row that the judges together scored highest where rows were chosen.
+        best: of the set and the rows that help one of the judges, the one that they
+            together scored highest where rows were chosen.
         notes: what limits the answer, a sentence each.
         folder: where all of it was written.
     """
@@ -91,15 +92,12 @@ def advice_of(table: pd.DataFrame, folder: Path, protocol: Protocol) -> Advice:
         means = chosen_by[chosen_by["judge"] == judge].groupby("set")["accuracy"].mean()
         sentences[judge] = sentence(rows, best_of(means))
         found.append(rows)
-    together = chosen_by.groupby("set")["accuracy"].mean()
+    comparisons = pd.concat(found, ignore_index=True)
+    helping = {row["row"] for row in comparisons.to_dict("records") if helps(row)}
+    together: Any = chosen_by.groupby("set")["accuracy"].mean()
+    best = best_of(together[together.index.isin({STAGE1, *helping})])
     notes = notes_of(table, choosing == scoring, len(scoring), protocol)
-    return Advice(
-        sentences,
-        pd.concat(found, ignore_index=True),
-        best_of(together),
-        notes,
-        folder,
-    )
+    return Advice(sentences, comparisons, best, notes, folder)
 
 
 def scored(table: Any, half: int) -> pd.DataFrame:
@@ -157,6 +155,11 @@ def word(row: dict) -> str:
     return "not settled"
 
 
+def helps(row: dict) -> bool:
+    """Return whether a row gains, or looks so where seeds are too few to say it."""
+    return row["word"] == "gains" or (row["word"] == "first look" and row["low"] > 0)
+
+
 def sentence(rows: pd.DataFrame, best: str) -> str:
     """Return what one judge says: what to do, how much it gains, and what else would.
 
@@ -175,11 +178,11 @@ def sentence(rows: pd.DataFrame, best: str) -> str:
     advice = CHOICES[best]
     verdict = found["word"]
     if verdict == "first look":
-        if found["low"] > 0:
+        if helps(found):
             return f"it looks as if one should {advice}: {much}. Else, {beside}."
         # so it said of most gains of few points that ten seeds find: never "no gain"
         return f"a first look can't tell; best so far is to {advice}: {much}."
-    if verdict == "gains":
+    if helps(found):
         return f"{advice}: {much}. Else, {beside}."
     if verdict == "level":
         return f"leave the set as it is: the best, to {advice}, is level ({much})."
