@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.2.0"  # the one place: pyproject.toml reads it
+__version__ = "0.3.0"  # the one place: pyproject.toml reads it
 
 TYPE_CHECKING = False  # type checkers take it for true; typing isn't imported here
 if TYPE_CHECKING:
