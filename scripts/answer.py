@@ -19,12 +19,11 @@ Finished recoveries lie in --work, finished trainings in the first of these file
 interrupted study goes on where it stopped, also on another machine, and may be asked
 for one set, judge or seed after the other:
 
-results/QUESTION_NAME_trainings.csv    one row per training; NAME is DATASET_ipcN
-results/QUESTION_NAME.csv              one row per set and variant, means and deviations
-results/QUESTION_NAME_comparisons.csv  differences per group of judges, or per judge
-                                       (--each-judge), with intervals;
-                                       `settings` has none, its table is read by a test
-results/QUESTION_NAME.json             provenance
+results/QUESTION_NAME_trainings.csv  one row per training; NAME is DATASET_ipcN
+results/QUESTION_NAME.json           provenance
+
+Differences are printed, per group of judges or per judge (--each-judge);
+`recompute.py` stores them. `settings` has none, its trainings are read by a test.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from provenance import begin, find_distilled, write_csv, write_result
+from provenance import begin, find_distilled, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -62,7 +61,6 @@ from diver_lite.judge.compare import (
     group_of,
     holm,
     t_interval,
-    tally,
 )
 from diver_lite.make.baselines import vae_only
 from diver_lite.sets.real import describe_source
@@ -199,12 +197,9 @@ def main() -> None:
         out=f"{stem}_trainings.csv",
         n_jobs=args.jobs,
     )
-    summary = summary_of(table)
     pairs = COMPARISONS.get(args.question, ())
     comparisons = comparisons_of(table, args.sets, pairs, args.each_judge)
-    write_csv(f"{stem}.csv", summary)
     if len(comparisons):
-        write_csv(f"{stem}_comparisons.csv", comparisons)
         print(comparisons.to_string(index=False))
         print(footnote(comparisons["verdict"]))
     failed = table[table["error"] != ""]
@@ -215,7 +210,6 @@ def main() -> None:
             "split": args.split,
             "images": len(test[1]),
             "guidance_scale": plain.guidance_scale,
-            "verdicts": tally(comparisons["verdict"]),
             "failed": failed[["set", "judge", "seed", "error"]].to_dict("records"),
             "training_seconds": round(float(table["seconds"].sum())),
         },
@@ -322,20 +316,6 @@ def same_classes(distilled: DistilledSet, other: DistilledSet) -> list[int]:
     return [rows[distilled.class_names[c]].pop(0) for c in distilled.labels.tolist()]
 
 
-def summary_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per set and variant: mean and std per judge, in percent."""
-    rows = []
-    for full in dict.fromkeys(table["set"]):
-        name, _, variant = full.rpartition(": ")
-        mine = table[table["set"] == full]
-        row = {"set": name or "-", "row": variant}
-        for judge, group in mine.groupby("judge", sort=False)["accuracy"]:
-            row[judge] = 100 * group.mean()
-            row[f"{judge} std"] = 100 * group.std()
-        rows.append(row)
-    return pd.DataFrame(rows).round(4)
-
-
 def comparisons_of(
     table: pd.DataFrame,
     sets: list[str],
@@ -365,7 +345,7 @@ def comparisons_of(
         for pair in pairs:
             several = []  # set, its row, what that is compared with
             for name in sets:
-                full = [row if row in SHARED else f"{name}: {row}" for row in pair]
+                full = [row if row in shared else f"{name}: {row}" for row in pair]
                 if {*full} <= there:
                     several.append((name, *full))
             if {*pair} <= {*shared}:  # no set has a part in it

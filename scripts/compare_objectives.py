@@ -12,10 +12,10 @@ gets a draw of its own. Nothing is chosen here.
 Finished recoveries lie in --work, finished trainings in the first of these files, so
 an interrupted run goes on where it stopped:
 
-results/objectives_DATASET_ipcN_trainings.csv   one row per training
-results/objectives_DATASET_ipcN.csv             per set and number of steps: paired
-                                                difference, with an interval
-results/objectives_DATASET_ipcN.json            provenance
+results/objectives_DATASET_ipcN_trainings.csv  one row per training
+results/objectives_DATASET_ipcN.json           provenance
+
+Paired differences are printed; `recompute.py` stores them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import pandas as pd
-from provenance import begin, find_distilled, write_csv, write_result
+from answer import comparisons_of
+from provenance import begin, find_distilled, write_result
 
 from diver_lite import (
     DistilledSet,
@@ -36,7 +36,7 @@ from diver_lite import (
 )
 from diver_lite.advice.rows import kept_recovery
 from diver_lite.checks import InputError
-from diver_lite.judge.compare import compare, footnote, tally
+from diver_lite.judge.compare import footnote
 from diver_lite.priors.fast import FastPrior
 from diver_lite.sets.real import describe_source
 
@@ -109,9 +109,8 @@ def main() -> None:
         sets, test, judges=args.judges, seeds=args.seeds, protocol=args.protocol,
         out=f"{stem}_trainings.csv",
     )  # fmt: skip
-    summary = summary_of(table, args.sets, args.steps)
-    write_csv(f"{stem}.csv", summary)
-    print(summary.to_string(index=False), footnote(summary["verdict"]), sep="\n\n")
+    found = comparisons_of(table, args.sets, pairs_of(args.steps))
+    print(found.to_string(index=False), footnote(found["verdict"]), sep="\n\n")
     write_result(
         f"{stem}.json",
         {
@@ -122,7 +121,6 @@ def main() -> None:
             "recipe": priors[FLOW].info["recipe"],
             "last_losses": {k: p.info["losses"]["dit"][-1] for k, p in priors.items()},
             "config": str(default),
-            "verdicts": tally(summary["verdict"]),
         },
         vars(args) | {"priors": [NOISE, FLOW]},
         started=started,
@@ -138,19 +136,9 @@ def _recovered(work: Path, distilled: DistilledSet, prior: Prior, config):
     return draw
 
 
-def summary_of(table: pd.DataFrame, sets: list[str], steps: list[int]) -> pd.DataFrame:
-    """Return one row per set and number of steps, in percent and points."""
-    rows = []
-    mean = 100 * table[table["unseen"]].groupby("set")["accuracy"].mean()
-    for name in sets:
-        for count in steps:
-            pair = [f"{name}: {each}, {count} steps" for each in (FLOW, NOISE)]
-            row = {"set": name, "steps": count, "Stage I": mean[f"{name}: Stage I"]}
-            row |= {
-                each: mean[full] for each, full in zip((FLOW, NOISE), pair, strict=True)
-            }
-            rows.append(row | compare(table, *pair, "points"))
-    return pd.DataFrame(rows).round(2)
+def pairs_of(steps: list[int]) -> tuple[tuple[str, str], ...]:
+    """Return what is compared: flow against noise, by number of steps."""
+    return tuple((f"{FLOW}, {n} steps", f"{NOISE}, {n} steps") for n in steps)
 
 
 if __name__ == "__main__":

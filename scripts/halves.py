@@ -11,11 +11,11 @@ better than B's, it owes to having seen the pictures that the sets were made fro
 
 All of it lies in --work and goes on where it stopped.
 
-results/halves_NAME_trainings.csv    one row per training
-results/halves_NAME.csv              means and deviations
-results/halves_NAME_comparisons.csv  paired differences, per set and pooled
-results/halves_NAME_copies.csv       how near pictures lie to those of each half
-results/halves_NAME.json             provenance
+results/halves_NAME_trainings.csv  one row per training
+results/halves_NAME_copies.csv     how near pictures lie to those of each half
+results/halves_NAME.json           provenance
+
+Paired differences are printed; `recompute.py` stores them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from answer import comparisons_of, summary_of
+from answer import comparisons_of
 from distill_sets import SETS, make
 from provenance import begin, write_csv, write_result  # and bookkit
 
@@ -42,7 +42,6 @@ from diver_lite import (
 )
 from diver_lite.advice.rows import STAGE1, Row, Rows, inheritance_of, real_row
 from diver_lite.files import atomic_path
-from diver_lite.judge.compare import tally
 from diver_lite.make.baselines import random_real, vae_only
 from diver_lite.make.train_prior import train_prior
 from diver_lite.sets.real import describe_source
@@ -114,8 +113,6 @@ def main() -> None:
     )
     comparisons = comparisons_of(table, args.sets, PAIRS, shared=SHARED)
     print(comparisons.to_string(index=False))
-    write_csv(f"{stem}.csv", summary_of(table))
-    write_csv(f"{stem}_comparisons.csv", comparisons)
     copies = copies_of(rows, real, range(first, end))
     print(copies.to_string(index=False))
     write_csv(f"{stem}_copies.csv", copies)
@@ -126,7 +123,6 @@ def main() -> None:
             "split": "test",
             "images": args.images,
             "pictures_of_a_half": len(real["A"][1]),
-            "verdicts": tally(comparisons["verdict"]),
             "training_seconds": round(float(table["seconds"].sum())),
         },
         vars(args),

@@ -14,12 +14,13 @@ real: means and variances of 2,000 real training pictures.
 
 What it learned is the same each time, so the difference is what it remembers.
 
-results/mechanism_NAME_trainings.csv     five rows per training; an interrupted study
-                                         goes on where it stopped
-results/mechanism_NAME_comparisons.csv   paired differences, per set and pooled
-results/mechanism_NAME_histograms.csv    what the first batch norm makes of its lesson
-                                         and of test pictures, by its memory
-results/mechanism_NAME.json              provenance
+results/mechanism_NAME_trainings.csv   five rows per training; an interrupted study
+                                       goes on where it stopped
+results/mechanism_NAME_histograms.csv  what the first batch norm makes of its lesson
+                                       and of test pictures, by its memory
+results/mechanism_NAME.json            provenance
+
+Paired differences are printed; `recompute.py` stores them.
 """
 
 from __future__ import annotations
@@ -115,12 +116,7 @@ def main() -> None:
             rows = [about | row | {"set": set_of(name, row["memory"])} for row in rows]
             table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
             write_csv(path, table)
-    compared = table.assign(unseen=True)
-    comparisons = pd.concat(
-        [comparisons_of(compared, sets, PAIRS) for sets in (args.sets, ["-"])]
-    )
-    print(comparisons.to_string(index=False))
-    write_csv(f"{stem}_comparisons.csv", comparisons)
+    print(compared(table, args.sets).to_string(index=False))
     write_csv(f"{stem}_histograms.csv", seen)
     write_result(
         f"{stem}.json",
@@ -133,6 +129,12 @@ def main() -> None:
         vars(args),
         started=started,
     )
+
+
+def compared(table: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
+    """Return what each memory changes: of sets, and of random real pictures."""
+    table = table.assign(unseen=True)
+    return pd.concat([comparisons_of(table, part, PAIRS) for part in (sets, ["-"])])
 
 
 def set_of(name: str, memory: str) -> str:

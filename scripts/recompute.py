@@ -1,89 +1,75 @@
-"""Recompute the means and comparisons of results/ from the stored training runs.
+"""Recompute the comparisons of all studies of results/ from their stored trainings.
 
 Run: python scripts/recompute.py [--check]
 
-Nothing is trained: whoever changes how training runs are compared (`judge.compare`)
-runs this, and commits what changed. A file that says the same already stays as it is;
-in the others the provenance says that they were recomputed, by which commit. --check
-writes nothing, and fails if there is something to write.
+Writes results/comparisons.csv. Nothing is trained: whoever stores a study, or changes
+how trainings are compared (`judge.compare`), runs this, and commits what changed.
+--check writes nothing, and fails if there is something to write.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import compare_objectives
+import halves
+import mechanism
 import pandas as pd
-from answer import COMPARISONS, comparisons_of, summary_of
-from provenance import COMMIT, begin
+from answer import COMPARISONS, comparisons_of
+from provenance import write_csv  # and bookkit
 
-from diver_lite.files import atomic_path
-from diver_lite.judge.compare import tally
+# isort: split
+from bookkit.studies import read_trainings
 
 RESULTS = Path("results")
-WHAT = "means and comparisons, from the stored training runs"
+COMPARED = RESULTS / "comparisons.csv"
+COLUMNS = ["study", "judges", "row", "against", "set", "points", "low", "high",
+           "verdict", "p", "would_show", "survives", "sets", "sets_low",
+           "sets_high"]  # fmt: skip
+KINDS = {*COMPARISONS, "halves", "mechanism", "objectives"}
 
 
-def runs_of(stem: str) -> pd.DataFrame:
-    """Return a table of training runs, as `cross_architecture` does."""
-    table = pd.read_csv(RESULTS / f"{stem}_trainings.csv", keep_default_na=False)
-    return table.assign(accuracy=pd.to_numeric(table["accuracy"]))
+def compared(kind: str, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
+    """Return the comparisons of a study's trainings."""
+    sets = settings["sets"]
+    if kind == "halves":
+        return comparisons_of(table, sets, halves.PAIRS, shared=halves.SHARED)
+    if kind == "mechanism":
+        return mechanism.compared(table, sets)
+    if kind == "objectives":
+        pairs = compare_objectives.pairs_of(settings["steps"])
+        return comparisons_of(table, sets, pairs)
+    each = settings.get("each_judge", False)
+    return comparisons_of(table, sets, COMPARISONS[kind], each)
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
-
-
-def answer(stem: str, record: dict) -> dict[str, str]:
-    """Return the new texts of what answer.py wrote: name of the file -> text."""
-    question = stem.partition("_")[0]
-    table = runs_of(stem)
-    sets = record["provenance"]["settings"]["sets"]
-    each = record["provenance"]["settings"].get("each_judge", False)
-    found = comparisons_of(table, sets, COMPARISONS[question], each)
-    record["verdicts"] = tally(found["verdict"])
-    return {
-        f"{stem}.csv": to_csv(summary_of(table)),
-        f"{stem}_comparisons.csv": to_csv(found),
-    }
-
-
-def stale() -> dict[Path, str]:
-    """Return path -> new text of every file that says something else."""
-    found: dict[Path, str] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text())
-        kind = path.stem.partition("_")[0]
-        if kind not in COMPARISONS:
-            continue
-        texts = answer(path.stem, record)
-        changed = {RESULTS / name: text for name, text in texts.items()}
-        changed = {p: t for p, t in changed.items() if p.read_text() != t}
-        if changed:
-            record["provenance"]["recomputed"] = {
-                "what": WHAT,
-                "commit": COMMIT,
-                "date": datetime.date.today().isoformat(),
-            }
-            found |= changed | {path: json.dumps(record, indent=1) + "\n"}
-    return found
+def recomputed() -> Iterator[pd.DataFrame]:
+    """Yield the comparisons of each finished study, in the order of their names."""
+    for path in sorted(RESULTS.glob("*_trainings.csv")):
+        name = path.stem.removesuffix("_trainings")
+        record = RESULTS / f"{name}.json"
+        kind = name.partition("_")[0]
+        if kind in KINDS and record.exists():  # else it still runs
+            settings = json.loads(record.read_text())["provenance"]["settings"]
+            table = compared(kind, read_trainings(path), settings)
+            yield table.assign(study=name)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
-    found = stale()
-    if args.check and found:
-        raise SystemExit(f"not as recomputed: {', '.join(map(str, found))}")
-    if found:
-        begin()  # refuses code that no commit holds
-    for path, text in found.items():
-        with atomic_path(path, overwrite=True) as temporary:
-            temporary.write_text(text)
-        print(f"wrote {path}")
+    table = pd.concat(recomputed())[COLUMNS]
+    text = table.to_csv(index=False, lineterminator="\n")
+    if COMPARED.exists() and COMPARED.read_text() == text:
+        return
+    if args.check:
+        raise SystemExit(f"not as recomputed: {COMPARED}")
+    write_csv(COMPARED, table)
+    print(f"wrote {COMPARED}")
 
 
 if __name__ == "__main__":

@@ -39,13 +39,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
+from provenance import ROOT  # and bookkit
 from pybtex.database import Entry, Person, parse_file
 from pybtex.richtext import Text
+
+# isort: split
+from bookkit.studies import summary_of
 
 from diver_lite.judge.compare import paired_difference
 from diver_lite.judge.networks import JUDGES
 
-ROOT = Path(__file__).parents[1]
 LONG = {"set", "judge", "unseen", "seed", "accuracy"}  # one row per training
 MAX_ROWS = 100
 MISSING = "not recorded"
@@ -69,9 +72,9 @@ def lookup(folder: Path, text: str) -> str:
 
     In a .csv the keys are values of the first columns, as many as it takes to tell the
     row, and the name of a column, or "interval" for a difference with its interval. A
-    difference that survives Holm's correction gets a star. The
-    format is "%" (a fraction as percent), "points" (a signed one) or Python's. In a
-    table the bar is escaped, or it would end the cell.
+    difference that survives Holm's correction gets a star. Of trainings the rows are
+    their means: SET: ROW: JUDGE. The format is "%" (a fraction as percent), "points"
+    (a signed one) or Python's. In a table the bar is escaped, or it would end the cell.
     """
     address, _, style = (
         part.strip() for part in text.replace("\\|", "|").partition("|")
@@ -79,6 +82,7 @@ def lookup(folder: Path, text: str) -> str:
     name, *keys = (key.strip() for key in address.split(":"))
     value = load(folder / name)
     if isinstance(value, pd.DataFrame):
+        value = summary_of(value) if {*value.columns} >= LONG else value
         *row, column = keys
         for name, key in zip(value.columns, row, strict=False):
             value = value[value[name].astype(str) == key]

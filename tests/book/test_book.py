@@ -14,6 +14,7 @@ import draw_findings
 import pandas as pd
 import pytest
 import yaml
+from bookkit.studies import stored_comparisons
 from PIL import Image
 
 from diver_lite.judge.compare import blocks, summarise
@@ -252,7 +253,7 @@ def test_like_differences_get_like_words(page):
     text = re.sub(r"!\[[^]]*\]", "", (ROOT / page).read_text("utf-8"))
     numbers = 0
     for sentence in re.split(r"(?<=[.:;])\s+|\n", text):
-        marked = re.findall(r"(\\\*)?<!-- results/\S+_comparisons\.csv:", sentence)
+        marked = re.findall(r"(\\\*)?<!-- results/comparisons\.csv:", sentence)
         numbers += len(marked)
         if marked and sentence[:1] != "|" and not any(marked):
             assert NEGATED.search(sentence) or not CLAIMS.search(sentence), sentence
@@ -445,7 +446,7 @@ SAID_POOLED = {
 
 @pytest.mark.parametrize("study", SAID_POOLED)
 def test_sentences_about_pooled_studies_still_hold(study):
-    table = pd.read_csv(RESULTS / f"{study}_comparisons.csv")
+    table = stored_comparisons(study)
     pooled = table
     if table["set"].nunique() > 1:
         pooled = table[table["set"] == "all, pooled"]
@@ -509,6 +510,12 @@ def test_paired(tmp_path):
     trainings().to_csv(tmp_path / "t.csv", index=False)
     found = measured.paired(tmp_path, "t.csv: DIVER vs Stage I")
     assert found == "+20.0 [+20.0, +20.0]"
+
+
+def test_trainings_are_looked_up_as_means(tmp_path):
+    table = trainings()
+    table.assign(set="dm: " + table["set"]).to_csv(tmp_path / "t.csv", index=False)
+    assert measured.lookup(tmp_path, "t.csv: dm: DIVER: ViT | .1f") == "31.0"
 
 
 def test_a_table_of_verdicts_says_how_many_chance_alone_would_make(tmp_path):

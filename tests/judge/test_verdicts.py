@@ -1,7 +1,6 @@
 """Stored verdicts: recomputed from their trainings, and how often they are false."""
 
 import importlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ sys.path.pop(0)
 
 
 def test_stored_verdicts_follow_from_the_stored_trainings(monkeypatch):
-    """All tables of results/ say what today's code says of their trainings."""
+    """All rows of comparisons.csv are what today's code says of the trainings."""
     monkeypatch.chdir(ROOT)
     recompute.main(["--check"])
 
@@ -31,30 +30,46 @@ STEM = "sources_cifar10_published-ipc1"
 
 
 def test_old_comparisons_are_brought_up_to_date(tmp_path, monkeypatch):
-    """The tables as they are stored come back, and the record says what was done."""
+    """The rows as they are stored come back, and the trainings stay as they are."""
     (tmp_path / "results").mkdir()
-    for end in (".json", ".csv", "_trainings.csv", "_comparisons.csv"):
+    for end in (".json", "_trainings.csv"):
         shutil.copy(ROOT / f"results/{STEM}{end}", tmp_path / "results")
+    stored = pd.read_csv(ROOT / "results/comparisons.csv")
+    stored = stored[stored["study"] == STEM].reset_index(drop=True)
     monkeypatch.chdir(tmp_path)
-    path = Path(f"results/{STEM}_comparisons.csv")
-    stored = path.read_bytes()
-    table = pd.read_csv(path)
-    table.assign(low=1, high=2, verdict="better").to_csv(path, index=False)
-    means = Path(f"results/{STEM}.csv")
-    stored_means = means.read_bytes()
-    pd.read_csv(means).round(1).to_csv(means, index=False)
-    with pytest.raises(SystemExit, match=rf"not as recomputed: .*{STEM}_comparisons"):
+    path = Path("results/comparisons.csv")
+    stored.assign(low=1, high=2, verdict="better").to_csv(path, index=False)
+    with pytest.raises(SystemExit, match=r"not as recomputed: .*comparisons"):
         recompute.main(["--check"])
-    monkeypatch.setattr(recompute, "begin", lambda: 0.0)  # whatever is changed here
     recompute.main([])
-    assert path.read_bytes() == stored
-    assert means.read_bytes() == stored_means
-    record = json.loads(Path(f"results/{STEM}.json").read_text())
-    old = json.loads((ROOT / f"results/{STEM}.json").read_text())
-    assert record["provenance"]["recomputed"]["what"].startswith("means and")
-    assert record["provenance"]["commit"] == old["provenance"]["commit"]
-    assert record["verdicts"] == old["verdicts"]
+    pd.testing.assert_frame_equal(pd.read_csv(path), stored)
+    for end in (".json", "_trainings.csv"):
+        name = f"results/{STEM}{end}"
+        assert Path(name).read_bytes() == (ROOT / name).read_bytes()
     recompute.main(["--check"])  # nothing is left to do
+
+
+def test_a_study_that_still_runs_is_not_compared(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / f"results/{STEM}_trainings.csv", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    assert list(recompute.recomputed()) == []
+
+
+def test_rows_that_halves_share_belong_to_no_set():
+    """Samples are compared with each set's recovery, and with each other once."""
+    rows = ("random real", *recompute.halves.SAMPLES)
+    names = [*rows, *(f"dm: {row}" for row in ("Stage I", "inheritance A"))]
+    about = {"judge": "ShuffleNetV2-BN", "unseen": True, "draw": ""}
+    table = pd.DataFrame(
+        {"set": name, "seed": seed, "accuracy": 0.1 * place + 0.01 * seed} | about
+        for place, name in enumerate(names)
+        for seed in range(5)
+    )
+    found = recompute.compared("halves", table, {"sets": ["dm"]})
+    points = found.set_index(["row", "against", "set"])["points"]
+    assert points["inheritance A", "samples of A", "dm"] == pytest.approx(30)
+    assert points["samples of A", "samples of B", "-"] == pytest.approx(-10)
 
 
 # --- Simulated ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import provenance
 import pytest
+import recompute
 import torch
 from PIL import Image
 
@@ -122,17 +123,21 @@ def test_questions_are_answered(work, run):
     }
     for question, rows in asked.items():
         run("answer.py", question, "--rows", *rows, *short)
-        table = pd.read_csv(work / f"results/{question}_cifar10_ipc1.csv")
-        assert set(table["row"]) == {*rows}
+        table = pd.read_csv(work / f"results/{question}_cifar10_ipc1_trainings.csv")
+        assert {name.rpartition(": ")[2] for name in table["set"]} == {*rows}
         record = result(work, f"{question}_cifar10_ipc1")
         assert (record["data"], record["images"]) == (SOURCE, 20)
-    compared = pd.read_csv(work / "results/sources_cifar10_ipc1_comparisons.csv")
-    assert [*compared["verdict"]] == ["too few seeds"]
+    recompute.main([])
+    compared = pd.read_csv(work / "results/comparisons.csv").groupby("study")
+    sources = compared.get_group("sources_cifar10_ipc1")
+    assert [*sources["verdict"]] == ["too few seeds"]
     norms = ("ConvNet", "ConvNet-BN")
     run("answer.py", "recovery", "--rows", "Stage I", "DIVER 700", *short,
         "--judges", *norms, "--each-judge")  # fmt: skip
-    compared = pd.read_csv(work / "results/recovery_cifar10_ipc1_comparisons.csv")
-    assert [*compared["judges"]] == [*norms]
+    recompute.main([])
+    compared = pd.read_csv(work / "results/comparisons.csv").groupby("study")
+    recovery = compared.get_group("recovery_cifar10_ipc1")
+    assert [*recovery["judges"]] == [*norms]
 
 
 JUDGE = ("--judge-steps", 2, "--judge-batch", 8, "--judges", "ConvNet")
