@@ -766,13 +766,15 @@ def _real_data(
     """Return real training pictures, or a sample of them, where there are some."""
     from diver_lite.sets import real
 
+    reasons = []
     for split in ("fit", "sample"):
         try:
             return real.load_dataset(
                 data, split, root=root, image_size=size, subset=subset
             )
-        except InputError:
-            continue
+        except InputError as error:
+            reasons.append(str(error))
+    warnings.warn(f"no row of random real pictures: {reasons[0]}", stacklevel=2)
     return None
 
 
@@ -1037,7 +1039,8 @@ def _as_typed(command: str, arguments: list[str], message: str) -> str:
         if option in ("--set", "--read", "--prior-set"):
             field = value.partition("=")[0]
             typed[field] = f"{option} {field}"
-    return re.sub(r"^\w+", lambda found: typed.get(found[0], found[0]), message)
+    # a path, such as out/a.pt, begins with a name of its own
+    return re.sub(r"^\w+(?=[ :])", lambda found: typed.get(found[0], found[0]), message)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -232,3 +232,21 @@ def test_quiet_writes_and_says_nothing(cli, tmp_path, tiny_prior_folder, quiet):
     assert cli(*words, *few, "-o", "out.safetensors", quiet) == (0, "", "")
     assert cli(quiet, *words, *few, "-o", "again.safetensors") == (0, "", "")
     assert (tmp_path / "again.safetensors").is_file()
+
+
+def test_a_path_in_an_error_is_no_option(cli, tmp_path):
+    """Its first folder may be called as an argument is."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/set.pt").write_text("hello")
+    code, _, error = cli("show", "out/set.pt")
+    assert code == 2
+    assert "error: out/set.pt: " in error
+
+
+def test_real_pictures_that_cannot_be_read_are_told(tmp_path):
+    """Advice without the row of real ones says why it has none."""
+    place = tmp_path / "train/a"
+    place.mkdir(parents=True)
+    (place / "1.jpg").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"no row of random real pictures: .*1\.jpg"):
+        assert commands._real_data(str(tmp_path), None, None, 32) is None

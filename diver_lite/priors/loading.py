@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -105,6 +106,12 @@ def load_prior(
     known = (torch.float32, torch.float16, torch.bfloat16)
     checks.require(dtype in known, "dtype", dtype, f"one of {known}")
     if str(name) in shipped_priors():
+        if (Path(name) / "model_index.json").exists():
+            warnings.warn(
+                f"prior {name!r}: the shipped one is loaded, though a folder here has "
+                f"its name; write ./{name} for that",
+                stacklevel=2,
+            )
         files = [asset_path(file) for file in list_assets(f"priors/{name}/")]
         root = next(file.parent for file in files if file.name == "model_index.json")
         for file in root.rglob("*"):
@@ -202,6 +209,12 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         found.type != "cuda" or torch.cuda.is_available(),
         "device 'cuda' was asked for, but PyTorch sees no CUDA GPU here; use "
         "--device cpu",
+    )
+    there = torch.cuda.device_count()
+    ensure(
+        found.type != "cuda" or (found.index or 0) < there,
+        f"device {str(found)!r} was asked for, but the GPUs that PyTorch sees here are "
+        f"0 to {there - 1}",
     )
     try:
         if found.type != "cuda":

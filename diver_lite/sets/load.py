@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def load_distilled(
 
 def _find(source: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(source, str) and source in list_shipped():
+        if Path(source).exists():
+            warnings.warn(
+                f"source {source!r}: the shipped set is read, though a file or folder "
+                f"here has its name; write ./{source} for that",
+                stacklevel=3,
+            )
         return [asset_path(f"{_SHIPPED}{source}.safetensors")]
     files = [source] if isinstance(source, str | Path) else source
     instance(files, "source", list | tuple)

@@ -73,12 +73,17 @@ def dataset_name(
 
     Source: ours: every repository spells these names in its own way.
     """
-    found = _KEYS.get(_key(name), "")
+    found = usual_name(name)
     ensure(
         found in allowed,
         f"{argument} {describe(name)} is unknown; expected one of {', '.join(allowed)}",
     )
     return found
+
+
+def usual_name(name: str) -> str:
+    """Return the canonical name of a data set, or a name that is none as it is."""
+    return _KEYS.get(_key(name), name)
 
 
 def dataset_in(text: str) -> str | None:

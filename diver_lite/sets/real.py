@@ -38,6 +38,7 @@ from diver_lite.sets.names import (
     class_names,
     dataset_in,
     imagenet_subset,
+    usual_name,
 )
 
 SPLITS = ("train", "test", "fit", "validation", "sample")
@@ -115,6 +116,7 @@ def load_dataset(
     checks.one_of(split, "split", SPLITS)
     if image_size is not None:
         checks.integer(image_size, "image_size", 1, 4096)
+    name = _as_named(name)
     if subset is None and name in _SMALL:
         read, names = _SMALL[name]
         return *read(split, _root(root)), names
@@ -128,6 +130,11 @@ def load_dataset(
         "an existing folder with train/ and test/ sub-folders of class folders",
     )
     return _image_folder(Path(name), split, image_size, subset)
+
+
+def _as_named(name: str) -> str:
+    """Return a folder as it is, and a data set under its usual name."""
+    return name if Path(name).is_dir() else usual_name(str(name))
 
 
 def _root(root: str | Path | None) -> Path | None:
@@ -244,6 +251,7 @@ def describe_source(
     Such as "CIFAR-10 (official files)" or "CIFAR-10 (JPEG re-encoding)"; a number that
     was measured on the latter must not be called "CIFAR-10" alone.
     """
+    name = _as_named(name)
     if name in _IN_WORDS:
         return f"{_IN_WORDS[name]} (official files)"
     if name != "cifar10":

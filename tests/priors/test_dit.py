@@ -620,6 +620,27 @@ def test_devices():
         resolve_device("abacus")
 
 
+def test_a_gpu_beyond_those_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match=r"'cuda:2' was asked for.* are 0 to 1"):
+        resolve_device("cuda:2")
+
+
+def test_a_folder_with_a_shipped_prior_s_name(tiny_prior_folder, tmp_path, monkeypatch):
+    """Which of the two is loaded is said, and how to load the other."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_prior_folder, "fashion-mnist")
+    with pytest.warns(
+        UserWarning, match=r"the shipped one is loaded.*\./fashion-mnist"
+    ):
+        shipped = load_prior("fashion-mnist")
+    own = load_prior("./fashion-mnist")
+    widths = [prior.transformer.inner_dim for prior in (shipped, own)]
+    assert widths == [192, 16]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_cuda(tiny_prior_folder):
     """Asking for a GPU that isn't there says what to do."""

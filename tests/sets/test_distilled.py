@@ -159,6 +159,17 @@ def test_other_pixels_are_not(images):
 
 
 @pytest.mark.filterwarnings("error:images hold")
+def test_a_file_with_a_shipped_set_s_name(tmp_path, monkeypatch):
+    """Which of the two is read is said, and how to read the other."""
+    monkeypatch.chdir(tmp_path)
+    name = list_shipped()[0]
+    (tmp_path / name).write_text("mine")
+    with pytest.warns(UserWarning, match=rf"the shipped set is read.*\./{name}"):
+        load_distilled(name)
+    with pytest.raises(InputError, match="not a torch file"):
+        load_distilled(f"./{name}")
+
+
 @pytest.mark.parametrize("name", list_shipped())
 def test_no_image_that_ships_is_doubted(name):
     for part in load_distilled(name):

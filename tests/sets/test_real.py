@@ -205,6 +205,13 @@ def test_images_and_labels_must_agree(root):
 # --- Not found ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["FashionMNIST", "Fashion-MNIST", "fashion_mnist"])
+def test_names_as_people_spell_them(name):
+    labels = load_dataset(name, "test")[1]
+    assert torch.equal(labels, load_dataset("fashion-mnist", "test")[1])
+    assert describe_source(name) == "Fashion-MNIST (official files)"
+
+
 def test_unknown_names_and_splits(tmp_path):
     """Both messages name what was found and what would do."""
     with pytest.raises(InputError, match=r"'mnist-3d' is unknown.*'cifar10'"):
