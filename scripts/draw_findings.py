@@ -3,8 +3,8 @@
 Run: python scripts/draw_findings.py [--pictures]
 
 They are drawn out of results/, each wide and, as NAME.phone.png, for a phone. Each
-records the files it was drawn from, with their SHA-256, so that a test notices a figure
-that is older than the numbers. With
+records the studies it was drawn from, with the SHA-256 of their numbers, so that a test
+notices a figure that is older than these. With
 --pictures the settings of the page on the paper are drawn too, as what they make of
 two distilled pictures: that takes a minute.
 """
@@ -17,11 +17,9 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 from matplotlib.text import Text
 from provenance import ROOT  # and bookkit
@@ -29,6 +27,7 @@ from torch import Tensor
 
 # isort: split
 from bookkit.figures import METHOD_COLORS, image_grid, set_theme
+from bookkit.studies import stored_comparisons, stored_means
 
 from diver_lite import RecoveryConfig, load_distilled, load_prior, recover
 from diver_lite.judge.protocols import get_protocol
@@ -68,10 +67,7 @@ PHONE_WIDTH = 3.6  # inches; a phone of 390 pixels shows it on 358
 PHONE_FONT = 8.5  # points
 
 RECOVERY = {title: study for title, (study, _) in STUDIES.items()}
-CHOICES = {
-    "Garments": "choices_fashion-mnist_dm-ipc1",
-    "Photographs": "choices_cifar10_mtt_published-ipc1",
-}
+CHOICES = {"Garments": "choices_fashion-mnist_dm-ipc1"}
 SOURCES = {"Photographs": "sources_cifar10_published-ipc1"}
 # a figure of the page on the paper: its studies, and the rows it compares
 QUESTIONS = {
@@ -98,10 +94,9 @@ LABELS = {group: label for group, label, _ in JUDGES.values()}
 LABELS |= {"proxy's kind": "the proxy's kind"}
 
 
-def store(draw: Callable[..., plt.Figure], name: str, files: Iterable[str]) -> None:
-    """Save a picture, wide and for a phone, that knows the files it was drawn from."""
-    found = {file: (ROOT / "results" / file).read_bytes() for file in sorted({*files})}
-    source = {file: hashlib.sha256(data).hexdigest() for file, data in found.items()}
+def store(draw: Callable[..., plt.Figure], name: str, studies: Iterable[str]) -> None:
+    """Save a picture, wide and for a phone, that knows what it was drawn from."""
+    source = {study: digest(study) for study in sorted({*studies})}
     metadata = {"Source": json.dumps(source)}
     fig = draw()
     fig.savefig(
@@ -110,6 +105,13 @@ def store(draw: Callable[..., plt.Figure], name: str, files: Iterable[str]) -> N
     fig = for_phone(draw(phone=True))
     fig.savefig(PICTURES / f"{name}.phone.png", dpi=200, metadata=metadata)
     print(f"Wrote book/_static/{name}.png and {name}.phone.png")
+
+
+def digest(study: str) -> str:
+    """Return the SHA-256 of a study's means and comparisons."""
+    tables = stored_means(study), stored_comparisons(study)
+    text = "".join(table.to_csv(index=False) for table in tables)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def for_phone(fig: plt.Figure) -> plt.Figure:
@@ -153,7 +155,7 @@ def findings(phone: bool = False) -> plt.Figure:
     fig, axes = panels(1, 2, (9, 6 if not phone else 4.4), phone, sharey=True)
     limits = ((5, 62), (8.5, 23))
     for ax, (title, study), limit in zip(axes, RECOVERY.items(), limits, strict=True):
-        table = pd.read_csv(ROOT / "results" / f"{study}.csv")
+        table = stored_means(study)
         for judge, (_, label, color) in JUDGES.items():
             above = 8 if judge.endswith("-BN") else -16
             for y, row in enumerate(ROWS.values()):
@@ -185,7 +187,7 @@ def forest(phone: bool = False) -> plt.Figure:
     share = {"sharex": False if phone else "row", "sharey": True}
     fig, axes = panels(2, 2, (9, 7 if not phone else 5), phone, **share)
     for title, (study, row) in STUDIES.items():
-        table = pd.read_csv(comparisons(study))
+        table = stored_comparisons(study)
         table = table[(table["row"] == row) & table["against"].isin(AGAINST)]
         sets = [name for name in table["set"].unique() if name != "all, pooled"]
         for group, label, _ in JUDGES.values():
@@ -211,7 +213,7 @@ def forest(phone: bool = False) -> plt.Figure:
 def curves(phone: bool = False) -> plt.Figure:
     """Draw what a network learns from a set, and without it, over training steps."""
     sets = {"dsa_published": "DSA's photographs", "mtt_published": "MTT's photographs"}
-    tables = {steps: pd.read_csv(path) for steps, path in lengths().items()}
+    tables = {steps: stored_means(study) for steps, study in lengths().items()}
     fig, axes = panels(2, 2, (9, 6.5 if not phone else 5), phone, sharey=True)
     for name, title in sets.items():
         for judge, (_, label, _) in JUDGES.items():
@@ -236,15 +238,15 @@ def curves(phone: bool = False) -> plt.Figure:
     return fig
 
 
-def lengths() -> dict[int, Path]:
+def lengths() -> dict[int, str]:
     """Return the studies of the published photographs, by the steps of a training."""
     found = {}
-    for path in ROOT.glob("results/recovery_cifar10_published-ipc1*.csv"):
+    for path in ROOT.glob("results/recovery_cifar10_published-ipc1*.json"):
         if re.fullmatch(r"recovery_cifar10_published-ipc1(-steps\d+)?", path.stem):
-            record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            record = json.loads(path.read_text("utf-8"))
             settings = record["provenance"]["settings"]
             protocol = get_protocol(settings["protocol"])
-            found[settings.get("steps") or protocol.steps] = path
+            found[settings.get("steps") or protocol.steps] = path.stem
     return dict(sorted(found.items()))
 
 
@@ -279,15 +281,14 @@ def question(
     studies: dict[str, str], pairs: list[tuple[str, str]], phone: bool = False
 ) -> plt.Figure:
     """Draw a few pooled differences with their intervals, a panel per data set."""
-    there = {t: s for t, s in studies.items() if comparisons(s).exists()}
-    size = (3.2 * len(there) + 4, 0.42 * len(pairs) + 1.3)
+    size = (3.2 * len(studies) + 4, 0.42 * len(pairs) + 1.3)
     others = {other for _, other in pairs}
     rows = [f"{known(a)} vs {known(b)}" for a, b in pairs]
     if len(others) == 1:
         rows = [known(a) for a, _ in pairs]
-    fig, axes = panels(1, len(there), size, phone, sharey=True)
-    for ax, (title, study) in zip(axes, there.items(), strict=True):
-        table = pd.read_csv(comparisons(study))
+    fig, axes = panels(1, len(studies), size, phone, sharey=True)
+    for ax, (title, study) in zip(axes, studies.items(), strict=True):
+        table = stored_comparisons(study)
         pooled = "all, pooled"
         if pooled not in set(table["set"]):  # the study has one set
             pooled = table["set"].iloc[0]
@@ -321,25 +322,16 @@ def question(
     return fig
 
 
-def comparisons(study: str) -> Path:
-    return ROOT / "results" / f"{study}_comparisons.csv"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", action="store_true")
     args = parser.parse_args()
     set_theme()
-    tables = RECOVERY.values()
-    store(findings, "findings", [f"{study}.csv" for study in tables])
-    store(forest, "forest", [comparisons(study).name for study in tables])
-    store(curves, "curves", [path.name for path in lengths().values()])
+    store(findings, "findings", RECOVERY.values())
+    store(forest, "forest", RECOVERY.values())
+    store(curves, "curves", lengths().values())
     for name, (studies, pairs) in QUESTIONS.items():
-        files = [
-            path.name for path in map(comparisons, studies.values()) if path.exists()
-        ]
-        if files:
-            store(partial(question, studies, pairs), f"paper_{name}", files)
+        store(partial(question, studies, pairs), f"paper_{name}", studies.values())
     if args.pictures:
         fig = pictures()
         fig.savefig(PICTURES / "paper_settings.png", dpi=130, bbox_inches="tight")

@@ -8,16 +8,17 @@ The ConvNet judges each set under the `literature` protocol, on all test images.
 Finished trainings lie in the first of these files, so an interrupted run goes on:
 
 results/stage1_DATASET_ipcN_trainings.csv  one row per training
-results/stage1_DATASET_ipcN.csv            one row per set: ours, published, difference
-results/stage1_DATASET_ipcN.json           provenance
+results/stage1_DATASET_ipcN.json           what was published, and provenance
 """
 
 from __future__ import annotations
 
 import argparse
 
-import pandas as pd
-from provenance import begin, find_distilled, write_csv, write_result
+from provenance import begin, find_distilled, write_result  # and bookkit
+
+# isort: split
+from bookkit.studies import summary_of
 
 from diver_lite import cross_architecture, load_dataset
 from diver_lite.sets.real import describe_source
@@ -57,26 +58,14 @@ def main() -> None:
         protocol="literature",
         out=f"{out}_trainings.csv",
     )
-    rows = []
-    for name, found in table.groupby("set", sort=False)["accuracy"]:
-        steps = sets[name].provenance.get("steps")
+    facts = {}
+    for name, distilled in sets.items():
         figures = PUBLISHED[args.dataset].get(name.partition("-")[0])
-        published = figures[args.ipc == 10] if figures else None
-        ours = round(100 * float(found.mean()), 2)
-        rows.append(
-            {
-                "set": name,
-                "iterations": steps,
-                "seeds": found.count(),
-                "ConvNet": ours,
-                "ConvNet std": round(100 * float(found.std()), 2),
-                "published": published,
-                "points": None if published is None else round(ours - published, 2),
-            }
-        )
-    summary = pd.DataFrame(rows)
-    write_csv(f"{out}.csv", summary)
-    print(summary.to_string(index=False))
+        facts[name] = {
+            "iterations": distilled.provenance.get("steps"),
+            "published": figures[args.ipc == 10] if figures else None,
+        }
+    print(summary_of(table).to_string(index=False), facts, sep="\n")
     write_result(
         f"{out}.json",
         {
@@ -84,7 +73,8 @@ def main() -> None:
             "split": "test",
             "test_images": len(labels),
             "protocol": "literature",
-            "whose": "our numbers, but the column published, which is the literature's",
+            "whose": "our numbers, but what was published, which is the literature's",
+            "sets": facts,
         },
         vars(args),
         started=started,

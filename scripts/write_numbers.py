@@ -174,8 +174,6 @@ def facts_about(path: Path) -> dict[str, str]:
     if device and threads and "CPU" in device:
         device += f", {threads} thread{'s' * (threads > 1)}"
     commit = record.get("commit", MISSING)
-    if "recomputed" in record:
-        commit += f", intervals recomputed by {record['recomputed']['commit']}"
     return {
         "data": ", ".join(filter(None, data)),
         "seeds": _repeated(seeds, settings.get("runs")),
@@ -184,7 +182,6 @@ def facts_about(path: Path) -> dict[str, str]:
         "date": str(record.get("date", f"date {MISSING}")),
         "whose": content.get("whose", "our numbers"),
         "note": content.get("note", ""),
-        "chance": _chance(path, content.get("verdicts")),
     }
 
 
@@ -192,19 +189,6 @@ def _repeated(seeds: int | None, runs: int | None) -> str:
     if seeds or not runs:
         return f"{seeds} seed{'s' * (seeds != 1)}" if seeds else f"seeds {MISSING}"
     return f"{runs:,} runs"  # of a simulation
-
-
-def _chance(path: Path, verdicts: dict | None) -> str:
-    """Say how many verdicts a table makes at once, and how many chance would."""
-    if not verdicts or path.suffix != ".csv" or "verdict" not in load(path):
-        return ""
-    text = (
-        f"{verdicts['comparisons']} verdicts, {verdicts['differences']} call a "
-        f"difference, {verdicts['by_chance']:.1f} would by chance"
-    )
-    if silent := verdicts.get("without_verdict"):
-        text += f"; {silent} comparisons without verdict: too few draws or seeds"
-    return text
 
 
 def _dataset_in(stem: str) -> str:

@@ -1,8 +1,8 @@
 """Sphinx extension: a page on which a reader explores the numbers of results/.
 
 `{explore}` is that page. Its numbers are read from results/ when the book is built, so
-a new study appears by itself: NAME_trainings.csv, NAME.json, and NAME_comparisons.csv
-or NAME.csv, which have a column "row". A page may link to a view of it:
+a new study appears by itself: NAME_trainings.csv and NAME.json, and what
+comparisons.csv has of it. A page may link to a view of it:
 `explore.md#data=cifar10&norm=GN`. Links to files of results/ lead to copies that are
 built into the book.
 """
@@ -34,10 +34,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 STATIC = Path("_static", "explore")
 PAGE = "book/explore"
+COMPARISONS = "comparisons.csv"  # of all studies
 POOLED = "all, pooled"
 PAIR = ["judges", "row", "against"]  # what a comparison is about, beside its set
 # a row of results/README.md: files, question, command
 QUESTION = re.compile(r"(?m)^\| (`.+?`) \| (.+?\?) \| `(python .+?)` \|")
+# data set and images per class, in the name of a study
+NAMED = re.compile(r"(fashion-mnist|cifar10).*ipc(\d+)")
 # of a run's settings: what says where it ran, not what it asked
 PLACES = {"question", "work", "jobs", "data_root"}
 
@@ -96,8 +99,8 @@ def trainings(path: Path) -> pd.DataFrame:
 def lines(table: pd.DataFrame, compared: pd.DataFrame) -> Iterator[dict]:
     """Yield what a study measured and what it compared, one line per judge, set, row.
 
-    table: of `trainings`; compared: NAME_comparisons.csv, or without rows. A line has
-    its numbers in percent or points: of each seed, and their mean.
+    table: of `trainings`; compared: the study's comparisons, if any. A line has its
+    numbers in percent or points: of each seed, and their mean.
     """
     table = table.assign(percent=100 * table["accuracy"])
     by_seed = table.pivot(index="seed", columns=["judge", "set"], values="percent")
@@ -182,37 +185,37 @@ def rounded(values: pd.Series) -> list[float | None]:
 def studies(folder: Path = RESULTS) -> list[dict]:
     """Return what the page shows: each study with its origin and its lines."""
     found = []
+    comparisons = pd.read_csv(folder / COMPARISONS)
     for path in sorted(folder.glob("*_trainings.csv")):
         stem = path.stem.removesuffix("_trainings")
         record = folder / f"{stem}.json"
-        compared = folder / f"{stem}_comparisons.csv"
-        there = [file for file in (compared, folder / f"{stem}.csv") if file.exists()]
-        heads = [pd.read_csv(file, nrows=0) for file in there]
-        if not record.exists() or not any("row" in head for head in heads):
-            continue  # still running, or a table of another kind
+        if not record.exists():
+            continue  # still running
         content = json.loads(record.read_text("utf-8"))
+        if "images" not in content:
+            continue  # of Stage I, or of objectives: no study of recovery
         settings = content["provenance"]["settings"]
         asked, command = question_of(stem, folder)
         table = trainings(path)
-        rows = pd.DataFrame(columns=[*PAIR, "set"])  # nothing was compared
-        if compared in there:
-            rows = pd.read_csv(compared, keep_default_na=False)
+        compared = comparisons[comparisons["study"] == stem]
+        offered = [COMPARISONS] if len(compared) else []
+        dataset, ipc = NAMED.search(stem).groups()
         found.append(
             {
                 "name": stem,
                 "question": stem.partition("_")[0],
                 "asked": asked,
-                "data": settings["dataset"],
+                "data": dataset,
                 "source": content["data"],
-                "ipc": str(settings["ipc"]),
+                "ipc": ipc,
                 "steps": training_of(settings),
                 "pictures": f"{content['images']:,} {content['split']} pictures",
                 "seeds": sorted(map(int, table["seed"].unique())),
                 "command": command_of(command, settings),
                 "commit": content["provenance"]["commit"],
                 "date": content["provenance"]["date"],
-                "files": [file.name for file in (*there, path, record)],
-                "lines": [*lines(table, rows)],
+                "files": [*offered, path.name, record.name],
+                "lines": [*lines(table, compared)],
             }
         )
     return found

@@ -1,7 +1,6 @@
 """The book's pages: complete, linked, and with numbers that are where they say."""
 
 import ast
-import hashlib
 import importlib.util
 import json
 import os
@@ -214,7 +213,7 @@ def test_the_sections_that_the_figures_name_are_there():
 # ---------------------------------------------------------------- what was found
 
 
-DRAWN = {  # by scripts/draw_findings.py, out of how many files
+DRAWN = {  # by scripts/draw_findings.py, out of how many studies
     "findings": 2, "forest": 2, "paper_vae": 2, "paper_bias": 2, "paper_sources": 1,
     "paper_pull": 2, "paper_window": 1, "paper_real": 2, "paper_forks": 1,
     "curves": len(draw_findings.lengths()),
@@ -228,8 +227,8 @@ def test_figures_are_as_new_as_their_numbers(name):
     phone = Image.open(BOOK / "_static" / f"{name}.phone.png")
     assert stored == json.loads(phone.text["Source"])
     assert len(stored) == DRAWN[name]
-    for file, digest in stored.items():
-        assert hashlib.sha256((RESULTS / file).read_bytes()).hexdigest() == digest, file
+    for study, digest in stored.items():
+        assert draw_findings.digest(study) == digest, study
 
 
 def test_findings_are_read_in_a_minute():
@@ -516,21 +515,6 @@ def test_trainings_are_looked_up_as_means(tmp_path):
     table = trainings()
     table.assign(set="dm: " + table["set"]).to_csv(tmp_path / "t.csv", index=False)
     assert measured.lookup(tmp_path, "t.csv: dm: DIVER: ViT | .1f") == "31.0"
-
-
-def test_a_table_of_verdicts_says_how_many_chance_alone_would_make(tmp_path):
-    """And that its intervals are younger than its trainings."""
-    (tmp_path / "a_comparisons.csv").write_text("set,points,verdict\ndm,1,better\n")
-    (tmp_path / "a.csv").write_text("set,unseen\ndm,1\n")
-    record = {"commit": "abc", "recomputed": {"commit": "def"}}
-    verdicts = {"comparisons": 40, "differences": 7, "by_chance": 2.0}
-    verdicts["without_verdict"] = 4
-    content = {"provenance": record, "verdicts": verdicts}
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    found = measured.origin(tmp_path / "a_comparisons.csv")
-    assert "commit abc, intervals recomputed by def" in found
-    assert "40 verdicts, 7 call a difference, 2.0 would by chance; 4 comp" in found
-    assert "by chance" not in measured.origin(tmp_path / "a.csv")
 
 
 def test_fractions_and_percent_read_alike():

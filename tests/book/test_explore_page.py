@@ -12,6 +12,7 @@ import explore_page
 import pandas as pd
 import pytest
 import write_numbers
+from bookkit.studies import stored_means
 
 from diver_lite.advice.words import LEVEL, WORTH
 from diver_lite.judge.compare import CLAIM_SEEDS
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 STUDIES = {study["name"]: study for study in explore_page.studies()}
 CHOICES = ("question", "data", "ipc", "steps", "judge", "norm", "against", "set")
-COMPARED = sorted(path.name for path in RESULTS.glob("*_comparisons.csv"))
+COMPARED = pd.read_csv(RESULTS / "comparisons.csv").groupby("study")
 
 every_study = pytest.mark.parametrize("name", STUDIES)
 
@@ -39,12 +40,12 @@ def found(lines, **wanted):
 # ---------------------------------------------------------------- the numbers
 
 
-@pytest.mark.parametrize("file", COMPARED)
-def test_every_difference_is_that_of_its_file(file):
+@pytest.mark.parametrize("name", sorted({*COMPARED.groups} & {*STUDIES}))
+def test_every_difference_is_that_of_its_file(name):
     """Read by itself, with the mean of the seeds as a second witness."""
-    lines = STUDIES[file.removesuffix("_comparisons.csv")]["lines"]
+    lines = STUDIES[name]["lines"]
     seen = 0
-    for row in table(file).to_dict("records"):
+    for row in COMPARED.get_group(name).to_dict("records"):
         pair = {"row": row["row"], "against": row["against"]}
         mine = found(lines, **pair, points=row["points"])
         mine = [m for m in mine if m["set"] == row["set"] or row["set"] == "-"]
@@ -95,18 +96,15 @@ def test_every_training_is_that_of_its_file(name):
 
 @every_study
 def test_means_are_those_of_the_summary(name):
-    if not (RESULTS / f"{name}.csv").exists():
-        pytest.skip("this study has none")
     study = STUDIES[name]
-    for row in table(f"{name}.csv").to_dict("records"):
+    for row in stored_means(name).to_dict("records"):
         for judge in (key for key in row if f"{key} std" in row):
             base, norm = judge_name(judge)
             lines = found(study["lines"], against="", row=row["row"], norm=norm)
             lines = [m for m in lines if m["judge"] == base]
-            lines = [m for m in lines if row["set"] in ("-", m["set"])]
-            (text,) = {m["text"] for m in lines}
-            # older summaries were rounded once already, to two places
-            numbers = pytest.approx((row[judge], row[f"{judge} std"]), abs=0.0551)
+            same = [m for m in lines if m["set"] == row["set"]]
+            (text,) = {m["text"] for m in same or lines}  # "-": all sets share it
+            numbers = pytest.approx((row[judge], row[f"{judge} std"]), abs=0.0501)
             assert tuple(map(float, text.split(" ± "))) == numbers
 
 
@@ -180,18 +178,19 @@ def write_study(folder, seeds=6):
     record = {"settings": settings | {"sets": ["dm"]}, "commit": "abc", "date": "today"}
     content = {"provenance": record, "data": "CIFAR-10 (files)", "split": "test"}
     content["images"] = 2000
-    (folder / "fresh_a.json").write_text(json.dumps(content))
+    (folder / "fresh_cifar10_ipc1.json").write_text(json.dumps(content))
     rows = [
         {"set": f"dm: {row}", "judge": "ConvNet-BN", "seed": seed, "accuracy": value}
         for row, accuracy in (("Stage I", 0.1), ("VAE", 0.3))
         for seed in range(seeds)
         for value in [accuracy + 0.01 * seed * (row == "VAE")]
     ]
-    pd.DataFrame(rows).to_csv(folder / "fresh_a_trainings.csv", index=False)
-    row = {"judges": "ConvNet-BN", "row": "VAE", "against": "Stage I", "set": "dm"}
+    pd.DataFrame(rows).to_csv(folder / "fresh_cifar10_ipc1_trainings.csv", index=False)
+    row = {"study": "fresh_cifar10_ipc1", "judges": "ConvNet-BN"}
+    row |= {"row": "VAE", "against": "Stage I", "set": "dm"}
     row |= {"points": 22.5, "low": 20.5367, "high": 24.4633, "verdict": "better"}
     row |= {"survives": True}
-    pd.DataFrame([row]).to_csv(folder / "fresh_a_comparisons.csv", index=False)
+    pd.DataFrame([row]).to_csv(folder / "comparisons.csv", index=False)
 
 
 def test_a_new_study_appears_without_code(tmp_path):
@@ -209,14 +208,14 @@ def test_a_new_study_appears_without_code(tmp_path):
 
 def test_a_study_that_still_runs_is_left_out(tmp_path):
     write_study(tmp_path)
-    (tmp_path / "fresh_a.json").unlink()
+    (tmp_path / "fresh_cifar10_ipc1.json").unlink()
     assert explore_page.studies(tmp_path) == []
 
 
 def test_a_study_without_its_question_is_named(tmp_path):
     write_study(tmp_path)
     (tmp_path / "README.md").write_text("")
-    with pytest.raises(KeyError, match="fresh_a"):
+    with pytest.raises(KeyError, match="fresh_cifar10_ipc1"):
         explore_page.studies(tmp_path)
 
 

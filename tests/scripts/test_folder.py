@@ -52,12 +52,19 @@ def patterns(cell):
     return [f"{name.removesuffix('.json')}*" for name in re.findall("`(.+?)`", cell)]
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*_*.*")), ids=lambda p: p.name)
+FILES = sorted(path for path in RESULTS.iterdir() if path.name != "README.md")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_one_question_names_each_file_of_results(path):
     rows = [
         row for row in QUESTIONS if any(fnmatch(path.name, p) for p in patterns(row[0]))
     ]
     assert len(rows) == 1, f"add {path.name} to results/README.md, in one row"
+
+
+# how a page names a file, or a study of comparisons.csv
+STARTS = ("results/", "comparisons.csv: ")
 
 
 @pytest.mark.parametrize("row", QUESTIONS, ids=lambda row: row[0])
@@ -76,4 +83,13 @@ def test_a_question_names_its_script_and_the_pages_that_quote_it(row):
                 re.sub(r"[^\w -]", "", s.split("\n")[0]).lower(): s for s in sections
             }
             text = titles[anchor.replace("-", " ")]
-        assert any(f"results/{stem}" in text for stem in stems), (stems, page, anchor)
+        named = [f"{start}{stem}" for stem in stems for start in STARTS]
+        assert any(name in text for name in named), (stems, page, anchor)
+
+
+def test_no_table_is_stored_that_follows_from_trainings():
+    """Means are computed where they are shown; comparisons have one file for all."""
+    names = {path.name for path in FILES}
+    for path in RESULTS.glob("*_trainings.csv"):
+        name = path.stem.removesuffix("_trainings")
+        assert not names & {f"{name}.csv", f"{name}_comparisons.csv"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bookkit.studies import stored_comparisons
 
 from diver_lite import RecoveryConfig, assets
 from diver_lite.judge.compare import GROUPS, verdict
@@ -35,10 +36,10 @@ def test_no_setting_that_was_tried_beats_what_is_recommended(prior):
     assert "batch norm" in record["recommended_for"]
     recommended = RecoveryConfig(**record["recommended"])
     (study,) = record["recommended_from"]
-    facts = json.loads((ROOT / study).with_suffix(".json").read_text())
+    facts = json.loads((ROOT / study.replace("_trainings.csv", ".json")).read_text())
     assert facts["split"] == "validation"
     assert facts["guidance_scale"] == recommended.guidance_scale
-    table = pd.read_csv(ROOT / study.replace(".csv", "_trainings.csv"))
+    table = pd.read_csv(ROOT / study)
     assert max(table["seed"]) < 5  # the studies that confirm it take 5 to 14
     tried = {row: config_of(row, recommended) for row in table["set"].unique()}
     (mine,) = [row for row, config in tried.items() if config == recommended]
@@ -61,10 +62,10 @@ def test_who_gains_stands_in_the_study_that_confirms_it(prior):
     """Of networks that know their set: those with batch norm, and from less as much."""
     record = RECORDS[prior]
     (study,) = record["confirmed_by"]
-    table = pd.read_csv(ROOT / study)
+    table = stored_comparisons(Path(study).stem.removesuffix("_trainings"))
     table = table[table["set"] == "all, pooled"]
+    surely = table[table["survives"]]
     table = table.set_index(["judges", "row", "against"])["points"]
-    surely = pd.read_csv(ROOT / study).query("set == 'all, pooled' and survives")
     surely = set(zip(surely["judges"], surely["row"], surely["against"], strict=True))
     mine, less = ROWS[prior]
     _, with_bn, without = GROUPS
