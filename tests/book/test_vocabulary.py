@@ -172,9 +172,12 @@ ONE_NAME = {
     r"SI matched|no pull\b": "inheritance",
     r"\bropes?\b": "the pull",
 }
-READ = ["README.md", "book/paper.md", "book/troubleshooting.md"]
-READ += [f"notebooks/{name}.ipynb" for name in ("02_distilled_data", *WRITTEN)]
-READ += ["notebooks/06b_two_priors.ipynb"]
+READ = ["README.md", "book/intro.md", "book/paper.md", "book/troubleshooting.md"]
+READ += [
+    f"notebooks/{name}.ipynb"
+    for name in ("01_quick_start", "02_distilled_data", *WRITTEN)
+]
+READ += ["notebooks/06b_two_priors.ipynb", "notebooks/07_cross_architecture.ipynb"]
 READ += [str(p.relative_to(ROOT)) for p in ROOT.glob("notebooks/appendix_*.ipynb")]
 
 
