@@ -9,9 +9,9 @@ noise without the distilled image (the raw prior) than to that image, or if its 
 layout is less like that image's than the raw prior's is. "VAE only" is the floor of
 these shares; the raw prior's rows say what is lost if nothing is inherited.
 
-Writes results/failures_DATASET.csv (a row per setting and kind of failure), .json
-(which classes, and what they became) and a picture: book/_static/failures.webp, or for
-other datasets than Fashion-MNIST results/failures_DATASET.webp.
+Writes results/failures_DATASET.json, with a `table` of a row per setting and kind of
+failure, and which classes became what, and a picture: book/_static/failures.webp, or
+for other datasets than Fashion-MNIST results/failures_DATASET.webp.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from measure_metrics import add_arguments, load_real
 from PIL import Image
-from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+from provenance import begin, find_distilled, write_result  # and bookkit
 
 # isort: split
 from bookkit.copying import wilson
@@ -165,12 +165,10 @@ def main() -> None:
         pictures.append((where, config, table, recovered))
 
     frame = pd.DataFrame(rows)
-    stem = f"results/failures_{args.dataset}"
-    write_csv(f"{stem}.csv", frame.round(4))
     picture = picture_of(args.dataset)
     shown = draw(source, raws, pictures, picture)
     write_result(
-        f"{stem}.json",
+        f"results/failures_{args.dataset}.json",
         {
             "note": f"one draw of noise, {len(source)} images, "
             f"{args.inference_steps} instead of 50 steps: a sweep at CPU scale; low "
@@ -180,6 +178,7 @@ def main() -> None:
             "judge_test_accuracy": accuracies,
             "picture": {"file": picture.as_posix(), "shown": shown},
             "settings": details,
+            "table": frame.round(4),
         },
         vars(args),
         started=started,

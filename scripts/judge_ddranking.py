@@ -13,8 +13,7 @@ of: ConvNet-3, DSA, SGD 0.01, a tenth of it from epoch 500 on, *the best of the
 accuracies after every tenth epoch, on the test images*. Beside it: protocol
 "literature" of this package, the last epoch of which counts.
 
-results/ddranking_cifar10.csv   one row per set and seed
-results/ddranking_cifar10.json  provenance
+Writes results/ddranking_cifar10.json: its `table` has a row per set and seed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import torch
 import torchvision
-from provenance import begin, write_csv, write_result
+from provenance import begin, write_result
 from torchvision.transforms.functional import to_pil_image
 
 from diver_lite import DistilledSet, cross_architecture, load_dataset, load_distilled
@@ -116,9 +115,8 @@ def main() -> None:
                 rows.append(row)
                 print(row, flush=True)
     table = pd.DataFrame(rows).round(2)
-    write_csv("results/ddranking_cifar10.csv", table)
     data = describe_source("cifar10", root=args.data_root)
-    about = {"data": data, "split": "test", "ddranking": "0.2.0"}
+    about = {"data": data, "split": "test", "ddranking": "0.2.0", "table": table}
     write_result("results/ddranking_cifar10.json", about, vars(args), started=started)
 
 

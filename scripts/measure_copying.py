@@ -11,8 +11,9 @@ look new, training images through it must be found. Recovery keeps the layout of
 is given, so recovered training images are compared with recovered held-out ones, and
 both with the images that they were made from.
 
-Writes results/copying_DATASET.csv (a row per space and set) and .json (the ratio of
-each image, from which `figures.copying_plot` draws). Judges are kept in runs/judges.
+Writes results/copying_DATASET.json: a `table` with a row per space and set, and the
+ratio of each image, from which `figures.copying_plot` draws. Judges are kept in
+runs/judges.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 from measure_metrics import add_arguments, load_real
-from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+from provenance import begin, find_distilled, write_result  # and bookkit
 
 # isort: split
 from bookkit.copying import copying_distances, copying_summary
@@ -77,10 +78,8 @@ def main() -> None:
         print(summaries[-1].round(3).to_string(), flush=True)
     summary = pd.concat(summaries)
     summary.insert(0, "space", summary.pop("space"))
-    stem = f"results/copying_{args.dataset}"
-    write_csv(f"{stem}.csv", summary.round(4))
     write_result(
-        f"{stem}.json",
+        f"results/copying_{args.dataset}.json",
         {
             "data": describe_source(args.dataset, root=args.data_root),
             "training_images": len(fit[1]),
@@ -89,6 +88,7 @@ def main() -> None:
             "mean for held-out real images of the class; share_near: below their 5 % "
             "quantile, with a 95 % Wilson interval",
             "judge_test_accuracy": accuracies,
+            "table": summary.round(4),
             "ratios": ratios,
             "ratios_to_own_source": {
                 name: distances_to_source(tables["pixels"], name, sets[name], source)

@@ -14,8 +14,8 @@ with; the test split gives the judges' accuracy only. Trained judges are kept in
 runs/judges. Sets are recovered with different seeds: with one, image i of all of them
 would share its noise and they would resemble each other for that reason.
 
-Writes results/metrics_DATASET.csv (a row per set, variant and judge), .json (also the
-distances between sets) and results/embedding_DATASET.csv (t-SNE).
+Writes results/metrics_DATASET.json: a `table` with a row per set, variant and judge,
+the distances between sets, and `plane` (t-SNE).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from provenance import begin, find_distilled, write_csv, write_result  # and bookkit
+from provenance import begin, find_distilled, write_result  # and bookkit
 
 # isort: split
 from bookkit.copying import copying_distances
@@ -169,9 +169,8 @@ def main() -> None:
                 }
             )
     table = pd.DataFrame(rows)
-    stem = f"results/metrics_{args.dataset}"
+    # of some judges kid is 1e-5
     digits = table.select_dtypes("float").map(lambda value: float(f"{value:.5g}"))
-    write_csv(f"{stem}.csv", table.assign(**digits))  # of some judges kid is 1e-5
     numeric = table.drop(columns=["seed", "images"]).groupby(
         ["set", "variant", "judge"], sort=False
     )
@@ -204,15 +203,15 @@ def main() -> None:
     }
     judge = judges[args.judges[0]]
     embedding = embed_2d(stages, judge, seed=args.seed)
-    write_csv(f"results/embedding_{args.dataset}.csv", embedding.round(3))
-
     write_result(
-        f"{stem}.json",
+        f"results/metrics_{args.dataset}.json",
         {
             "data": describe_source(args.dataset, root=args.data_root),
             "note": "seed of recovery differs between sets; real images of validation; "
             "frechet is biased for few images: compare with random real of equal n",
             "judge_test_accuracy": accuracies,
+            "table": table.assign(**digits),
+            "plane": embedding.round(3),
             "embedding": {
                 "set": first,
                 "features": f"{args.judges[0]} trained on fit, last layer's input",

@@ -112,11 +112,25 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 def write_result(
     path: str | Path, result: dict, settings: dict, *, started: float | None = None
 ) -> None:
-    """Write `result` and its provenance as JSON, replacing an older file."""
+    """Write `result` and its provenance as JSON, replacing an older file.
+
+    A table becomes a list of its rows, null where it has no value.
+    """
     content = {"provenance": provenance(settings, started=started), **result}
     with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(as_json(content))
     print(f"wrote {path}")
+
+
+def as_json(content: dict) -> str:
+    """Return JSON with a line for each row of a table, as a CSV has."""
+    tables = {k: v for k, v in content.items() if isinstance(v, pd.DataFrame)}
+    text = json.dumps(content | {name: f"table {name}" for name in tables}, indent=1)
+    for name, table in tables.items():
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        listed = ",\n  ".join(map(json.dumps, rows))
+        text = text.replace(f'"table {name}"', f"[\n  {listed}\n ]")
+    return text + "\n"
 
 
 def _recorded(value: object) -> object:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
-    table = pd.concat(recomputed())[COLUMNS]
+    table = pd.concat(recomputed()).reindex(columns=COLUMNS)
     text = table.to_csv(index=False, lineterminator="\n")
     if COMPARED.exists() and COMPARED.read_text() == text:
         return

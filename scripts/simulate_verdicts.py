@@ -13,8 +13,8 @@ Where there are fewer draws of noise than seeds, draws are used in turns, and a
 difference is normal: a draw's part, shared by its seeds, plus a seed's own.
 `draw_share` is the draw's share of the variance.
 
-results/false_verdicts.csv   one row per case, with the share of false verdicts
-results/false_verdicts.json  provenance
+Writes results/false_verdicts.json: its `table` has a row per case, with the share of
+false verdicts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from provenance import begin, write_csv, write_result  # and bookkit
+from provenance import begin, write_result  # and bookkit
 
 # isort: split
 from bookkit.copying import wilson
@@ -118,7 +118,6 @@ def main(arguments: list[str] | None = None) -> None:
     columns = ("differences", "seeds", "draws", "draw_share", "interval", "share")
     table = pd.DataFrame(rows, columns=[*columns, "low", "high"]).round(4)
     print(table.to_string(index=False))
-    write_csv("results/false_verdicts.csv", table)
     facts = {
         "data": "simulated",
         "runs": args.runs,
@@ -126,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         "stored_differences": len(stored),
         "variance_between_draws": BETWEEN_DRAWS,
         "variance_within_draws": WITHIN_DRAWS,
+        "table": table,
     }
     write_result("results/false_verdicts.json", facts, vars(args), started=started)
 

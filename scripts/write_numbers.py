@@ -70,17 +70,24 @@ def load(path: Path):
 def lookup(folder: Path, text: str) -> str:
     """Return one number: `FILE: KEY: KEY ... | FORMAT`.
 
-    In a .csv the keys are values of the first columns, as many as it takes to tell the
-    row, and the name of a column, or "interval" for a difference with its interval. A
-    difference that survives Holm's correction gets a star. Of trainings the rows are
-    their means: SET: ROW: JUDGE. The format is "%" (a fraction as percent), "points"
-    (a signed one) or Python's. In a table the bar is escaped, or it would end the cell.
+    In a table, a .csv or a list in a .json, the keys are values of the first columns,
+    as many as it takes to tell the row, and the name of a column, or "interval" for a
+    difference with its interval. A difference that survives Holm's correction gets a
+    star. Of trainings the rows are their means: SET: ROW: JUDGE. The format is "%" (a
+    fraction as percent), "points" (a signed one) or Python's. In a page's table the bar
+    is escaped, or it would end the cell.
     """
     address, _, style = (
         part.strip() for part in text.replace("\\|", "|").partition("|")
     )
     name, *keys = (key.strip() for key in address.split(":"))
     value = load(folder / name)
+    while keys and not isinstance(value, pd.DataFrame):
+        if _is_table(value) and not keys[0].isdigit():
+            value = pd.DataFrame(value)
+        else:
+            key = keys.pop(0)
+            value = value[int(key)] if isinstance(value, list) else value[key]
     if isinstance(value, pd.DataFrame):
         value = summary_of(value) if {*value.columns} >= LONG else value
         *row, column = keys
@@ -88,15 +95,14 @@ def lookup(folder: Path, text: str) -> str:
             value = value[value[name].astype(str) == key]
         if len(value) != 1:
             raise KeyError(f"{len(value)} rows are {row}")
-        value, keys = value.iloc[0].to_dict(), [column]
+        value = value.iloc[0].to_dict()
         star = "\\*" if value.get("survives") else ""
         if column == "interval":
             parts = [show(value[name], "+.1f") for name in ("points", "low", "high")]
             return "{} [{}, {}]".format(*parts) + star
         if column == "points":
             return show(value[column], style) + star
-    for key in keys:
-        value = value[int(key)] if isinstance(value, list) else value[key]
+        value = value[column]
     return show(value, style)
 
 

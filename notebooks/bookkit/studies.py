@@ -2,11 +2,12 @@
 
 A study is stored as its trainings, `NAME_trainings.csv`; means follow from them where
 they are shown. Comparisons follow, too: `scripts/recompute.py` writes those of all
-studies into one file, `comparisons.csv`.
+studies into one file, `comparisons.csv`. Other measurements have tables in `NAME.json`.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,11 @@ def read_trainings(path: Path) -> pd.DataFrame:
     """Return the trainings of a file; of one that failed the accuracy is missing."""
     table = pd.read_csv(path, keep_default_na=False)
     return table.assign(accuracy=pd.to_numeric(table["accuracy"]))
+
+
+def stored_table(name: str, part: str = "table") -> pd.DataFrame:
+    """Return a table of a measurement's record, `NAME.json`."""
+    return pd.DataFrame(json.loads(stored(f"{name}.json").read_text("utf-8"))[part])
 
 
 def stored_means(name: str) -> pd.DataFrame:

@@ -478,6 +478,10 @@ def test_lookup(tmp_path):
         measured.lookup(tmp_path, "b.csv: scale 5: unseen | %")
     (tmp_path / "c.csv").write_text("set,row,points\ndm,x,1.5\ndm,y,-2.25\n")
     assert measured.lookup(tmp_path, "c.csv: dm: y: points | +.1f") == "−2.2"
+    rows = [{"set": "dm", "points": 1.5}, {"set": "mtt", "points": -2.25}]
+    (tmp_path / "d.json").write_text(json.dumps({"table": rows}))
+    assert measured.lookup(tmp_path, "d.json: table: mtt: points | +.1f") == "−2.2"
+    assert measured.lookup(tmp_path, "d.json: table: 0: points | +.1f") == "+1.5"
     with pytest.raises(KeyError, match="2 rows"):
         measured.lookup(tmp_path, "c.csv: dm: points | +.1f")
 

@@ -46,8 +46,10 @@ def quotes(text):
 def stored_intervals(folder):
     """Return (mean, low, high) of all files, in points or percent."""
     found = []
-    for path in sorted(folder.glob("*.csv")):
-        table = pd.read_csv(path)
+    tables = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
+    for path in sorted(folder.glob("*.json")):
+        tables += [pd.DataFrame(json.loads(path.read_text()).get("table"))]
+    for table in tables:
         if "low" not in table:
             continue
         mean = "share"  # beside counts; else the column before the interval

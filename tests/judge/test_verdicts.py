@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bookkit.studies import stored_table
 from scipy.stats import bootstrap
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def test_rows_that_halves_share_belong_to_no_set():
 
 def test_the_stored_simulation():
     """False verdicts: 5 % by the t interval, more by bootstrap or with few draws."""
-    table = pd.read_csv(ROOT / "results/false_verdicts.csv")
+    table = stored_table("false_verdicts")
     assert set(table["seeds"]) == {5, 10, 15}
     t, boot = (table[table["interval"] == i] for i in ("t", "percentile bootstrap"))
     fair = t[t["draws"] == t["seeds"]].set_index(["differences", "seeds"])["share"]
@@ -117,7 +118,7 @@ def test_the_simulation_runs(tmp_path, monkeypatch):
         shutil.copy(path, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     simulate.main(["--runs", "100"])
-    table = pd.read_csv("results/false_verdicts.csv")
+    table = stored_table("false_verdicts")
     assert len(table) == 3 * (4 + 2 * 2) * 2
     assert not table.duplicated([*table.columns[:5]]).any()
     stored = simulate.stored_differences(Path("results"))

@@ -18,6 +18,7 @@ import provenance
 import pytest
 import recompute
 import torch
+from bookkit.studies import stored_table
 from PIL import Image
 
 import diver_lite
@@ -148,7 +149,7 @@ def test_the_colour_measurements(work, run):
     run("distill_sets.py", "dm-real-ipc1")
     name = "cifar10-dm-real-ipc1"
     run("measure_copying.py", name, "--held-out", 3, *JUDGE, *PRIOR, *SETS)
-    table = pd.read_csv(work / "results/copying_cifar10.csv")
+    table = stored_table("copying_cifar10")
     assert set(table["space"]) == {"pixels", "ConvNet features"}
     assert "recovered dm-real-ipc1" in set(table["set"])
     copying = result(work, "copying_cifar10")
@@ -161,11 +162,11 @@ def test_the_colour_measurements(work, run):
     assert all(a >= b - 1e-3 for a, b in zip(made_from, nearest, strict=True))
     run("measure_metrics.py", name, "--floors", 2, "--held-out", 2, *JUDGE,
         *PRIOR, *SETS)  # fmt: skip
-    table = pd.read_csv(work / "results/metrics_cifar10.csv")
+    table = stored_table("metrics_cifar10")
     assert {"VAE", "inheritance 700", "DIVER 700", "prior"} <= set(table["variant"])
     assert (table["kid"] != table["kid"].round(4)).all(), "small, but not 0"
     assert result(work, "metrics_cifar10")["data"] == SOURCE
-    assert (work / "results/embedding_cifar10.csv").exists()
+    assert {*stored_table("metrics_cifar10", "plane")} >= {"x", "y", "stage"}
 
 
 def test_the_colour_prior_is_measured(work, run):
