@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import diver_lite
 from diver_lite.trust import installed_code_only
 
 # Python looks into the working folder where it starts with -m or -c. `diver-lite`
@@ -25,12 +27,10 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def modules():
     """Return the names of all modules that a command, or this test, has imported."""
-    import diffusers  # noqa: F401
-    import safetensors.torch
-    import scipy
-    import torchvision  # noqa: F401
-
-    from diver_lite import cross_architecture, distill, recover  # noqa: F401
+    for name in ("diffusers", "joblib", "safetensors.torch", "scipy", "torchvision"):
+        import_module(name)
+    for name in ("cross_architecture", "distill", "recover"):
+        getattr(diver_lite, name)
 
     names = {name.partition(".")[0] for name in sys.modules}
     assert {"numpy", "joblib", "torch", "diver_lite", "pickle"} <= names
