@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def stored_means(name: str) -> pd.DataFrame:
 def stored_comparisons(name: str) -> pd.DataFrame:
     """Return a study's paired differences in points, with intervals and verdicts."""
     table = pd.read_csv(stored(COMPARISONS))
-    mine = table[table["study"] == name].drop(columns="study")
+    mine: Any = table[table["study"] == name].drop(columns="study")
     return mine.dropna(axis="columns", how="all").reset_index(drop=True)
 
 
@@ -54,7 +55,7 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     for full in dict.fromkeys(table["set"]):
         name, _, variant = full.rpartition(": ")
         mine = table[table["set"] == full]
-        row = {"set": name or "-", "row": variant}
+        row: dict[Any, Any] = {"set": name or "-", "row": variant}
         for judge, group in mine.groupby("judge", sort=False)["accuracy"]:
             row[judge] = 100 * group.mean()
             row[f"{judge} std"] = 100 * group.std()
