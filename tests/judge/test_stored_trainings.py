@@ -5,13 +5,13 @@ change of what a training computes must change it. To store results anew after r
 it: `pytest tests/judge/test_stored_trainings.py --store-results`.
 """
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from stored_values import CALM, CHAOTIC, check_stored
 from toy_sets import toy, toy_set
 
 from diver_lite.judge.networks import JUDGES, build_judge
@@ -23,7 +23,8 @@ TEST = toy(seed=9, count=2)[0]
 STORED = Path(__file__).with_name("stored_trainings.json")
 # judge and protocol: every network, every norm, every protocol
 CASES = [(judge, "corrected") for judge in JUDGES]
-CASES += [(f"ShuffleNetV2-{norm}", "quick") for norm in ("GN", "IN", "AdaBN")]
+CASES += [(judge, "quick") for judge in ("ShuffleNetV2-GN", "ShuffleNetV2-IN")]
+CASES += [("ConvNet-AdaBN", "quick")]  # a deep one's rounding drowns what it adapts
 CASES += [("ConvNet", name) for name in ("real", "literature", "imagenet")]
 # in three steps momentum and weight decay show only where they are large
 STRONG = {
@@ -31,6 +32,13 @@ STRONG = {
     "strong AdamW": replace(PROTOCOLS["corrected"], weight_decay=100.0),
 }
 CASES += [("ConvNet", name) for name in STRONG]
+CHAOTIC_CASES = {
+    "MobileNetV2, corrected",
+    "EfficientNet-B0, corrected",
+    "ResNet18, corrected",
+    "ShuffleNetV2-GN, quick",
+    "ShuffleNetV2-IN, quick",
+}
 
 
 def logits_of(judge: str, name: str) -> list[float]:
@@ -49,18 +57,10 @@ def logits_of(judge: str, name: str) -> list[float]:
 @pytest.mark.parametrize(("judge", "protocol"), CASES)
 def test_a_training_gives_what_it_gave(request, judge, protocol):
     """Other numbers need another `RESULTS`, or kept trainings would be mixed."""
+    case = f"{judge}, {protocol}"
+    share = CHAOTIC if case in CHAOTIC_CASES else CALM
     found = logits_of(judge, protocol)
-    stored = {}
-    if STORED.exists():
-        stored = json.loads(STORED.read_text())
-    if request.config.getoption("--store-results"):
-        stored |= {"RESULTS": RESULTS, f"{judge}, {protocol}": found}
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
-    assert stored["RESULTS"] == RESULTS, "store the results anew"
-    assert found == pytest.approx(stored[f"{judge}, {protocol}"], abs=2e-3, rel=1e-2), (
-        "a training gives another result than before; if that is meant, raise RESULTS "
-        "in judge/training.py and store the results anew"
-    )
+    check_stored(request, STORED, case, RESULTS, found, share=share)
 
 
 def test_building_leaves_the_global_generator_alone(monkeypatch):
@@ -96,7 +96,7 @@ SET = {
 
 @pytest.fixture(scope="module")
 def plain():
-    return logits_of("ShuffleNetV2-AdaBN", "quick")
+    return logits_of("ConvNet-AdaBN", "quick")
 
 
 @pytest.mark.parametrize("state", [*AROUND, *SET])
@@ -104,11 +104,11 @@ def test_a_training_doesn_t_depend_on_what_stands_around_it(plain, state):
     """Neither do its score and what AdaBN adapts: under autocast one scored 0."""
     if state in AROUND:
         with AROUND[state]():
-            assert logits_of("ShuffleNetV2-AdaBN", "quick") == plain
+            assert logits_of("ConvNet-AdaBN", "quick") == plain
         return
     put, other, usual = SET[state]
     put(other)
     try:
-        assert logits_of("ShuffleNetV2-AdaBN", "quick") == plain
+        assert logits_of("ConvNet-AdaBN", "quick") == plain
     finally:
         put(usual)

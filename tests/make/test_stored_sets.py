@@ -4,7 +4,6 @@ Checkpoints and experts are gone on with as long as the number is the same. To s
 results anew after raising it: `pytest tests/make/test_stored_sets.py --store-results`.
 """
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import RECIPE
+from stored_values import CALM, CHAOTIC, check_stored
 
 from diver_lite.make import train_prior as priors
 from diver_lite.make.distill import METHODS, RESULTS, distill
@@ -32,19 +32,10 @@ def data():
     return images, labels, ("a", "b", "c")
 
 
-def check(request, name, number, found):
-    """Compare with what is stored, or store it."""
-    stored = {}
-    if STORED.exists():
-        stored = json.loads(STORED.read_text())
-    if request.config.getoption("--store-results"):
-        stored[name] = {"RESULTS": number, "values": found}
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
-    assert stored[name]["RESULTS"] == number, "store the results anew"
-    assert found == pytest.approx(stored[name]["values"], abs=2e-3, rel=1e-2), (
-        f"{name} gives another result than before; if that is meant, raise RESULTS "
-        "and store the results anew"
-    )
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """Train as machines do that have no matrix units of bfloat16."""
+    monkeypatch.setattr(priors, "_cpu_has_bf16_matrix_units", lambda: False)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,7 +44,8 @@ def test_a_method_gives_what_it_gave(request, method, tmp_path):
     options = OPTIONS | {"experts": tmp_path} if method == "mtt" else OPTIONS
     images = distill(data(), method, **options).images
     found = [round(v, 5) for v in images[3, 0, ::8, ::8].flatten().tolist()]
-    check(request, method, RESULTS, found)
+    share = CALM if method == "dm" else CHAOTIC
+    check_stored(request, STORED, method, RESULTS, found, share=share)
 
 
 @pytest.mark.parametrize("objective", ["noise", "flow"])
@@ -76,7 +68,7 @@ def test_a_prior_gives_what_it_gave(request, objective, tmp_path, monkeypatch):
     x_0, eps = prior.denoise(latents, 500, torch.tensor([1]), 1.5)
     found = [each[0, 0, 0, :4].tolist() for each in (latents, x_0, eps)]
     values = [round(v, 5) for each in found for v in each]
-    check(request, f"prior of {objective}", priors.RESULTS, values)
+    check_stored(request, STORED, f"prior of {objective}", priors.RESULTS, values)
 
 
 def test_an_optimisation_gives_what_it_gave(request, tmp_path):
@@ -91,4 +83,5 @@ def test_an_optimisation_gives_what_it_gave(request, tmp_path):
         deadline=math.inf, compile=False, progress=False, on_step=None,
     )  # fmt: skip
     values = [*model.weight[0].tolist(), model.bias.item()]
-    check(request, "optimisation", priors.RESULTS, [round(v, 5) for v in values])
+    found = [round(v, 5) for v in values]
+    check_stored(request, STORED, "optimisation", priors.RESULTS, found)
