@@ -119,9 +119,15 @@ SHOWN = """
 )(jupyterapp.shell.currentWidget ?? {})
 """
 
+# What came out of all cells. Their models say so: a folded one shows nothing.
+OUTPUTS = """(jupyterapp.shell.currentWidget?.content?.widgets ?? []).flatMap(
+  ({model}) => Array.from({length: model?.outputs?.length ?? 0},
+    (_, i) => model.outputs.get(i).toJSON()))"""
+
 # Runs in the page; returns a list of complaints.
-AUDIT = r"""
-(() => {
+AUDIT = (
+    f"(() => {{ const outputs = {OUTPUTS};"
+    + r"""
   const complaints = [];
   const add = (what, text) => complaints.push(`${what}: ${text.trim().slice(0, 90)}`);
   const parts = document.querySelectorAll(
@@ -149,13 +155,13 @@ AUDIT = r"""
       add("no alternative text", e.closest(".jp-Cell")?.innerText ?? e.src);
   for (const e of document.querySelectorAll(".jp-Notebook .frame-slider"))
     if (!e.querySelector("input[type=range]")) add("no slider", e.innerText);
-  for (const e of document.querySelectorAll(".jp-Notebook .jp-OutputArea-output" +
-      "[data-mime-type='application/vnd.jupyter.stderr'], .jp-Notebook " +
-      "[data-mime-type='application/vnd.jupyter.error']"))
-    add("error output", e.innerText);
+  for (const {output_type, ename, evalue, name, text} of outputs)
+    if (output_type === "error") add("error output", `${ename}: ${evalue}`);
+    else if (name === "stderr") add("error output", [text].flat().join(""));
   return complaints;
 })()
 """
+)
 
 # Runs in the page; returns [file, title] of every link to a file here.
 LINKS = r"""
@@ -216,8 +222,7 @@ jupyterapp.shell.currentWidget.content.widgets.filter(({model}) =>
   model.type === "code" &&
   (model.executionCount === null || model.executionState === "running")).length
 """
-ERROR = """!!document.querySelector(
-  ".jp-Notebook [data-mime-type='application/vnd.jupyter.error']")"""
+ERROR = f"{OUTPUTS}.some((one) => one.output_type === 'error')"
 HAS_RUN = f"({NOT_RUN}) === 0 || {ERROR}"
 PICTURE = """!!document.querySelectorAll(".jp-Notebook .jp-Cell")[%d]
   .querySelector(".jp-OutputArea-output img")"""
