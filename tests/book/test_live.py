@@ -93,6 +93,11 @@ def wait(tab, seconds=300):
     return tab.evaluate(COMPLAINT)
 
 
+def becomes(tab, script, seconds=10):
+    """Wait until a script in the page gives what is true; fail if it never does."""
+    tab.wait_for_function(script, timeout=1000 * seconds)
+
+
 def run(tab):
     tab.evaluate("playPage.form.requestSubmit()")
     return wait(tab)
@@ -236,22 +241,22 @@ def test_a_drawing_by_keyboard_is_recovered(garments):
     assert image[:, :2].max() == 0  # the border of a padded garment
 
 
-@pytest.mark.parametrize(
-    ("link", "refused"),
-    [
-        ("t=2000", "t=2000"),
-        ("seed=1.5&factor=much", "factor=much, seed=1.5"),
-        ("prior=faces&class=77&colour=red", "prior=faces, class=77, colour=red"),
-        ("set=fashion-mnist-dm-ipc1", "set=fashion-mnist-dm-ipc1"),
-        ("prior=constructor", "prior=constructor"),
-        ("image=10&b.scale=0", "image=10, b.scale=0"),
-    ],
-)
-def test_a_link_that_asks_for_what_is_not_there(site, tab, link, refused):
-    visit(tab, site.as_uri(), link)
-    message = tab.evaluate("playPage.find('.live-message').textContent")
-    assert f"doesn't have: {refused}. There it took what is recommended." in message
-    assert tab.evaluate("playPage.valueOf('t')") == 700
+REFUSED = {  # link -> what of it isn't there
+    "t=2000": "t=2000",
+    "seed=1.5&factor=much": "factor=much, seed=1.5",
+    "prior=faces&class=77&colour=red": "prior=faces, class=77, colour=red",
+    "set=fashion-mnist-dm-ipc1": "set=fashion-mnist-dm-ipc1",
+    "prior=constructor": "prior=constructor",
+    "image=10&b.scale=0": "image=10, b.scale=0",
+}
+
+
+def test_a_link_that_asks_for_what_is_not_there(site, tab):
+    for link, refused in REFUSED.items():
+        visit(tab, site.as_uri(), link)
+        message = tab.evaluate("playPage.find('.live-message').textContent")
+        assert f"doesn't have: {refused}. There it took what is recommended." in message
+        assert tab.evaluate("playPage.valueOf('t')") == 700, link
 
 
 def test_ends_of_a_window_that_cross(site, tab):
@@ -357,31 +362,28 @@ def test_a_book_without_the_files_says_what_is_missing(
 
 STALE = """playPage.slots.map((slot) => [slot.noisy, slot.predicted].map(
   ({canvas}) => canvas.width > 1))"""
-GONE = 0.5  # seconds after which a picture of other settings is gone
+CHANGES = {  # of settings -> what is said of them; the last leaves nothing drawn
+    "playPage.stop(''); playPage.inputSetting('seed', '5')": "",
+    "playPage.inputSetting('seed', '-1')": "The seed is “-1”",
+    "location.hash = 'high=300&low=600'": "must begin at the larger one",
+    "playPage.failed('the worker is gone')": "It did not work",
+    "playPage.get('clear').click()": "The drawing is empty",
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ("playPage.inputSetting('seed', '-1')", "The seed is “-1”"),
-        ("location.hash = 'high=300&low=600'", "must begin at the larger one"),
-        ("playPage.get('clear').click()", "The drawing is empty"),
-        ("playPage.failed('the worker is gone')", "It did not work"),
-        ("playPage.stop(''); playPage.inputSetting('seed', '5')", ""),
-    ],
-)
-def test_no_old_picture_stands_beside_other_settings(garments, change, complaint):
-    garments.evaluate("location.hash = 'kind=drawing&steps=2&b.steps=3'")
-    assert wait(garments) == ""
-    assert garments.evaluate(STALE) == [[True, True]] * 2
-    if complaint.startswith("It did"):  # an error while it runs
-        garments.evaluate("location.hash = 'kind=drawing&steps=250&b.steps=250&t=999'")
-        time.sleep(0.1)
-    garments.evaluate(f"{change}; 0")
-    time.sleep(GONE)
-    assert complaint in text(garments, ".live-message")
-    assert garments.evaluate(STALE) == [[False, False]] * len(garments.evaluate(STALE))
-    assert garments.evaluate("playPage.get('download').disabled")
+def test_no_old_picture_stands_beside_other_settings(garments):
+    for change, complaint in CHANGES.items():
+        garments.evaluate("location.hash = 'kind=drawing&steps=2&b.steps=3'")
+        assert run(garments) == "", change
+        assert garments.evaluate(STALE) == [[True, True]] * 2, change
+        if complaint.startswith("It did"):  # an error while it runs
+            long = "kind=drawing&steps=250&b.steps=250&t=999"
+            garments.evaluate(f"location.hash = '{long}'")
+            garments.wait_for_function("playPage.job !== null")
+        garments.evaluate(f"{change}; 0")
+        becomes(garments, f"{COMPLAINT}.includes({complaint!r})")
+        becomes(garments, f"!{STALE}.flat().some(Boolean)")
+        assert garments.evaluate("playPage.get('download').disabled"), change
 
 
 def test_a_file_that_is_no_picture_takes_the_one_before_along(garments):
@@ -393,11 +395,9 @@ def test_a_file_that_is_no_picture_takes_the_one_before_along(garments):
     })()""")
     assert run(garments) == ""
     garments.evaluate("playPage.readFile(new File(['no'], 'notes.txt'))")
-    time.sleep(GONE)
-    assert "is no picture" in text(garments, ".live-message")
+    becomes(garments, f"{COMPLAINT}.includes('is no picture')")
     figures = "[playPage.distilled, playPage.vaeOnly, playPage.slots[0].predicted]"
-    widths = garments.evaluate(f"{figures}.map(({{canvas}}) => canvas.width)")
-    assert widths == [1, 1, 1]
+    becomes(garments, f"{figures}.every(({{canvas}}) => canvas.width === 1)")
 
 
 def test_the_sketch_is_of_a_class_that_the_prior_knows(site, tab):
@@ -468,6 +468,12 @@ def shown(tab, seconds=10):
     return text(tab, ".live-time output")
 
 
+def says(tab, sentence):
+    """Wait until the page says this of the picture that it shows."""
+    said = "playPage.find('.live-time output').textContent"
+    becomes(tab, f"{said} === {sentence!r}")
+
+
 def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab, heard):
     visit(tab, site.as_uri())
     assert shown(tab) == "noise level 700: a stored result"
@@ -477,14 +483,12 @@ def test_a_result_is_there_at_once_and_follows_the_noise_level(site, tab, heard)
       playPage.get("t").dispatchEvent(new Event("input", {bubbles: true}));
     """
     tab.evaluate(drag)
-    time.sleep(0.5)
-    assert shown(tab) == "a stored result for noise level 150; run for 130"
-    assert tab.evaluate("first !== playPage.slots[0].predicted.canvas.toDataURL()")
+    says(tab, "a stored result for noise level 150; run for 130")
+    becomes(tab, "first !== playPage.slots[0].predicted.canvas.toDataURL()")
     assert tab.evaluate("playPage.worker") is None  # nothing was loaded for it
     tab.evaluate("playPage.inputSetting('scale', '2')")
-    time.sleep(0.5)
-    assert text(tab, ".live-time output") == "not computed yet: press run"
-    assert tab.evaluate("playPage.slots[0].predicted.canvas.width") == 1
+    says(tab, "not computed yet: press run")
+    becomes(tab, "playPage.slots[0].predicted.canvas.width === 1")
     assert heard == []
 
 
@@ -539,7 +543,7 @@ def test_the_form_tells_the_truth_after_back(site, tab):
     visit(tab, site.as_uri())
     tab.evaluate("playPage.inputSetting('t', '250')")
     tab.evaluate("playPage.inputSetting('seed', '4')")
-    time.sleep(0.6)
+    becomes(tab, "/t=250/.test(location.hash) && /seed=4/.test(location.hash)")
     tab.goto("about:blank")
     tab.go_back()
     wait_until_open(tab)
