@@ -5,12 +5,12 @@ so a change of what a recovery computes must change it. To store results anew af
 raising it: `pytest tests/run/test_stored_recoveries.py --store-results`.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
+from stored_values import check_stored
 
 from diver_lite.priors.fast import FastPrior
 from diver_lite.recovery import RecoveryConfig, recover
@@ -18,6 +18,7 @@ from diver_lite.run.to_file import RESULTS
 from diver_lite.sets.distilled import DistilledSet
 
 STORED = Path(__file__).with_name("stored_recoveries.json")
+SHARE = 1e-3  # seven steps without training amplify little
 FEW = RecoveryConfig(num_inference_steps=7)
 FULL = replace(FEW, window="full", guidance_factor=0.3)
 CASES = {
@@ -62,16 +63,6 @@ def test_a_recovery_gives_what_it_gave(
     if prior == "learned sigma":
         names = tuple(network.class_names)
         tiny_set = DistilledSet(tiny_set.images, tiny_set.labels, names)
-    found = {name: pixels(tiny_set, network, c) for name, c in cases.items()}
-    stored = {}
-    if STORED.exists():
-        stored = json.loads(STORED.read_text())
-    if request.config.getoption("--store-results"):
-        stored |= {"RESULTS": RESULTS, prior: found}
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
-    assert stored["RESULTS"] == RESULTS, "store the results anew"
-    for name, values in found.items():
-        assert values == pytest.approx(stored[prior][name], abs=1e-3), (
-            f"{name}: a recovery gives another result than before; if that is meant, "
-            "raise RESULTS in run/to_file.py and store the results anew"
-        )
+    for name, config in cases.items():
+        found = pixels(tiny_set, network, config)
+        check_stored(request, STORED, f"{prior}, {name}", RESULTS, found, share=SHARE)
