@@ -379,7 +379,7 @@ def test_no_old_picture_stands_beside_other_settings(garments):
         if complaint.startswith("It did"):  # an error while it runs
             long = "kind=drawing&steps=250&b.steps=250&t=999"
             garments.evaluate(f"location.hash = '{long}'")
-            garments.wait_for_function("playPage.job !== null")
+            becomes(garments, "playPage.job !== null")
         garments.evaluate(f"{change}; 0")
         becomes(garments, f"{COMPLAINT}.includes({complaint!r})")
         becomes(garments, f"!{STALE}.flat().some(Boolean)")
