@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import compare_objectives
-import halves
 import mechanism
 import pandas as pd
+import seen
 from answer import COMPARISONS, comparisons_of
 from provenance import write_csv  # and bookkit
 
@@ -29,16 +29,16 @@ COMPARED = RESULTS / "comparisons.csv"
 COLUMNS = ["study", "judges", "row", "against", "set", "points", "low", "high",
            "verdict", "p", "would_show", "survives", "sets", "sets_low",
            "sets_high"]  # fmt: skip
-KINDS = {*COMPARISONS, "halves", "mechanism", "objectives"}
+KINDS = {*COMPARISONS, "mechanism", "objectives", "seen"}
 
 
 def compared(kind: str, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
     """Return the comparisons of a study's trainings."""
     sets = settings["sets"]
-    if kind == "halves":
-        return comparisons_of(table, sets, halves.PAIRS, shared=halves.SHARED)
     if kind == "mechanism":
         return mechanism.compared(table, sets)
+    if kind == "seen":
+        return seen.compared(table, sets)
     if kind == "objectives":
         pairs = compare_objectives.pairs_of(settings["steps"])
         return comparisons_of(table, sets, pairs)

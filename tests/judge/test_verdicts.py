@@ -57,20 +57,23 @@ def test_a_study_that_still_runs_is_not_compared(tmp_path, monkeypatch):
     assert list(recompute.recomputed()) == []
 
 
-def test_rows_that_halves_share_belong_to_no_set():
-    """Samples are compared with each set's recovery, and with each other once."""
-    rows = ("random real", *recompute.halves.SAMPLES)
-    names = [*rows, *(f"dm: {row}" for row in ("Stage I", "inheritance A"))]
+def test_what_seen_pictures_gain_is_compared_with_what_unseen_ones_gain():
+    stages = ("Stage I, seen", "Stage I, unseen")
+    better = ("inheritance, seen", "inheritance, unseen")
+    score = dict.fromkeys(stages, 0.2) | dict(zip(better, (0.5, 0.4), strict=True))
+    names = {f"dm 1: {row}": value for row, value in score.items()}
     about = {"judge": "ShuffleNetV2-BN", "unseen": True, "draw": ""}
     table = pd.DataFrame(
-        {"set": name, "seed": seed, "accuracy": 0.1 * place + 0.01 * seed} | about
-        for place, name in enumerate(names)
+        {"set": name, "seed": seed, "accuracy": value + 0.01 * seed} | about
+        for name, value in (names | {"samples": 0.1}).items()
         for seed in range(5)
     )
-    found = recompute.compared("halves", table, {"sets": ["dm"]})
-    points = found.set_index(["row", "against", "set"])["points"]
-    assert points["inheritance A", "samples of A", "dm"] == pytest.approx(30)
-    assert points["samples of A", "samples of B", "-"] == pytest.approx(-10)
+    found = recompute.compared("seen", table, {"sets": ["dm 1"]})
+    points = found.set_index(["row", "against"])["points"]
+    assert points["inheritance, seen", "Stage I, seen"] == pytest.approx(30)
+    gains = points["gain of inheritance, seen", "gain of inheritance, unseen"]
+    assert gains == pytest.approx(10)
+    assert points["inheritance, unseen", "samples"] == pytest.approx(30)
 
 
 # --- Simulated ------------------------------------------------------------------------
