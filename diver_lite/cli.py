@@ -202,7 +202,7 @@ def recover(
         Preset,
         Option(
             help="'recommended': what is recommended for the prior, as its folder "
-            "says; 'quick': the same in ten steps; 'default': RecoveryConfig() "
+            "says; 'quick': the same in ten steps at most; 'default': RecoveryConfig() "
             "whatever the prior; 'published': the paper's settings, literally"
         ),
     ] = Preset.recommended,
@@ -363,11 +363,13 @@ def parse_config(
     )
     if preset == Preset.published:
         return diver_lite.RecoveryConfig.published(**values)
-    if preset == Preset.quick:
-        values.setdefault("num_inference_steps", 10)
     if prior is None or preset == Preset.default:
-        return diver_lite.RecoveryConfig(**values)
-    return diver_lite.RecoveryConfig.recommended(prior, **values)
+        config = diver_lite.RecoveryConfig(**values)
+    else:
+        config = diver_lite.RecoveryConfig.recommended(prior, **values)
+    if preset == Preset.quick and "num_inference_steps" not in values:
+        return replace(config, num_inference_steps=min(10, config.num_inference_steps))
+    return config
 
 
 def _changes(
@@ -617,7 +619,7 @@ def _read_sets(
     """
     sets = {}
     firsts = {}
-    subset = None
+    subsets = {}
     for source in sources:
         name = Path(source).stem
         file = source
@@ -629,13 +631,18 @@ def _read_sets(
             f"SET {source!r}: there is a set {name!r} already; name one of them "
             "NAME=FILE",
         )
-        firsts[name], subset = _load(file.replace("{seed}", "0"), *how)
+        firsts[name], subsets[name] = _load(file.replace("{seed}", "0"), *how)
         sets[name] = firsts[name]
         if "{seed}" in file:
             others = [file.replace("{seed}", str(seed)) for seed in range(1, seeds)]
             draws = [firsts[name], *(_load(each, *how)[0] for each in others)]
             sets[name] = draws.__getitem__
-    return sets, firsts, subset
+    ensure(
+        len({*subsets.values()}) == 1,
+        f"the sets are of different subsets, {subsets}; judge those of one by "
+        "themselves",
+    )
+    return sets, firsts, subsets.popitem()[1]
 
 
 def _data_of(sets: dict[str, diver_lite.DistilledSet]) -> str:

@@ -76,7 +76,7 @@ def run_demo(
         print(f"2/3  {10 * ipc} distilled garments (fashion-mnist-dm-ipc{ipc})")
         prior = load_prior("fashion-mnist", device=device)
         distilled = load_distilled(f"fashion-mnist-dm-ipc{ipc}")
-        config = RecoveryConfig()
+        config = RecoveryConfig.recommended(prior)
         recovered = recover(distilled, prior, config, progress=False)
         every_other = [*range(0, 10 * ipc, 2 * ipc)]
         _draw(folder / "garments.png", [s[every_other] for s in (distilled, recovered)])

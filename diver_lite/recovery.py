@@ -1,7 +1,8 @@
 """DIVER, top to bottom: inherit, denoise, guide inside a window, decode.
 
 Read it in this order: `RecoveryConfig` (what can be chosen), `inherit` and `guide`
-(the two formulas), `recover_steps` (the loop), `recover` (a whole set).
+(the two formulas), `guidance_sigma` and `compounded` (how strongly it pulls),
+`recover_steps` (the loop), `RecoveryJob` (some images of a set), `recover` (all).
 
 Source: Xia, Shu, Jiang, Du, Wang, Lu, "DIVER: Diving Deeper into Distilled Data via
 Expressive Semantic Recovery", arXiv 2605.12649. What it leaves open is a setting.
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from itertools import pairwise
 from math import hypot
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -102,18 +103,24 @@ class RecoveryConfig:
     @classmethod
     def published(cls, **changes) -> RecoveryConfig:
         """Return the paper's settings, literally; `changes` override fields."""
-        paper = {"guidance_scale": 4.0, "noise_timestep": 510, "start": "published"}
-        paper |= {"guidance_target": "latent", "clip_input": False}
+        paper = {
+            "guidance_scale": 4.0,
+            "noise_timestep": 510,
+            "start": "published",
+            "guidance_target": "latent",
+            "clip_input": False,
+        }
         return cls(**(paper | changes))
 
     @classmethod
     def recommended(cls, prior: Prior, **changes) -> RecoveryConfig:
         """Return what is recommended for a prior; its folder's record says for whom."""
         checks.instance(prior, "prior", Prior)
-        found = prior.info.get("recommended", {})
-        for name in found:
-            checks.one_of(name, "recommended by the prior", [*vars(cls())])
-        return cls(**(found | changes))
+        recommended = prior.info.get("recommended", {})
+        known = [field.name for field in fields(cls)]
+        for name in recommended:
+            checks.one_of(name, "recommended by the prior", known)
+        return cls(**(recommended | changes))
 
     def timesteps(self, prior: Prior) -> list[int | float]:
         """Return the timesteps that the reverse process visits, noisiest first."""
@@ -123,11 +130,11 @@ class RecoveryConfig:
         check_noise_level(prior, self.noise_timestep, "noise_timestep")
         if self.start == "published":
             return grid
-        start = self.noise_timestep
-        if isinstance(self.start, int):
-            start = self.start
-            check_noise_level(prior, start, "start")
-        return [start, *(t for t in grid if t < start)]
+        if self.start == "matched":
+            first = self.noise_timestep
+        else:
+            first = check_noise_level(prior, self.start, "start")
+        return [first, *(t for t in grid if t < first)]
 
     @property
     def pulls(self) -> bool:
@@ -135,7 +142,10 @@ class RecoveryConfig:
         return self.guidance_factor > 0 and self.window != "none"
 
     def phase(self, timestep: float) -> str:
-        """Name the phase of `timestep`: "chaotic", "concrete" or "refinement"."""
+        """Name the phase of `timestep`: "chaotic", "concrete" or "refinement".
+
+        They lie before, in and after the window; where nothing pulls, the paper's.
+        """
         window = self.window
         if window == "none":
             window = "published"
@@ -205,24 +215,20 @@ def compounded(sigma: Tensor, gamma: float, paper_steps: float) -> Tensor:
     return (1 - left) / gamma
 
 
-def _checked(steps: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
-    """Check what `recover_steps` is called with, once, and what its prior answers."""
+def _checked(loop: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
+    """Check what the loop is called with, once, and all that its prior answers.
 
-    @wraps(steps)
-    def checked(
-        latents: Tensor,
-        class_labels: Tensor,
-        prior: Prior,
-        config: RecoveryConfig,
-        *,
-        noise: Tensor,
-    ) -> Iterator[Step]:
+    That is done at the call: by itself a generator begins at its first step.
+    """
+
+    @wraps(loop)
+    def checked(latents, class_labels, prior, config, *, noise):
         checks.instance(prior, "prior", Prior)
         checks.instance(config, "config", RecoveryConfig)
         checks.latents(prior.latent_shape, latents=latents, noise=noise)
         classes = len(prior.class_names)
         checks.class_indices(class_labels, "class_labels", len(latents), classes)
-        return steps(latents, class_labels, Checked(prior), config, noise=noise)
+        return loop(latents, class_labels, Checked(prior), config, noise=noise)
 
     return checked
 
@@ -315,8 +321,8 @@ class RecoveryJob:
             z_0 = prior.encode(images)
             noise = self.noise_of(batch).to(z_0)
             labels = self.classes[batch]
-            steps = recover_steps(z_0, labels, self.prior, self.config, noise=noise)
-            (last,) = deque(steps, maxlen=1)
+            steps = recover_steps(z_0, labels, prior, self.config, noise=noise)
+            (last,) = deque(steps, maxlen=1)  # the others needn't stay in memory
             return prior.decode(last.latents)
 
     def noise_of(self, batch: list[int]) -> Tensor:
@@ -332,10 +338,10 @@ class RecoveryJob:
 
     def result(self, images: Tensor) -> DistilledSet:
         """Return the set with these images (N, 3, H, W), and how they were made."""
-        how: dict[str, Any] = {"config": asdict(self.config)}
-        how["prior"] = name_of(self.prior)
-        how["seed"] = self.seed
-        if self.noise is not None:
+        how = {"config": asdict(self.config), "prior": name_of(self.prior)}
+        if self.noise is None:
+            how |= {"seed": self.seed}
+        else:
             how |= {"seed": None, "noise": "given"}
         return self.distilled.with_images(images, method="DIVER", **how)
 
@@ -373,11 +379,12 @@ def recover(
         config = RecoveryConfig.recommended(prior)
     if batch_size is None:
         batch_size = 10  # as many fit a CPU's caches
-    size = checks.integer(batch_size, "batch_size", 1)
+    batch_size = checks.integer(batch_size, "batch_size", 1)
     job = RecoveryJob(distilled, prior, config, seed, noise, class_map)
-    batches = torch.arange(len(distilled)).split(size)
-    sides = distilled.images.shape[-2:]
+    batches = torch.arange(len(distilled)).split(batch_size)
+    height_and_width = distilled.images.shape[-2:]
     recovered = []
-    for indices in tqdm(batches, "recover", unit="batch", disable=not progress):
-        recovered.append(job.finish(job.refine(indices.tolist()), sides))
+    for batch in tqdm(batches, "recover", unit="batch", disable=not progress):
+        images = job.refine(batch.tolist())
+        recovered.append(job.finish(images, height_and_width))
     return job.result(torch.cat(recovered))

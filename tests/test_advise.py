@@ -1,6 +1,8 @@
 """Advice on a set: what is asked, what is said of which numbers, and going on."""
 
 import json
+import shutil
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from toy_sets import toy
 
 from diver_lite import advise
 from diver_lite.advice.ask import QUICK_ROWS
-from diver_lite.advice.rows import STAGE1, inheritance_of
+from diver_lite.advice.rows import STAGE1, Rows, inheritance_of
 from diver_lite.advice.words import (
     CHOICES,
     REAL,
@@ -32,6 +34,7 @@ from diver_lite.checks import InputError
 from diver_lite.judge.answers import packed
 from diver_lite.judge.compare import group_of
 from diver_lite.judge.protocols import get_protocol
+from diver_lite.recovery import RecoveryConfig
 from diver_lite.sets.distilled import DistilledSet
 
 ROOT = Path(__file__).parents[1]
@@ -309,11 +312,28 @@ def test_a_folder_of_advice(asked):
     assert drawn["draw"].nunique() == 2  # every seed has its own
 
 
-def test_quick_asks_fewer_rows(asked):
+def test_quick_asks_fewer_rows(asked, monkeypatch):
+    short = partial(inheritance_of, num_inference_steps=2)
+    monkeypatch.setattr("diver_lite.advice.ask.inheritance_of", short)
     advice = asked(quick=True, seeds=None, steps=2)
+    settings = json.loads((asked.out / "made_of.json").read_text())["recovery"]
+    assert settings["num_inference_steps"] == 2  # not more than is recommended
     rows = [STAGE1, "VAE", "inheritance 700", SAMPLES]
     assert advice.comparisons["row"].tolist() == rows
     assert "3 seeds" in advice.notes[0]
+
+
+def test_rows_follow_what_a_prior_recommends(tiny_prior, tmp_path):
+    """All but what names the row."""
+    prior = copy(tiny_prior)
+    of_it = {"num_inference_steps": 4, "guidance_scale": 2.0, "window": "late"}
+    prior.info = {"recommended": of_it | {"noise_timestep": 400}}
+    rows = Rows(prior, tmp_path)
+    assert rows.plain == RecoveryConfig(**of_it, guidance_factor=0.0)
+    assert rows.samples == replace(rows.plain, inheritance=False)
+    assert rows.diver == RecoveryConfig(**of_it)
+    prior.info["recommended"]["guidance_factor"] = 0.02
+    assert Rows(prior, tmp_path).diver.guidance_factor == 0.02
 
 
 def test_it_goes_on_and_is_asked_for_more(asked, monkeypatch):
@@ -359,6 +379,8 @@ def test_bad_input_ends_before_anything_long(asked, tiny_prior, monkeypatch):
         ({"judges": ["nothing:there"]}, "nothing"),
         ({"test": (images, labels)}, "test: found no class names"),
         ({"test": (images[..., :8, :8], labels, names)}, "shape of an image"),
+        ({"test": (images[:1], labels[:1], names)}, "number of images is 1; expected"),
+        ({"real": (images, labels, ("a", "b", "c"))}, "class 'a' of set 'random real'"),
         ({"seeds": 1}, "seeds"),
         ({"seeds": 0}, "seeds"),
         ({"steps": 0, "quick": True}, "steps"),
@@ -374,7 +396,27 @@ def test_bad_input_ends_before_anything_long(asked, tiny_prior, monkeypatch):
     assert [item.name for item in asked.out.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("state", ["meta", "float64"])
+def test_what_is_set_around_changes_nothing(asked, state):
+    """A default device or dtype: a judge of one's own is tried, and sets are made."""
+    ask = partial(asked, quick=True, seeds=2, judges=[small, "ConvNet"])
+    try:
+        torch.set_default_dtype(torch.float64 if state == "float64" else torch.float32)
+        with torch.device("meta" if state == "meta" else "cpu"):
+            around = ask()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    best = (asked.out / "best.safetensors").read_bytes()
+    shutil.rmtree(asked.out)
+    assert str(ask()) == str(around)
+    assert (asked.out / "best.safetensors").read_bytes() == best
+
+
 def test_a_folder_of_something_else_is_refused(asked):
+    asked.out.touch()
+    with pytest.raises(InputError, match="out is a file; expected a folder"):
+        asked()
+    asked.out.unlink()
     asked.out.mkdir()
     (asked.out / "made_of.json").write_text("{")
     with pytest.raises(InputError, match=r"made_of\.json"):

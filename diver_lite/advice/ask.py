@@ -42,13 +42,14 @@ from diver_lite.advice.words import (
     points,
 )
 from diver_lite.checks import InputError, ensure, instance, integer, path
+from diver_lite.devices import plain_torch
 from diver_lite.files import atomic_path, check_writable, exclusive, fingerprint, naming
 from diver_lite.judge.compare import markdown, to_latex
 from diver_lite.judge.networks import Judge
 from diver_lite.judge.protocols import Protocol, get_protocol
 from diver_lite.judge.record import protocol_fingerprint, set_fingerprint
 from diver_lite.judge.table import cross_architecture
-from diver_lite.priors.contract import Prior
+from diver_lite.priors.contract import Prior, for_classes
 from diver_lite.priors.identity import Unidentified, identity
 from diver_lite.run.to_file import RESULTS
 from diver_lite.sets.distilled import DistilledSet
@@ -60,6 +61,7 @@ QUICK_STEPS = 150
 QUICK_ROWS = (STAGE1, "VAE", "inheritance 700", SAMPLES)
 
 
+@plain_torch(grad=True, single=False)
 def advise(
     distilled: DistilledSet,
     prior: Prior,
@@ -91,8 +93,8 @@ def advise(
         seeds: of trainings, each with a draw of its own of what is random. From 10 on
             the first half chooses and the others score; fewer do both. Default: 10.
         protocol, steps: as of `cross_architecture`.
-        quick: a first look: 3 seeds, networks of 150 steps, recoveries of 10; neither
-            clipping, DIVER nor real pictures.
+        quick: a first look: 3 seeds, networks of 150 steps, recoveries of at most 10;
+            neither clipping, DIVER nor real pictures.
         class_map: as of `recover`.
         n_jobs, device, progress: as of `cross_architecture`; the prior stays where it
             is.
@@ -113,6 +115,7 @@ def advise(
         seeds = QUICK_SEEDS if quick else SEEDS
     seeds = integer(seeds, "seeds", 2, 1_000)
     images, labels, names = named_images(test, "test")
+    integer(len(images), "test: number of images", 2)  # for two halves
     real = real and named_images(real, "real")
     protocol = get_protocol(protocol)
     if steps is None and quick and protocol.steps:
@@ -121,7 +124,7 @@ def advise(
         protocol = replace(protocol, steps=steps, epochs=None)
     plain = inheritance_of(prior)
     if quick:
-        plain = replace(plain, num_inference_steps=10)
+        plain = replace(plain, num_inference_steps=min(10, plain.num_inference_steps))
     with exclusive(out):
         facts = made_of(distilled, prior, class_map, (images, labels), real, protocol)
         facts |= {"recovery": asdict(plain), "quick": quick}
@@ -138,7 +141,8 @@ def advise(
             device=device,
         )
         # what is wrong with a judge or the pictures is said before anything long
-        ask({STAGE1: distilled}, seeds=[0], progress=False)
+        given = {row: sets[row] for row in (STAGE1, REAL) if row in sets}
+        ask(given, seeds=[0], progress=False)
         write(out / "made_of.json", json.dumps(facts, indent=1) + "\n")
         draws = [(row, seed) for row in sets for seed in range(seeds)]
         for row, seed in tqdm(draws, desc="recoveries", disable=not progress):
@@ -187,7 +191,7 @@ def made_of(
 ) -> dict[str, Any]:
     """Return what advice depends on, beside its seeds and judges."""
     try:
-        whose = identity(prior)
+        whose = identity(for_classes(prior, distilled.class_names))
     except Unidentified as unknown:
         raise InputError(
             f"prior: nobody could tell it from a changed one ({unknown}); give it an "
@@ -209,6 +213,7 @@ def made_of(
 def check_same(file: Path, facts: dict) -> None:
     """Raise `InputError` if a folder holds advice that was made of something else."""
     folder = file.parent
+    ensure(not folder.is_file(), f"out {folder} is a file; expected a folder")
     if not file.exists():
         check_writable(file)
         begun = {"trainings.csv", ".trainings.csv.lock"}  # and interrupted at once
@@ -220,8 +225,8 @@ def check_same(file: Path, facts: dict) -> None:
         different = [name for name in facts if there.get(name) != facts[name]]
     ensure(
         not different,
-        f"out {folder} was made with another {' and another '.join(different)}; choose "
-        "another folder, or delete it to start anew",
+        f"out {folder} was made with another {', '.join(different)}; choose another "
+        "folder, or delete it to start anew",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from diver_lite.files import fingerprint
 from diver_lite.make.baselines import clip_only, random_real, vae_only
-from diver_lite.priors.contract import Prior
+from diver_lite.priors.contract import Prior, for_classes
 from diver_lite.recovery import RecoveryConfig
 from diver_lite.run.in_memory import recover
 from diver_lite.run.to_file import run_facts
@@ -33,10 +33,8 @@ ClassMap = Sequence[int] | Mapping[int | str, int] | None
 
 
 def inheritance_of(prior: Prior, **changes: Any) -> RecoveryConfig:
-    """Return the settings of inheritance, at the scale that a prior recommends."""
-    scale = RecoveryConfig.recommended(prior).guidance_scale
-    settings: dict[str, Any] = {"guidance_scale": scale, "guidance_factor": 0.0}
-    return RecoveryConfig(**(settings | changes))
+    """Return the settings of inheritance: what a prior recommends, without a pull."""
+    return RecoveryConfig.recommended(prior, **({"guidance_factor": 0.0} | changes))
 
 
 class Rows:
@@ -46,7 +44,7 @@ class Rows:
         prior: of all recoveries.
         work: folder that keeps them, for a study that goes on later.
         plain: settings of inheritance, which has no pull; all rows but the paper's
-            change it.
+            change it. Default: `inheritance_of` the prior.
         class_map: as of `recover`.
     """
 
@@ -54,14 +52,16 @@ class Rows:
         self,
         prior: Prior,
         work: Path,
-        plain: RecoveryConfig,
+        plain: RecoveryConfig | None = None,
         class_map: ClassMap = None,
     ) -> None:
         self.prior = prior
         self.work = work
         self.class_map = class_map
+        plain = replace(plain or inheritance_of(prior), noise_timestep=LEVELS[-1])
         self.plain = plain
-        self.diver = replace(plain, guidance_factor=0.1)
+        pull = RecoveryConfig.recommended(prior).guidance_factor or 0.1
+        self.diver = replace(plain, guidance_factor=pull)
         #: the prior from noise and labels, without a picture
         self.samples = replace(plain, inheritance=False)
 
@@ -111,6 +111,7 @@ def kept_recovery(
     libraries' versions and of the number that the code declares, so nothing else is
     ever taken for it.
     """
+    prior = for_classes(prior, distilled.class_names)  # prompts are in its identity
     settings = asdict(config) | {"seed": seed}
     classes = prior_classes(distilled, prior, class_map)
     facts = run_facts(distilled, classes, prior, None, settings)

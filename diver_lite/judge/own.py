@@ -176,6 +176,7 @@ def find_judge(judge: str | Factory) -> Named:
 # --- Tried ----------------------------------------------------------------------------
 
 
+@plain_torch(grad=True)
 def try_judge(named: Named, num_classes: int, image_size: int) -> OwnJudge:
     """Build a judge and ask it once, so that what is wrong is said before it trains.
 

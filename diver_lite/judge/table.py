@@ -9,7 +9,7 @@ training in `training`, and what a table of trainings says in `compare`. Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -29,6 +29,7 @@ from diver_lite.checks import (
     path,
     require,
 )
+from diver_lite.devices import plain_torch
 from diver_lite.files import check_writable, exclusive
 from diver_lite.judge.networks import Judge, is_unseen, judge_name, known_judge
 from diver_lite.judge.own import OwnJudge
@@ -43,6 +44,7 @@ from diver_lite.sets.real import labelled_images
 Sets = Mapping[str, DistilledSet | Callable[[int], DistilledSet]]
 
 
+@plain_torch(grad=True, single=False)
 def cross_architecture(
     sets: Sets,
     test: tuple,
@@ -115,6 +117,9 @@ def cross_architecture(
     instance(judges, "judges", list | tuple)
     require(images.shape[-1] == images.shape[-2], "test: images", images, "square ones")
     classes = len(names) if names else int(labels.max()) + 1
+    require(
+        classes > 1, "test: number of classes", classes, "two or more to tell apart"
+    )
     known = _known_judges(judges, protocol, classes, images.shape[-1])
     seeds = _check_lists(sets, known, seeds)
     by_name = {_name(judge): judge for judge in known}
@@ -125,10 +130,7 @@ def cross_architecture(
         looks = [integer(step, "looks: one of them", 1) for step in looks]
     protocol = with_statistics(protocol, images)
     keys = [(s, j, k) for k in seeds for j in by_name for s in sets]
-    lock = nullcontext()
-    if out is not None:
-        check_writable(path(out, "out"), overwrite=True)
-        lock = exclusive(out)  # two runs would lose each other's rows
+    lock = _locked(out)
     # not at once: no bar above what is wrong with a set
     bar = tqdm(total=len(keys), desc="judges", disable=not progress, delay=1)
     with lock, bar:
@@ -149,6 +151,14 @@ def cross_architecture(
             cells.add(about | found)
             bar.update()
         return cells.table(keys)
+
+
+def _locked(out: str | Path | None) -> AbstractContextManager[None]:
+    """Keep other runs from a file, as two would lose each other's rows."""
+    if out is None:
+        return nullcontext()
+    check_writable(path(out, "out"), overwrite=True)
+    return exclusive(out)
 
 
 def _drawn(
@@ -227,7 +237,8 @@ def _fitted(what: str, train: DistilledSet, test: tuple, named: bool) -> Distill
         shape == wanted,
         f"{what}: shape of an image",
         shape,
-        f"that of the test images, {wanted}",
+        f"that of the test images, {wanted}; a folder's are brought to a square set's "
+        "size (--data)",
     )
     classes = len(names)
     class_indices(labels, f"{what}: test labels", len(labels), classes)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
-from diver_lite.checks import InputError, class_indices, finite, floats
+from diver_lite.checks import InputError, class_indices, finite, floats, require
 from diver_lite.devices import plain_torch
 from diver_lite.judge.answers import Look, packed, to_text
 from diver_lite.judge.augment import cutmix, dsa, resized_crops
@@ -170,6 +170,7 @@ def _check_losses(losses: list[Tensor], name: str, seed: int, step: int) -> None
 
 def _check_images(images: Tensor) -> None:
     floats(images, "images", ("N", 3, "H", "W"))
+    require(images.shape[-1] == images.shape[-2], "images", images, "square ones")
     finite(images, "images")
 
 

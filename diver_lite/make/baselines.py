@@ -93,5 +93,5 @@ def raw_prior(
     progress: bool = True,
 ) -> DistilledSet:
     """Sample the prior from noise, one image per label: no distilled image is used."""
-    config = variants(config or RecoveryConfig())["raw prior"]
+    config = variants(config or RecoveryConfig.recommended(prior))["raw prior"]
     return recover(distilled, prior, config, seed=seed, progress=progress)

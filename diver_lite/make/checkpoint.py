@@ -63,6 +63,7 @@ class Training:
         pending: sum of the losses that are not in the curve yet.
         planned: pairs: from which step on, how many there were to do. Runs that go on
             may ask for more, not for fewer.
+        check: raises where a state must not be saved.
 
     Raises:
         InputError: the checkpoint can't be read, doesn't fit, or is another run's.
@@ -78,6 +79,7 @@ class Training:
     losses: list = field(default_factory=list)
     pending: Any = 0.0
     planned: list = field(default_factory=list)
+    check: Callable[[], object] | None = None
     bar: tqdm = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +126,8 @@ class Training:
         """Write the checkpoint, whole or not at all."""
         if self.path is None:
             return
+        if self.check:
+            self.check()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"step": self.step, "losses": self.losses, "planned": self.planned}
         state |= {"pending": float(self.pending), "record": json.dumps(self.record)}

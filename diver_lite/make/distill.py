@@ -39,12 +39,13 @@ from diver_lite.make.baselines import draw_rows, rows_by_class
 from diver_lite.make.checkpoint import Training, kept, made_from
 from diver_lite.priors.loading import resolve_device
 from diver_lite.sets.distilled import DistilledSet
-from diver_lite.sets.real import Dataset, labelled_images, one_channel
+from diver_lite.sets.real import Dataset, labelled_images
+from diver_lite.sets.stored import one_channel
 
 # Raise it whenever the pixels may become others than before; a test of stored results
 # (tests/make/test_stored_sets.py) fails where somebody forgot. Checkpoints and experts
 # are taken only with the same number.
-RESULTS = 2
+RESULTS = 3
 
 
 @dataclass(frozen=True)
@@ -430,10 +431,9 @@ def distill(
         if compile is None:
             compile = device.type == "cuda"
         images, mean, std = _normalised(images)
-        _, channels, _, size = images.shape
         classes = len(class_names)
-        with Seeded(torch.Generator().manual_seed(seed)):  # the methods give it others
-            network = ConvNet(classes, size, channels)
+        _, channels, _, size = images.shape
+        network = _untrained(classes, size, channels, seed)
         task = Task(
             images.to(device),
             torch.arange(classes, device=device).repeat_interleave(ipc),
@@ -453,13 +453,20 @@ def distill(
             wanted.append({"params": [task.syn_lr], "lr": config.lr_lr})
         record = _record(method, ipc, seed, config, mean, std)
         optimizer = torch.optim.SGD(wanted, lr=config.lr, momentum=0.5)
-        made = record | made_from(task.images, labels, class_names, RESULTS)
-        made |= {"dtype": str(dtype), "compile": compile}
-        made |= {"experts": fingerprint(task.experts)}
+        made = {
+            **record,
+            **made_from(task.images, labels, class_names, RESULTS),
+            "dtype": str(dtype),
+            "compile": compile,
+            "experts": fingerprint(task.experts),
+        }
         pixels = nn.ParameterList([synthetic, task.syn_lr])
         parts = {"pixels": pixels, "task": task, "optimizer": optimizer}
         path = None if checkpoint is None else Path(checkpoint)
         training = Training(method.upper(), config.steps, parts, path, made, progress)
+        training.check = lambda: _check_pixels(
+            synthetic, method, training.step, config.lr
+        )
         # the others' loss is a sum over classes
         terms = 1 if method == "mtt" else classes
         every = max(1, config.steps // 100)  # a look at the loss waits for the GPU
@@ -502,9 +509,8 @@ def _check_pixels(pixels: Tensor, method: str, step: int, lr: float) -> None:
 def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return normalised images and (1, ch, 1, 1) mean and std; grey is one channel."""
     images = one_channel(images)  # that is optimised, and repeated at the end
-    part = images[:10_000]
-    mean = part.mean((0, 2, 3), keepdim=True).float()
-    std = part.std((0, 2, 3), keepdim=True).float()
+    mean = images.mean((0, 2, 3), keepdim=True).float()
+    std = images.std((0, 2, 3), keepdim=True).float()
     require(
         bool(((std > 0) & std.isfinite()).all()),
         "dataset: the images' deviation per channel",
@@ -512,6 +518,12 @@ def _normalised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "finite ones above 0; constant images teach nothing",
     )
     return (images - mean) / std, mean, std
+
+
+def _untrained(classes: int, size: int, channels: int, seed: int) -> ConvNet:
+    """Return the proxy network, whose weights the methods replace."""
+    with Seeded(torch.Generator().manual_seed(seed)):
+        return ConvNet(classes, size, channels)
 
 
 def _initial(task: Task, ipc: int) -> Tensor:

@@ -40,7 +40,8 @@ from diver_lite.judge.seeding import Seeded
 from diver_lite.make.checkpoint import Training, made_from, read
 from diver_lite.priors.loading import load_prior, resolve_device
 from diver_lite.priors.schedule import DIT
-from diver_lite.sets.real import describe_source, load_dataset, one_channel
+from diver_lite.sets.real import describe_source, load_dataset
+from diver_lite.sets.stored import one_channel
 
 CURVE_POINTS = 50  # of a loss curve, at least
 # fields of a recipe that the VAE doesn't depend on
@@ -186,7 +187,8 @@ def train_prior(
 
     Raises:
         InputError: unknown recipe or field, no data, or a checkpoint that doesn't fit.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: a loss or a gradient became NaN or infinite; the checkpoint
+            from before stays.
 
     Source: VAE: Kingma and Welling 2014 with L1 terms; DiT: Peebles and Xie 2023,
     epsilon loss; the sizes: ours.
@@ -476,6 +478,7 @@ def _optimise(
         record |= {"threads": torch.get_num_threads()}
     checkpoint = folder / f"{stage}.pt"
     training = Training(stage, steps, parts, checkpoint, record, progress)
+    training.check = lambda: _check_loss(training, training.step, lr)
     # reading a loss waits for the GPU, so rarely
     every = max(1, min(100, steps // CURVE_POINTS))
     begun_at = training.step
@@ -489,26 +492,41 @@ def _optimise(
             generator = torch.Generator(device).manual_seed(step)
             with torch.autocast(device.type, torch.bfloat16, bf16):
                 loss = loss_of(generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            # a short memory at first, so that the random start is forgotten
-            average.multi_avg_fn = get_ema_multi_avg_fn(
-                min(decay, (1 + step) / (10 + step))
-            )
-            average.update_parameters(model)
-            training.pending += loss.detach()
+            norm = _descend(model, optimizer, loss)
+            _remember(average, model, decay, step)
+            training.pending += loss.detach() + 0 * norm  # NaN where a gradient is
             done = step + 1
+            if device.type == "cpu":  # a GPU would be waited for
+                _check_loss(training, done, lr)
             if on_step:
                 on_step(stage, done, loss.item())
             if done % every == 0 or done == steps:
-                _note_loss(training, stage, done)
+                _note_loss(training, done, lr)
     if training.step > begun_at or not checkpoint.exists():
         training.save()
     model.load_state_dict(average.module.state_dict())
     model.eval()
     return training
+
+
+def _descend(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor
+) -> Tensor:
+    """Take a step down the loss; return the norm that its gradient had, unclipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return norm
+
+
+def _remember(
+    average: AveragedModel, model: torch.nn.Module, decay: float, step: int
+) -> None:
+    """Average weights, with a short memory at first, so that the start is forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+    average.update_parameters(model)
 
 
 def _rate(peak: float, step: int, steps: int) -> float:
@@ -518,15 +536,21 @@ def _rate(peak: float, step: int, steps: int) -> float:
     return peak * warm_up * 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
 
-def _note_loss(training: Training, stage: str, done: int) -> None:
+def _check_loss(training: Training, done: int, lr: float) -> None:
+    """Raise if a loss or a gradient since the last point of the curve isn't finite."""
+    if not math.isfinite(float(training.pending)):
+        raise FloatingPointError(
+            f"{training.name}: the loss or its gradient became NaN or infinite by step "
+            f"{done}; try a smaller {training.name}_lr than {lr:g}, in another folder "
+            f"({training.path}, if it is there, is from before)"
+        )
+
+
+def _note_loss(training: Training, done: int, lr: float) -> None:
     """Add the mean loss since the last point to the curve; raise if it isn't finite."""
+    _check_loss(training, done, lr)
     since = training.losses[-1][0] if training.losses else 0
     mean = round(float(training.pending) / (done - since), 6)
-    if not math.isfinite(mean):
-        raise FloatingPointError(
-            f"{stage}: the loss became {mean} before step {done}; the last checkpoint "
-            f"is {training.path}"
-        )
     training.losses.append((done, mean))
     training.pending = 0.0
     training.bar.set_postfix(loss=f"{mean:.4f}")

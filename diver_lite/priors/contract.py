@@ -302,13 +302,14 @@ def device_of(prior: Prior) -> torch.device:
     return torch.device(getattr(prior, "device", "cpu"))
 
 
-def check_noise_level(prior: Prior, timestep: Any, name: str) -> None:
-    """Raise `InputError`, which names a setting, if a prior doesn't know that level."""
-    check_timestep(timestep, name)
+def check_noise_level(prior: Prior, timestep: Any, name: str) -> int:
+    """Return a noise level that a prior knows, or raise `InputError` with its name."""
+    level = check_timestep(timestep, name)
     try:
-        prior.signal_and_noise(timestep)
+        prior.signal_and_noise(level)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    return level
 
 
 def fit_images(

@@ -10,7 +10,7 @@ import dis
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property, partial
 from importlib import metadata
 from pathlib import Path
@@ -112,14 +112,9 @@ class _Reader:
         elif isinstance(value, Tensor):
             yield f"{name} = {value.dtype}"
             yield value
-        elif isinstance(value, Mapping):
-            for key in sorted(value, key=str):
-                yield from self.parts(value[key], f"{name}[{key!r}]")
-        elif isinstance(value, list | tuple | set | frozenset):
-            unordered = isinstance(value, set | frozenset)
-            several = sorted(value, key=str) if unordered else value
-            for index, each in enumerate(several):
-                yield from self.parts(each, f"{name}[{index}]")
+        elif isinstance(value, Mapping | list | tuple | set | frozenset):
+            for key, each in _items(value):
+                yield from self.parts(each, f"{name}[{key!r}]")
         elif isinstance(value, BuiltinFunctionType | np.ufunc):
             yield f"{name} = {getattr(value, '__qualname__', value.__name__)}"
             holder = getattr(value, "__self__", None)
@@ -217,6 +212,15 @@ class _Reader:
             if inside is not value:
                 found |= self._global(f"{name}.{attribute}", inside, code)
         return found
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return a collection's keys, or places, and what is there, in a fixed order."""
+    if isinstance(value, Mapping):
+        return [(key, value[key]) for key in sorted(value, key=str)]
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    return enumerate(value)
 
 
 def _held(value: Any) -> Any:

@@ -68,15 +68,12 @@ def check_timestep(value: Any, name: str, lowest: int = 0, also: str = "") -> in
     caller takes is said in `also`.
     """
     highest = T - 1 - lowest  # as far outside as the lowest is
-    instead = ""
-    if isinstance(value, float) and 0 < value <= 1:
-        instead = f" ({min(round(value * T), highest)} for {value:g} of T)"
     valid = isinstance(value, int) and not isinstance(value, bool)
     require(
         valid and lowest <= value <= highest,
         name,
         value,
-        f"{also}a training timestep, an integer in {lowest} .. {highest}{instead}",
+        f"{also}a training timestep, an integer in {lowest} .. {highest}",
     )
     return int(value)
 

@@ -57,10 +57,10 @@ class TextPrior(DiTPrior):
         factor = self.image_size // integer(own, "sample_size of the unet", 1)
         if self.size is None:
             self.size = self.image_size
-        integer(self.size, "prior_size", factor, 2**13)
+        integer(self.size, "size", factor, 2**13)
         require(
             self.size % factor == 0,
-            "prior_size",
+            "size",
             self.size,
             f"a multiple of {factor}, by which the VAE makes images smaller",
         )

@@ -156,25 +156,6 @@ def recover_to(
         }  # fmt: skip
         processes = Processes(cpu=on_cpu)
         shards = Shards(out, len(distilled), overwrite, images)
-        release = None
-        if isinstance(job.prior, FastPrior):
-            release = job.prior.release
-        memory = Memory(release)
-        # one batch at a time on a card; beside it another is read or written
-        card = nullcontext() if on_cpu else threading.Lock()
-        threads = threads if on_cpu else 2
-
-        def make(index: int) -> None:
-            batch = shards.batch(index)
-            read = distilled.images[[*batch]]
-
-            def refine(part: range) -> Tensor:
-                images = read[part.start - batch.start :][: len(part)]
-                return job.finish(job.refine(part, images), sides)
-
-            with torch.no_grad(), card:  # a thread begins with gradients
-                images = in_parts(refine, batch, memory)
-            shards.write(index, images)
 
         def begin() -> tuple[dict, list[int]]:
             stack.enter_context(shards.locked())
@@ -183,9 +164,38 @@ def recover_to(
             return shards.begin(facts, batch_size, choose_batch_size(prior))
 
         shards.manifest, pending = processes.first(begin)
+        make = _maker(job, shards, sides)
+        threads = threads if on_cpu else 2  # one computes, one reads or writes
         _share(pending, make, shards, processes, threads, progress)
         processes.first(lambda: shards.finish(job.result))
     return DistilledSet.load(out)
+
+
+def _maker(
+    job: RecoveryJob, shards: Shards, sides: Sequence[int]
+) -> Callable[[int], None]:
+    """Return what makes a shard, given its index; several threads may call it."""
+    release = None
+    if isinstance(job.prior, FastPrior):
+        release = job.prior.release
+    memory = Memory(release)
+    turn = nullcontext()
+    if device_of(job.prior).type != "cpu":
+        turn = threading.Lock()  # on a card one batch at a time
+
+    def make(index: int) -> None:
+        batch = shards.batch(index)
+        read = job.distilled.images[[*batch]]
+
+        def refine(part: range) -> Tensor:
+            images = read[part.start - batch.start :][: len(part)]
+            return job.finish(job.refine(part, images), sides)
+
+        with torch.no_grad(), turn:  # a thread begins with gradients
+            images = in_parts(refine, batch, memory)
+        shards.write(index, images)
+
+    return make
 
 
 def _share(

@@ -115,7 +115,7 @@ def in_order_of(
     order = join(distilled.class_names, names, ours, theirs, advice)
     if order == list(range(len(order))):
         return distilled
-    table = torch.tensor(order)
+    table = torch.tensor(order, device="cpu")
     soft = distilled.soft_labels
     if soft is not None:
         soft = soft[:, table.argsort()]
@@ -195,7 +195,7 @@ def prior_classes(
             keys = names if {*names} == {*class_map} else range(len(names))
             ensure({*keys} == {*class_map}, expected)
             class_map = [class_map[key] for key in keys]
-        table = torch.as_tensor(class_map).cpu()
+        table = torch.as_tensor(class_map, device="cpu")
         ensure(table.shape == (len(names),), expected)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(expected) from None

@@ -78,7 +78,7 @@ class DistilledSet:
         for name in self.class_names:
             check_text(name, "class_names: one of them")
         try:
-            labels = torch.as_tensor(self.labels).detach().cpu()
+            labels = torch.as_tensor(self.labels, device="cpu").detach()
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
             raise InputError(
                 f"labels are {describe(self.labels)}; expected integer class indices"
@@ -103,7 +103,7 @@ class DistilledSet:
         """Return the chosen images as a set of their own."""
         if isinstance(index, int | slice):
             index = range(len(self))[index]  # IndexError ends a for loop
-        chosen = torch.as_tensor(index).reshape(-1)
+        chosen = torch.as_tensor(index, device="cpu").reshape(-1)
         ensure(chosen.numel() > 0, "index selects no image; expected at least one")
         tensors = {"images": self.images, "labels": self.labels}
         if self.soft_labels is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diver_lite.checks import ensure, floats, require
 from diver_lite.sets.names import SUBSETS, TABLES
+from diver_lite.sets.stored import one_channel
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std, per channel
 Fit = dict[str, float]
@@ -86,17 +87,13 @@ def normalise(images: Tensor, statistics: Statistics) -> Tensor:
 
 
 def invert_zca(
-    images: Tensor,
-    reference: Tensor,
-    eps: float = 0.1,
-    before: Statistics | None = None,
+    images: Tensor, reference: Tensor, before: Statistics | None = None
 ) -> Tensor:
-    """Undo x -> (x - mean) U (S + eps)^-1/2 U^T, with U S U^T `reference`'s covariance.
+    """Undo x -> (x - mean) U (S + 0.1)^-1/2 U^T, with U S U^T `reference`'s covariance.
 
     Args:
         images: (N, C, H, W), whitened.
         reference: (M, C, H, W) in [0, 1], M > 1; else `InputError`.
-        eps: what was added to the eigenvalues.
         before: mean and std with which all was normalised before it was whitened.
 
     Source: kornia.enhance.ZCAWhitening(eps=0.1), as MTT and DATM call it; two forks of
@@ -107,7 +104,7 @@ def invert_zca(
         reference = normalise(reference, before)
     mean = reference.flatten(1).mean(dim=0, dtype=torch.float64)
     covariance = _covariance(reference, lambda flat: flat - mean)
-    inverse = _root(covariance * len(reference) / (len(reference) - 1), eps)
+    inverse = _root(covariance * len(reference) / (len(reference) - 1), 0.1)
     read = (images.flatten(1).double() @ inverse + mean).view_as(images).float()
     return read if before is None else denormalise(read, before)
 
@@ -155,9 +152,7 @@ def as_stored_there(reference: Any, images: Tensor) -> Any:
     if not isinstance(reference, Tensor) or reference.ndim != 4:
         return reference
     if images.shape[1] == 1 and reference.shape[1] == 3:
-        parts = reference.split(1000)
-        if all(torch.equal(part[:, :1].expand_as(part), part) for part in parts):
-            reference = reference[:, :1]
+        reference = one_channel(reference)
     inner = reference[..., 2:-2, 2:-2]
     if inner.shape[-2:] != images.shape[-2:]:
         return reference

@@ -126,7 +126,7 @@ def load_dataset(
     )
     ensure(
         Path(name).is_dir(),
-        f"dataset {name!r} is unknown; expected 'fashion-mnist', 'cifar10', 'mnist' or "
+        f"data {name!r} is unknown; expected 'fashion-mnist', 'cifar10', 'mnist' or "
         "an existing folder with train/ and test/ sub-folders of class folders",
     )
     return _image_folder(Path(name), split, image_size, subset)
@@ -412,18 +412,6 @@ _SMALL = {
     "fashion-mnist": (_fashion_mnist, FASHION_MNIST_CLASSES),
     "cifar10": (_cifar10, CIFAR10_CLASSES),
 }
-
-
-def one_channel(images: Tensor) -> Tensor:
-    """Return grey images (N, C, H, W) as (N, 1, H, W), and others as they are.
-
-    Grey are images that are the same in all channels, however they lie in memory.
-    Source: ours: what computes with one channel costs a third.
-    """
-    for part in images.split(1_000):
-        if not torch.equal(part[:, :1].expand_as(part), part):
-            return images
-    return images[:, :1].contiguous()
 
 
 def labelled_images(value: Any, name: str, size: int = 3) -> tuple:

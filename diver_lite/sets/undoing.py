@@ -206,15 +206,17 @@ class Undoing:
         before = measure(stored, own)
         after = measure(denormalise(read, used or own), own)
         better = better_neighbour(len(read), before, fit, after)
-        looks = {
-            "before": "as if they had never been applied: "
-            f"{_fits(fit)}, as stored {_fits(before)}; "
-            "normalisation='none' reads them as stored",
-            "after": f"normalised still: {_fits(fit)}; undoing mean and std gives "
-            f"{_fits(after)}",
-        }
-        if better:
-            self.doubt(f"{done}, but the pixels look {looks[better]}")
+        if better == "before":
+            self.doubt(
+                f"{done}, but the pixels look as if they had never been applied: "
+                f"{_fits(fit)}, as stored {_fits(before)}; normalisation='none' reads "
+                "them as stored"
+            )
+        if better == "after":
+            self.doubt(
+                f"{done}, but the pixels look normalised still: {_fits(fit)}; undoing "
+                f"mean and std gives {_fits(after)}"
+            )
 
     def undo_whitening(self, images: Tensor, reference: Any) -> Tensor:
         """Invert the whitening; refuse what explodes because it wasn't whitened so."""

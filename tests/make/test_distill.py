@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
+from toy_sets import grey
 
 from diver_lite.checks import InputError
 from diver_lite.judge.augment import dsa
@@ -25,16 +26,6 @@ from diver_lite.make.distill import (
     recipe,
     unflatten,
 )
-from diver_lite.sets.names import FASHION_MNIST_CLASSES
-
-
-def grey(count=60):
-    """Return fake grey images of 10 classes, three channels in the memory of one."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 10
-    images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
-    images += labels.view(-1, 1, 1, 1) / 20
-    return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
 
 
 def colour(classes=3, count=12, size=32):
@@ -585,9 +576,24 @@ def test_images_that_teach_nothing(value, message):
         distill((images, labels, names), "dm", **QUICK)
 
 
-def test_pixels_that_become_nan_are_named():
+def test_statistics_are_those_of_all_images():
+    """Of a folder sorted by class the first 10,000 are of a few classes."""
+    images = torch.zeros(10_010, 1, 1, 1)
+    images[10_000:] = 1.0
+    _, mean, std = module._normalised(images)
+    assert mean.item() == pytest.approx(10 / 10_010)
+    assert std.item() == pytest.approx(images.std().item())
+
+
+def test_pixels_that_become_nan_are_named(tmp_path, monkeypatch):
+    """And never saved, though they are looked at in few steps of many."""
+    monkeypatch.setattr(checkpoint, "SECONDS", -1)
+    options = QUICK | {"lr": 1e38, "steps": 1_000, "checkpoint": tmp_path / "state"}
     with pytest.raises(FloatingPointError, match=r"dm: pixels became NaN.*smaller lr"):
-        distill(colour(), "dm", **QUICK | {"lr": 1e38, "steps": 20})
+        distill(colour(), "dm", **options)
+    if (tmp_path / "state").exists():
+        state = torch.load(tmp_path / "state", weights_only=True)
+        assert all(value.isfinite().all() for value in state["pixels"].values())
 
 
 def test_recipes_are_the_published_ones():

@@ -11,23 +11,16 @@ import torch
 from conftest import randomise
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
+from toy_sets import grey
 
 from diver_lite.checks import InputError
+from diver_lite.make import checkpoint
 from diver_lite.make import train_prior as training
 from diver_lite.make.train_prior import RECIPES, build_dit, build_vae, train_prior
 from diver_lite.priors.loading import load_prior
 from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 PARTS = ("transformer", "vae")
-
-
-def grey(count=60):
-    """Return fake grey images of 10 classes, three channels in the memory of one."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 10
-    images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
-    images += labels.view(-1, 1, 1, 1) / 20
-    return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
 
 
 @pytest.fixture
@@ -160,12 +153,40 @@ def test_the_loss_curve_survives_an_interruption(train, tmp_path, monkeypatch):
     assert curves[0][0][1] == pytest.approx(sum(losses[:2]) / 2, abs=1e-5)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(train, tmp_path, monkeypatch):
-    """The command line turns this error into one line; it names the checkpoint."""
-    monkeypatch.setattr(training, "_vae_loss", lambda *_: torch.tensor(float("nan")))
-    monkeypatch.setattr(torch.Tensor, "backward", lambda *_: None)
-    with pytest.raises(FloatingPointError, match=r"vae: the loss became nan.*vae\.pt"):
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_what_is_no_number_stops_the_training(train, tmp_path, monkeypatch, broken):
+    """The step is named, and the checkpoint from before it stays."""
+    real = training._dit_loss
+
+    def burst(dit, *arguments):
+        loss = real(dit, *arguments)
+        if arguments[-1].initial_seed() < 2:  # the number of the step
+            return loss
+        if broken == "loss":
+            return loss * float("nan")
+        return loss + (0 * next(dit.parameters()).sum()).abs().sqrt()
+
+    monkeypatch.setattr(training, "_dit_loss", burst)
+    monkeypatch.setattr(checkpoint, "SECONDS", -1)  # it is saved at each step
+    monkeypatch.setattr(training, "CURVE_POINTS", 1)
+    words = r"dit: .* NaN or infinite by step 3; try a smaller dit_lr .*dit\.pt"
+    with pytest.raises(FloatingPointError, match=words):
         train(tmp_path)
+    state = torch.load(tmp_path / "dit.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_what_must_not_be_saved_is_not(tmp_path):
+    """On a GPU losses are rarely looked at, but always before a checkpoint."""
+    run = checkpoint.Training("dit", 9, {}, tmp_path / "dit.pt")
+    run.save()
+    before = (tmp_path / "dit.pt").read_bytes()
+    run.pending, run.step = torch.tensor(float("inf")), 5
+    run.check = lambda: training._check_loss(run, run.step, 0.1)
+    with pytest.raises(FloatingPointError, match=r"by step 5; .* than 0\.1"):
+        run.save()
+    assert (tmp_path / "dit.pt").read_bytes() == before
 
 
 def test_training_again_changes_nothing(train, tmp_path):
@@ -177,9 +198,24 @@ def test_training_again_changes_nothing(train, tmp_path):
     same(weights(tmp_path), first)
 
 
-def test_training_moves_the_weights(train, tmp_path):
+def test_training_moves_the_weights(train, tmp_path, monkeypatch):
     """More steps give other weights: the exported average isn't the random start."""
-    train(tmp_path / "a")
+    built, steps = [], []
+    build = training.build_dit
+    monkeypatch.setattr(
+        training, "build_dit", lambda *of: built.append(build(*of)) or built[-1]
+    )
+
+    def follow(stage, *_):
+        if stage == "dit":
+            steps.append(built[0].proj_out_2.weight.detach().clone())
+
+    train(tmp_path / "a", on_step=follow)
+    average, *later = steps
+    for step, weight in enumerate(later, 1):  # with a short memory at first
+        average = torch.lerp(weight, average, (1 + step) / (10 + step))
+    kept = torch.load(tmp_path / "a/dit.pt")["average"]["module.proj_out_2.weight"]
+    torch.testing.assert_close(kept, average, rtol=1e-3, atol=1e-9)
     train(tmp_path / "b", vae_steps=6, dit_steps=6)
     for one, two in zip(weights(tmp_path / "a"), weights(tmp_path / "b"), strict=True):
         changed = [name for name in one if not torch.equal(one[name], two[name])]

@@ -13,6 +13,7 @@ import torch
 from draw_plane import run_page
 from kinds import KINDS, NAMES
 
+from diver_lite.advice.rows import kept_recovery
 from diver_lite.checks import InputError
 from diver_lite.priors.contract import Prior, Wrapped, for_classes
 from diver_lite.priors.dit import DiTPrior
@@ -481,6 +482,19 @@ def test_a_hundred_classes_from_the_command_line(folders, cli, tmp_path, monkeyp
     assert not torch.equal(DistilledSet.load(out).images, whole.images)
 
 
+def test_a_kept_recovery_knows_what_was_asked(folders, tmp_path):
+    """The prompts of its classes, and what guidance leads away from."""
+    short = RecoveryConfig(num_inference_steps=1)
+    asked = [{}, {"prompt": "the {name}"}, {"negative_prompt": "blur"}, {}]
+    others = [pictures(1)] * 3 + [pictures(1, names=("fox", "wolf"))]
+    for count, (words, given) in enumerate(zip(asked, others, strict=True), 1):
+        prior = load_prior(folders("epsilon"), device="cpu", **words)
+        kept = kept_recovery(tmp_path / "kept", given, prior, short, 0)
+        found = recover(given, prior, short, progress=False)
+        assert torch.equal(kept.images, found.images)
+        assert len([*(tmp_path / "kept").iterdir()]) == count
+
+
 def test_another_size(folders):
     """Sizes are multiples of the VAE's factor; the UNet takes any."""
     prior = load_prior(folders("epsilon"), device="cpu", size=24)
@@ -570,7 +584,7 @@ BAD = {
     "a size": (
         lambda _: None,
         {"size": 15},
-        "prior_size is 15; expected a multiple of 2",
+        ": size is 15; expected a multiple of 2",
     ),
     "no option": (lambda _: None, {"words": "a"}, "option of load_prior is 'words'"),
 }

@@ -18,7 +18,7 @@ from diver_lite.sets.formats.job import Job
 from diver_lite.sets.formats.kip import read_numpy
 from diver_lite.sets.formats.mtt import read_dd_ranking, read_glad, read_trajectory
 from diver_lite.sets.formats.ncfm import read_ncfm
-from diver_lite.sets.formats.own import read_own
+from diver_lite.sets.formats.own import is_ours, read_own
 from diver_lite.sets.formats.pictures import read_image_folder
 
 __all__ = ["FORMATS", "read"]
@@ -60,6 +60,12 @@ def read(
     job = Job(paths, dataset, format, options, place, record)
     if format == "auto":
         job.format = detect(job)
+    elif format != "diver-lite":
+        ensure(
+            not any(map(is_ours, paths)),
+            f"format {format!r} was asked for, but this is a set of diver-lite's own, "
+            "of which nothing is to be undone; leave format out",
+        )
     reader, allowed = _READERS[job.format]
     for name in options:
         fitting = [f for f, (_, names) in _READERS.items() if name in names]

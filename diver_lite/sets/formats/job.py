@@ -46,20 +46,17 @@ class Job(Undoing):
         known = len(class_names(dataset))
         found = len(labels.unique())
         mean, _ = known_statistics(dataset, "dc")
-        against = {
-            f"the name {self.naming!r} says {named!r}": (
-                named.removesuffix("-ncfm") != dataset.removesuffix("-ncfm")
-            ),
-            f"its images have {size} pixels a side (expected {sizes})": (
-                not low <= size <= high
-            ),
-            f"it has {found} classes (expected {known})": hard and found < known,
-            "its pixels have colours (expected grey)": (
-                len(mean) == 1 and has_colours(images[:100])
-            ),
-        }
-        if doubts := [doubt for doubt, holds in against.items() if holds]:
-            self.doubt(f"taken for {dataset!r}, but {'; '.join(doubts)}")
+        against = []
+        if named.removesuffix("-ncfm") != dataset.removesuffix("-ncfm"):
+            against.append(f"the name {self.naming!r} says {named!r}")
+        if not low <= size <= high:
+            against.append(f"its images have {size} pixels a side (expected {sizes})")
+        if hard and found < known:
+            against.append(f"it has {found} classes (expected {known})")
+        if len(mean) == 1 and has_colours(images[:100]):
+            against.append("its pixels have colours (expected grey)")
+        if against:
+            self.doubt(f"taken for {dataset!r}, but {'; '.join(against)}")
 
     def doubt_names(self, count: int) -> None:
         """Warn of classes that have no names, and say what gives them some."""

@@ -7,14 +7,26 @@ record of how the set was made (`DistilledSet.save`). Nothing is undone.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from diver_lite.checks import InputError, ensure
+from safetensors import safe_open
+
+from diver_lite.checks import InputError, ensure, naming
 from diver_lite.sets.classes import as_subset, named_as
-from diver_lite.sets.distilled import DistilledSet
+from diver_lite.sets.distilled import INDEX, DistilledSet
 from diver_lite.sets.formats.job import Job
 from diver_lite.sets.names import SUBSETS, dataset_name
-from diver_lite.sets.stored import records
+from diver_lite.sets.stored import WHOLE, records
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a file or folder says of itself that `DistilledSet` wrote it."""
+    file = path / INDEX if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        return False
+    with naming(file, WHOLE), safe_open(file, "pt") as stored:
+        return "diver_lite" in (stored.metadata() or {})
 
 
 def read_own(job: Job) -> DistilledSet:
