@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "recovery.py",
         "matched start visited twice",
-        "*(t for t in grid if t < start)",
-        "*(t for t in grid if t <= start)",
+        "*(t for t in grid if t < first)",
+        "*(t for t in grid if t <= first)",
     ),
     Mutant(
         "recovery.py",

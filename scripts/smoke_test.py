@@ -28,6 +28,7 @@ assert "torch" in needed
 assert not needed & {"ipython", "ipywidgets", "matplotlib", "seaborn"}, needed
 assert resources.files("diver_lite").joinpath("demo.html").is_file()
 """
+SET = "fashion-mnist-dm-ipc1"
 RESULT = "recovered.safetensors"
 RECOVERED = """
 import sys
@@ -40,7 +41,7 @@ assert found.images.std() > 0.1, "the pictures are flat"
 
 
 def smoke_test(wheel: Path, pip_args: list[str]) -> None:
-    """Install `wheel` beside nothing else, then look at it, check and recover.
+    """Install `wheel` beside nothing else, look at it, and give each main command.
 
     Raises:
         subprocess.CalledProcessError: a step failed; its own output says why.
@@ -56,12 +57,17 @@ def smoke_test(wheel: Path, pip_args: list[str]) -> None:
         python = scripts / "python"
         command = scripts / "diver-lite"
         few = ["--set", "num_inference_steps=4", "--device", "cpu"]
+        short = ["--judges", "ConvNet", "--seeds", "2", "--set", "steps=20"]
+        short += ["--test-images", "200", "--device", "cpu"]
         for step in (
             [python, "-m", "pip", "install", "--quiet", *pip_args, wheel.resolve()],
             [python, "-c", LOOK, version],
             [command, "check"],
-            [command, "recover", "fashion-mnist-dm-ipc1", "-o", RESULT, *few],
+            [command, "recover", SET, "-o", RESULT, *few],
             [python, "-c", RECOVERED, RESULT],
+            [command, "demo", "-o", "demo", "--device", "cpu"],
+            [command, "judge", SET, f"mine={RESULT}", *short],
+            [command, "advise", SET, "--quick", "-o", "advice", *short],
         ):
             subprocess.run(step, cwd=folder, env=environment, check=True)
 

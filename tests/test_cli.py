@@ -120,6 +120,7 @@ def test_recover_an_image_folder(cli, tiny_prior_folder):
         ("guidance_factor=1", 1),
         ("guidance_factor=0.5", 0.5),
         ("start=matched", "matched"),
+        ("num_inference_steps=3", 3),
     ],
 )
 def test_a_setting_keeps_its_type(text, value):
@@ -127,6 +128,8 @@ def test_a_setting_keeps_its_type(text, value):
     name = text.partition("=")[0]
     found = getattr(parse_config(Preset.default, [text]), name)
     assert repr(found) == repr(value)
+    assert getattr(parse_config(Preset.quick, [text]), name) == value
+    assert parse_config(Preset.quick, []).num_inference_steps == 10
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_a_setting_keeps_its_type(text, value):
     [
         ((), 2.5, 4),
         (("--preset", "recommended", "--set", "guidance_scale=3"), 3, 4),
-        (("--preset", "quick"), 2.5, 10),
+        (("--preset", "quick"), 2.5, 4),  # ten at most
         (("--preset", "default", "--set", "num_inference_steps=2"), 1.5, 2),
     ],
 )
@@ -633,7 +636,7 @@ OTHERS = {
     ),
     "seed": (("distill", "dm", "--split", "sample", "--seed", -1), "seed is -1"),
     "split": (("distill", "dm", "--split", "dev"), r"split is 'dev'.*'sample'"),
-    "data": (("distill", "dm", "--data", "mnist3d"), r"dataset 'mnist3d' is unknown"),
+    "data": (("distill", "dm", "--data", "mnist3d"), r"--data 'mnist3d' is unknown"),
     "no data": (("distill", "dm"), r"could not be downloaded.*--data-root"),
     "no root": (("distill", "dm", "--data-root", "gone"), "root gone is not a folder"),
     "empty root": (("distill", "dm", "--data-root", "."), r"root \. holds none of"),

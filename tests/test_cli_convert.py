@@ -84,7 +84,7 @@ def test_whitened_sets_take_real_images_by_name(cli):
     assert code == 0
     assert (DistilledSet.load("a.safetensors").images - images).abs().max() < 1e-3
     gone = ("--read", "format=mtt", "--read", "zca_reference=gone")
-    refused(cli(*whitened, "--overwrite", *gone), "dataset 'gone' is unknown")
+    refused(cli(*whitened, "--overwrite", *gone), "data 'gone' is unknown")
 
 
 @pytest.mark.parametrize(

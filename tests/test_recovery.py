@@ -11,6 +11,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from cases import each
+from conftest import random_set
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -333,9 +335,16 @@ def test_every_choice_is_covered():
 @pytest.mark.parametrize("window", ACTS)
 @pytest.mark.parametrize("start", STARTS)
 def test_every_combination_follows_the_equations(tiny_prior, tiny_set, start, window):
-    """S5: all options in all combinations, on one or the other image of a batch."""
+    """S5: all options in all combinations, on one or the other image of a batch.
+
+    Whether pixels are clipped changes nothing but what is inherited, so it takes turns:
+    over all starts and windows it meets every combination of the others.
+    """
     pair = tiny_set[[6, 15]]
+    turn = STARTS.index(start) + [*ACTS].index(window)
     for number, values in enumerate(itertools.product(*OPTIONS.values())):
+        if (bin(number).count("1") + turn) % 2:
+            continue
         config = RecoveryConfig(
             num_inference_steps=5,
             guidance_scale=2.0,
@@ -345,7 +354,7 @@ def test_every_combination_follows_the_equations(tiny_prior, tiny_set, start, wi
             window=window,
             **dict(zip(OPTIONS, values, strict=True)),
         )
-        which = [bin(number).count("1") % 2]  # no option sees one of them alone
+        which = [(number // 8 + number // 2) % 2]  # no option sees one of them alone
         acted = check_against_equations(
             tiny_prior, pair, config, pixels=False, of=which
         )
@@ -481,7 +490,7 @@ def test_steps_report_what_happened(tiny_prior):
     assert not torch.allclose(steps[0].latents, steps[0].pred_original)
 
 
-@pytest.mark.parametrize(
+@each(
     ("window", "high", "low"),
     [
         ("published", 816, 510),
@@ -547,7 +556,7 @@ def test_any_number_of_steps_pulls_as_much(tiny_prior, sigma, gamma, rel):
 
     fifty = left(50)
     assert fifty < 0.95
-    for steps in (10, 25, 100, 200):
+    for steps in (10, 200):
         assert left(steps) == pytest.approx(fifty, rel=rel)
 
 
@@ -562,7 +571,7 @@ class Begins(Wrapped):
         return self.grid
 
 
-@pytest.mark.parametrize("gamma", [0.05, 0.5, 1.0, 30.0])
+@each("gamma", [0.05, 0.5, 1.0, 30.0])
 def test_pulls_compound(gamma):
     """Twice half a step is a step, and no pull goes beyond the inherited latents."""
     z, z_0 = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -578,7 +587,7 @@ def test_pulls_compound(gamma):
     assert worst(pull(z, 5.0), z_0 + (1 - share) ** 5 * (z - z_0)) < 1e-6
 
 
-@pytest.mark.parametrize("sigma", ["posterior", "marginal", "signal", "one"])
+@each("sigma", ["posterior", "marginal", "signal", "one"])
 def test_the_last_step_does_not_pull(tiny_prior, sigma):
     """What it predicts is the result: nothing would denoise after a pull."""
     config = RecoveryConfig(num_inference_steps=1, window="full", guidance_sigma=sigma)
@@ -603,20 +612,17 @@ def test_a_prior_recommends_settings(tiny_prior, tiny_set):
             RecoveryConfig.recommended(prior)
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
-        (
-            {"noise_timestep": 0.7},
-            r"noise_timestep is 0.7; .*999 \(700 for 0.7 of T",
-        ),
-        ({"noise_timestep": 1.0}, r"999 for 1 of T"),
-        ({"start": 0.85}, r"start is 0.85; .*850 for 0.85 of T"),
-        ({"window": (0.816, 0.51)}, r"window is 0.816; .*816 for 0.816 of T"),
+        ({"noise_timestep": 0.7}, r"noise_timestep is 0.7; .*0 .. 999"),
+        ({"noise_timestep": 1.0}, r"noise_timestep is 1.0; .*0 .. 999"),
+        ({"start": 0.85}, r"start is 0.85; .*0 .. 999"),
+        ({"window": (0.816, 0.51)}, r"window is 0.816; .*-1 .. 1000"),
     ],
 )
 def test_fractions_are_no_timesteps(changes, message):
-    """1 and 1.0 were different noise levels once; the error says what to write."""
+    """1 and 1.0 were different noise levels once."""
     with pytest.raises(InputError, match=message):
         RecoveryConfig(**changes)
     assert RecoveryConfig(noise_timestep=1).noise_timestep == 1
@@ -685,11 +691,16 @@ def run(distilled, prior, **options):
     return recover(distilled, prior, options.pop("config", QUICK), **options).images
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_prior):
+    """Return the recovered images of the tiny set, in one batch."""
+    return run(random_set(), tiny_prior)
+
+
 @few_examples
 @given(batch_size=st.integers(1, 25))
-def test_the_batch_size_changes_nothing(tiny_prior, tiny_set, batch_size):
+def test_the_batch_size_changes_nothing(tiny_prior, tiny_set, whole, batch_size):
     """S4: any split into batches gives the same images."""
-    whole = run(tiny_set, tiny_prior)
     split = run(tiny_set, tiny_prior, batch_size=batch_size)
     assert worst(split, whole) < 1e-5
 
@@ -706,9 +717,8 @@ def test_the_order_changes_nothing(tiny_prior, tiny_set, order):
 
 @few_examples
 @given(count=st.integers(1, 19))
-def test_the_first_images_do_not_know_of_the_rest(tiny_prior, tiny_set, count):
+def test_the_first_images_do_not_know_of_the_rest(tiny_prior, tiny_set, whole, count):
     """S4: the first k images alone equal the first k of the whole set."""
-    whole = run(tiny_set, tiny_prior)
     assert worst(run(tiny_set[:count], tiny_prior), whole[:count]) < 1e-5
 
 
@@ -842,9 +852,7 @@ def test_autocast_around_it_changes_nothing(tiny_prior, tiny_set, wrap):
 # --- A prior of one's own -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "grid", [[], [NAN], [500, NAN, 1], [100, 500], [500, 500], [1001], [-1], ["500"]]
-)
+@each("grid", [[], [NAN], [500, NAN, 1], [100, 500], [500, 500], [1001], [-1], ["500"]])
 def test_a_priors_timesteps_fall(tiny_prior, tiny_set, grid):
     """Else the prior is named, before any image."""
     spy = Spy(tiny_prior)
@@ -865,7 +873,7 @@ def test_a_priors_timesteps_may_be_a_tensor(tiny_prior, tiny_set):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("shape", [(20, 3, 16, 16), (20, 1, 32, 32), (1, 3, 32, 32)])
+@each("shape", [(20, 3, 16, 16), (20, 1, 32, 32), (1, 3, 32, 32)])
 def test_a_priors_images_have_its_size(tiny_prior, tiny_set, shape):
     spy = Spy(tiny_prior)
     spy.decode = lambda latents: torch.zeros(shape)
@@ -897,7 +905,7 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value"), BAD_VALUES)
+@each(("field", "value"), BAD_VALUES)
 def test_a_bad_setting_is_named_with_its_value(tiny_prior, tiny_set, field, value):
     """One InputError that names the field and what was found, before any image."""
     spy = Spy(tiny_prior)
@@ -914,7 +922,7 @@ def test_every_field_has_a_bad_value():
     assert {name for name, _ in BAD_VALUES} == set(asdict(RecoveryConfig()))
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "value"),
     [
         ("seed", -1),
@@ -945,8 +953,8 @@ def test_bad_arguments_of_recover(tiny_prior, tiny_set, field, value):
     assert not hasattr(spy, "decoded")
 
 
-@pytest.mark.parametrize("name", ["distilled", "prior", "config"])
-@pytest.mark.parametrize("value", ["cifar10", 0, [], b"", 1.5])
+@each("name", ["distilled", "prior", "config"])
+@each("value", ["cifar10", 0, [], b"", 1.5])
 def test_arguments_that_are_something_else(tiny_prior, tiny_set, name, value):
     """A name in the place of what it names is the likeliest slip."""
     given_ = {"distilled": tiny_set, "prior": tiny_prior, "config": QUICK}
@@ -1034,7 +1042,7 @@ BREACHES = {
 }
 
 
-@pytest.mark.parametrize("name", BREACHES)
+@each("name", BREACHES)
 def test_a_prior_that_breaks_its_contract_is_named(tiny_prior, tiny_set, name):
     """Broadcast, cut or clipped, its answers would be a result without a word."""
     changes, message = BREACHES[name]

@@ -1,9 +1,10 @@
-"""Small sets that any network can tell apart, for the tests of the judges."""
+"""Small sets that any network can tell apart, for the tests of judges and makers."""
 
 import torch
 
 from diver_lite.judge.table import cross_architecture
 from diver_lite.sets.distilled import DistilledSet
+from diver_lite.sets.names import FASHION_MNIST_CLASSES
 
 NAMES = ("dark", "bright", "red")
 
@@ -16,6 +17,15 @@ def toy(count=8, size=32, seed=0):
     images[labels == 1] += 0.8
     images[labels == 2, 0] += 0.8
     return images, labels, NAMES
+
+
+def grey(count=60):
+    """Return fake grey images of 10 classes, three channels in the memory of one."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 10
+    images = torch.rand(count, 1, 32, 32, generator=generator) * 0.5
+    images += labels.view(-1, 1, 1, 1) / 20
+    return images.expand(-1, 3, -1, -1), labels, FASHION_MNIST_CLASSES
 
 
 def toy_set(*, soft_labels=None, provenance=None, **options):

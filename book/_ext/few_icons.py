@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+# The theme, pydata_sphinx_theme 0.17, loads its script on each page: no option.
 SCRIPT = Path("_static", "scripts", "fontawesome.js")
 NAME = re.compile(r"fa-([a-z0-9-]+)")
 # name:[width,height,[other names],"code","path"], as Font Awesome writes an icon

@@ -14,6 +14,7 @@ from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
+# Sphinx has html_show_search_summary, which can only leave the words out.
 TEXTS = "search_texts.js"
 SILENT = {"script", "style"}
 # `fetch` is what Sphinx's search reads pages with

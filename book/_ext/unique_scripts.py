@@ -5,6 +5,7 @@ and once under "". A `const` that comes twice is an error in the browser's conso
 """
 
 
+# No option does it, and Jupyter Book 1 takes no newer Sphinx than 7.
 def drop_repeated(app, pagename, templatename, context, doctree):
     """Keep the first of the scripts that have the same file name and attributes."""
     kept = {}

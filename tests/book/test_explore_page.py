@@ -246,15 +246,16 @@ def test_a_link_leads_to_a_view_that_has_lines(view):
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """Write the page by itself, as the book holds it, with all studies."""
-    shutil.copytree(ROOT / "book" / "_static" / "explore", tmp_path, dirs_exist_ok=True)
-    explore_page.write_studies(tmp_path)
+    folder = tmp_path_factory.mktemp("book") / "explore"
+    shutil.copytree(ROOT / "book" / "_static" / "explore", folder)
+    explore_page.write_studies(folder)
     html = explore_page.page_html(".")
     start = "<!doctype html><meta charset='utf-8'><link rel='icon' href='data:,'>"
-    (tmp_path / "page.html").write_text(start + html)
-    return tmp_path / "page.html"
+    (folder / "page.html").write_text(start + html)
+    return folder / "page.html"
 
 
 SEEN = """({

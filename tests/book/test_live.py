@@ -531,7 +531,7 @@ def test_another_prior_is_not_loaded_unasked(garments):
       playPage.get("prior").value = "cifar10";
       playPage.get("prior").dispatchEvent(new Event("input", {bubbles: true}));
     """)
-    assert shown(garments) == "noise level 700: a stored result"
+    says(garments, "noise level 700: a stored result")
     assert garments.evaluate("playPage.busy ?? null") is None
     size = garments.evaluate("playPage.toLoad()")
     assert text(garments, "[name=run]") == f"Load {size / 1e6:.0f} MB and run"

@@ -8,6 +8,7 @@ import asyncio
 import re
 import runpy
 import time
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,16 +39,22 @@ every_chapter_of_the_method = pytest.mark.parametrize(
 )
 
 
+@cache
+def read(path):
+    """Return a notebook, read and validated once: no test changes it."""
+    return nbformat.read(path, as_version=4)
+
+
 def code_cells(path):
     """Yield (position, cell) of each code cell that holds code."""
-    for position, cell in enumerate(nbformat.read(path, as_version=4).cells):
+    for position, cell in enumerate(read(path).cells):
         if cell.cell_type == "code" and cell.source.strip():
             yield position, cell
 
 
 def markdown(path):
     """Return all prose of a notebook."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     return "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
 
 
@@ -91,7 +98,7 @@ def test_there_are_notebooks():
 
 @every_notebook
 def test_format_and_size(path):
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     size = path.stat().st_size
@@ -156,7 +163,7 @@ def test_figures_have_alt_text_and_caption(path):
 
     The caption in the next cell, where every medium shows it.
     """
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     missing = []
     for position, cell in code_cells(path):
         described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
@@ -181,7 +188,7 @@ def is_caption(cell):
 
 @every_notebook
 def test_a_caption_stands_under_a_figure(path):
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     for above, cell in pairwise(cells):
         if is_caption(cell):
             assert above.cell_type == "code", cell.source
@@ -233,7 +240,7 @@ def test_is_mostly_prose(path):
 @every_notebook
 def test_a_sentence_stands_before_every_cell(path):
     """A hidden cell needs none: the reader meets it only by asking for it."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     bare = [
         position
         for position, cell in code_cells(path)
@@ -307,7 +314,7 @@ def asserts(code):
 @every_notebook
 def test_no_widget_is_stored(path):
     """Without its kernel it is a broken icon; its text says to run the cell."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     assert "widgets" not in notebook.metadata
     for position, cell in code_cells(path):
         for data in (output.get("data", {}) for output in cell.outputs):
@@ -320,7 +327,7 @@ def test_no_widget_is_stored(path):
 def sections(path, level):
     """Yield (title, its cell, the cells below) for the headings of a level."""
     found = []
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in read(path).cells:
         heading = cell.cell_type == "markdown" and re.match(r"(#+) (.*)", cell.source)
         if heading and len(heading[1]) <= level:
             found.append((len(heading[1]), heading[2], cell, []))
@@ -367,7 +374,7 @@ def test_exercises_are_of_three_kinds(path):
 @every_chapter_of_the_method
 def test_what_is_to_be_predicted_is_folded(path):
     """The result opens when its cell is run, in HTML by a click; so does the answer."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     asked = [k for k, c in enumerate(cells) if "**Predict before you run:" in c.source]
     assert asked
     for k, end in pairwise([*asked, len(cells)]):
@@ -440,7 +447,7 @@ def test_cited_works_are_in_the_bibliography():
 
 def test_the_quick_start_quotes_its_own_table():
     """What it says is about so many percent stands in the output above."""
-    cells = nbformat.read(ROOT / "notebooks/01_quick_start.ipynb", as_version=4).cells
+    cells = read(ROOT / "notebooks/01_quick_start.ipynb").cells
     (position,) = [i for i, c in enumerate(cells) if c.source.startswith("summarise(")]
     table = cells[position].outputs[0]["data"]["text/plain"]
     shown = {round(float(mean)) for mean in re.findall(r"([\d.]+) ±", table)}

@@ -6,6 +6,7 @@ which it knows, are taken out before.
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def slug(title):
     return plain.replace(" ", "-")
 
 
+@cache  # many links lead to the same page
 def anchors(path):
     """Return the anchors of a page."""
     titles = re.findall(r"(?m)^#+ (.*)$", "\n".join(pieces(path)))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bookkit.setup import SetupError, require
 from IPython.core.interactiveshell import InteractiveShell
 
 from diver_lite.checks import InputError
+from diver_lite.recovery import RecoveryConfig
 
 CHAPTERS = Path(__file__).parents[2] / "notebooks"
 
@@ -51,6 +53,19 @@ def test_all_is_well_and_nothing_is_printed(capsys):
     assert require() is True
     output = capsys.readouterr()
     assert output.out == output.err == ""
+
+
+def test_in_test_mode_the_default_is_few_steps(monkeypatch):
+    """Where a chapter names a number it is that, and nothing else changes."""
+    before, defaults = RecoveryConfig(), RecoveryConfig.__init__.__defaults__
+    monkeypatch.setattr(RecoveryConfig.__init__, "__defaults__", defaults)
+    monkeypatch.setenv("DIVER_LITE_MODE", "test")
+    require()
+    few = setup_check.TEST_STEPS
+    assert RecoveryConfig() == replace(before, num_inference_steps=few)
+    assert RecoveryConfig(num_inference_steps=50) == before
+    assert few < before.num_inference_steps == 50
+    assert RecoveryConfig.published().num_inference_steps == few
 
 
 def test_imports_without_torch_and_says_that_it_is_missing():

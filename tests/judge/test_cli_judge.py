@@ -230,7 +230,7 @@ def toys():
             "judge ResNet18-XN: the norm is 'XN'; expected one of ['BN', 'GN', 'IN'",
         ),
         (["a.safetensors", "--judges", "AlexNet-AdaBN"], "but AlexNet has no norm, "),
-        (["a.safetensors", "--data", "svhn"], "dataset 'svhn' is unknown"),
+        (["a.safetensors", "--data", "svhn"], "--data 'svhn' is unknown"),
         (["a.safetensors", "--device", "cuda:7"], "device 'cuda' was asked for"),
         (["a.safetensors", "-o", "out.txt"], "expected a name ending in .csv"),
         (["a.safetensors", "--table", "out.xls"], "suffix is '.xls'"),

@@ -349,6 +349,7 @@ def test_files_that_are_no_tables_of_trainings(tmp_path, trained):
             r"test: labels is .* \(23,\); .* \(24,\)",
         ),
         ({"test": (torch.rand(3, 3, 32, 30), torch.arange(3))}, r"expected square"),
+        ({"test": (toy()[0], toy()[1] * 0)}, r"classes is 1; expected two or more"),
         ({"test": toy(size=28), "sets": {"s": toy_set(size=28)}}, r"ViT: image size"),
         ({"test": toy(size=64)}, r"set 'a': shape of an image is \(3, 32, 32\); "),
         ({"test": (torch.rand(3, 1, 32, 32), torch.arange(3))}, r"test images, \(1,"),

@@ -211,6 +211,7 @@ def spoiled(images, value):
         ),
         (lambda x: x.numpy(), None, "images is of type ndarray"),
         (lambda x: x[:0], lambda y: y[:0], r"images is torch.float32 \(0, 3"),
+        (lambda x: x[..., :30], None, r"\(24, 3, 32, 30\); expected square ones"),
         (None, lambda y: y - 1, r"labels are -1 \.\. 1; expected 0 \.\. 2"),
         (None, lambda y: y + 1, r"labels are 1 \.\. 3"),
         (None, lambda y: y.float(), "labels is torch.float32 .* integer tensor"),

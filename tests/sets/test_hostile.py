@@ -25,6 +25,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from cases import each
 from PIL import Image
 from published_files import class_major, save_dc, save_run
 from safetensors.torch import save_file
@@ -106,11 +107,6 @@ def pairs(files, damages, without=()):
 def singly(names):
     """Let every name be a kind of its own."""
     return {name: (name,) for name in names}
-
-
-def drawn(names, cases):
-    """Parametrise a test, with readable names."""
-    return pytest.mark.parametrize(names, cases, ids=["-".join(c) for c in cases])
 
 
 def flat(kinds):
@@ -277,39 +273,38 @@ FORMATS = ("dc", "mtt", "datm", "glad", "ncfm", "dd-ranking", "predd")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("format", FORMATS)
+@each("format", FORMATS)
 def test_the_undamaged_ones_are_read(tmp_path, format):
     """What follows would pass if nothing could be read at all."""
     assert len(load_distilled(**save_format(tmp_path, format))) in (20, 80)
 
 
 @pytest.mark.filterwarnings("ignore:.*(prototype|beta state|deprecated)")
-@drawn(("format", "damage"), pairs(singly(FORMATS), IMAGE_DAMAGE))
+@each(("format", "damage"), pairs(singly(FORMATS), IMAGE_DAMAGE))
 def test_images(tmp_path, format, damage):
     arguments = save_format(tmp_path, format, images=BAD_IMAGES[damage]())
     refused(tmp_path, arguments["source"].name, lambda: load_distilled(**arguments))
 
 
 @pytest.mark.filterwarnings("ignore:.*(prototype|beta state|deprecated)")
-@drawn(("format", "damage"), pairs(singly(FORMATS), LABEL_DAMAGE))
+@each(("format", "damage"), pairs(singly(FORMATS), LABEL_DAMAGE))
 def test_labels(tmp_path, format, damage):
     arguments = save_format(tmp_path, format, labels=BAD_LABELS[damage]())
     refused(tmp_path, "s", lambda: load_distilled(**arguments))
 
 
-@pytest.mark.parametrize("damage", ["3e7", "1e9", "1e18", "too wide"])
+@each("damage", ["3e7", "1e9", "1e18", "too wide"])
 def test_labels_of_classes_without_names(tmp_path, damage):
     """A name would be made for each class."""
     path = save_format(tmp_path, "ncfm", labels=BAD_LABELS[damage]())["source"]
     refused(tmp_path, path.name, lambda: load_distilled(path, format="ncfm"))
 
 
-@pytest.mark.parametrize(
+@each(
     "lr", [None, "a", [], torch.zeros(2), torch.tensor(1j), torch.tensor(True),
            torch.tensor(torch.nan), torch.tensor(-1.0), torch.empty(1, device="meta")],
-    ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("format", ["datm", "dd-ranking"])
+@each("format", ["datm", "dd-ranking"])
 def test_step_sizes(tmp_path, format, lr):
     arguments = save_format(tmp_path, format, lr=lr)
     refused(tmp_path, "lr", lambda: load_distilled(**arguments))
@@ -346,7 +341,7 @@ CONTENTS = [
 ]
 
 
-@drawn(("format", "content"), dict.fromkeys(CONTENTS))
+@each(("format", "content"), dict.fromkeys(CONTENTS))
 def test_contents_of_another_kind(tmp_path, format, content):
     path = tmp_path / "images_x.pt"
     torch.save(PAYLOADS[content], path)
@@ -489,20 +484,24 @@ LOADERS = flat(FILES) | {"folder/labels.csv": "folder"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("loader", CALLS)
+@each("loader", CALLS)
 def test_the_good_files_are_read(good, loader):
     CALLS[loader](good / loader)
 
 
 @pytest.fixture
 def copy(good, tmp_path, monkeypatch):
-    """Return a function that copies what a loader reads, to be damaged."""
+    """Return a function that copies what a loader reads, to be damaged.
+
+    Each time into another folder, which holds nothing else.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(real, "_DEBIAN", tmp_path / "nowhere")
-    return lambda loader: Path(shutil.copytree(good / loader, tmp_path / loader))
+    folders = (tmp_path / f"copy {number}" for number in itertools.count())
+    return lambda loader: Path(shutil.copytree(good / loader, next(folders) / loader))
 
 
-@drawn(("file", "damage"), pairs(FILES, singly(BYTES)))
+@each(("file", "damage"), pairs(FILES, singly(BYTES)))
 def test_damaged_bytes(copy, file, damage):
     loader = LOADERS[file]
     root = copy(loader)
@@ -527,7 +526,7 @@ OBSTACLES = {"pipe": pipe, "loop": loop, "folder": Path.mkdir}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
-@drawn(
+@each(
     ("file", "obstacle"),
     pairs(FILES | {"table": ["folder/labels.csv"]}, singly(OBSTACLES)),
 )
@@ -569,7 +568,7 @@ def lock(path, locked):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no such permissions here")
-@pytest.mark.parametrize(
+@each(
     "place", [*LOADERS, "dc", "mtt", "own", "folder", "folder/000_a",
               "real", "real/test", "real/test/a", "garments", "cifar", "prior",
               "prior/vae", "prior/transformer", "prior/scheduler"],
@@ -587,8 +586,8 @@ def test_what_may_not_be_read(nobody, place):
     assert str(nobody.parent) in str(caught.value)
 
 
-@pytest.mark.parametrize("length", [240, 250, 256, 5000])
-@pytest.mark.parametrize("loader", CALLS)
+@each("length", [240, 250, 256, 5000])
+@each("loader", CALLS)
 def test_names_that_are_too_long(tmp_path, loader, length):
     """Of the file itself, or of one that is looked for beside it."""
     name = "images_" + "x" * (length - 10) + ".pt"
@@ -659,7 +658,7 @@ RIGHT = {
 }  # fmt: skip
 
 
-@drawn(
+@each(
     ("field", "value"),
     pairs(
         singly(["format_version", "class_names", "provenance"]),
@@ -677,9 +676,8 @@ def test_metadata_of_our_own_files(tmp_path, field, value):
     refused(tmp_path, "a.safetensors", lambda: DistilledSet.load(path))
 
 
-@pytest.mark.parametrize(
+@each(
     "text", ["", "{", "[]", "null", "5", '"x"', "[" * 10**5, '{"a":' * 10**5, "\0"],
-    ids=range(9),
 )  # fmt: skip
 def test_headers_that_are_none(tmp_path, text):
     tensors = {"images": torch.rand(2, 3, 4, 4), "labels": torch.tensor([0, 0])}
@@ -696,7 +694,7 @@ STORABLE_LABELS = ("uint16", "uint32", "uint64", "bool", "complex", "scalar", "f
                    "3e7", "1e9", "1e18")  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", STORABLE)
+@each("damage", STORABLE)
 def test_images_in_our_own_files(tmp_path, damage):
     header = {"format_version": 1, "class_names": [*"abcdefghij"], "provenance": {}}
     path = tmp_path / "a.safetensors"
@@ -705,7 +703,7 @@ def test_images_in_our_own_files(tmp_path, damage):
     refused(tmp_path, "a.safetensors", lambda: load_distilled(path))
 
 
-@pytest.mark.parametrize("damage", STORABLE_LABELS)
+@each("damage", STORABLE_LABELS)
 def test_labels_in_our_own_files(tmp_path, damage):
     header = {"format_version": 1, "class_names": [*"abcdefghij"], "provenance": {}}
     path = tmp_path / "a.safetensors"
@@ -746,14 +744,14 @@ EXPECTED = {
 }
 
 
-@drawn(("field", "value"), pairs(EXPECTED, singly(JSON_VALUES), RIGHT))
+@each(("field", "value"), pairs(EXPECTED, singly(JSON_VALUES), RIGHT))
 def test_configs_of_priors(copy, field, value):
     root = copy("prior")
     edit(root / PLACES[field], **{field: JSON_VALUES[value]})
     refused(root.parent, "prior", lambda: load_prior(root, device="cpu"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("file", "changes"),
     [
         ("transformer", {"num_layers": 10**7}),
@@ -773,7 +771,6 @@ def test_configs_of_priors(copy, field, value):
         ("scheduler", {"num_train_timesteps": 10**30}),
         ("scheduler", {"trained_betas": [0.1] * 10**6}),
     ],
-    ids=lambda value: str(value)[:40],
 )
 def test_priors_that_ask_for_everything(copy, file, changes):
     root = copy("prior")
@@ -798,7 +795,7 @@ from diffusers import *
 """
 
 
-@pytest.mark.parametrize(
+@each(
     "named",
     [
         ["diffusers", "DiffusionPipeline"],
@@ -810,9 +807,8 @@ from diffusers import *
         "someone/on-a-hub",
         5,
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("part", ["scheduler", "transformer"])
+@each("part", ["scheduler", "transformer"])
 def test_no_code_of_a_prior_runs(copy, monkeypatch, part, named):
     """Whatever its index and its parts name, and whatever lies in them."""
     root = copy("prior")
@@ -827,18 +823,21 @@ def test_no_code_of_a_prior_runs(copy, monkeypatch, part, named):
     config = root / "scheduler/scheduler_config.json"
     edit(config, _class_name=named, auto_map={"AutoModel": "evil.Evil"})
     run = []
-    monkeypatch.setattr(os, "system", lambda *a: run.append(a))
-    monkeypatch.setattr(
-        diffusers.DiffusionPipeline, "from_pretrained", lambda *a, **k: run.append(a)
-    )
-    prior = load_prior(root, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "system", lambda *a: run.append(a))
+        patch.setattr(
+            diffusers.DiffusionPipeline,
+            "from_pretrained",
+            lambda *a, **k: run.append(a),
+        )
+        prior = load_prior(root, device="cpu")
     assert type(prior.scheduler) is diffusers.DDIMScheduler
     assert not run and not Path("executed").exists()
     assert "evil" not in sys.modules
 
 
-@pytest.mark.parametrize("part", ["transformer", "vae"])
-@pytest.mark.parametrize(
+@each("part", ["transformer", "vae"])
+@each(
     "content",
     [
         {"_class_name": ["evil", "Model"]},
@@ -848,7 +847,6 @@ def test_no_code_of_a_prior_runs(copy, monkeypatch, part, named):
         {"quantization_config": {"quant_method": "torchao", "quant_type": "evil"}},
         {"quantization_config": 5},
     ],
-    ids=str,
 )
 def test_parts_that_name_another_class(copy, part, content):
     """Nor do they bring a library in by a quantisation that they claim."""
@@ -859,8 +857,8 @@ def test_parts_that_name_another_class(copy, part, content):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("part", ["transformer", "vae"])
-@pytest.mark.parametrize("protocol", [2, 4, "torch"])
+@each("part", ["transformer", "vae"])
+@each("protocol", [2, 4, "torch"])
 def test_pickled_weights(copy, part, protocol):
     """Nothing runs, and PyTorch's advice to run it isn't passed on."""
     root = copy("prior")
@@ -874,7 +872,7 @@ def test_pickled_weights(copy, part, protocol):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize(
+@each(
     "file",
     [
         "evil.py",
@@ -901,19 +899,18 @@ def test_files_beside_a_prior_that_ships(copy, tmp_path, monkeypatch, file):
 # --- Class maps and names -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     "table",
     [[10**30] * 10, [10**9] * 10, [-1] * 10, ["1"] * 10, [1.0] * 10, [[0]] * 10, [0],
      [None] * 10, range(10**6), "0123456789", 5, {1: 2}, torch.zeros(10),
      torch.zeros(10, device="meta").long(), torch.arange(10).to_sparse()],
-    ids=lambda table: type(table).__name__,
 )  # fmt: skip
 def test_class_maps(tmp_path, tiny_prior, table):
     distilled = DistilledSet(IMAGES, LABELS, CIFAR10_CLASSES)
     refused(tmp_path, "class_map", lambda: prior_classes(distilled, tiny_prior, table))
 
 
-@pytest.mark.parametrize("name", ["", " ", "x" * 10**6, "cifar10\n", "\0"])
+@each("name", ["", " ", "x" * 10**6, "cifar10\n", "\0"])
 def test_names_of_data(tmp_path, name):
     """An empty name isn't none."""
     distilled = DistilledSet(IMAGES, LABELS, CIFAR10_CLASSES)
@@ -1001,7 +998,7 @@ PICTURES = {
 }
 
 
-@drawn(("loader", "picture"), pairs({"any": ("folder", "real")}, singly(PICTURES)))
+@each(("loader", "picture"), pairs({"any": ("folder", "real")}, singly(PICTURES)))
 def test_pictures(copy, loader, picture):
     """Several in one file, more bits than are kept, sizes that nobody has, scripts."""
     root = copy(loader)
@@ -1010,7 +1007,7 @@ def test_pictures(copy, loader, picture):
     refused(root.parent, picture, lambda: CALLS[loader](root))
 
 
-@pytest.mark.parametrize("loader", ["folder", "real"])
+@each("loader", ["folder", "real"])
 def test_no_picture_is_a_program(copy, monkeypatch, loader):
     """Pillow hands PostScript to Ghostscript, whatever the file's name says."""
     run = []
@@ -1021,8 +1018,8 @@ def test_no_picture_is_a_program(copy, monkeypatch, loader):
     assert not run
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "PPM", "BMP", "WEBP", "JPEG", "PNG"])
-@pytest.mark.parametrize("loader", ["folder", "real"])
+@each("format", ["GIF", "TIFF", "PPM", "BMP", "WEBP", "JPEG", "PNG"])
+@each("loader", ["folder", "real"])
 def test_no_picture_is_dropped(copy, loader, format):
     """Whatever its format, one more beside a PNG is one more image."""
     root = copy(loader)
@@ -1033,8 +1030,8 @@ def test_no_picture_is_dropped(copy, loader, format):
     assert torch.allclose(images[1], torch.tensor(7 / 255), atol=0.01)
 
 
-@pytest.mark.parametrize("colour", [0, 2, 4, 6])
-@pytest.mark.parametrize("loader", ["folder", "real"])
+@each("colour", [0, 2, 4, 6])
+@each("loader", ["folder", "real"])
 def test_sixteen_bits_are_kept(copy, loader, colour):
     """Grey or colour, with or without transparency."""
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
@@ -1058,7 +1055,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("table", TABLES)
+@each("table", TABLES)
 def test_tables_of_labels(copy, table):
     root = copy("folder")
     (root / "labels.csv").write_bytes(TABLES[table])
@@ -1082,9 +1079,7 @@ ARRAYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "array"), [(kind, array) for kind in ARRAYS for array in ARRAYS[kind]]
-)
+@each(("kind", "array"), [(kind, array) for kind in ARRAYS for array in ARRAYS[kind]])
 def test_arrays_of_garments(copy, kind, array):
     root = copy("garments")
     path = next(root.glob(f"*{kind}*"))
@@ -1138,14 +1133,14 @@ PACKS = {
 }
 
 
-@pytest.mark.parametrize("pack", PACKS)
+@each("pack", PACKS)
 def test_packed_cifar10(copy, pack):
     root = copy("cifar")
     (root / "cifar10_jpeg.npz").write_bytes(packed(**PACKS[pack]))
     refused(root.parent, "cifar10_jpeg.npz", lambda: CALLS["cifar"](root))
 
 
-@pytest.mark.parametrize("content", [*BYTES, "missing", "another set"])
+@each("content", [*BYTES, "missing", "another set"])
 def test_official_cifar10(tmp_path, monkeypatch, content):
     """Pickles, which torchvision opens only if their sums are the official ones."""
     monkeypatch.chdir(tmp_path)
@@ -1165,7 +1160,7 @@ def test_official_cifar10(tmp_path, monkeypatch, content):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("size", [0, -1, 10**10, 2.5, "8", True, float("nan")])
+@each("size", [0, -1, 10**10, 2.5, "8", True, float("nan")])
 def test_sizes_of_images(copy, size):
     root = copy("real")
     refused(
@@ -1179,14 +1174,14 @@ def test_sizes_of_images(copy, size):
 
 
 @pytest.mark.filterwarnings("ignore:.*(prototype|beta state|deprecated)")
-@pytest.mark.parametrize("damage", BAD_IMAGES)
+@each("damage", BAD_IMAGES)
 def test_what_is_encoded(tmp_path, tiny_prior, monkeypatch, damage):
     monkeypatch.setattr(sys.modules[__name__], "IMAGES", torch.rand(2, 3, 32, 32))
     images = BAD_IMAGES[damage]()
     refused(tmp_path, "images", lambda: tiny_prior.encode(images))
 
 
-@pytest.mark.parametrize("timestep", [-1, 1000, 999.5, "1", None, True, 10**30])
+@each("timestep", [-1, 1000, 999.5, "1", None, True, 10**30])
 def test_timesteps(tmp_path, tiny_prior, timestep):
     latents, labels = torch.zeros(1, *tiny_prior.latent_shape), torch.tensor([0])
     refused(

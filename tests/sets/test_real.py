@@ -19,9 +19,9 @@ from diver_lite.sets.real import (
     describe_source,
     find_source,
     load_dataset,
-    one_channel,
     split_indices,
 )
+from diver_lite.sets.stored import one_channel
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diver_lite.checks import InputError
+from diver_lite.checks import InputError, describe
 from diver_lite.files import fingerprint
 from diver_lite.judge.protocols import Protocol
 from diver_lite.judge.table import cross_architecture
@@ -78,6 +78,24 @@ def test_a_folder_opens_without_reading_pixels(folder, whole, asked):
     same(opened, whole)
     same(load_distilled(folder), whole)
     same(load_distilled(folder, format="diver-lite"), whole)
+
+
+def test_what_is_known_of_all_rows_is_not_read(folder, images, asked):
+    opened = DistilledSet.load(folder).images
+    for fact in ("dtype", "device", "ndim", "shape"):
+        assert getattr(opened, fact) == getattr(images, fact)
+    describe(opened)  # as messages do
+    assert asked == []
+
+
+@pytest.mark.parametrize("format", ["mtt", "image-folder"])
+def test_ours_is_read_as_nothing_else(folder, whole, tmp_path, format):
+    """Of pixels that are as they are no normalisation is undone."""
+    file = whole.save(tmp_path / "cifar10.safetensors")
+    for source in (folder, file):
+        words = f"{source.name}.*: format '{format}' was asked for, but this is a set"
+        with pytest.raises(InputError, match=words):
+            load_distilled(source, format=format, normalisation="cifar10")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")

@@ -315,39 +315,22 @@ def test_judging_a_subset(cli):
     DistilledSet(images, torch.arange(10), class_names("imagefruit-ncfm")).save(
         "b.safetensors"
     )
-    options = (
-        "--judges",
-        "ConvNet",
-        "--seeds",
-        "1",
-        "--set",
-        "steps=2",
-        "--device",
-        "cpu",
-    )
-    code, out, err = cli(
-        *(
-            "judge",
-            "a.safetensors",
-            "--data",
-            "root",
-            "--dataset",
-            "imagewoof",
-            *options,
-        )
-    )
+    options = ("--data", "root", "--judges", "ConvNet", "--seeds", "1")
+    options += ("--set", "steps=2", "--device", "cpu")
+    woof = ("--dataset", "imagewoof", *options)
+    code, out, err = cli("judge", "a.safetensors", *woof)
     assert code == 0, err
     assert "on 10 real images" in out
-    code, _, err = cli(
-        *(
-            "judge",
-            "b.safetensors",
-            "--data",
-            "root",
-            "--dataset",
-            "imagewoof",
-            *options,
-        )
-    )
+    code, _, err = cli("judge", "b.safetensors", *woof)
     assert code == 2
     assert "the set's classes are those of 'imagefruit-ncfm'" in err
+    of = {"dataset": "imagefruit-ncfm"}
+    DistilledSet(images, torch.arange(10), numbers, None, of).save("c.safetensors")
+    code, _, err = cli(
+        "judge", "a.safetensors", "c.safetensors", "--dataset", "imagefruit", *options
+    )
+    assert code == 2
+    assert (
+        "the sets are of different subsets, {'a': 'imagefruit', 'c': 'imagefruit-ncfm'}"
+        in err
+    )
