@@ -14,7 +14,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 from traceback import walk_tb
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diver_lite import checks
 from diver_lite.assets import asset_path, list_assets
@@ -84,11 +84,10 @@ def _take_few_steps() -> None:
     """
     from diver_lite.recovery import RecoveryConfig
 
-    begin = RecoveryConfig.__init__
-    defaults = list(begin.__defaults__ or ())
+    begin: Any = RecoveryConfig.__init__
     names = [field.name for field in fields(RecoveryConfig)]
-    defaults[names.index("num_inference_steps")] = TEST_STEPS
-    begin.__defaults__ = tuple(defaults)
+    defaults = dict(zip(names, begin.__defaults__, strict=True))
+    begin.__defaults__ = (*(defaults | {"num_inference_steps": TEST_STEPS}).values(),)
 
 
 def _check_packages() -> None:
