@@ -344,8 +344,8 @@ MUTANTS = [
     Mutant(
         "sets/normalisation.py",
         "covariance over n",
-        "len(reference) / (len(reference) - 1), eps",
-        "1, eps",
+        "covariance * len(reference) / (len(reference) - 1), 0.1",
+        "covariance, 0.1",
     ),
     Mutant(
         "sets/formats/job.py",
