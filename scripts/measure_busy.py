@@ -5,8 +5,7 @@ Run: python scripts/measure_busy.py [--only demo recover judge] [--repeats 1]
 "busy" starts processes that compute without a pause, as neighbours on a shared machine
 do: one, and one per core. "judge" trains twelve networks with 1, 2 and 4 jobs, and says
 whether their tables are equal; a chapter runs from its first cell to its last. Run it
-on a quiet machine. Writes results/busy_cpu.json, and with `--only "recover in Python"
-chapter --out results/busy_python_cpu.json` what readers call (20 minutes).
+on a quiet machine. Writes results/busy_cpu.json, or --out.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import compare_objectives
 import mechanism
 import pandas as pd
 import seen
@@ -29,7 +28,7 @@ COMPARED = RESULTS / "comparisons.csv"
 COLUMNS = ["study", "judges", "row", "against", "set", "points", "low", "high",
            "verdict", "p", "would_show", "survives", "sets", "sets_low",
            "sets_high"]  # fmt: skip
-KINDS = {*COMPARISONS, "mechanism", "objectives", "seen"}
+KINDS = {*COMPARISONS, "mechanism", "seen"}
 
 
 def compared(kind: str, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
@@ -39,9 +38,6 @@ def compared(kind: str, table: pd.DataFrame, settings: dict) -> pd.DataFrame:
         return mechanism.compared(table, sets)
     if kind == "seen":
         return seen.compared(table, sets)
-    if kind == "objectives":
-        pairs = compare_objectives.pairs_of(settings["steps"])
-        return comparisons_of(table, sets, pairs)
     each = settings.get("each_judge", False)
     return comparisons_of(table, sets, COMPARISONS[kind], each)
 

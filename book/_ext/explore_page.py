@@ -193,7 +193,7 @@ def studies(folder: Path = RESULTS) -> list[dict]:
             continue  # still running
         content = json.loads(record.read_text("utf-8"))
         if "images" not in content:
-            continue  # of Stage I, or of objectives: no study of recovery
+            continue  # of Stage I: no study of recovery
         settings = content["provenance"]["settings"]
         asked, command = question_of(stem, folder)
         table = trainings(path)
