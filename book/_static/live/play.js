@@ -84,9 +84,11 @@ class PlayPage {
       this.runtime = kind;
       this.nameButton();
     });
-    window.addEventListener("hashchange", () => {
-      if (location.hash === this.hash()) return;
-      const refused = this.readHash();
+    // the event's address: location may hold what `remembering` wrote over it since
+    window.addEventListener("hashchange", ({newURL}) => {
+      const {hash} = new URL(newURL);
+      if (hash === this.hash()) return;
+      const refused = this.readHash(hash);
       this.addSlots();
       this.changed();
       if (refused) this.complain(refused);
@@ -355,8 +357,8 @@ class PlayPage {
   }
 
   // Take the settings of a link, and return which of them can't be.
-  readHash() {
-    const wanted = new URLSearchParams(location.hash.slice(1)), refused = [];
+  readHash(hash = location.hash) {
+    const wanted = new URLSearchParams(hash.slice(1)), refused = [];
     if (![...wanted.keys()].length) return "";
     const {state} = this, {priors, sets: known} = LIVE.manifest;
     const take = (name, valid, use) => {
