@@ -37,6 +37,7 @@ PAGE = "book/explore"
 COMPARISONS = "comparisons.csv"  # of all studies
 POOLED = "all, pooled"
 PAIR = ["judges", "row", "against"]  # what a comparison is about, beside its set
+GAIN = "gain of "  # RECOVERY, PICTURES: over the set as distilled (scripts/seen.py)
 # a row of results/README.md: files, question, command
 QUESTION = re.compile(r"(?m)^\| (`.+?`) \| (.+?\?) \| `(python .+?)` \|")
 # data set and images per class, in the name of a study
@@ -63,6 +64,8 @@ def command_of(command: str, settings: dict) -> str:
     for name, value in settings.items():
         if name in PLACES or value is None or value is False:
             continue
+        if name == "sets" and "methods" in settings:
+            continue  # they follow from methods and parts
         words.append(f"--{name.replace('_', '-')}")
         if name == "sets_folder":
             words.append("FOLDER")
@@ -153,7 +156,7 @@ def differences(
             for judge in judges
             for name in sets
         ]
-        each = [by_seed[judge, a] - by_seed[judge, b] for judge, a, b in pairs]
+        each = [seeds_of(by_seed, j, a) - seeds_of(by_seed, j, b) for j, a, b in pairs]
         values = pd.concat(each, axis=1).mean(axis=1, skipna=False)
         kept = ("row", "against", "points", "low", "high")
         line = about(judges) | {name: found[name] for name in kept}
@@ -173,8 +176,19 @@ def about(judges: list[str]) -> dict[str, str]:
 
 def full_name(by_seed: pd.DataFrame, name: str, row: str) -> str:
     """Return what trainings call a row of a set, which all sets may share."""
-    full = f"{name}: {row}"
-    return full if full in by_seed.columns.get_level_values("set") else row
+    shared = row in by_seed.columns.get_level_values("set")
+    return row if shared else f"{name}: {row}"
+
+
+def seeds_of(by_seed: pd.DataFrame, judge: str, full: str) -> pd.Series:
+    """Return percent of each seed, or points where a study compares what rows gain."""
+    name, _, row = full.rpartition(": ")
+    recovery, _, pictures = row.removeprefix(GAIN).partition(", ")
+    if not row.startswith(GAIN):
+        return by_seed[judge, full]
+    ends = (f"{name}: {end}, {pictures}" for end in (recovery, STAGE1))
+    after, before = (by_seed[judge, end] for end in ends)
+    return after - before
 
 
 def rounded(values: pd.Series) -> list[float | None]:

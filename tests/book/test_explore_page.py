@@ -146,11 +146,11 @@ def test_a_command_asks_what_the_run_asked(name, monkeypatch):
         raise Parsed
 
     read = module.argparse.ArgumentParser.parse_args
-    kept = {}
+    kept = []
 
     def parse(parser):
         given = read(parser, words)
-        kept.update(vars(given))
+        kept.append(given)
         return given
 
     monkeypatch.setattr(module.argparse.ArgumentParser, "parse_args", parse)
@@ -162,7 +162,7 @@ def test_a_command_asks_what_the_run_asked(name, monkeypatch):
         if key == "sets_folder":
             value = value and "FOLDER"
         if key not in ("work", "jobs", "data_root"):
-            assert str(kept[key]) == str(value), key
+            assert str(getattr(kept[0], key)) == str(value), key
 
 
 # ---------------------------------------------------------------- a new study
