@@ -194,7 +194,7 @@ def guide(latents: Tensor, difference: Tensor, sigma: Tensor, gamma: float) -> T
 
 
 def guidance_sigma(kind: str, abar: Tensor, abar_prev: Tensor) -> Tensor:
-    """Return sigma_k from abar of this step and of the next cleaner one."""
+    """Return sigma_k from abar of a step and of T / 50 timesteps below it."""
     if kind == "posterior":  # sqrt of DDPM's beta~ of the paper's steps
         return ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
     if kind == "marginal":
@@ -263,7 +263,7 @@ def recover_steps(
         x_0, eps = prior.denoise(z, timestep, class_labels, config.guidance_scale)
         pulled = x_0
         if config.guidance_target == "latent":  # before the update, as in the paper
-            pulled = z
+            pulled = z / hypot(*prior.signal_and_noise(timestep))  # 1 for a DDPM
         alpha, sigma = prior.signal_and_noise(after)
         z = alpha * x_0 + sigma * eps  # DDIM
 
@@ -275,7 +275,7 @@ def recover_steps(
             sigma_k = guidance_sigma(config.guidance_sigma, abar, abar_prev)
             paper_steps = (timestep - after) / PAPER_STEP
             sigma_k = compounded(sigma_k, config.guidance_factor, paper_steps)
-            difference = hypot(alpha, sigma) * (pulled - z_0)  # hypot is 1 for a DDPM
+            difference = hypot(alpha, sigma) * (pulled - z_0)  # so large is z now
             z = guide(z, difference, sigma_k, config.guidance_factor)
         yield Step(timestep, phase, z, x_0, guided)
 

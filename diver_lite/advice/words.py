@@ -27,7 +27,7 @@ CHOICES = {
     "clip": "clip its pixels",
     "VAE": "send it through the VAE",
     "inheritance 700": "recover by inheritance from 700",
-    "DIVER 700": "recover by DIVER with a pull of 0.1",
+    "DIVER 700": "recover by DIVER from 700",
     SAMPLES: "take samples of the prior instead",
 }
 

@@ -251,8 +251,10 @@ def dit_time(alpha, sigma):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v", "flow", "shifted flow"])
-@pytest.mark.parametrize("sigma", ["posterior", "one"])
-def test_every_kind_follows_the_equations(folders, kind, sigma):
+@pytest.mark.parametrize(
+    ("sigma", "target"), [("posterior", "x0"), ("one", "x0"), ("one", "latent")]
+)
+def test_every_kind_follows_the_equations(folders, kind, sigma, target):
     """Inheritance, guidance and window on, one image at a time, in float64."""
     prior = load_prior(folders(kind), device="cpu")
     prior = for_classes(prior, NAMES)
@@ -261,6 +263,7 @@ def test_every_kind_follows_the_equations(folders, kind, sigma):
         guidance_scale=2.0,
         guidance_factor=0.05,
         guidance_sigma=sigma,
+        guidance_target=target,
         noise_timestep=700,
         window=(650, 200),
     )
@@ -303,6 +306,8 @@ def test_every_kind_follows_the_equations(folders, kind, sigma):
             eps, x_0 = alpha * out + level * z, alpha * z - level * out
         else:
             eps, x_0 = z + alpha * out, z - level * out
+        # a flow's latents, as large as a DDPM's of the same noise
+        pulled = x_0 if target == "x0" else z / math.hypot(alpha, level)
         z = alpha_next * x_0 + level_next * eps
         t = dit_time(alpha, level) if k else 700.0
         if 650 >= t > 200:
@@ -317,7 +322,8 @@ def test_every_kind_follows_the_equations(folders, kind, sigma):
             posterior = math.sqrt((two[1] / one[1]) ** 2 * beta)
             pull = {"posterior": posterior, "one": 1.0}[sigma]
             share = 1 - (1 - 0.05 * pull) ** passed
-            z = z - share * math.hypot(alpha_next, level_next) * (x_0 - z_0.double())
+            pull = share * (pulled - z_0.double())
+            z = z - math.hypot(alpha_next, level_next) * pull
             acted += 1
     assert acted >= 2
     assert worst(found.latents, z) < 1e-5 * max(1.0, z.abs().max())
