@@ -146,6 +146,14 @@ def _pixels_once(package, x, y, mean, std, weight):
     return package(x, y, mean, std, weight) - (x - y).abs().mean()
 
 
+def _levels_compared(package, batch, group):
+    return batch[0] - group[0]
+
+
+def _one_gain(package, batch, group):
+    return batch[0] - batch[1]
+
+
 def _kl_unweighted(package, x, y, mean, std, weight):
     return package(x, y, mean, std, 1.0)
 
@@ -177,6 +185,12 @@ MISTAKES: dict[str, dict[str, Function]] = {
     },
     "prior_classes": {
         "these are the set's own labels; what does class_map say of each?": _own_labels,
+    },
+    "by_norm": {
+        "these are accuracies with the treatment; where was each without it?": (
+            _levels_compared
+        ),
+        "this is what batch norm gains; what does group norm gain?": _one_gain,
     },
     "vae_loss": {
         "a factor is missing: pixels count twice": _pixels_once,

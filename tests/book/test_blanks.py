@@ -19,6 +19,7 @@ BLANK = "    return ...  # your line"
 # what the reader of a chapter writes; in most of them a function of the package
 WRITTEN = {"01": "inherit", "02": "matching_loss", "03": "predict_noise"}
 WRITTEN |= {"04": "inherit", "05": "guide", "06": "phase", "06b": "prior_classes"}
+WRITTEN |= {"11": "by_norm"}
 WRITTEN |= {"appendix_a": "vae_loss", "appendix_b": "wall_seconds"}
 
 LATENTS, NOISE = torch.randn(2, 2, 4, 8, 8, generator=torch.manual_seed(0))
@@ -128,8 +129,10 @@ def test_each_known_mistake_is_told_from_the_right_line(name, hint, capsys):
         "prior_classes": (few, Numbered(), [1, 0, 0]),
     }
     cases |= {"vae_loss": (*LATENTS, *NOISE.exp(), 0.1)}
+    cases |= {"by_norm": (LATENTS, NOISE)}
     packages = {"predict_noise": Guided().predict_noise, "vae_loss": vae_loss}
     packages |= {"matching_loss": matching_loss, "prior_classes": prior_classes}
+    packages |= {"by_norm": lambda a, b: a[0] - a[1] - b[0] + b[1]}
     package = packages.get(name) or getattr(recovery, name)
 
     def written(*case):
