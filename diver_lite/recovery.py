@@ -2,7 +2,8 @@
 
 Read it in this order: `RecoveryConfig` (what can be chosen), `inherit` and `guide`
 (the two formulas), `guidance_sigma` and `compounded` (how strongly it pulls),
-`recover_steps` (the loop), `RecoveryJob` (some images of a set), `recover` (all).
+`recover_steps` (the loop), `RecoveryJob` (some images of a set), `recover` (all; on
+CUDA `run.in_memory`, which `diver_lite.recover` is, does it with a faster path).
 
 Source: Xia, Shu, Jiang, Du, Wang, Lu, "DIVER: Diving Deeper into Distilled Data via
 Expressive Semantic Recovery", arXiv 2605.12649. What it leaves open is a setting.

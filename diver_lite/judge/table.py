@@ -1,9 +1,7 @@
 """Judge datasets by what networks learn from them, and score on real test images.
 
-One call judges many sets with many judges and seeds, and can be interrupted. Three
-files do that: this one checks and says what is to be trained, `workers` trains it side
-by side, `record` keeps what is done. How a judge is trained is in `protocols`, one
-training in `training`, and what a table of trainings says in `compare`. Source: ours.
+One call judges many sets with many judges and seeds, and can be interrupted. This file
+checks and says what is to be trained. Source: ours.
 """
 
 from __future__ import annotations
