@@ -183,12 +183,11 @@ def full_name(by_seed: pd.DataFrame, name: str, row: str) -> str:
 def seeds_of(by_seed: pd.DataFrame, judge: str, full: str) -> pd.Series:
     """Return percent of each seed, or points where a study compares what rows gain."""
     name, _, row = full.rpartition(": ")
-    recovery, _, pictures = row.removeprefix(GAIN).partition(", ")
     if not row.startswith(GAIN):
         return by_seed[judge, full]
-    ends = (f"{name}: {end}, {pictures}" for end in (recovery, STAGE1))
-    after, before = (by_seed[judge, end] for end in ends)
-    return after - before
+    recovery, _, pictures = row.removeprefix(GAIN).partition(", ")
+    after = by_seed[judge, f"{name}: {recovery}, {pictures}"]
+    return after - by_seed[judge, f"{name}: {STAGE1}, {pictures}"]
 
 
 def rounded(values: pd.Series) -> list[float | None]:

@@ -322,8 +322,8 @@ def test_every_kind_follows_the_equations(folders, kind, sigma, target):
             posterior = math.sqrt((two[1] / one[1]) ** 2 * beta)
             pull = {"posterior": posterior, "one": 1.0}[sigma]
             share = 1 - (1 - 0.05 * pull) ** passed
-            pull = share * (pulled - z_0.double())
-            z = z - math.hypot(alpha_next, level_next) * pull
+            difference = pulled - z_0.double()
+            z = z - share * math.hypot(alpha_next, level_next) * difference
             acted += 1
     assert acted >= 2
     assert worst(found.latents, z) < 1e-5 * max(1.0, z.abs().max())
