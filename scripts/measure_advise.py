@@ -3,7 +3,8 @@
 Run: python scripts/measure_advise.py [SET ...] [--data-root DATA] [--out FILE]
 
 The whole command is timed, with all cores: a set that ships, or a file. By default the
-sets of one picture per class that ship. Run it on a quiet machine.
+sets of one picture per class that ship. The first set is then timed again beside a
+process that computes without a pause. Run it on a quiet machine.
 
 Writes results/advise_quick_cpu.json: for each set the seconds, and for each network its
 sentence.
@@ -19,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from measure_busy import neighbours
 from provenance import begin, write_result
 
 from diver_lite.sets.load import list_shipped
@@ -53,7 +55,10 @@ def main() -> None:
     for name in args.sets:
         looks.append(first_look(name, options))
         print(looks[-1], flush=True)
-    write_result(args.out, {"looks": looks}, vars(args), started=started)
+    with neighbours(1):
+        beside = first_look(args.sets[0], options)
+    result = {"looks": looks, "beside_a_busy_process": beside}
+    write_result(args.out, result, vars(args), started=started)
 
 
 if __name__ == "__main__":
